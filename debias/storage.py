@@ -1,0 +1,115 @@
+"""Files on disk: atomic writes, and safetensors with readable errors."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .error import DDMError
+
+if TYPE_CHECKING:
+    import torch
+
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success it is fsynced and replaces `path`.
+
+    On any error the temporary file is removed and an existing `path` stays as it was.
+
+    Raises:
+        DDMError: when the file system refuses (disk full, no permission), naming the file.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise DDMError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another place.") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DDMError(
+            f"Could not save {path}: {error.strerror or error}. What was there before is untouched; free some space and try again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically. The same tensors and metadata always give the same bytes."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    write_bytes(path, save(tensors, dict(sorted((metadata or {}).items()))))
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    """Read a safetensors file.
+
+    Returns:
+        The tensors by name (on the CPU) and the metadata (empty if the file has none).
+
+    Raises:
+        DDMError: no such file; a pickle format; truncated or otherwise not safetensors.
+    """
+    from safetensors import safe_open
+
+    path = check_tensors(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Read only the metadata of a safetensors file; errors as in `load_tensors`."""
+    from safetensors import safe_open
+
+    path = check_tensors(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def check_tensors(path: str | os.PathLike) -> Path:
+    """Refuse what is no safetensors file by its name, before it is opened."""
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise DDMError(
+            f"{path} is a pickle file ({path.suffix}), which can run code when it is opened, so it is refused. "
+            "Convert it to .safetensors first (for instance with diffusers' conversion scripts) and load that."
+        )
+    if not path.is_file():
+        raise DDMError(f"There is no file {path}. Check the name and the folder.")
+    return path
+
+
+def _broken(path: Path, error: Exception) -> DDMError:
+    return DDMError(f"{path} is not a complete safetensors file ({error}). It may be truncated: copy or download it again.")
