@@ -30,7 +30,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise DDMError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another place.") from error
+        raise DDMError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another place."
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -59,7 +61,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def save_tensors(path: str | os.PathLike, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a safetensors file atomically. The same tensors and metadata always give the same bytes."""
     from safetensors.torch import save
 
@@ -112,4 +116,6 @@ def check_tensors(path: str | os.PathLike) -> Path:
 
 
 def _broken(path: Path, error: Exception) -> DDMError:
-    return DDMError(f"{path} is not a complete safetensors file ({error}). It may be truncated: copy or download it again.")
+    return DDMError(
+        f"{path} is not a complete safetensors file ({error}). It may be truncated: copy or download it again."
+    )
