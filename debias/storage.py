@@ -40,11 +40,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
     except OSError as error:
         raise DDMError(
-            f"Could not save {path}: {error.strerror or error}. What was there before is untouched; free some space and try again."
+            f"Could not save {path}: {error.strerror or error}. What was there before is untouched; "
+            "free some space and try again."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Loads the repository root as the package `comfyui_ddm`, the way its hosts load it by path."""
+"""Loads the repository root as the package `comfyui_ddm`, as its hosts do by path."""
 
 import importlib.util
 import sys
