@@ -1,0 +1,252 @@
+"""The adapter file: a LoRA in kohya's key names, with a card that says what it was trained for.
+
+Only names, shapes and metadata are handled here; `training/lora.py` puts the matrices on a model. Metadata keys:
+`modelspec.*` (the model metadata standard sai_model_spec 1.0.0), `ss_*` (as kohya's trainer writes) and `ddm.*` (ours;
+every value is JSON). Nothing of the date or the machine is written: training twice gives the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .error import DDMError
+from .storage import check_tensors, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+
+
+class Lora(NamedTuple):
+    """The update of one layer: W + strength · alpha / rank · up @ down.
+
+    Attributes:
+        down: [rank, in] or, for a convolution, [rank, in, kernel, kernel].
+        up: [out, rank] or [out, rank, 1, 1].
+        alpha: kohya's scale, not the strength α of the adapter.
+    """
+
+    down: "torch.Tensor"
+    up: "torch.Tensor"
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rank of the update."""
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What an adapter was trained for, and what it was measured to do. All values must be JSON.
+
+    Attributes:
+        objective: "ddm", "ddm-paper", "alignment", ...; "style" for the style file of a joint training.
+        groups: source of the groups, as given to `--groups`.
+        target: share of each group at α = 1, or None where there are no named groups.
+        alpha_max: largest strength that was seen in training.
+        recommended_alpha: from the prediction, or from a measurement when there is one.
+        base_hash: sha256 of the base's U-Net weight files.
+        concepts: captions without attribute words, for which it was trained.
+        predicted: the predicted curve, one mapping per α.
+        measured: the measured fairness card, or None before a measurement.
+        training: settings it was trained with (steps, seed, rank, ...).
+    """
+
+    objective: str = "ddm"
+    groups: str = "discovered"
+    target: dict[str, float] | None = None
+    alpha_max: float = 1.5
+    recommended_alpha: float = 1.0
+    base_hash: str = ""
+    concepts: list[str] = field(default_factory=list)
+    predicted: list[dict[str, Any]] = field(default_factory=list)
+    measured: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    title: str = "DDM adapter"
+    description: str = "Fair adapter: its strength is α. 0 is the model as it was, 1 the target distribution."
+    architecture: str = "stable-diffusion-v1/lora"
+    format_version: int = FORMAT_VERSION
+
+    def to_metadata(self) -> dict[str, str]:
+        """The `ddm.*` metadata: a JSON text for each field."""
+        return {
+            f"ddm.{item.name}": json.dumps(getattr(self, item.name), ensure_ascii=False, sort_keys=True)
+            for item in fields(self)
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "AdapterCard | None":
+        """The card in a file's metadata; None when it holds no `ddm.format_version`. Unknown `ddm.*` are ignored.
+
+        Raises:
+            DDMError: a value is no JSON, or the file is of a newer format.
+        """
+        if "ddm.format_version" not in metadata:
+            return None
+        known = {f"ddm.{item.name}": item.name for item in fields(cls)}
+        try:
+            values = {name: json.loads(metadata[key]) for key, name in known.items() if key in metadata}
+            newer = int(values["format_version"]) > FORMAT_VERSION
+        except (ValueError, TypeError) as error:
+            raise DDMError(f"The adapter's ddm.* metadata cannot be read ({error}). Train or copy it again.") from error
+        if newer:
+            raise DDMError(
+                f"The adapter was written in format {values['format_version']}, this version reads up to "
+                f"{FORMAT_VERSION}. Update ComfyUI-DDM."
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA as read from a file.
+
+    Attributes:
+        modules: updates by kohya's layer name, for instance "lora_unet_mid_block_resnets_0_conv1".
+        card: None for a LoRA that this project did not write.
+    """
+
+    modules: dict[str, Lora]
+    card: AdapterCard | None = None
+
+
+def kohya_name(module: str) -> str:
+    """kohya's layer name of a diffusers U-Net module, or of a text encoder module ("text_model.…")."""
+    part = "lora_te_" if module.startswith("text_model.") else "lora_unet_"
+    return part + module.replace(".", "_")
+
+
+def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard | None = None) -> None:
+    """Write a LoRA atomically; the same LoRA and card always give the same bytes.
+
+    Args:
+        path: a .safetensors file.
+        lora: by diffusers module name (see `kohya_name`).
+        card: without one, only `modelspec.*` and `ss_*` are written.
+
+    Raises:
+        DDMError: the LoRA is empty or not finite, the name is not .safetensors, or the disk refuses.
+    """
+    import torch
+
+    if Path(path).suffix != ".safetensors":
+        raise DDMError(f"An adapter is saved as .safetensors, not as {Path(path).name}. Change the name.")
+    if not lora:
+        raise DDMError(f"There is nothing to save to {path}: the LoRA has no layers.")
+    tensors = {}
+    for module, (down, up, alpha) in lora.items():
+        if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+            raise DDMError(
+                f"The adapter is not saved to {path}: its layer {module} is not finite, so training has diverged. "
+                "Train again with a lower learning rate."
+            )
+        name = kohya_name(module)
+        tensors[name + DOWN] = down
+        tensors[name + UP] = up
+        tensors[name + ALPHA] = torch.tensor(float(alpha))
+    save_tensors(path, tensors, _metadata(lora, card))
+
+
+def load_adapter(path: str | Path) -> Adapter:
+    """Read a LoRA file in kohya's key names, ours or foreign.
+
+    Raises:
+        DDMError: missing, pickled or truncated file; no LoRA; incomplete layers; a card that cannot be read.
+    """
+    tensors, metadata = load_tensors(path)
+    modules = {}
+    for key, down in tensors.items():
+        if not key.endswith(DOWN):
+            continue
+        name = key.removesuffix(DOWN)
+        up = tensors.get(name + UP)
+        if up is None or up.ndim != down.ndim or up.shape[1] != down.shape[0]:
+            raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
+        alpha = tensors.get(name + ALPHA)
+        modules[name] = Lora(down, up, float(down.shape[0] if alpha is None else alpha))
+    if not modules:
+        raise DDMError(
+            f"{path} is not a LoRA in kohya's format: it holds no key that ends in {DOWN}. "
+            "Choose an adapter file, or convert it to kohya's names first."
+        )
+    return Adapter(modules, AdapterCard.from_metadata(metadata))
+
+
+def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Whether an adapter fits a base.
+
+    Args:
+        adapter: its text encoder layers are only compared when `base_shapes` holds "text_model.…" modules.
+        base_hash: sha256 of the base's U-Net weight files.
+        base_shapes: weight shape (out, in, ...) of the base's layers by diffusers module name.
+
+    Returns:
+        A warning when it fits but was trained on another base's weights, otherwise None.
+
+    Raises:
+        DDMError: the base has no such layers, or of another shape.
+    """
+    shapes = {kohya_name(module): tuple(shape) for module, shape in base_shapes.items()}
+    has_text = any(name.startswith("lora_te_") for name in shapes)
+    for name, (down, up, _) in adapter.modules.items():
+        if name.startswith("lora_te") and not has_text:
+            continue
+        if name not in shapes:
+            raise DDMError(
+                f"The adapter was made for another base model: this one has no layer {name}. "
+                "Use the base it was trained on, or one of the same architecture."
+            )
+        shape = (up.shape[0], *down.shape[1:])
+        if shape != shapes[name]:
+            raise DDMError(
+                f"The adapter was made for another base model: its layer {name} changes weights of shape "
+                f"{_times(shape)}, here they are {_times(shapes[name])}. "
+                "Use the base it was trained on, or one of the same architecture."
+            )
+    if adapter.card and adapter.card.base_hash and base_hash and adapter.card.base_hash != base_hash:
+        return (
+            f"The adapter was trained on another base (hash {adapter.card.base_hash[:10]}, this one is "
+            f"{base_hash[:10]}). It fits, but its effect was never measured here: sample and report before you rely on it."
+        )
+    return None
+
+
+def content_hash(path: str | Path) -> str:
+    """sha256 (hex) of an adapter file's bytes: changes when a file is trained again under the same name."""
+    return hashlib.sha256(check_tensors(path).read_bytes()).hexdigest()
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _metadata(lora: Mapping[str, Lora], card: AdapterCard | None) -> dict[str, str]:
+    about = card or AdapterCard()
+    rank = max(layer.rank for layer in lora.values())
+    alphas = {layer.alpha for layer in lora.values()}
+    metadata = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": about.architecture,
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": about.title,
+        "modelspec.description": about.description,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alphas.pop() if len(alphas) == 1 else float(rank)),
+        "ss_base_model_version": "sd_v2" if about.architecture.startswith("stable-diffusion-v2") else "sd_v1",
+        "ss_output_name": about.title,
+    }
+    if any(layer.down.ndim == 4 and layer.down.shape[-1] > 1 for layer in lora.values()):
+        # kohya's LoRA of 3×3 convolutions is a network argument of its own.
+        metadata["ss_network_args"] = json.dumps({"conv_dim": str(rank), "conv_alpha": metadata["ss_network_alpha"]})
+    for ours, theirs in {"steps": "ss_steps", "seed": "ss_seed", "learning_rate": "ss_learning_rate"}.items():
+        if ours in about.training:
+            metadata[theirs] = str(about.training[ours])
+    return metadata | (card.to_metadata() if card else {})
