@@ -212,7 +212,8 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
     if adapter.card and adapter.card.base_hash and base_hash and adapter.card.base_hash != base_hash:
         return (
             f"The adapter was trained on another base (hash {adapter.card.base_hash[:10]}, this one is "
-            f"{base_hash[:10]}). It fits, but its effect was never measured here: sample and report before you rely on it."
+            f"{base_hash[:10]}). It fits, but its effect was never measured here: "
+            "sample and report before you rely on it."
         )
     return None
 

@@ -1,5 +1,6 @@
 """Files on disk: atomic writes, and safetensors with readable errors."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,7 @@ def save_tensors(
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    write_bytes(path, save(tensors, dict(sorted((metadata or {}).items()))))
+    write_bytes(path, _canonical(save(tensors, dict(metadata or {}))))
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
@@ -114,6 +115,14 @@ def check_tensors(path: str | os.PathLike) -> Path:
     if not path.is_file():
         raise DDMError(f"There is no file {path}. Check the name and the folder.")
     return path
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same safetensors file with a sorted header: the library writes the metadata in random order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def _broken(path: Path, error: Exception) -> DDMError:

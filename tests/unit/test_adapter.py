@@ -152,7 +152,7 @@ def test_a_lora_without_its_other_half_is_refused(tmp_path):
 def test_a_pickle_is_refused_with_a_hint(tmp_path, suffix):
     path = (tmp_path / "a").with_suffix(suffix)
     path.write_bytes(b"\x80\x04")
-    with pytest.raises(DDMError, match="Convert it to .safetensors"):
+    with pytest.raises(DDMError, match=r"Convert it to .safetensors"):
         load_adapter(path)
 
 

@@ -77,9 +77,9 @@ def test_the_hash_follows_the_unets_weights(base, copy):
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
-    with pytest.raises(DDMError, match="no model_index.json"):
+    with pytest.raises(DDMError, match=r"no model_index.json"):
         load_base(tmp_path)
-    with pytest.raises(DDMError, match="no model_index.json"):
+    with pytest.raises(DDMError, match=r"no model_index.json"):
         load_base(tmp_path / "nowhere")
 
 

@@ -37,7 +37,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, call):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     monkeypatch.setattr(call, full)
-    with pytest.raises(DDMError, match="No space left.*untouched"):
+    with pytest.raises(DDMError, match=r"No space left.*untouched"):
         write_text(path, "new")
     monkeypatch.undo()
     assert path.read_text(encoding="utf-8") == "old"
@@ -93,7 +93,7 @@ def test_garbage_is_a_sentence(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".CKPT", ".pt", ".pth", ".bin", ".pkl"])
 def test_a_pickle_is_refused_by_name_with_a_hint(tmp_path, suffix):
-    with pytest.raises(DDMError, match="can run code.*Convert"):
+    with pytest.raises(DDMError, match=r"can run code.*Convert"):
         load_tensors(tmp_path / f"model{suffix}")
 
 
