@@ -1,0 +1,190 @@
+"""Pictures: opening what people really have on disk, cropping to a square, contact sheets.
+
+Files are untrusted: only raster formats are tried, the pixel limit holds whatever the host has set, the file is verified
+and then reopened, and a truncated one is an error instead of a picture with grey at the bottom.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from .error import DDMError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # Pillow's own default; hosts are known to lift theirs
+
+# Pillow picks its reader by content whatever the name, and some readers (EPS, WMF) start other programs.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+def open_picture(path: str | os.PathLike, size: int | None = None) -> Image.Image:
+    """Open a picture file as RGB.
+
+    16-bit, palette, grey, CMYK and transparent pictures are converted (white lies behind what is transparent), an EXIF
+    rotation is applied, and of an animation the first frame is taken.
+
+    Args:
+        path: the file.
+        size: side in pixels of a square to crop and scale to (see `fit`); None leaves the picture as it is.
+
+    Raises:
+        DDMError: no such file, no picture, truncated, or so large that it may be a decompression bomb.
+    """
+    path = Path(path)
+    with _readable(path):
+        picture = _load(path)
+        picture = _to_rgb(_upright(picture))
+    return picture if size is None else fit(picture, size)
+
+
+def check_picture(path: str | os.PathLike) -> tuple[int, int]:
+    """Make sure that a picture can be read to its end, and return its width and height as stored.
+
+    Every byte is decoded, since the header of a truncated file is perfectly fine; a JPEG at an eighth of its size, which
+    is quick.
+
+    Raises:
+        DDMError: as `open_picture`.
+    """
+    path = Path(path)
+    with _readable(path):
+        return _load(path, draft=True).info["size"]
+
+
+def fit(picture: Image.Image, size: int) -> Image.Image:
+    """Crop the centre square of a picture and scale it to `size` × `size` pixels (Lanczos)."""
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def to_array(pictures: Iterable[Image.Image]) -> np.ndarray:
+    """Stack RGB pictures of one size into a uint8 array [N, H, W, 3].
+
+    Raises:
+        DDMError: no pictures, or pictures of different sizes.
+    """
+    arrays = [np.asarray(picture.convert("RGB"), dtype=np.uint8) for picture in pictures]
+    if not arrays:
+        raise DDMError("There are no pictures to put together. Check the folder or the selection.")
+    shapes = {array.shape[:2] for array in arrays}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{width}×{height}" for height, width in sorted(shapes))
+        raise DDMError(f"The pictures have different sizes ({listed}). Crop them to one size first.")
+    return np.stack(arrays)
+
+
+def contact_sheet(
+    pictures: Sequence[Image.Image] | np.ndarray,
+    columns: int = 8,
+    size: int | None = None,
+    gap: int = 2,
+    background: tuple[int, int, int] = (255, 255, 255),
+) -> Image.Image:
+    """Lay pictures out in rows, in their order.
+
+    Args:
+        pictures: PIL pictures or a uint8 array [N, H, W, 3].
+        columns: pictures per row; fewer pictures make a narrower sheet.
+        size: side of a tile in pixels; the first picture's shorter side when None.
+        gap: pixels between tiles and around the sheet.
+        background: colour of the gaps and of the empty end of the last row.
+
+    Raises:
+        DDMError: no pictures.
+    """
+    tiles = [Image.fromarray(one) if isinstance(one, np.ndarray) else one for one in pictures]
+    if not tiles:
+        raise DDMError("There are no pictures for a contact sheet. Check the folder or the selection.")
+    size = size or min(tiles[0].size)
+    columns = max(1, min(columns, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    step = size + gap
+    sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), background)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        sheet.paste(fit(tile.convert("RGB"), size), (gap + column * step, gap + row * step))
+    return sheet
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises into a sentence; bomb warnings are errors and truncation is never forgiven."""
+    forgiving = ImageFile.LOAD_TRUNCATED_IMAGES  # some hosts switch it on for everybody
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except DDMError:
+        raise
+    except FileNotFoundError as error:
+        raise DDMError(f"There is no picture {path}. Check the name and the folder.") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DDMError(_too_large(path)) from error
+    except UnidentifiedImageError as error:
+        raise DDMError(
+            f"{path} is not a picture that can be read. Save it again as PNG or JPEG, or remove it."
+        ) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise DDMError(f"{path} may not be read ({error.strerror}). Change its permissions or remove it.") from error
+    except Exception as error:
+        raise DDMError(
+            f"{path} is damaged or truncated ({error}). Copy it again from its source, or remove it."
+        ) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = forgiving
+
+
+def _load(path: Path, draft: bool = False) -> Image.Image:
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # AVIF depends on how Pillow was built
+    with Image.open(path, formats=formats) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise DDMError(_too_large(path))
+        picture.verify()
+    with Image.open(path, formats=formats) as picture:
+        size = picture.size
+        if draft:
+            picture.draft(None, (1, 1))
+        picture.load()
+        loaded = picture.copy()
+    loaded.info["size"] = size
+    return loaded
+
+
+def _too_large(path: Path) -> str:
+    return (
+        f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels and may be a decompression bomb, so it is not "
+        "opened. Scale it down first if you trust it."
+    )
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:
+        return picture  # EXIF that makes no sense is no reason to lose a picture that does
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _deep_grey(picture).convert("RGB")
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _deep_grey(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or floating point, to 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    white = 257 * 255 if picture.mode != "F" else 1 if values.max() <= 1 else 255
+    return Image.fromarray(np.clip((values * (255 / white)).round(), 0, 255).astype(np.uint8))
