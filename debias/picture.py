@@ -1,7 +1,7 @@
 """Pictures: opening what people really have on disk, cropping to a square, contact sheets.
 
-Files are untrusted: only raster formats are tried, the pixel limit holds whatever the host has set, the file is verified
-and then reopened, and a truncated one is an error instead of a picture with grey at the bottom.
+Files are untrusted: only raster formats are tried, the pixel limit holds whatever the host has set, the file is
+verified and then reopened, and a truncated one is an error instead of a picture with grey at the bottom.
 """
 
 import os
@@ -45,8 +45,8 @@ def open_picture(path: str | os.PathLike, size: int | None = None) -> Image.Imag
 def check_picture(path: str | os.PathLike) -> tuple[int, int]:
     """Make sure that a picture can be read to its end, and return its width and height as stored.
 
-    Every byte is decoded, since the header of a truncated file is perfectly fine; a JPEG at an eighth of its size, which
-    is quick.
+    Every byte is decoded, since the header of a truncated file is perfectly fine; a JPEG at an eighth of its size,
+    which is quick.
 
     Raises:
         DDMError: as `open_picture`.

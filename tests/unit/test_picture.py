@@ -128,7 +128,7 @@ def test_fitting_crops_the_centre_square():
     wide.paste((0, 255, 0), (30, 0, 60, 30))
     array = np.asarray(fit(wide, 16))
     assert array.shape == (16, 16, 3)
-    assert (array[2:-2, 2:-2] == (0, 255, 0)).all()
+    assert (array[:, 3:-3] == (0, 255, 0)).all()
     assert fit(gradient(8, 8), 64).size == (64, 64)
 
 

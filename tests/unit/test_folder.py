@@ -1,0 +1,229 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfyui_ddm.debias import picture
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.folder import read_folder
+from PIL import Image
+
+
+def save(path, shade=100, size=(16, 12), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (shade, shade, shade)).save(path, **options)
+
+
+def rows(folder, *lines):
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+
+
+def names(folder):
+    return [item.path.name for item in folder.items]
+
+
+def reasons(folder):
+    return {skipped.path.name: skipped.reason for skipped in folder.skipped}
+
+
+def test_captions_lie_beside_the_pictures(tmp_path):
+    for name in ("b.png", "a.jpg", "c.png"):
+        save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a doctor,\n smiling\n")
+    (tmp_path / "b.CAPTION").write_text("a pilot")
+    folder = read_folder(tmp_path)
+    assert names(folder) == ["a.jpg", "b.png", "c.png"]
+    assert folder.captions == ["a doctor, smiling", "a pilot", ""]
+    assert folder.items[0].labels == {}
+    assert read_folder(tmp_path, caption="a portrait").captions == ["a doctor, smiling", "a pilot", "a portrait"]
+
+
+def test_a_subfolder_is_the_label_and_the_caption_of_last_resort(tmp_path):
+    save(tmp_path / "fire_fighter" / "deep" / "a.png")
+    save(tmp_path / "pilot" / "a.png")
+    (tmp_path / "pilot" / "a.txt").write_text("a pilot waving")
+    save(tmp_path / "top.png")
+    folder = read_folder(tmp_path)
+    assert folder.captions == ["fire fighter", "a pilot waving", ""]
+    assert folder.columns == {"folder": ["fire_fighter", "pilot"]}
+    assert folder.column("folder") == ["fire_fighter", "pilot", None]
+    assert read_folder(tmp_path, caption="x").captions == ["x", "a pilot waving", "x"]
+
+
+def test_kohya_folders_give_repeats_and_a_caption(tmp_path):
+    save(tmp_path / "img" / "10_sks person" / "a.png")
+    save(tmp_path / "2024_summer" / "a.png")
+    by_caption = {item.caption: item for item in read_folder(tmp_path).items}
+    assert by_caption["sks person"].repeats == 10
+    assert by_caption["sks person"].labels == {"folder": "sks person"}
+    assert by_caption["2024 summer"].repeats == 1
+
+
+def test_metadata_gives_captions_and_labels(tmp_path):
+    save(tmp_path / "images" / "b.png")
+    save(tmp_path / "images" / "a.png")
+    rows(
+        tmp_path,
+        {"file_name": "images/b.png", "text": "a doctor", "gender": "woman", "seed": 3, "alpha": 0.5, "none": None},
+        "",
+        {"file_name": "images\\a.png", "caption": "a nurse", "gender": "man", "tags": ["x"]},
+    )
+    folder = read_folder(tmp_path)
+    assert [(item.path.name, item.caption) for item in folder.items] == [("b.png", "a doctor"), ("a.png", "a nurse")]
+    assert folder.items[0].labels == {"gender": "woman", "seed": "3", "alpha": "0.5"}
+    assert folder.items[1].labels == {"gender": "man"}
+    with pytest.raises(DDMError, match=r"no label column “age” \(columns: alpha, gender, seed\)"):
+        folder.column("age")
+
+
+def test_samples_are_read_with_their_prompts_as_captions(tmp_path):
+    save(tmp_path / "alpha_0" / "1.png")
+    rows(tmp_path, {"file_name": "alpha_0/1.png", "prompt": "a pilot", "seed": 1})
+    item = read_folder(tmp_path).items[0]
+    assert item.caption == "a pilot"
+    assert item.labels == {"prompt": "a pilot", "seed": "1"}
+
+
+def test_metadata_in_subfolders_speaks_for_them_alone(tmp_path):
+    save(tmp_path / "one" / "a.png")
+    save(tmp_path / "two" / "a.png")
+    rows(tmp_path / "one", {"file_name": "a.png", "text": "from the table"})
+    assert read_folder(tmp_path).captions == ["from the table", "two"]
+
+
+def test_a_caption_can_be_filled_from_the_labels(tmp_path):
+    save(tmp_path / "a.png")
+    rows(tmp_path, {"file_name": "a.png", "role": "pilot"})
+    assert read_folder(tmp_path).captions == [""]
+    assert read_folder(tmp_path, caption="a {role}").captions == ["a pilot"]
+    with pytest.raises(DDMError, match=r"\{job\}.*a\.png"):
+        read_folder(tmp_path, caption="a {job}")
+
+
+def test_captions_that_are_not_utf_8_are_read_and_noted(tmp_path):
+    captions = {
+        "bom": "café".encode("utf-8-sig"),
+        "windows": "café “noir”".encode("cp1252"),
+        "latin": b"caf\xe9 \x81",
+        "notepad": "café".encode("utf-16"),
+        "plain": "café".encode(),
+    }
+    for name, data in captions.items():
+        save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    folder = read_folder(tmp_path)
+    texts = {item.path.stem: item.caption for item in folder.items}
+    assert texts["bom"] == texts["notepad"] == texts["plain"] == "café"
+    assert texts["windows"] == "café “noir”"
+    assert texts["latin"].startswith("café")
+    [note] = folder.notes
+    assert "windows.txt (cp1252)" in note and "latin.txt (latin-1)" in note and "notepad.txt (utf-16)" in note
+    assert "plain.txt" not in note and "bom.txt" not in note
+
+
+def test_what_cannot_be_used_is_listed_by_name_and_skipped(tmp_path, monkeypatch):
+    save(tmp_path / "good.png")
+    save(tmp_path / "one.png", size=(1, 1))
+    save(tmp_path / "thin.png", size=(100, 7))
+    save(tmp_path / "bomb.png", size=(200, 200))
+    monkeypatch.setattr(picture, "MAX_PIXELS", 30_000)
+    (tmp_path / "text.jpg").write_text("not a picture")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for name in ("cut.jpg", "cut.png"):
+        Image.fromarray(noise).save(tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
+    (tmp_path / "notes.pdf").write_text("no picture by name: not listed")
+    folder = read_folder(tmp_path)
+    assert names(folder) == ["good.png"]
+    found = reasons(folder)
+    assert set(found) == {"one.png", "thin.png", "bomb.png", "text.jpg", "cut.jpg", "cut.png"}
+    assert "1×1" in found["one.png"] and "100×7" in found["thin.png"]
+    assert "bomb" in found["bomb.png"] and "truncated" in found["cut.jpg"] and "not a picture" in found["text.jpg"]
+
+
+def test_unusual_pictures_are_used(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.full((16, 16), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.new("P", (16, 16)).save(tmp_path / "palette.png")
+    Image.new("CMYK", (16, 16)).save(tmp_path / "print.jpg")
+    frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 255)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    folder = read_folder(tmp_path)
+    assert len(folder) == 5 and not folder.skipped
+    assert folder.array(8).shape == (5, 8, 8, 3)
+
+
+def test_bad_metadata_lines_are_skipped_with_the_reason(tmp_path):
+    folder_path = tmp_path / "set"
+    save(folder_path / "good.png")
+    save(folder_path / "unnamed.png")
+    save(tmp_path / "outside.png")
+    rows(
+        folder_path,
+        '{"file_name": "broken',
+        "[1, 2]",
+        {"text": "no name"},
+        {"file_name": "gone.png"},
+        {"file_name": "../outside.png"},
+        {"file_name": "a/..\\..\\outside.png"},
+        {"file_name": str(tmp_path / "outside.png")},
+        {"file_name": "C:/outside.png"},
+        {"file_name": "good.png", "text": "fine"},
+        {"file_name": "good.png", "text": "again"},
+        "[" * 100_000,
+    )
+    folder = read_folder(folder_path)
+    assert folder.captions == ["fine"]
+    listed = [skipped.reason for skipped in folder.skipped]
+    assert len(listed) == 11
+    for number in (1, 2, 3, 11):
+        assert any(f"line {number} is not a JSON object" in reason for reason in listed)
+    assert sum("outside the folder" in reason for reason in listed) == 4
+    assert any("a second time" in reason for reason in listed)
+    assert "There is no picture" in reasons(folder)["gone.png"]
+    assert "not named in metadata.jsonl" in reasons(folder)["unnamed.png"]
+
+
+def test_missing_empty_and_useless_folders_are_errors_in_words(tmp_path):
+    with pytest.raises(DDMError, match="There is no folder"):
+        read_folder(tmp_path / "missing")
+    with pytest.raises(DDMError, match="has no pictures"):
+        read_folder(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(DDMError, match=r"no usable picture.*a\.png"):
+        read_folder(tmp_path)
+    with pytest.raises(DDMError, match="There is no folder"):
+        read_folder(tmp_path / "a.png")
+
+
+def test_hidden_files_and_what_archives_leave_are_ignored(tmp_path):
+    save(tmp_path / "a.png")
+    for name in ("._a.png", ".cache/b.png", "__MACOSX/c.png"):
+        save(tmp_path / Path(name))
+    folder = read_folder(tmp_path)
+    assert names(folder) == ["a.png"] and not folder.skipped
+
+
+def test_pictures_come_with_their_index_at_the_size_asked_for(tmp_path):
+    for index, name in enumerate(("a.png", "b.png")):
+        save(tmp_path / name, shade=index * 50, size=(30, 20))
+    found = list(read_folder(tmp_path).pictures(16))
+    assert [index for index, _ in found] == [0, 1]
+    assert all(array.shape == (16, 16, 3) and array.dtype == np.uint8 for _, array in found)
+    assert found[1][1].mean() == 50
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+    save(tmp_path / "one" / "a.png")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    first = read_folder(tmp_path / "one").fingerprint()
+    assert read_folder(tmp_path / "two").fingerprint() == first
+    save(tmp_path / "two" / "a.png", shade=101)
+    assert read_folder(tmp_path / "two").fingerprint() != first
+    save(tmp_path / "two" / "a.png")
+    (tmp_path / "two" / "a.png").rename(tmp_path / "two" / "b.png")
+    assert read_folder(tmp_path / "two").fingerprint() != first

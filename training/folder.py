@@ -1,0 +1,305 @@
+"""Image folders as artists have them: pictures with captions beside them, subfolders, or a metadata.jsonl.
+
+Whatever cannot be used is listed by name with the reason and skipped; only a folder without any usable picture is an
+error.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..debias.picture import SUFFIXES, check_picture, open_picture
+
+METADATA = "metadata.jsonl"
+MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
+
+_CAPTION_SUFFIXES = (".txt", ".caption")
+_CAPTION_COLUMNS = ("text", "caption", "prompt")
+_REPEATS = re.compile(r"([1-9]\d{0,2})_(.+)")  # three digits at most: "2024_summer" is a year
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A usable picture.
+
+    Attributes:
+        path: the file.
+        caption: what the picture shows, in one line; may be empty.
+        labels: what is known about it by column: the columns of metadata.jsonl, or "folder".
+        repeats: how often the picture counts (kohya's `N_name` folders).
+    """
+
+    path: Path
+    caption: str
+    labels: dict[str, str]
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not used, and why, in words."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class ImageFolder:
+    """The pictures of a folder in a fixed order.
+
+    Attributes:
+        root: the folder.
+        items: the usable pictures, sorted by path (as metadata.jsonl has them where there is one).
+        skipped: what is not used, and why.
+        notes: remarks about what is used, such as captions of an odd encoding.
+    """
+
+    root: Path
+    items: list[Item]
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every item."""
+        return [item.caption for item in self.items]
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """The label columns, each with its sorted distinct values."""
+        found: dict[str, set[str]] = {}
+        for item in self.items:
+            for name, value in item.labels.items():
+                found.setdefault(name, set()).add(value)
+        return {name: sorted(values) for name, values in sorted(found.items())}
+
+    def column(self, name: str) -> list[str | None]:
+        """The value of a label column for every item; None where an item has none.
+
+        Raises:
+            DDMError: no item has this column; the sentence lists those there are.
+        """
+        values = [item.labels.get(name) for item in self.items]
+        if all(value is None for value in values):
+            there = ", ".join(self.columns) or "none"
+            raise DDMError(
+                f"{self.root} has no label column “{name}” (columns: {there}). Name one of these, or add the column to "
+                f"{METADATA}."
+            )
+        return values
+
+    def pictures(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield every item's index and its picture as uint8 [size, size, 3], cropped to the centre square.
+
+        Raises:
+            DDMError: a picture that was readable when the folder was read no longer is.
+        """
+        for index, item in enumerate(self.items):
+            yield index, np.asarray(open_picture(item.path, size))
+
+    def array(self, size: int) -> np.ndarray:
+        """All pictures as uint8 [N, size, size, 3]; errors as in `pictures`."""
+        return np.stack([picture for _, picture in self.pictures(size)])
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over the name, size and bytes of every item; a copy of the folder has the same."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            data = item.path.read_bytes()
+            digest.update(f"{item.path.relative_to(self.root).as_posix()}\0{len(data)}\0".encode("utf-8", "replace"))
+            digest.update(data)
+        return digest.hexdigest()
+
+
+def read_folder(path: str | os.PathLike, caption: str | None = None) -> ImageFolder:
+    """Read an image folder with its captions and labels.
+
+    Three layouts are understood, together if need be:
+
+    - `metadata.jsonl` (Hugging Face's *imagefolder*), in the folder or in subfolders: `file_name`, a caption in `text`,
+      `caption` or `prompt`, and any other columns as labels. Pictures beside it that it does not name are skipped.
+    - subfolders: the first one's name is the label "folder", and the caption where there is no other; kohya's `N_name`
+      makes each of its pictures count N times.
+    - a `.txt` or `.caption` file beside a picture, with its caption.
+
+    Args:
+        path: the folder.
+        caption: for pictures that have none. `{column}` in it stands for a label: "a {role}".
+
+    Raises:
+        DDMError: no such folder, no usable picture in it, or a `{column}` that a picture does not have.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DDMError(f"There is no folder {root}. Give the folder that has your pictures in it.")
+    files = _files(root)
+    reading = _Reading(root, caption, files)
+    tables = [file for file in files if file.name == METADATA]
+    for table in tables:
+        reading.read_table(table)
+    for file in files:
+        if file.suffix.lower() in SUFFIXES and file not in reading.seen:
+            if any(table.parent in file.parents for table in tables):
+                reading.skip(file, f"not named in {METADATA}")
+            else:
+                reading.read_file(file)
+    if not reading.items:
+        raise DDMError(_nothing(root, reading.skipped))
+    reading.note_encodings()
+    return ImageFolder(root, reading.items, reading.skipped, reading.notes)
+
+
+class _Reading:
+    """A folder while it is being read."""
+
+    def __init__(self, root: Path, caption: str | None, files: list[Path]):
+        self.root = root
+        self.caption = caption
+        self.items: list[Item] = []
+        self.skipped: list[Skipped] = []
+        self.notes: list[str] = []
+        self.seen: set[Path] = set()
+        self.recoded: list[str] = []
+        self.beside = {
+            (file.parent, file.stem, file.suffix.lower()): file
+            for file in files
+            if file.suffix.lower() in _CAPTION_SUFFIXES
+        }
+
+    def skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(path, reason))
+
+    def read_table(self, table: Path) -> None:
+        for number, line in enumerate(self.read_text(table).split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+                self.skip(table, f"line {number} is not a JSON object with a file_name")
+                continue
+            name = row.pop("file_name").replace("\\", "/")
+            if not _stays_inside(name):
+                self.skip(table, f"line {number} names a file outside the folder ({name})")
+                continue
+            file = table.parent / name
+            if file in self.seen:
+                self.skip(table, f"line {number} names {name} a second time")
+                continue
+            self.seen.add(file)
+            text = next((str(row[key]) for key in _CAPTION_COLUMNS if isinstance(row.get(key), str)), "")
+            for key in _CAPTION_COLUMNS[:2]:
+                row.pop(key, None)
+            labels = {str(key): _word(value) for key, value in row.items() if isinstance(value, (str, int, float))}
+            self.add(file, text or self.text_beside(file), labels, "", 1)
+
+    def read_file(self, file: Path) -> None:
+        folders = file.relative_to(self.root).parts[:-1]
+        repeats, name = 1, folders[0] if folders else ""
+        for folder in folders:
+            if counted := _REPEATS.fullmatch(folder):
+                repeats, name = int(counted[1]), counted[2]
+                break
+        self.add(file, self.text_beside(file), {"folder": name} if name else {}, name.replace("_", " "), repeats)
+
+    def add(self, file: Path, text: str, labels: dict[str, str], fallback: str, repeats: int) -> None:
+        try:
+            width, height = check_picture(file)
+        except DDMError as error:
+            self.skip(file, str(error))
+            return
+        if min(width, height) < MIN_SIDE:
+            self.skip(file, f"{width}×{height} pixels is too small (at least {MIN_SIDE}×{MIN_SIDE})")
+            return
+        text = " ".join(text.split())
+        if not text:
+            text = fallback if self.caption is None else self.filled(labels, file)
+        self.items.append(Item(file, text, labels, repeats))
+
+    def filled(self, labels: dict[str, str], file: Path) -> str:
+        def value(match: re.Match) -> str:
+            if match[1] not in labels:
+                there = ", ".join(sorted(labels)) or "none"
+                raise DDMError(
+                    f"The caption “{self.caption}” asks for {{{match[1]}}}, which {file} does not have "
+                    f"(it has: {there}). Change the caption or add the column."
+                )
+            return labels[match[1]]
+
+        return _PLACEHOLDER.sub(value, self.caption or "")
+
+    def text_beside(self, file: Path) -> str:
+        for suffix in _CAPTION_SUFFIXES:
+            if sidecar := self.beside.get((file.parent, file.stem, suffix)):
+                return self.read_text(sidecar)
+        return ""
+
+    def read_text(self, file: Path) -> str:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            self.skip(file, f"cannot be read ({error.strerror})")
+            return ""
+        encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
+        for encoding in encodings:
+            try:
+                text = data.decode(encoding)
+            except UnicodeDecodeError:
+                continue
+            break
+        else:
+            encoding, text = "latin-1", data.decode("latin-1")
+        if encoding != "utf-8-sig":
+            self.recoded.append(f"{file.relative_to(self.root).as_posix()} ({encoding})")
+        return text.replace("\0", "")
+
+    def note_encodings(self) -> None:
+        if self.recoded:
+            more = f" and {len(self.recoded) - 5} more" if len(self.recoded) > 5 else ""
+            self.notes.append(
+                f"Not UTF-8, so the letters were guessed: {', '.join(self.recoded[:5])}{more}. "
+                "Save them as UTF-8 to be sure."
+            )
+
+
+def _files(root: Path) -> list[Path]:
+    """All files below `root`, sorted by name, without hidden ones and the `__MACOSX` that archives leave behind."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a name from a file stays in its folder by what it says, on Windows too.
+
+    Links in the folder are followed: they are its owner's (and how the Hugging Face cache stores data sets).
+    """
+    windows = PureWindowsPath(name)
+    return bool(name) and ".." not in windows.parts and not windows.anchor and not PurePosixPath(name).is_absolute()
+
+
+def _word(value: str | int | float) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _nothing(root: Path, skipped: list[Skipped]) -> str:
+    if not skipped:
+        return f"{root} has no pictures in it. Put PNG, JPEG or WebP files there, or give another folder."
+    listed = "; ".join(f"{one.path.name}: {one.reason}" for one in skipped[:3])
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return f"{root} has no usable picture ({listed}{more}). Replace these files or give another folder."
