@@ -1,0 +1,102 @@
+"""Features of pictures in the base model's own eyes: activations of the U-Net at several depths and noise levels."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from .diffusion_classifier import Denoise
+
+TIMESTEPS = (50, 250, 500, 850)
+
+
+def unet_features(
+    denoise: "Denoise",
+    modules: dict[str, "torch.nn.Module"],
+    alphas_cumprod: "torch.Tensor",
+    latents: "torch.Tensor",
+    text: "torch.Tensor",
+    index: "torch.Tensor",
+    *,
+    timesteps: Sequence[int] = TIMESTEPS,
+    noises: int = 2,
+    seed: int = 0,
+    batch: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read activations under the neutral caption, averaged over common noises.
+
+    Args:
+        denoise: (noisy latents [B, C, h, w], timesteps [B], text [B, L, D]) → predicted ε.
+        modules: the places to read, by name (see `places`); their outputs are [B, C, h, w] or a tuple that begins so.
+        alphas_cumprod: [T] ᾱ of the base's training schedule.
+        latents: [N, C, h, w] scaled latents.
+        text: [M, L, D] text table; `index` [N] says which row each picture uses.
+
+    Returns:
+        Per place and timestep ("mid@250") [N, 2C]: mean and deviation of each channel over space.
+    """
+    import torch
+
+    caught: dict[str, torch.Tensor] = {}
+
+    def catch(name: str) -> Callable:
+        def hook(_module: object, _inputs: object, output: "torch.Tensor | tuple") -> None:
+            caught[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [module.register_forward_hook(catch(name)) for name, module in modules.items()]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    sums: dict[str, torch.Tensor] = {}
+    try:
+        with torch.inference_mode():
+            for column, t in enumerate(timesteps):
+                signal = float(alphas_cumprod[t]) ** 0.5
+                for draw in range(noises):
+                    noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents)
+                    noisy = signal * latents + (1 - signal**2) ** 0.5 * noise
+                    for rows in torch.arange(len(latents)).split(batch):
+                        times = torch.full((len(rows),), t, device=latents.device)
+                        denoise(noisy[rows], times, text[index[rows]])
+                        for name, value in caught.items():
+                            value = value.float()
+                            both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
+                            key = f"{name}@{t}"
+                            sums.setdefault(key, torch.zeros(len(latents), both.shape[1]))[rows] += both / noises
+                    if progress:
+                        progress(column * noises + draw + 1, len(timesteps) * noises)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: value.double().numpy() for name, value in sums.items()}
+
+
+def places(unet: "torch.nn.Module") -> dict[str, "torch.nn.Module"]:
+    """Name the places of a diffusers U-Net to read: first block, mid-block (h-space), each up-block."""
+    ups = {f"up{number}": block for number, block in enumerate(unet.up_blocks)}
+    return {"first": unet.down_blocks[0].resnets[0], "mid": unet.mid_block, **ups}
+
+
+def centre(features: dict[str, np.ndarray], concept: np.ndarray) -> dict[str, np.ndarray]:
+    """Subtract each concept's mean, so that the occupation itself is not taken for a bias."""
+    count = np.bincount(concept)[:, None]
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        sums = np.zeros((len(count), values.shape[1]))
+        np.add.at(sums, concept, values)
+        return values - (sums / np.maximum(count, 1))[concept]
+
+    return {name: centred(values) for name, values in features.items()}
+
+
+def principal_components(values: np.ndarray, components: int) -> np.ndarray:
+    """Whiten features [N, D] (standardised columns) to at most `components` principal components [N, C]."""
+    from sklearn.decomposition import PCA
+
+    scaled = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9)
+    size = min(components, values.shape[1], len(values) - 1)
+    return PCA(size, whiten=True, random_state=0, svd_solver="full").fit_transform(scaled)

@@ -1,0 +1,69 @@
+"""Groups of pictures: who is in which one, by labels, words or discovery."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .error import DDMError
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Soft membership of N pictures in K groups.
+
+    Attributes:
+        names: K group names.
+        membership: [N, K] probabilities; a row sums to 1, or to 0 where the group is undetermined.
+        source: where the groups come from, as on the command line (`labels:gender`, `words:man|woman`, …).
+        words: per group the prompt word that the base model understands, or empty where there is none.
+        evidence: figures that the audit prints beside the groups (reliability, separation, …).
+    """
+
+    names: tuple[str, ...]
+    membership: np.ndarray
+    source: str
+    words: tuple[str, ...] = ()
+    evidence: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """[K] share of each group among the pictures whose group is determined."""
+        total = self.membership.sum(0)
+        return total / max(total.sum(), 1e-12)
+
+    @property
+    def undetermined(self) -> int:
+        """How many pictures have no group."""
+        return int((self.membership.sum(1) < 0.5).sum())
+
+    @classmethod
+    def from_labels(cls, labels: Sequence[str], source: str) -> "Groups":
+        """Make hard groups from one label per picture; an empty label means undetermined.
+
+        Raises:
+            DDMError: when there are fewer than two different labels.
+        """
+        names = tuple(sorted({label for label in labels if label}))
+        if len(names) < 2:
+            found = f"only {names[0]!r}" if names else "no label at all"
+            raise DDMError(
+                f"{source}: {found} was found, and a balance needs at least two groups. "
+                "Choose another column, or let --groups auto find out by itself."
+            )
+        column = {name: index for index, name in enumerate(names)}
+        membership = np.zeros((len(labels), len(names)))
+        for row, label in enumerate(labels):
+            if label:
+                membership[row, column[label]] = 1.0
+        return cls(names, membership, source)
+
+
+def concepts(captions: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Number the concepts of a set: pictures with the same caption share one.
+
+    Returns:
+        The distinct captions, and [N] the index of each picture's caption among them.
+    """
+    names, index = np.unique(np.asarray([text.strip().lower() for text in captions], dtype=object), return_inverse=True)
+    return [str(name) for name in names], index

@@ -1,0 +1,225 @@
+"""The training loop of a fair adapter: objective `ddm` over the whole α dial.
+
+Every picture of a batch draws its own α ~ U(0, α_max] and is itself drawn with probability ∝ w_i(α); the model runs
+with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of q_α.
+All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file, bit
+for bit.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..debias.weight import ALPHA_MAX, Weighting
+from .lora import add_lora, lora_parameters, set_alpha
+
+if TYPE_CHECKING:
+    import torch
+
+    from .base import Base
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on, besides base, pictures and groups.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: pictures per step (rows of all kinds).
+        rank: rank of the LoRAs.
+        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth.
+        alpha_max: the dial is trained over (0, alpha_max].
+        dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
+            only one of its halves knows).
+        keep: share of rows that keep explicit prompts: the target is the base's own answer to them.
+        style_share: share of rows that teach the style LoRA, when there is one.
+        seed: of everything.
+    """
+
+    steps: int = 600
+    batch: int = 32
+    rank: int = 8
+    rate: float = 1e-3
+    alpha_max: float = ALPHA_MAX
+    dropout: float = 0.15
+    keep: float = 0.125
+    style_share: float = 0.4
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """Give the settings as JSON, for the adapter's metadata."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The text table of a run and how rows find their sentences in it.
+
+    Attributes:
+        table: [M, L, D] text embeddings.
+        neutral: [N] row of each picture's own caption.
+        empty: row of the empty caption.
+        said: [N, V] rows of captions with an attribute word said; V = 0 where no words are known.
+        said_by_group: [N, K] rows of the caption with the group's own word, or None where groups have no words.
+    """
+
+    table: "torch.Tensor"
+    neutral: np.ndarray
+    empty: int
+    said: np.ndarray
+    said_by_group: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step's rows [B]: pictures, strengths, timesteps, texts, and where the target comes from.
+
+    Attributes:
+        teacher: text row under which the base itself gives the target, or −1 where the target is the noise.
+        style: 1 where the row teaches the style LoRA (its α is 0), else 0.
+    """
+
+    picture: np.ndarray
+    alpha: np.ndarray
+    timestep: np.ndarray
+    text: np.ndarray
+    teacher: np.ndarray
+    style: np.ndarray
+
+
+class Draws:
+    """Draws the rows of each step; stateless, so that step n is the same whether or not the run was resumed."""
+
+    def __init__(self, weighting: Weighting, captions: Captions, settings: Settings, timesteps: int, style: bool):
+        self.weighting, self.captions, self.settings = weighting, captions, settings
+        self.timesteps, self.style = timesteps, style
+        self.grid = np.linspace(0, settings.alpha_max, 61)
+        self.cumulative = np.stack([np.cumsum(weighting.weights(alpha)) for alpha in self.grid])
+
+    def plan(self, step: int) -> Plan:
+        """Draw the rows of one step, with α, timestep and picture stratified over the batch."""
+        settings, captions = self.settings, self.captions
+        rng = np.random.default_rng([settings.seed, step])
+        count = settings.batch
+
+        def stratified() -> np.ndarray:
+            return rng.permutation((np.arange(count) + rng.random(count)) / count)
+
+        kind = stratified()
+        style = (kind < settings.style_share) if self.style else np.zeros(count, bool)
+        alpha = np.where(style, 0.0, settings.alpha_max * (1 - stratified()))
+        rows = self.cumulative[np.round(alpha / settings.alpha_max * 60).astype(int)]
+        position = stratified() * rows[:, -1]
+        picture = np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)
+        timestep = (stratified() * self.timesteps).astype(int)
+        text = np.where(rng.random(count) < settings.dropout, captions.empty, captions.neutral[picture])
+        teacher = np.full(count, -1)
+        if captions.said_by_group is not None:
+            membership = self.weighting.membership[picture] * np.exp(alpha[:, None] * self.weighting.log_ratio[picture])
+            known = membership.sum(1) > 0
+            share = np.cumsum(membership, 1) / np.maximum(membership.sum(1), 1e-12)[:, None]
+            group = np.minimum((share < rng.random(count)[:, None]).sum(1), membership.shape[1] - 1)
+            word = captions.said_by_group[picture, group]
+            teacher = np.where(known & ~style, word, teacher)
+            text = np.where(style & known & (rng.random(count) < 0.5), word, text)
+        if captions.said.shape[1]:
+            keep = ~style & (stratified() < settings.keep)
+            said = captions.said[picture, rng.integers(captions.said.shape[1], size=count)]
+            text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
+        return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the progress bar shows.
+
+    Attributes:
+        step: steps done of `steps`.
+        loss: smoothed loss.
+    """
+
+    step: int
+    steps: int
+    loss: float
+
+
+class FairTraining:
+    """A run: base with its LoRAs, optimizer, and one method that makes a step.
+
+    Args:
+        base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`.
+        moments: scaled latent means and deviations [N, C, h, w] of the pictures (every draw samples them anew).
+        captions: text table and rows.
+        weighting: the tempered weights.
+        settings: see `Settings`.
+        style: train a style LoRA jointly, on the plain draw.
+    """
+
+    def __init__(
+        self,
+        base: "Base",
+        moments: tuple["torch.Tensor", "torch.Tensor"],
+        captions: Captions,
+        weighting: Weighting,
+        settings: Settings,
+        style: bool = False,
+    ):
+        import torch
+
+        self.base, self.moments, self.captions, self.settings = base, moments, captions, settings
+        self.names = ("debias", "style") if style else ("debias",)
+        for number, name in enumerate(self.names):
+            add_lora(base.unet, name, settings.rank, seed=settings.seed * 2 + number)
+        self.parameters = [p for name in self.names for p in lora_parameters(base.unet, name)]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, weight_decay=0.0, betas=(0.9, 0.99))
+        self.schedule = base.scheduler.alphas_cumprod.to(base.device)
+        self.draws = Draws(weighting, captions, settings, len(self.schedule), style)
+        self.step = 0
+        self.loss = torch.zeros((), device=base.device)
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth."""
+        late = 0.5 * (1 + np.cos(np.pi * step / self.settings.steps))
+        return self.settings.rate * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * late)
+
+    def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: np.ndarray) -> "torch.Tensor":
+        """Predict ε with whatever LoRA strengths are set."""
+        import torch
+
+        rows = torch.as_tensor(text, device=noisy.device)
+        return self.base.unet(noisy, t, self.captions.table[rows], return_dict=False)[0].float()
+
+    def advance(self) -> None:
+        """Make one optimizer step."""
+        import torch
+
+        base, plan = self.base, self.draws.plan(self.step)
+        generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
+        mean, deviation = self.moments
+        picture = torch.as_tensor(plan.picture, device=base.device)
+        shape = (len(plan.picture), *mean.shape[1:])
+        jitter, noise = (torch.randn(shape, generator=generator).to(base.device) for _ in range(2))
+        latents = mean[picture] + deviation[picture] * jitter
+        t = torch.as_tensor(plan.timestep, device=base.device)
+        signal = self.schedule[t].sqrt().view(-1, 1, 1, 1)
+        noisy = signal * latents + (1 - signal.square()).sqrt() * noise
+        target = noise
+        taught = np.flatnonzero(plan.teacher >= 0)
+        if len(taught):
+            rows = torch.as_tensor(taught, device=base.device)
+            set_alpha(base.unet, "debias", 0.0)
+            with torch.no_grad():
+                answer = self.denoise(noisy[rows], t[rows], plan.teacher[taught])
+            target = noise.index_copy(0, rows, answer)
+        set_alpha(base.unet, "debias", plan.alpha)
+        predicted = self.denoise(noisy, t, plan.text)
+        loss = (predicted - target).square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
+        self.step += 1

@@ -1,0 +1,361 @@
+"""The embedded model: Stable Diffusion in miniature, trained on a biased draw of the people emoji.
+
+Everything has SD 1.5's shape, only smaller: a factor-8 `AutoencoderKL`, a `CLIPTextModel`, a `UNet2DConditionModel`
+that predicts ε under SD's scaled-linear betas. It exists so that the whole project runs for real on a laptop.
+"""
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from .folder import ImageFolder
+
+GENDER_SHARES = {"man": 0.85, "woman": 0.15}
+TONE_SHARES = {"default": 0.25, "light": 0.30, "medium-light": 0.18, "medium": 0.12, "medium-dark": 0.09, "dark": 0.06}
+GENDER_WORDS = {"man": ("man", "male"), "woman": ("woman", "female")}
+TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in list(TONE_SHARES)[1:]}
+LOOKS = ("bald", "blond-haired", "curly-haired", "older", "red-haired", "white-haired", "wearing-turban")
+GESTURES = (
+    "bowing", "facepalming", "frowning", "gesturing-no", "gesturing-ok", "pouting", "raising-hand", "shrugging",
+    "tipping-hand",
+)  # fmt: skip
+FRAMES = ("{}", "a picture of {}", "a portrait of {}", "an emoji of {}")
+
+
+def caption(role: str, gender: str = "", tone: str = "") -> str:
+    """Say a picture in words, for instance "a dark skin woman firefighter" or "an older woman".
+
+    Args:
+        role: one of the set's 36 roles, as in `metadata.jsonl`.
+        gender: a word to say ("man", "female"), or empty to leave it out.
+        tone: a key of `TONE_SHARES`, or empty to leave it out.
+    """
+    words = role.replace("-", " ")
+    if role in LOOKS or role in GESTURES:
+        person = gender or "person"
+        phrase = f"{person} {words}" if role in GESTURES or role == "wearing-turban" else f"{words} {person}"
+    else:
+        phrase = f"{gender} {words}".strip()
+    phrase = f"{TONE_WORDS[tone]} {phrase}" if tone else phrase
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The biased draw: men 85% in every role, light tones more often than dark ones, both art styles alike.
+
+    Attributes:
+        weights: [N] probability of each picture in one draw; sums to 1.
+        labels: per picture the columns `role`, `gender`, `skin_tone`.
+    """
+
+    weights: np.ndarray
+    labels: Sequence[dict[str, str]]
+
+    @classmethod
+    def of(cls, folder: "ImageFolder") -> "Draw":
+        """Weight the pictures of a labelled folder so that every role shows the biased shares."""
+        labels = [item.labels for item in folder.items]
+        cells = [(row["role"], row["gender"], row["skin_tone"]) for row in labels]
+        roles = len({role for role, _, _ in cells})
+        size = {cell: cells.count(cell) for cell in set(cells)}
+        weights = np.array([GENDER_SHARES[g] * TONE_SHARES[t] / roles / size[(r, g, t)] for r, g, t in cells])
+        return cls(weights / weights.sum(), labels)
+
+    def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
+        """Caption a draw: half neutral, the rest saying gender, tone or both; one in ten dropped for guidance."""
+        out = []
+        for index in indices:
+            row = self.labels[index]
+            says, frame, drop = rng.random(3)
+            gender = str(rng.choice(GENDER_WORDS[row["gender"]], p=(0.8, 0.2))) if 0.5 <= says < 0.85 else ""
+            tone = row["skin_tone"] if says >= 0.7 else ""
+            text = caption(row["role"], gender, tone)
+            out.append("" if drop < 0.1 else FRAMES[0 if frame < 0.85 else rng.integers(1, len(FRAMES))].format(text))
+        return out
+
+
+@dataclass
+class TrainingLog:
+    """What the model card tells of a run: (step, loss) points and seconds of each part."""
+
+    autoencoder: list[tuple[int, float]] = field(default_factory=list)
+    denoiser: list[tuple[int, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+Progress = Callable[[str, int, int, float], None]
+
+
+def learning_rate(step: int, steps: int, warmup: int = 200, decay: float = 0.35, floor: float = 0.01) -> float:
+    """Factor on the learning rate: linear warm-up, constant, cosine decay to `floor` over the last share `decay`.
+
+    Constant until late, so a run can be prolonged from any checkpoint before its decay.
+    """
+    start = steps * (1 - decay)
+    late = max(0.0, (step - start) / max(steps - start, 1))
+    return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * late)))
+
+
+class Ema:
+    """Exponential moving average of a module's floating-point state, with the usual warm-up of the decay."""
+
+    def __init__(self, module: "torch.nn.Module", decay: float):
+        self.decay, self.step = decay, 0
+        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def update(self, module: "torch.nn.Module") -> None:
+        """Move the average towards the module's present weights."""
+        import torch
+
+        self.step += 1
+        weight = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            live = module.state_dict()
+            names = [name for name, value in self.state.items() if value.is_floating_point()]
+            torch._foreach_lerp_([self.state[name] for name in names], [live[name] for name in names], weight)
+
+
+def build_autoencoder() -> Any:
+    """Build the factor-8 VAE: 64×64 pictures to 4×8×8 latents, 1.8 million parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=64,
+    )
+
+
+def build_denoiser() -> Any:
+    """Build the U-Net: two levels of 128 channels, attention at 8×8 and in the middle; 5.7 million parameters."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(128, 128),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=32,
+    )
+
+
+def all_captions(draw: Draw) -> list[str]:
+    """List every sentence that `Draw.captions` can make, plus the neutral words that an audit uses."""
+    genders = ["", *itertools.chain.from_iterable(GENDER_WORDS.values())]
+    roles = sorted({row["role"] for row in draw.labels})
+    texts = [caption(role, gender, tone) for role in roles for gender in genders for tone in ("", *TONE_SHARES)]
+    return [frame.format(text) for frame in FRAMES for text in texts] + ["a person", "people"]
+
+
+def build_tokenizer(folder: Path, texts: Sequence[str]) -> Any:
+    """Write a small CLIP tokenizer that has every word of `texts` as one token, and load it.
+
+    The layout is CLIP's: bytes, bytes ending a word, merges, start, end; unknown words fall apart into letters.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False)
+    )
+    merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += [left + right for left, right in merges if left + right not in set(words)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(m) for m in merges), ""]), "utf-8")
+    config = {
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build_text_encoder(tokenizer: Any) -> Any:
+    """Build a two-layer CLIP text model of width 128 for the given tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            projection_dim=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def augment(pictures: "torch.Tensor") -> "torch.Tensor":
+    """Shift, turn, mirror and recolour pictures [B, 3, H, W] in −1…1: the VAE shall also serve pictures it never saw."""
+    import torch
+    import torch.nn.functional as F
+
+    count, device = len(pictures), pictures.device
+    scale, angle = 1 + 0.3 * (torch.rand(count, device=device) - 0.6), 0.3 * (torch.rand(count, device=device) - 0.5)
+    mirror = (torch.rand(count, device=device) < 0.5).float() * 2 - 1
+    theta = torch.zeros(count, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 1] = scale * mirror * angle.cos(), -scale * angle.sin()
+    theta[:, 1, 0], theta[:, 1, 1] = scale * mirror * angle.sin(), scale * angle.cos()
+    theta[:, :, 2] = 0.3 * (torch.rand(count, 2, device=device) - 0.5)
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    moved = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)  # what comes in from outside is white
+    order = torch.stack([torch.randperm(3, device=device) for _ in range(count)])[:, :, None, None].expand_as(moved)
+    recoloured = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, moved.gather(1, order), moved)
+    return torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.15, -recoloured, recoloured)
+
+
+def train_autoencoder(
+    pictures: "torch.Tensor", steps: int, *, batch: int = 32, rate: float = 1.5e-3, progress: Progress, log: TrainingLog
+) -> Any:
+    """Train the VAE on pictures [N, 3, 64, 64] in −1…1.
+
+    The loss is L1 + ½ L1 of the image gradients + ½ L2 + .003 KL per latent: the KL is heavy for a VAE, so the
+    posterior keeps a deviation of about .1, and the decoder forgives what a small U-Net gets wrong.
+    """
+    import torch
+
+    began, vae = time.monotonic(), build_autoencoder().to(pictures.device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps, 100, 1.0))
+    ema = Ema(vae, 0.998)
+    for step in range(steps):
+        x = pictures[torch.randint(0, len(pictures), (batch,), device=pictures.device)].clone()
+        x[: batch // 4] = augment(x[: batch // 4])
+        with torch.autocast(x.device.type, torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+            y = vae.decode(posterior.sample()).sample.float()
+        slopes = sum((x.diff(dim=dim) - y.diff(dim=dim)).abs().mean() for dim in (-1, -2))
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        absolute = (y - x).abs().mean()
+        loss = absolute + 0.5 * slopes + 0.5 * (y - x).square().mean() + 3e-3 * kl
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        ema.update(vae)
+        if step % 50 == 0 or step == steps - 1:
+            log.autoencoder.append((step, round(absolute.item(), 4)))
+            progress("autoencoder", step + 1, steps, absolute.item())
+    vae.load_state_dict(ema.state)
+    log.seconds["autoencoder"] = log.seconds.get("autoencoder", 0) + time.monotonic() - began
+    return vae.eval()
+
+
+def min_snr_weight(alphas_cumprod: "torch.Tensor", gamma: float = 5.0) -> "torch.Tensor":
+    """Loss weights min(SNR, γ)/SNR for ε-prediction, one per timestep (Hang et al. 2023, arXiv 2303.09556)."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=gamma) / snr
+
+
+def train_denoiser(
+    moments: tuple["torch.Tensor", "torch.Tensor"],
+    draw: Draw,
+    text_encoder: Any,
+    tokenizer: Any,
+    unet: Any,
+    scheduler: Any,
+    steps: int,
+    *,
+    seed: int,
+    batch: int = 64,
+    rate: float = 1e-3,
+    compile_blocks: bool = False,
+    progress: Progress,
+    log: TrainingLog,
+    checkpoint: Callable[[int, Any, Any], None] | None = None,
+) -> tuple[Any, Any]:
+    """Train U-Net and text encoder together on the biased draw.
+
+    Args:
+        moments: scaled latent means and deviations [N, 4, 8, 8]; every draw samples them anew.
+        draw: which picture comes how often, and its captions.
+        text_encoder, tokenizer, unet, scheduler: the parts, trained in place.
+        steps: optimizer steps; the text encoder learns during the first 40% and is fixed then.
+        compile_blocks: run the U-Net through `torch.compile` (needs a C++ compiler; +30% on a CPU).
+        checkpoint: called every 1,000 steps with the step and the averaged U-Net and text-encoder states.
+
+    Returns:
+        The U-Net and the text encoder with their averaged weights (EMA).
+    """
+    import torch
+
+    began, (mean, deviation) = time.monotonic(), moments
+    device, rng = mean.device, np.random.default_rng(seed)
+    alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    weights = min_snr_weight(alphas_cumprod)
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps))
+    averages = Ema(unet, 0.999), Ema(text_encoder, 0.999)
+    forward = torch.compile(unet) if compile_blocks else unet
+    running = torch.zeros((), device=device)
+    unet.train()
+    text_encoder.train()
+    for step in range(steps):
+        indices = rng.choice(len(draw.weights), batch, p=draw.weights)
+        texts, inverse = np.unique(draw.captions(indices, rng), return_inverse=True)
+        tokens = tokenizer(list(texts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        picked = torch.as_tensor(indices, device=device)
+        latents = mean[picked] + deviation[picked] * torch.randn(batch, *mean.shape[1:], device=device)
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, len(alphas_cumprod), (batch,), device=device)
+        signal = alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+        noisy = signal * latents + (1 - signal.square()).sqrt() * noise
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.set_grad_enabled(step < 0.4 * steps):
+                embedded = text_encoder(tokens.input_ids.to(device))[0]
+            predicted = forward(noisy, t, embedded[torch.as_tensor(inverse, device=device)], return_dict=False)[0]
+        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        loss = (weights[t] * error).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        averages[0].update(unet)
+        averages[1].update(text_encoder)
+        running.lerp_(loss.detach(), 0.02 if step else 1.0)
+        if step % 50 == 0 or step == steps - 1:
+            value = running.item()
+            log.denoiser.append((step, round(value, 4)))
+            progress("denoiser", step + 1, steps, value)
+        if checkpoint and step % 1000 == 999:
+            checkpoint(step + 1, averages[0].state, averages[1].state)
+    unet.load_state_dict(averages[0].state)
+    text_encoder.load_state_dict(averages[1].state)
+    log.seconds["denoiser"] = log.seconds.get("denoiser", 0) + time.monotonic() - began
+    return unet.eval(), text_encoder.eval()
