@@ -1,0 +1,187 @@
+"""The rules of the house: who imports whom, what a start costs, what is declared where."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui_ddm import install
+
+ROOT = Path(install.__file__).parent
+OURS = {"debias", "training", "nodes", "scripts", "benchmarks", "tests", "install"}
+HEAVY = {"diffusers", "transformers", "peft", "accelerate"}
+HOSTS = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "modules", "modules_forge", "gradio"}
+EXAMPLE = ROOT / "examples" / "people_emoji"
+
+
+def sources(*folders):
+    found = list(ROOT.glob("*.py")) if "." in folders else []
+    return sorted(found + [path for folder in folders if folder != "." for path in (ROOT / folder).rglob("*.py")])
+
+
+def imported(tree, inside_functions=True):
+    """Return (line, first part of the module's name) of every absolute import; type-checking blocks do not count."""
+
+    def walk(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if not inside_functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            yield child
+            yield from walk(child)
+
+    for node in walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.lineno, node.module.split(".")[0]
+
+
+def offenders(paths, forbidden, **options):
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in paths
+        for line, name in imported(ast.parse(path.read_text(encoding="utf-8")), **options)
+        if name in forbidden
+    ]
+
+
+def test_our_own_folders_are_only_imported_relatively_or_by_the_package_name():
+    assert offenders(sources(".", "debias", "training", "nodes", "scripts", "benchmarks", "tests"), OURS) == []
+
+
+def test_inside_the_package_even_the_package_name_is_not_used():
+    doors = {ROOT / "training" / "__main__.py"}  # run as `python -m training`, it loads the root under its name
+    inside = [path for path in sources(".", "debias", "training", "nodes") if path not in doors]
+    assert offenders(inside, {"comfyui_ddm"}) == []
+
+
+def test_the_library_imports_neither_the_trainer_nor_its_packages_nor_a_host():
+    assert offenders(sources("debias"), HEAVY | HOSTS) == []
+    upwards = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("debias")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and node.level > len(path.relative_to(ROOT / "debias").parts)  # leaves debias/
+    ]
+    assert upwards == []
+
+
+def test_the_trainer_imports_its_packages_only_when_it_needs_them():
+    assert offenders(sources("training"), HEAVY, inside_functions=False) == []
+
+
+def test_the_trainer_knows_no_host():
+    assert offenders(sources("training"), HOSTS) == []
+
+
+def test_no_pickle_is_ever_read():
+    forbidden = {"torch.load", "torch.save", "joblib.load", "np.load", "numpy.load", "eval", "exec"}
+    found = []
+    for path in sources(".", "debias", "training", "nodes", "scripts", "benchmarks"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(ROOT)}:{line}" for line, name in imported(tree) if name in {"pickle", "dill"}]
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno} calls {ast.unparse(node.func)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func) in forbidden
+            and not any(word.arg == "allow_pickle" and ast.unparse(word.value) == "False" for word in node.keywords)
+        ]
+    assert found == []
+
+
+LOAD_ROOT = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("pack", "__init__.py", submodule_search_locations=["."])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def loaded_by(*command):
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_loading_the_package_as_a_host_does_brings_in_nothing_heavy():
+    names = set(ast.literal_eval(loaded_by("-c", LOAD_ROOT).stdout))
+    assert not names & (HEAVY | {"torch", "numpy", "PIL", "scipy"})
+
+
+@pytest.mark.skipif(not (ROOT / "training" / "__main__.py").is_file(), reason="the command line is not there yet")
+def test_the_help_of_the_command_line_brings_in_nothing_heavy():
+    log = loaded_by("-X", "importtime", "-m", "training", "--help").stderr
+    names = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in log.splitlines() if line.count("|") == 2}
+    assert "typer" in names
+    assert not names & (HEAVY | {"torch", "scipy", "sklearn", "matplotlib"})
+
+
+def names_in(text):
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in text if line}
+
+
+def test_pip_installs_what_hosts_install_and_torch():
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    hosts = set(install.requirement_names(ROOT / "requirements.txt"))
+    assert names_in(project["dependencies"]) == hosts | {"torch"}
+    assert not hosts & {"torch", "torchvision", "torchaudio"}
+
+
+def test_every_package_folder_is_in_the_list_for_pip():
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    there = {"comfyui_ddm"} | {
+        ".".join(("comfyui_ddm", *path.parent.relative_to(ROOT).parts))
+        for folder in ("debias", "training", "nodes")
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(listed) == there
+
+
+def test_the_version_is_the_same_everywhere():
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    door = re.search(r'__version__ = "(.+)"', (ROOT / "__init__.py").read_text(encoding="utf-8"))
+    assert project["version"] == door.group(1)
+
+
+def test_everything_that_hosts_install_is_pinned_for_the_tests_on_every_python():
+    pinned = (ROOT / "requirements-test.txt").read_text(encoding="utf-8").splitlines()
+    for name in [*install.requirement_names(ROOT / "requirements.txt"), "torch"]:
+        lines = [line for line in pinned if line.lower().startswith(f"{name}==")]
+        markers = sorted(line.partition(";")[2].strip() for line in lines)
+        assert markers in ([""], ['python_version < "3.11"', 'python_version >= "3.11"']), name
+
+
+def rows():
+    return [json.loads(line) for line in (EXAMPLE / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_example_set_lists_exactly_its_pictures():
+    names = [row["file_name"] for row in rows()]
+    there = {path.relative_to(EXAMPLE).as_posix() for path in (EXAMPLE / "images").iterdir()}
+    assert len(names) == len(set(names)) == 864
+    assert set(names) == there
+
+
+def test_the_example_set_has_every_role_in_every_gender_tone_and_style():
+    cells = {(row["role"], row["gender"], row["skin_tone"], row["art_style"]) for row in rows()}
+    assert len(cells) == 36 * 2 * 6 * 2
+    assert {cell[1] for cell in cells} == {"man", "woman"}
+    assert {cell[3] for cell in cells} == {"noto", "twemoji"}
+
+
+def test_the_example_set_names_its_authors_and_licences():
+    text = (EXAMPLE / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for part in ("Noto Emoji v2.048", "© Google", "Apache License 2.0", "Twemoji v16.0.1", "© X Corp.", "CC BY 4.0"):
+        assert part in text
+    assert "Apache License" in (EXAMPLE / "LICENSE-Apache-2.0.txt").read_text(encoding="utf-8")
