@@ -129,7 +129,7 @@ class Verdict:
     separation: float
 
 
-def classify(errors: np.ndarray, index: np.ndarray) -> Verdict:
+def classify(errors: np.ndarray) -> Verdict:
     """Turn denoising errors into a posterior over the words, without labels.
 
     Each timestep's score (mean error over words minus the word's error) is standardised by the spread that the words
@@ -138,7 +138,6 @@ def classify(errors: np.ndarray, index: np.ndarray) -> Verdict:
 
     Args:
         errors: [N, K, timesteps, noises] of `denoising_errors`.
-        index: [N] concepts; a concept's own offset is not removed, since its pictures may all be of one group.
     """
     from sklearn.mixture import GaussianMixture
 

@@ -1,7 +1,8 @@
 """The label-free indicator: how rare a picture is among its peers, learnt from the base model's own features.
 
-Rarity is estimated as −log density in each feature group (k-NN radius and intrinsic dimension), averaged, and then learnt
-by a cross-fitted regressor, so that no picture judges itself. Its output is the picture's log-weight ℓ: w(α) ∝ exp(α·s·ℓ).
+Rarity is estimated as −log density in each feature group (k-NN radius and intrinsic dimension), averaged, and then
+learnt by a cross-fitted regressor, so that no picture judges itself. Its output is the picture's log-weight ℓ:
+w(α) ∝ exp(α·s·ℓ).
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ Everything has SD 1.5's shape, only smaller: a factor-8 `AutoencoderKL`, a `CLIP
 that predicts ε under SD's scaled-linear betas. It exists so that the whole project runs for real on a laptop.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -29,6 +30,9 @@ GESTURES = (
     "bowing", "facepalming", "frowning", "gesturing-no", "gesturing-ok", "pouting", "raising-hand", "shrugging",
     "tipping-hand",
 )  # fmt: skip
+SCHEDULE = {
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1,
+}  # fmt: skip
 FRAMES = ("{}", "a picture of {}", "a portrait of {}", "an emoji of {}")
 
 
@@ -218,7 +222,7 @@ def build_text_encoder(tokenizer: Any) -> Any:
 
 
 def augment(pictures: "torch.Tensor") -> "torch.Tensor":
-    """Shift, turn, mirror and recolour pictures [B, 3, H, W] in −1…1: the VAE shall also serve pictures it never saw."""
+    """Shift, turn, mirror and recolour pictures [B, 3, H, W] in −1…1, for a VAE that also serves new pictures."""
     import torch
     import torch.nn.functional as F
 
@@ -359,3 +363,38 @@ def train_denoiser(
     text_encoder.load_state_dict(averages[1].state)
     log.seconds["denoiser"] = log.seconds.get("denoiser", 0) + time.monotonic() - began
     return unet.eval(), text_encoder.eval()
+
+
+def latent_moments(vae: Any, pictures: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor", float]:
+    """Encode pictures [N, 3, H, W] in −1…1.
+
+    Returns:
+        Means and deviations [N, 4, h, w], scaled to unit variance, and the scale.
+    """
+    import torch
+
+    with torch.inference_mode():
+        posteriors = [vae.encode(part).latent_dist for part in pictures.split(64)]
+    mean, deviation = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+    scale = float((mean.var() + deviation.square().mean()) ** -0.5)
+    return (mean * scale).clone(), (deviation * scale).clone(), scale
+
+
+def save_pipeline(folder: Path, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scale: float) -> None:
+    """Write a diffusers folder with half-precision weights; `scale` becomes the VAE's scaling factor."""
+    import torch
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+    vae.register_to_config(scaling_factor=scale)
+    parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, text_encoder, unet)]
+    pipeline = StableDiffusionPipeline(
+        vae=parts[0],
+        text_encoder=parts[1],
+        tokenizer=tokenizer,
+        unet=parts[2],
+        scheduler=DDPMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)

@@ -1,0 +1,194 @@
+"""From a folder to weights: `labels`, `words`, `discovered` and `auto`, as the command line names them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..debias.diffusion_classifier import ATTRIBUTES, Verdict, classify, denoising_errors, parse_words, say
+from ..debias.error import DDMError
+from ..debias.feature import centre, places, unet_features
+from ..debias.group import Groups, concepts
+from ..debias.indicator import indicate
+from ..debias.target import Target
+from ..debias.weight import Weighting
+
+if TYPE_CHECKING:
+    import torch
+
+    from .base import Base
+
+RELIABLE, SEPARATE, SCREENED, IMBALANCE = 0.6, 2.0, 96, 0.15
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What the trainer and the audit know of a set.
+
+    Attributes:
+        source: as on the command line.
+        groups: one grouping per attribute to show; `discovered` shows clusters of its log-weight.
+        targets: the target of each.
+        weighting: the tempered weights of the pictures.
+        words: attribute words that the base knows; explicit prompts with them are kept.
+        tried: what `auto` found for each attribute it tried: words, shares, reliability, separation, used or not.
+    """
+
+    source: str
+    groups: Sequence[Groups]
+    targets: Sequence[Target]
+    weighting: Weighting
+    words: tuple[str, ...] = ()
+    tried: Sequence[dict[str, object]] = ()
+
+
+class Grouper:
+    """Groups the pictures of one set by any source.
+
+    Args:
+        base: the base model, which classifies its own pictures (`words`, `auto`) or lends its features (`discovered`).
+        latents: [N, C, h, w] scaled latents.
+        captions: [N] captions; equal ones are one concept.
+        seed: of the noises.
+        report: called with (what, done, total) while the model works.
+    """
+
+    def __init__(
+        self,
+        base: "Base",
+        latents: "torch.Tensor",
+        captions: Sequence[str],
+        seed: int = 0,
+        report: Report | None = None,
+    ):
+        self.base, self.latents, self.seed = base, latents, seed
+        self.names, self.concept = concepts(captions)
+        self.report = report or (lambda what, done, total: None)
+
+    def group(
+        self, source: str, target: str = "uniform", labels: Callable[[str], list[str | None]] | None = None
+    ) -> Grouping:
+        """Group by a source as the command line writes it.
+
+        Args:
+            source: `labels:COLUMN`, `words:man|woman`, `discovered` or `auto`.
+            target: `uniform`, or shares such as `man=.75,woman=.25` (labels and words only).
+            labels: gives a metadata column, one entry per picture.
+
+        Raises:
+            DDMError: for a source that is none of these, or a target that it cannot have.
+        """
+        kind, _, rest = source.partition(":")
+        if kind == "labels" and rest and labels:
+            groups = Groups.from_labels([label or "" for label in labels(rest)], source)
+            return self._balanced(source, [groups], target)
+        if kind == "words" and rest:
+            words = parse_words(rest.strip("\"'"))
+            return self._balanced(source, [self._groups(source, words, self.classify(words))], target)
+        if source not in ("discovered", "auto"):
+            raise DDMError(
+                f"--groups {source} is not known. Use discovered, auto, words:man|woman (any words the model knows), "
+                "or labels:COLUMN (a column of metadata.jsonl, or folder)."
+            )
+        if target != "uniform":
+            raise DDMError(
+                f"--target {target} needs named groups, and --groups {source} finds its own. "
+                "Use --groups words:… or labels:… with it, or leave the target uniform."
+            )
+        return self.discover() if source == "discovered" else self.auto()
+
+    def classify(self, words: Sequence[str], rows: np.ndarray | None = None) -> Verdict:
+        """Let the base tell which of the words fits each picture (all pictures, or only `rows`)."""
+        import torch
+
+        rows = np.arange(len(self.concept)) if rows is None else rows
+        index = torch.as_tensor(self.concept[rows], device=self.base.device)
+        tables = [self.base.encode_text([say(name, word) for name in self.names]) for word in words]
+        errors = denoising_errors(
+            self._denoise,
+            self.base.scheduler.alphas_cumprod,
+            self.latents[torch.as_tensor(rows, device=self.latents.device)],
+            tables,
+            index,
+            seed=self.seed,
+            progress=lambda done, total: self.report(" | ".join(words), done, total),
+        )
+        return classify(errors)
+
+    def auto(self) -> Grouping:
+        """Try the built-in attribute words; those that the model can tell apart and that are out of balance are groups.
+
+        Falls back to `discovered` where there is none.
+        """
+        rng = np.random.default_rng(self.seed)
+        count = len(self.concept)
+        some = np.sort(rng.choice(count, min(SCREENED, count), replace=False))
+        tried, found, known = [], [], []
+        for name, words in ATTRIBUTES.items():
+            verdict = self.classify(words, some)
+            clear = verdict.reliability >= RELIABLE and verdict.separation >= SEPARATE
+            row: dict[str, object] = {"attribute": name, "words": words, "reliability": verdict.reliability}
+            row |= {"separation": verdict.separation, "told_apart": clear, "used": False}
+            if clear:
+                known += words
+                verdict = self.classify(words)
+                groups = self._groups(f"auto:{name}", words, verdict)
+                row |= {"separation": verdict.separation, "shares": groups.shares.round(4).tolist()}
+                row["used"] = bool(np.abs(groups.shares - 1 / len(words)).max() >= IMBALANCE)
+                if row["used"]:
+                    found.append(groups)
+            tried.append(row)
+        if not found:
+            grouping = self.discover()
+            return Grouping("auto", grouping.groups, grouping.targets, grouping.weighting, tuple(known), tried)
+        grouping = self._balanced("auto", found, "uniform")
+        return Grouping("auto", found, grouping.targets, grouping.weighting, tuple(known), tried)
+
+    def discover(self) -> Grouping:
+        """Weight by the label-free indicator; the groups shown are the thirds of its log-weight."""
+        import torch
+
+        text = self.base.encode_text(self.names)
+        index = torch.as_tensor(self.concept, device=self.base.device)
+        features = unet_features(
+            self._denoise,
+            places(self.base.unet),
+            self.base.scheduler.alphas_cumprod,
+            self.latents,
+            text,
+            index,
+            seed=self.seed,
+            progress=lambda done, total: self.report("features", done, total),
+        )
+        level = indicate(centre(features, self.concept))
+        thirds = np.digitize(level, np.quantile(level, [1 / 3, 2 / 3]))
+        names = ("common", "between", "rare")
+        groups = Groups.from_labels([f"{2 - third} {names[third]}" for third in thirds], "discovered")
+        return Grouping(
+            "discovered", [groups], [Target.uniform(groups.names)], Weighting.of_indicator(level, self.concept)
+        )
+
+    def _balanced(self, source: str, groups: Sequence[Groups], target: str) -> Grouping:
+        targets = [Target.parse(target, part.names) for part in groups]
+        parts = [Weighting.of_groups(part, goal, self.concept) for part, goal in zip(groups, targets, strict=True)]
+        words = tuple(word for part in groups for word in part.words)
+        return Grouping(source, groups, targets, Weighting.product(parts), words)
+
+    def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
+        evidence = {"reliability": verdict.reliability, "separation": verdict.separation}
+        return Groups(words, verdict.posterior, source, words, evidence)
+
+    def _denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
+        return self.base.unet(noisy.to(self.base.dtype), t, text, return_dict=False)[0]
+
+
+def said_by_group(grouping: Grouping, caption: str) -> list[str]:
+    """Write a caption once per cell of the grouping (the product of its attributes), all words said."""
+
+    def cross(sentences: list[str], part: Groups) -> list[str]:
+        return [say(sentence, word) for sentence in sentences for word in part.words]
+
+    return reduce(cross, grouping.groups, [caption])
