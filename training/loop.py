@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from .base import Base
+    from .text_table import TextTable
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Captions:
-    """The text table of a run and how rows find their sentences in it.
-
-    Attributes:
-        table: [M, L, D] text embeddings.
-        neutral: [N] row of each picture's own caption.
-        empty: row of the empty caption.
-        said: [N, V] rows of captions with an attribute word said; V = 0 where no words are known.
-        said_by_group: [N, K] rows of the caption with the group's own word, or None where groups have no words.
-    """
-
-    table: "torch.Tensor"
-    neutral: np.ndarray
-    empty: int
-    said: np.ndarray
-    said_by_group: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     """One step's rows [B]: pictures, strengths, timesteps, texts, and where the target comes from.
 
@@ -91,7 +73,7 @@ class Plan:
 class Draws:
     """Draws the rows of each step; stateless, so that step n is the same whether or not the run was resumed."""
 
-    def __init__(self, weighting: Weighting, captions: Captions, settings: Settings, timesteps: int, style: bool):
+    def __init__(self, weighting: Weighting, captions: "TextTable", settings: Settings, timesteps: int, style: bool):
         self.weighting, self.captions, self.settings = weighting, captions, settings
         self.timesteps, self.style = timesteps, style
         self.grid = np.linspace(0, settings.alpha_max, 61)
@@ -130,20 +112,6 @@ class Draws:
         return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style.astype(np.float32))
 
 
-@dataclass(frozen=True)
-class Status:
-    """What the progress bar shows.
-
-    Attributes:
-        step: steps done of `steps`.
-        loss: smoothed loss.
-    """
-
-    step: int
-    steps: int
-    loss: float
-
-
 class FairTraining:
     """A run: base with its LoRAs, optimizer, and one method that makes a step.
 
@@ -160,7 +128,7 @@ class FairTraining:
         self,
         base: "Base",
         moments: tuple["torch.Tensor", "torch.Tensor"],
-        captions: Captions,
+        captions: "TextTable",
         weighting: Weighting,
         settings: Settings,
         style: bool = False,

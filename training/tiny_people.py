@@ -285,84 +285,87 @@ def min_snr_weight(alphas_cumprod: "torch.Tensor", gamma: float = 5.0) -> "torch
     return snr.clamp(max=gamma) / snr
 
 
-def train_denoiser(
-    moments: tuple["torch.Tensor", "torch.Tensor"],
-    draw: Draw,
-    text_encoder: Any,
-    tokenizer: Any,
-    unet: Any,
-    scheduler: Any,
-    steps: int,
-    *,
-    seed: int,
-    batch: int = 64,
-    rate: float = 1e-3,
-    compile_blocks: bool = False,
-    progress: Progress,
-    log: TrainingLog,
-    checkpoint: Callable[[int, Any, Any], None] | None = None,
-) -> tuple[Any, Any]:
-    """Train U-Net and text encoder together on the biased draw.
+class DenoiserTraining:
+    """Trains U-Net and text encoder together on the biased draw; a step's randomness depends on (seed, step) only.
 
     Args:
         moments: scaled latent means and deviations [N, 4, 8, 8]; every draw samples them anew.
         draw: which picture comes how often, and its captions.
-        text_encoder, tokenizer, unet, scheduler: the parts, trained in place.
-        steps: optimizer steps; the text encoder learns during the first 40% and is fixed then.
-        compile_blocks: run the U-Net through `torch.compile` (needs a C++ compiler; +30% on a CPU).
-        checkpoint: called every 1,000 steps with the step and the averaged U-Net and text-encoder states.
+        text_encoder, tokenizer, unet: the parts, trained in place; the text encoder is fixed after 40% of the steps.
+        alphas_cumprod: [T] ᾱ of the noise schedule.
+        steps: optimizer steps in all.
+        seed: of everything.
+        batch: pictures per step.
+        rate: learning rate before its decay.
+        compiled: run the U-Net through `torch.compile` (needs a C++ compiler on the CPU).
 
-    Returns:
-        The U-Net and the text encoder with their averaged weights (EMA).
+    Attributes:
+        averages: the U-Net's and the text encoder's EMA, which is what is kept.
+        loss: smoothed loss, on the device.
     """
-    import torch
 
-    began, (mean, deviation) = time.monotonic(), moments
-    device, rng = mean.device, np.random.default_rng(seed)
-    alphas_cumprod = scheduler.alphas_cumprod.to(device)
-    weights = min_snr_weight(alphas_cumprod)
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps))
-    averages = Ema(unet, 0.999), Ema(text_encoder, 0.999)
-    forward = torch.compile(unet) if compile_blocks else unet
-    running = torch.zeros((), device=device)
-    unet.train()
-    text_encoder.train()
-    for step in range(steps):
-        indices = rng.choice(len(draw.weights), batch, p=draw.weights)
-        texts, inverse = np.unique(draw.captions(indices, rng), return_inverse=True)
-        tokens = tokenizer(list(texts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    def __init__(
+        self,
+        moments: tuple["torch.Tensor", "torch.Tensor"],
+        draw: Draw,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        alphas_cumprod: "torch.Tensor",
+        steps: int,
+        *,
+        seed: int = 0,
+        batch: int = 64,
+        rate: float = 1e-3,
+        compiled: bool = False,
+    ):
+        import torch
+
+        self.moments, self.draw, self.tokenizer = moments, draw, tokenizer
+        self.unet, self.text_encoder = unet.train(), text_encoder.train()
+        self.steps, self.seed, self.batch, self.step = steps, seed, batch, 0
+        self.alphas_cumprod = alphas_cumprod.to(moments[0].device)
+        self.weights = min_snr_weight(self.alphas_cumprod)
+        self.parameters = [*unet.parameters(), *text_encoder.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        self.rate = rate
+        self.averages = Ema(unet, 0.999), Ema(text_encoder, 0.999)
+        self.forward = torch.compile(unet) if compiled else unet
+        self.loss = torch.zeros((), device=moments[0].device)
+
+    def advance(self) -> None:
+        """Make one optimizer step."""
+        import torch
+
+        mean, deviation = self.moments
+        device, rng = mean.device, np.random.default_rng([self.seed, self.step])
+        generator = torch.Generator("cpu").manual_seed((self.seed << 32) + self.step)
+        indices = rng.choice(len(self.draw.weights), self.batch, p=self.draw.weights)
+        texts, inverse = np.unique(self.draw.captions(indices, rng), return_inverse=True)
+        tokens = self.tokenizer(list(texts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         picked = torch.as_tensor(indices, device=device)
-        latents = mean[picked] + deviation[picked] * torch.randn(batch, *mean.shape[1:], device=device)
-        noise = torch.randn_like(latents)
-        t = torch.randint(0, len(alphas_cumprod), (batch,), device=device)
-        signal = alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+        shape = (self.batch, *mean.shape[1:])
+        jitter, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        latents = mean[picked] + deviation[picked] * jitter
+        t = torch.as_tensor(rng.integers(len(self.alphas_cumprod), size=self.batch), device=device)
+        signal = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
         noisy = signal * latents + (1 - signal.square()).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16):
-            with torch.set_grad_enabled(step < 0.4 * steps):
-                embedded = text_encoder(tokens.input_ids.to(device))[0]
-            predicted = forward(noisy, t, embedded[torch.as_tensor(inverse, device=device)], return_dict=False)[0]
-        error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-        loss = (weights[t] * error).mean()
-        optimizer.zero_grad()
+            with torch.set_grad_enabled(self.step < 0.4 * self.steps):
+                embedded = self.text_encoder(tokens.input_ids.to(device))[0]
+            embedded = embedded[torch.as_tensor(inverse, device=device)]
+            predicted = self.forward(noisy, t, embedded, return_dict=False)[0]
+        loss = (self.weights[t] * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        averages[0].update(unet)
-        averages[1].update(text_encoder)
-        running.lerp_(loss.detach(), 0.02 if step else 1.0)
-        if step % 50 == 0 or step == steps - 1:
-            value = running.item()
-            log.denoiser.append((step, round(value, 4)))
-            progress("denoiser", step + 1, steps, value)
-        if checkpoint and step % 1000 == 999:
-            checkpoint(step + 1, averages[0].state, averages[1].state)
-    unet.load_state_dict(averages[0].state)
-    text_encoder.load_state_dict(averages[1].state)
-    log.seconds["denoiser"] = log.seconds.get("denoiser", 0) + time.monotonic() - began
-    return unet.eval(), text_encoder.eval()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * learning_rate(self.step, self.steps)
+        self.optimizer.step()
+        self.averages[0].update(self.unet)
+        self.averages[1].update(self.text_encoder)
+        self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.step else loss.detach()
+        self.step += 1
 
 
 def latent_moments(vae: Any, pictures: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor", float]:
