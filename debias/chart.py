@@ -1,0 +1,296 @@
+"""Charts as matplotlib figures, made without pyplot's global state, for a page (SVG) and for files (PNG).
+
+In SVG every colour becomes a CSS variable, so that a page can be light or dark. The palette keeps its hues apart for colour-blind
+eyes (after Okabe & Ito 2008); markers and labels at the end of each line say the same again without colour.
+"""
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .storage import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LIGHT = ("#0067a5", "#c8500a", "#00805c", "#a8558a", "#a87400", "#3a8fc4", "#6a5aa8", "#6b6b6b")
+DARK = ("#5cb0ec", "#f58a4b", "#35c79c", "#e59fc8", "#eab84a", "#9ad2f5", "#b3a6ec", "#b4b4b4")
+INK, MUTED, RULE, SURFACE = "#24272c", "#6a6e75", "#dcdad5", "#fffffe"
+MARKERS = "os^Dv*PX"
+VARIABLES = {colour: f"var(--series-{i})" for i, colour in enumerate(LIGHT)} | {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    SURFACE: "var(--surface)",
+}
+
+
+def shares_over_alpha(
+    alpha: Sequence[float],
+    shares: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    names: Sequence[str],
+    target: Sequence[float] | None = None,
+    axes: "Axes | None" = None,
+) -> "Figure":
+    """Shares [A, K] over α [A] with their intervals as bands and the target as dotted lines."""
+    figure, axes = _canvas(axes, "Share of pictures", "α (strength of the adapter)")
+    shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
+    for level in sorted({round(float(one), 6) for one in target}) if target is not None else ():
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 3)), zorder=1)
+    for k in range(len(names)):
+        colour = LIGHT[k % len(LIGHT)]
+        axes.fill_between(alpha, low[:, k], high[:, k], color=colour, alpha=0.14, linewidth=0)
+        axes.plot(alpha, shares[:, k], color=colour, marker=MARKERS[k % len(MARKERS)], **_line(k))
+    _label_ends(axes, alpha[-1], shares[-1], names)
+    _percent_axis(axes)
+    _alpha_axis(axes, alpha)
+    return figure
+
+
+def distance_over_alpha(
+    alpha: Sequence[float],
+    distance: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    floor: Sequence[float] | None = None,
+    floor_high: Sequence[float] | None = None,
+    axes: "Axes | None" = None,
+) -> "Figure":
+    """FD [A] over α [A]; the shaded ground is what a perfectly fair model would score with as many pictures."""
+    figure, axes = _canvas(axes, "Distance to the target (FD)", "α (strength of the adapter)")
+    if floor is not None and floor_high is not None:
+        axes.fill_between(alpha, 0, floor_high, color=LIGHT[2], alpha=0.14, linewidth=0)
+        axes.plot(alpha, floor, color=LIGHT[2], linewidth=1, linestyle=(0, (1, 2)))
+        _text(axes, alpha[0], float(floor_high[0]), "a fair model scores this", LIGHT[2], (4, 4), size=9)
+    axes.fill_between(alpha, low, high, color=LIGHT[0], alpha=0.14, linewidth=0)
+    axes.plot(alpha, distance, color=LIGHT[0], marker="o", **_line(0))
+    axes.set_ylim(0, max(0.1, 1.12 * float(np.nanmax(np.asarray(high, dtype=float)))))
+    _alpha_axis(axes, alpha)
+    return figure
+
+
+def share_bars(
+    labels: Sequence[str],
+    shares: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    names: Sequence[str],
+    target: Sequence[float] | None = None,
+    axes: "Axes | None" = None,
+) -> "Figure":
+    """Shares [C, K] of conditions that lie on no common scale, as dots with intervals; open ticks mark the target."""
+    figure, axes = _canvas(axes, "", "Share of pictures")
+    shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
+    place, ticks = 0.0, []
+    for c in range(len(labels)):
+        for k, name in enumerate(names):
+            colour = LIGHT[k % len(LIGHT)]
+            axes.plot([low[c, k], high[c, k]], [place, place], color=colour, linewidth=5, alpha=0.3)
+            axes.plot(shares[c, k], place, color=colour, marker=MARKERS[k % len(MARKERS)], markersize=7)
+            if target is not None:
+                axes.plot(target[k], place, color=MUTED, marker="|", markersize=15)
+            ticks.append((place, name if len(labels) == 1 else f"{labels[c]} · {name}"))
+            place += 1
+        place += 0.6
+    axes.set_yticks([at for at, _ in ticks], [_shortened(name) for _, name in ticks])
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(_percent)
+    axes.set_xlim(-0.02, 1.02)
+    return _literal(figure)
+
+
+def pareto(
+    fairness: Sequence[float],
+    quality: Sequence[float],
+    labels: Sequence[str],
+    quality_name: str = "KID",
+    fairness_name: str = "Distance to the target (FD)",
+    lower_is_better: bool = True,
+    axes: "Axes | None" = None,
+) -> "Figure":
+    """Fairness against quality, one labelled point per α or guidance scale; the line joins points that none beats in both."""
+    figure, axes = _canvas(axes, quality_name, fairness_name)
+    x, y = np.asarray(fairness, dtype=float), np.asarray(quality, dtype=float)
+    cost = y if lower_is_better else -y
+    best = [
+        i
+        for i in range(len(x))
+        if not any((x[j] <= x[i] and cost[j] <= cost[i] and (x[j], cost[j]) != (x[i], cost[i])) for j in range(len(x)))
+    ]
+    best.sort(key=lambda i: x[i])
+    axes.plot(x[best], y[best], color=LIGHT[0], linewidth=1.5, alpha=0.5)
+    for i, label in enumerate(labels):
+        colour = LIGHT[0] if i in best else MUTED
+        axes.plot(x[i], y[i], color=colour, marker="o", markersize=8)
+        _text(axes, x[i], y[i], label, INK, (8, 5))
+    axes.margins(0.14)
+    axes.set_xlim(left=0)
+    return _literal(figure)
+
+
+def predicted_curve(
+    alpha: Sequence[float],
+    shares: np.ndarray,
+    distance: Sequence[float],
+    ess: Sequence[float],
+    names: Sequence[str],
+    recommended: float | None = None,
+) -> "Figure":
+    """What the weights promise before training: shares [A, K], FD [A] and effective sample size [A] over α [A]."""
+    figure, (left, right) = _pair()
+    shares = np.asarray(shares, dtype=float)
+    shares_over_alpha(alpha, shares, shares, shares, names, axes=left)
+    _canvas(right, "", "α (strength of the adapter)")
+    for k, (values, name) in enumerate(((distance, "distance to target"), (ess, "effective sample"))):
+        right.plot(alpha, values, color=LIGHT[k], marker=MARKERS[k], **_line(k))
+    _label_ends(right, alpha[-1], [distance[-1], ess[-1]], ("distance to target", "effective sample"))
+    right.set_ylim(0, 1.04)
+    _alpha_axis(right, alpha)
+    if recommended is not None:
+        for one in (left, right):
+            one.axvline(recommended, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        _text(right, recommended, 1.0, f"recommended α = {recommended:g}", MUTED, (-5, 2), size=9, anchor="right")
+    return _literal(figure)
+
+
+def loss_curve(steps: Sequence[float], loss: Sequence[float], smooth: int = 25) -> "Figure":
+    """Training loss over steps, faint as it was and plain as a running mean of `smooth` values."""
+    figure, axes = _canvas(None, "Loss", "Step")
+    values = np.asarray(loss, dtype=float)
+    axes.plot(steps, values, color=LIGHT[0], linewidth=0.8, alpha=0.3)
+    window = max(1, min(smooth, len(values)))
+    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
+    start = np.maximum(np.arange(1, len(values) + 1) - window, 0)
+    mean = (total[1:] - total[start]) / (np.arange(1, len(values) + 1) - start)
+    axes.plot(steps, mean, color=LIGHT[0], linewidth=2)
+    return _literal(figure)
+
+
+def to_svg(figure: "Figure", label: str = "") -> str:
+    """The figure as an SVG element for a page: colours are CSS variables, text stays text, no ids, nothing random."""
+    from html import escape
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ddm"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{escape(label)}" \1>', text, count=1)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    return re.sub("|".join(VARIABLES), lambda found: VARIABLES[found.group()], text)
+
+
+def to_png(figure: "Figure", dpi: int = 160) -> bytes:
+    """The figure as the bytes of a PNG file, light."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save_png(figure: "Figure", path: str | os.PathLike, dpi: int = 160) -> None:
+    """Write the figure to `path` atomically."""
+    write_bytes(path, to_png(figure, dpi))
+
+
+def _pair() -> tuple["Figure", tuple["Axes", "Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    return figure, (left, right)
+
+
+def _canvas(axes: "Axes | None", vertical: str, horizontal: str) -> tuple["Figure", "Axes"]:
+    """Bare axes: no box, faint horizontal rules, the vertical axis named above instead of sideways."""
+    from matplotlib.figure import Figure
+
+    if axes is None:
+        axes = Figure(figsize=(5.6, 3.9), layout="constrained").subplots()
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=9.5, length=0, pad=5)
+    axes.set_title(vertical, loc="left", fontsize=10.5, color=INK, pad=10, parse_math=False)
+    axes.set_xlabel(horizontal, fontsize=9.5, color=MUTED, labelpad=6, parse_math=False)
+    return axes.figure, axes
+
+
+def _line(k: int) -> dict[str, object]:
+    """Colours repeat after eight classes; the dashes then tell them apart."""
+    return {"linewidth": 2, "markersize": 5.5, "linestyle": ("-", "--", ":", "-.")[(k // len(LIGHT)) % 4]}
+
+
+def _label_ends(axes: "Axes", x: float, values: Sequence[float], names: Sequence[str]) -> None:
+    """Names at the ends of lines, pushed apart where they would overlap."""
+    values = np.nan_to_num(np.asarray(values, dtype=float))
+    order = np.argsort(values, kind="stable")
+    gap = min(0.062, 1 / max(len(values), 1))
+    places = values.copy()
+    for before, here in zip(order, order[1:], strict=False):
+        places[here] = max(places[here], places[before] + gap)
+    places[order] -= max(0.0, places[order].mean() - values.mean())
+    for k, name in enumerate(names):
+        text = _text(axes, x, float(places[k]), _shortened(name), LIGHT[k % len(LIGHT)], (10, 0), size=10)
+        text.set_verticalalignment("center")
+
+
+def _text(
+    axes: "Axes",
+    x: float,
+    y: float,
+    words: str,
+    colour: str,
+    offset: tuple[float, float],
+    size: float = 9.5,
+    anchor: str = "left",
+) -> object:
+    """Words at a data point; `$` and friends are plain characters."""
+    return axes.annotate(
+        words,
+        (x, y),
+        offset,
+        textcoords="offset points",
+        color=colour,
+        fontsize=size,
+        horizontalalignment=anchor,
+        parse_math=False,
+        annotation_clip=False,
+    )
+
+
+def _alpha_axis(axes: "Axes", alpha: Sequence[float]) -> None:
+    if len(alpha) <= 9:
+        axes.set_xticks(list(alpha), [f"{one:g}" for one in alpha])
+
+
+def _percent_axis(axes: "Axes") -> None:
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(_percent)
+
+
+def _percent(value: float, _: object = None) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _shortened(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _literal(figure: "Figure") -> "Figure":
+    """Tick labels may be users' words: no mathematics in them."""
+    for axes in figure.axes:
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set_parse_math(False)
+    return figure

@@ -1,0 +1,58 @@
+"""The unlabelled view: pictures that look alike, for those who do not want to ascribe identity."""
+
+import numpy as np
+
+from . import interval, metric
+from .record import Records
+from .report import Cluster, Estimate, Thumbnail
+from .sheet import thumbnail
+
+EXAMPLES = 8
+
+
+def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple[list[Cluster], list[float | None]]:
+    """Cluster the features of all pictures by k-means, after each prompt's mean is taken out.
+
+    Subtracting it keeps the subject itself from being a cluster: what is left is how pictures of one prompt differ.
+
+    Returns:
+        The clusters, largest in the base condition first, with their shares as mean over prompts, and for each condition
+        exp(entropy) of these shares: over how many clusters its pictures spread. Both empty without features.
+    """
+    if records.features is None or count < 2 or len(records.features) < 4 * count:
+        return [], []
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    features = np.asarray(records.features, dtype=np.float64).reshape(len(records.features), -1)
+    prompt = np.asarray(records.prompt)
+    sums = np.zeros((len(records.prompts), features.shape[1]))
+    np.add.at(sums, prompt, features)
+    features = features - (sums / np.maximum(np.bincount(prompt, minlength=len(sums)), 1)[:, None])[prompt]
+    if not np.any(features):
+        return [], []
+    depth = min(20, *features.shape)
+    features = PCA(depth, random_state=random_seed).fit_transform(features)
+    model = KMeans(count, n_init=4, random_state=random_seed).fit(features)
+    onehot = (model.labels_[:, None] == np.arange(count)).astype(np.float64)
+    size = (len(records.conditions), len(records.prompts))
+    counts = interval.tabulate(onehot, records.condition, records.prompt, *size)
+    p = np.stack([metric.mean_over_prompts(metric.shares(one)) for one in counts])
+    distance = model.transform(features)
+    clusters = []
+    for k in np.argsort(-np.nan_to_num(p[records.base]), kind="stable"):
+        total = counts[:, :, k].sum(), counts.sum((1, 2))
+        low, high = interval.wilson(np.nan_to_num(p[:, k]) * total[1], total[1])
+        shares = [
+            Estimate(None) if np.isnan(value) else Estimate(float(value), float(a), float(b))
+            for value, a, b in zip(p[:, k], low, high, strict=True)
+        ]
+        members = np.flatnonzero(model.labels_ == k)
+        nearest = members[np.argsort(distance[members, k], kind="stable")]
+        spread = nearest[np.unique(np.linspace(0, len(nearest) // 2, EXAMPLES).astype(int))] if len(nearest) else []
+        examples = [
+            Thumbnail(thumbnail(records.paths[i]), str(records.prompts[prompt[i]])) for i in spread
+        ] if records.paths is not None else []
+        clusters.append(Cluster(int(total[0]), shares, examples))
+    effective = [None if np.isnan(one).any() else float(metric.effective_groups(one)) for one in p]
+    return clusters, effective

@@ -1,0 +1,205 @@
+"""How sure one can be: intervals, the score of a perfectly fair model, and verdicts by equivalence test."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+MARGIN = 0.10
+FEWEST_PICTURES = 60
+LOWEST_COVERAGE = 0.8
+
+TOO_FEW = "too few to say"
+CANNOT_TELL = "cannot tell"
+NOT_FAIR = "not fair"
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def fair_within(margin: float) -> str:
+    """The words for a model that passed the equivalence test, as `fair within ±.10`."""
+    return "fair within ±" + f"{margin:.2f}".lstrip("0")
+
+
+def wilson(count: np.ndarray | float, total: np.ndarray | float, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson score interval for a share (Wilson 1927).
+
+    Args:
+        count: pictures of the class, [...].
+        total: pictures counted, broadcastable to `count`.
+        level: two-sided confidence, in 0 to 1.
+
+    Returns:
+        Lower and upper bound, [...]; 0 and 1 where nothing was counted.
+    """
+    from scipy.special import ndtri
+
+    count, total = np.broadcast_arrays(np.asarray(count, dtype=np.float64), np.asarray(total, dtype=np.float64))
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    n = np.maximum(total, 1e-12)
+    p = np.clip(count / n, 0, 1)
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def tabulate(
+    onehot: np.ndarray, condition: np.ndarray, prompt: np.ndarray, conditions: int, prompts: int
+) -> np.ndarray:
+    """Counts [C, P, K] of class indicators [N, K] by condition index [N] and prompt index [N]."""
+    counts = np.zeros((conditions, prompts, onehot.shape[1]))
+    np.add.at(counts, (condition, prompt), onehot)
+    return counts
+
+
+def clustered_bootstrap(
+    onehot: np.ndarray,
+    condition: np.ndarray,
+    prompt: np.ndarray,
+    seed: np.ndarray,
+    statistic: Statistic,
+    resamples: int = 2000,
+    random_seed: int = 0,
+) -> np.ndarray:
+    """Resample whole prompts, and whole seeds, and average a statistic over the prompts.
+
+    Pictures of one prompt share what the model thinks of it, and pictures of one seed share their noise, so neither are
+    independent. Two bootstraps answer to the two kinds: one draws prompts with everything in them; the other draws seeds,
+    each with its pictures under every prompt and condition, within sets of prompts that have seeds in common. Conditions
+    are resampled together, so that a difference between two of them is paired. `envelope` makes one interval of both.
+
+    Args:
+        onehot: [N, K] class indicators; a row of zeros is an undetermined picture.
+        condition: [N] indices 0 … C−1.
+        prompt: [N] indices 0 … P−1.
+        seed: [N] integers.
+        statistic: counts [..., K] to values [..., M] of one prompt, NaN where nothing was counted.
+        resamples: B.
+
+    Returns:
+        [2, B, C, M], by prompt and by seed; NaN where a condition has no counted picture.
+    """
+    rng = np.random.default_rng(random_seed)
+    conditions, prompts, classes = int(condition.max()) + 1, int(prompt.max()) + 1, onehot.shape[1]
+    counts = tabulate(onehot, condition, prompt, conditions, prompts)
+
+    values = statistic(counts)
+    draws = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
+    by_prompt = _ratio(
+        np.einsum("bp,cpm->bcm", draws, np.nan_to_num(values)), np.einsum("bp,cpm->bcm", draws, ~np.isnan(values))
+    )
+
+    seeds, seed_index = np.unique(seed, return_inverse=True)
+    block_of_prompt, block_of_seed = _blocks(prompt, seed_index.reshape(-1), prompts, len(seeds))
+    total = np.zeros_like(by_prompt)
+    counted = np.zeros_like(by_prompt)
+    for block in range(int(block_of_prompt.max()) + 1):
+        own_prompts = np.flatnonzero(block_of_prompt == block)
+        own_seeds = np.flatnonzero(block_of_seed == block)
+        rows = np.flatnonzero(block_of_prompt[prompt] == block)
+        cells = np.zeros((len(own_seeds), conditions, len(own_prompts), classes), dtype=np.float32)
+        place = (
+            np.searchsorted(own_seeds, seed_index[rows]),
+            condition[rows],
+            np.searchsorted(own_prompts, prompt[rows]),
+        )
+        np.add.at(cells, place, onehot[rows])
+        flat = cells.reshape(len(own_seeds), -1)
+        step = max(1, 4_000_000 // max(flat.shape[1], len(own_seeds)))
+        for start in range(0, resamples, step):
+            part = slice(start, min(start + step, resamples))
+            size = part.stop - part.start
+            weights = rng.multinomial(len(own_seeds), np.full(len(own_seeds), 1 / len(own_seeds)), size=size)
+            drawn = (weights.astype(np.float32) @ flat).reshape(size, *cells.shape[1:])
+            values = statistic(drawn.astype(np.float64))
+            total[part] += np.nan_to_num(values).sum(2)
+            counted[part] += (~np.isnan(values)).sum(2)
+    return np.stack([by_prompt, _ratio(total, counted)])
+
+
+def envelope(draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The wider of the two cluster bootstraps: percentiles of draws [2, B, ...], the lower low and the higher high.
+
+    Resampling few prompts understates the noise, and resampling seeds takes the prompts as given: the wider is honest.
+    """
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail], axis=1)
+    return low.min(0), high.max(0)
+
+
+def centred(draws: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """Draws [2, B, ...] of a distance, moved so that their mean is the estimate [...], and kept at 0 or above.
+
+    A distance is biased upwards by noise, and a resample has the noise twice.
+    """
+    return np.maximum(draws - draws.mean(1, keepdims=True) + estimate, 0)
+
+
+def fair_floor(
+    target: np.ndarray, pictures: np.ndarray, statistic: Statistic, draws: int = 1000, random_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a model that follows the target exactly would score with as many pictures.
+
+    Args:
+        target: τ [K].
+        pictures: counted pictures of each prompt [P]; prompts without any are left out.
+        statistic: counts [..., K] to values [..., M].
+
+    Returns:
+        The mean and the 95th percentile, each [M], of the statistic averaged over the prompts (NaN without pictures).
+    """
+    pictures = np.asarray(pictures, dtype=np.int64)
+    pictures = pictures[pictures > 0]
+    if not len(pictures):
+        empty = np.full(np.shape(statistic(np.asarray(target)[None]))[-1], np.nan)
+        return empty, empty
+    rng = np.random.default_rng(random_seed)
+    counts = rng.multinomial(pictures, target / np.sum(target), size=(draws, len(pictures)))
+    values = statistic(counts.astype(np.float64)).mean(1)
+    return values.mean(0), np.percentile(values, 95, axis=0)
+
+
+def equivalence(
+    interval: Callable[[float], tuple[np.ndarray, np.ndarray]],
+    target: np.ndarray,
+    pictures: float,
+    coverage: float = 1.0,
+    margin: float = MARGIN,
+) -> str:
+    """A verdict on shares by two one-sided tests (Schuirmann 1987), at 5% in either direction.
+
+    Fair, if the 90% interval of *every* share lies within the margin around its target; not fair, if an interval of some
+    share (95%, Bonferroni-corrected for more than two classes) lies wholly outside. No significant difference is no proof
+    of fairness: what passes neither test cannot be told.
+
+    Args:
+        interval: confidence level to lower and upper bounds [K].
+        target: τ [K].
+        pictures: pictures per prompt, undetermined ones included; below 60 there is no verdict.
+        coverage: share of pictures that are determined; below .8 nothing can be called fair.
+        margin: the largest deviation of a share that still counts as fair.
+    """
+    if not pictures >= FEWEST_PICTURES:
+        return TOO_FEW
+    low, high = interval(0.90)
+    if np.isnan(low).any():
+        return CANNOT_TELL
+    if np.all(low >= target - margin) and np.all(high <= target + margin):
+        return fair_within(margin) if coverage >= LOWEST_COVERAGE else CANNOT_TELL
+    comparisons = 1 if len(low) == 2 else len(low)
+    low, high = interval(1 - 0.05 / comparisons)
+    return NOT_FAIR if np.any(low > target + margin) or np.any(high < target - margin) else CANNOT_TELL
+
+
+def _ratio(total: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    return np.divide(total, counted, out=np.full(total.shape, np.nan), where=counted > 0)
+
+
+def _blocks(prompt: np.ndarray, seed: np.ndarray, prompts: int, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Connected sets of prompts and seeds: prompts are connected by the seeds that they share."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    size = prompts + seeds
+    graph = coo_matrix((np.ones(len(prompt)), (prompt, prompts + seed)), shape=(size, size))
+    label = connected_components(graph, directed=False)[1]
+    return label[:prompts], label[prompts:]

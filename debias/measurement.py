@@ -1,0 +1,349 @@
+"""From records to a report: every figure of DESIGN §6, averaged over prompts and with its uncertainty."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from . import interval, metric, quality
+from .cluster import look_alikes
+from .record import CONFIDENCE, Attribute, Records
+from .report import Estimate, FairnessReport, Intersection, Measured, Overall, PromptRow, Quality, Setting
+from .sheet import contact_sheets
+from .subject import recognised_by
+from .summary import remarks, summarise
+
+DRIFT = {interval.NOT_FAIR: "moved", interval.CANNOT_TELL: interval.CANNOT_TELL, interval.TOO_FEW: interval.TOO_FEW}
+
+
+def build_report(
+    records: Records,
+    title: str = "Fairness report",
+    margin: float = interval.MARGIN,
+    confidence: float = CONFIDENCE,
+    reference: np.ndarray | None = None,
+    reference_name: str = "the reference pictures",
+    resamples: int = 2000,
+    clusters: int = 6,
+    sheets: int = 6,
+    random_seed: int = 0,
+) -> FairnessReport:
+    """Measure every attribute under every condition.
+
+    Args:
+        records: the pictures. Attributes with a target are judged against it, the others by their drift from the base; one
+            whose classes the prompts name (a probe for roles) tells instead how often the subject is recognised.
+        margin: deviation of a share that still counts as fair.
+        confidence: probability below which a picture counts as undetermined.
+        reference: features [M, D] to measure KID against; without it, the base condition's pictures serve.
+        resamples: bootstrap resamples.
+        clusters: clusters of the unlabelled view, 0 for none; needs features.
+        sheets: prompts to show pictures of, 0 for none; needs paths.
+
+    Raises:
+        DDMError: a target over other classes than the probe's, or nothing to measure.
+    """
+    subjects = {one.name: recognised_by(one, records.prompts) for one in records.attributes}
+    fidelity = next((one for one in records.attributes if subjects[one.name] is not None and one.target is None), None)
+    shown = [one for one in records.attributes if one is not fidelity] or list(records.attributes)
+    measured = [_measure(one, records, margin, confidence, resamples, random_seed) for one in shown]
+    settings = [
+        Setting(one.label, one.alpha, one.cfg, int((records.condition == i).sum()))
+        for i, one in enumerate(records.conditions)
+    ]
+    prices = _prices(records, fidelity, subjects, reference, reference_name, resamples, random_seed)
+    groups, effective = look_alikes(records, clusters, random_seed)
+    facts = {"base": records.base, "after": records.after, "prompts": len(records.prompts), "conditions": settings}
+    pages, unreadable = contact_sheets(records, shown[0], confidence, sheets)
+    notes = list(records.notes)
+    if unreadable:
+        notes.append(f"{unreadable} pictures for the contact sheets could not be opened.")
+    return FairnessReport(
+        title=title,
+        summary=summarise(measured, settings, records.base, records.after),
+        remarks=remarks(measured, prices, settings, records.base, records.after, margin),
+        margin=margin,
+        confidence=confidence,
+        attributes=measured,
+        fidelity=fidelity.name if fidelity else "",
+        intersections=_intersections(records, shown, confidence, resamples, random_seed),
+        quality=prices,
+        sheets=pages,
+        clusters=groups,
+        clusters_effective=effective,
+        notes=notes,
+        **facts,
+    )
+
+
+def number(value: float) -> float | None:
+    """A plain float, or None for what is not finite (JSON has no NaN)."""
+    return float(value) if np.isfinite(value) else None
+
+
+def estimate(value: float, low: float, high: float) -> Estimate:
+    """An `Estimate` of plain floats whose interval holds its value."""
+    if not np.isfinite(value):
+        return Estimate(None)
+    return Estimate(number(value), number(min(low, value)), number(max(high, value)))
+
+
+def _scores(target: np.ndarray) -> interval.Statistic:
+    """Counts [..., K] to shares, FD, pairwise bias and parity gap, [..., K + 3]."""
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        p = metric.shares(counts)
+        distances = (metric.fairness_distance(p, target), metric.pairwise_bias(p), metric.parity_gap(p, target))
+        return np.concatenate([p, np.stack(distances, -1)], -1)
+
+    return statistic
+
+
+def _bootstrap(
+    onehot: np.ndarray, records: Records, statistic: interval.Statistic, resamples: int, random_seed: int
+) -> np.ndarray:
+    return interval.clustered_bootstrap(
+        onehot, records.condition, records.prompt, records.seed, statistic, resamples, random_seed
+    )
+
+
+def _measure(
+    attribute: Attribute, records: Records, margin: float, confidence: float, resamples: int, random_seed: int
+) -> Measured:
+    classes, base = len(attribute.classes), records.base
+    onehot = attribute.onehot(confidence)
+    size = (len(records.conditions), len(records.prompts))
+    counts = interval.tabulate(onehot, records.condition, records.prompt, *size)
+    totals = interval.tabulate(np.ones((len(onehot), 1)), records.condition, records.prompt, *size)[..., 0]
+    base_shares = metric.mean_over_prompts(metric.shares(counts[base]))
+    if attribute.target is not None:
+        target = attribute.target.shares
+    else:
+        target = np.where(np.isnan(base_shares), 1 / classes, base_shares)
+    statistic = _scores(target)
+    draws = _bootstrap(onehot, records, statistic, resamples, random_seed)
+    overall, rows = [], []
+    for condition in range(size[0]):
+        own, total = counts[condition], totals[condition]
+        overall.append(
+            _overall(condition, own, total, draws, base, base_shares, attribute, target, margin, random_seed)
+        )
+        here = [
+            _prompt_row(condition, name, own[p], int(total[p]), target, attribute.target is not None, margin)
+            for p, name in enumerate(records.prompts)
+            if total[p]
+        ]
+        rows += sorted(here, key=lambda row: -1 if row.fd is None else row.fd, reverse=True)
+    confusion = None if attribute.confusion is None else np.asarray(attribute.confusion, dtype=float).tolist()
+    accuracy = None if attribute.accuracy is None else float(attribute.accuracy)
+    return Measured(
+        attribute.name,
+        list(attribute.classes),
+        target.tolist(),
+        attribute.target is not None,
+        accuracy,
+        confusion,
+        overall,
+        rows,
+    )
+
+
+def _overall(
+    condition: int,
+    counts: np.ndarray,
+    totals: np.ndarray,
+    draws: np.ndarray,
+    base: int,
+    base_shares: np.ndarray,
+    attribute: Attribute,
+    target: np.ndarray,
+    margin: float,
+    random_seed: int,
+) -> Overall:
+    """One attribute under one condition: counts [P, K], pictures per prompt [P], draws [2, B, C, K + 3]."""
+    classes = counts.shape[-1]
+    statistic = _scores(target)
+    per_prompt = statistic(counts)
+    scores = metric.mean_over_prompts(per_prompt)
+    p, counted, made = scores[:classes], counts.sum(), int(totals.sum())
+    own = draws[:, :, condition]
+
+    def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
+        low, high = interval.envelope(own[..., :classes], level)
+        plain_low, plain_high = interval.wilson(np.nan_to_num(p) * counted, counted, level)
+        return np.fmin(low, plain_low), np.fmax(high, plain_high)
+
+    def corrected() -> list[Estimate] | None:
+        if attribute.confusion is None or (values := metric.correct_shares(p, attribute.confusion)) is None:
+            return None
+        bounds = metric.correct_shares(own[..., :classes], attribute.confusion)
+        return _estimates(values, *interval.envelope(bounds))
+
+    moved = own[..., :classes] - draws[:, :, base, :classes]
+
+    def change_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
+        return interval.envelope(moved, level)
+
+    of_mean = metric.fairness_distance(p, target)
+    mean_draws = metric.fairness_distance(own[..., :classes], target)
+    distances = interval.envelope(interval.centred(own[..., classes:], scores[classes:]))
+    fd, bias, gap = _estimates(scores[classes:], *distances)
+    floor, floor_high = interval.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
+    per_prompt_pictures = float(np.median(totals[totals > 0])) if made else 0.0
+    coverage = counted / max(made, 1)
+    drift = None
+    if attribute.target is None and condition != base:
+        said = interval.equivalence(change_interval, np.zeros(classes), per_prompt_pictures, coverage, margin)
+        unchanged = interval.fair_within(margin).replace("fair", "unchanged")
+        drift = DRIFT.get(said, unchanged)
+    return Overall(
+        condition=condition,
+        pictures=made,
+        undetermined=made - int(counted),
+        shares=_estimates(p, *share_interval(0.95)),
+        corrected=corrected(),
+        change=_estimates(p - base_shares, *change_interval(0.95)),
+        fd=fd,
+        fd_of_mean=estimate(of_mean, *interval.envelope(interval.centred(mean_draws, of_mean))),
+        floor=number(floor[classes]),
+        floor_high=number(floor_high[classes]),
+        pairwise_bias=bias,
+        parity_gap=gap,
+        kl=number(metric.mean_over_prompts(metric.kl_divergence(per_prompt[:, :classes], target))),
+        normalised_entropy=number(metric.mean_over_prompts(metric.normalised_entropy(per_prompt[:, :classes]))),
+        effective_groups=number(metric.mean_over_prompts(metric.effective_groups(per_prompt[:, :classes]))),
+        prompt_gap=number(metric.prompt_range(per_prompt[:, :classes]).max()),
+        verdict=interval.equivalence(share_interval, target, per_prompt_pictures, coverage, margin)
+        if attribute.target is not None
+        else "",
+        drift=drift,
+    )
+
+
+def _prompt_row(
+    condition: int, prompt: str, counts: np.ndarray, made: int, target: np.ndarray, targeted: bool, margin: float
+) -> PromptRow:
+    counted = counts.sum()
+    p = metric.shares(counts)
+
+    def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
+        return interval.wilson(counts, counted, level)
+
+    floor, _ = interval.fair_floor(target, np.array([counted]), _scores(target), draws=500)
+    verdict = interval.equivalence(share_interval, target, made, counted / max(made, 1), margin) if targeted else ""
+    return PromptRow(
+        condition=condition,
+        prompt=prompt,
+        pictures=made,
+        undetermined=made - int(counted),
+        counts=[int(count) for count in counts],
+        shares=_estimates(p, *share_interval(0.95)),
+        fd=number(metric.fairness_distance(p, target)),
+        floor=number(floor[len(target)]),
+        pairwise_bias=number(metric.pairwise_bias(p)),
+        parity_gap=number(metric.parity_gap(p, target)),
+        kl=number(metric.kl_divergence(p, target)),
+        normalised_entropy=number(metric.normalised_entropy(p)),
+        effective_groups=number(metric.effective_groups(p)),
+        verdict=verdict,
+    )
+
+
+def _estimates(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Estimate]:
+    return [estimate(*one) for one in zip(values, low, high, strict=True)]
+
+
+def _intersections(
+    records: Records, attributes: Sequence[Attribute], confidence: float, resamples: int, random_seed: int
+) -> list[Intersection]:
+    """Joint shares of two attributes, mean over prompts; expected is the product of targets, or of the base's shares."""
+    found = []
+    for first, second in combinations(attributes, 2):
+        shape = (len(first.classes), len(second.classes))
+        a, b = first.onehot(confidence), second.onehot(confidence)
+        joint = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
+        size = (len(records.conditions), len(records.prompts))
+        counts = interval.tabulate(joint, records.condition, records.prompt, *size)
+        draws = _bootstrap(joint, records, metric.shares, resamples, random_seed)
+        expected = np.outer(*(_expected(one, records, confidence) for one in (first, second)))
+        for condition in dict.fromkeys((records.base, records.after)):
+            p = metric.mean_over_prompts(metric.shares(counts[condition]))
+            if np.isnan(p).any():
+                continue
+            total = counts[condition].sum()
+            low, high = interval.envelope(draws[:, :, condition])
+            plain_low, plain_high = interval.wilson(p * total, total)
+            cells = _estimates(p, np.fmin(low, plain_low), np.fmax(high, plain_high))
+            worst = np.unravel_index(int(np.argmax(expected.ravel() - p)), shape)
+            found.append(
+                Intersection(
+                    condition,
+                    [first.name, second.name],
+                    list(first.classes),
+                    list(second.classes),
+                    [cells[row * shape[1] : (row + 1) * shape[1]] for row in range(shape[0])],
+                    expected.tolist(),
+                    [int(i) for i in worst],
+                    int(total),
+                )
+            )
+    return found
+
+
+def _expected(attribute: Attribute, records: Records, confidence: float) -> np.ndarray:
+    if attribute.target is not None:
+        return attribute.target.shares
+    size = (len(records.conditions), len(records.prompts))
+    counts = interval.tabulate(attribute.onehot(confidence), records.condition, records.prompt, *size)
+    return np.nan_to_num(metric.mean_over_prompts(metric.shares(counts[records.base])))
+
+
+def _prices(
+    records: Records,
+    fidelity: Attribute | None,
+    subjects: dict[str, np.ndarray | None],
+    reference: np.ndarray | None,
+    reference_name: str,
+    resamples: int,
+    random_seed: int,
+) -> list[Quality]:
+    """KID, same-seed distance and recognised subjects of every condition; empty without features and fidelity probe."""
+    if records.features is None and fidelity is None:
+        return []
+    features = records.features
+    recognised = [None] * len(records.conditions)
+    if fidelity is not None:
+        hit = fidelity.probabilities.argmax(1) == subjects[fidelity.name][records.prompt]
+        onehot = np.stack([hit, ~hit], 1).astype(np.float64)
+        size = (len(records.conditions), len(records.prompts))
+        p = metric.shares(interval.tabulate(onehot, records.condition, records.prompt, *size))
+        draws = _bootstrap(onehot, records, metric.shares, resamples, random_seed)
+        low, high = interval.envelope(draws)
+        recognised = [
+            estimate(metric.mean_over_prompts(p[c])[0], low[c, 0], high[c, 0]) for c in range(len(records.conditions))
+        ]
+    prices = []
+    for condition, setting in enumerate(records.conditions):
+        found, distance, pairs = None, None, records.pairs(condition)
+        against = reference
+        if features is not None:
+            if against is None and condition != records.base:
+                against = features[records.condition == records.base]
+            if against is not None:
+                found = quality.kid(features[records.condition == condition], against, random_seed=random_seed)
+            if condition != records.base and len(pairs):
+                distance = float(quality.paired_distance(features[pairs[:, 0]], features[pairs[:, 1]]).mean())
+        prices.append(
+            Quality(
+                condition,
+                found and found.value,
+                found and found.spread,
+                "" if found is None else reference_name if reference is not None else records.conditions[records.base].label,
+                distance,
+                len(pairs) if distance is not None else 0,
+                recognised[condition],
+            )
+        )
+    return prices
+
+

@@ -1,0 +1,181 @@
+"""The report as a page, and its overview chart."""
+
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import chart, interval
+from .report import Estimate, FairnessReport, Measured
+from .summary import percent, percent_range
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+TONES = {interval.NOT_FAIR: "no", "moved": "no", interval.CANNOT_TELL: "open", interval.TOO_FEW: "open", "": "none"}
+
+
+def render(report: FairnessReport) -> str:
+    """The self-contained page. Jinja escapes every string; only charts, which escape their own text, go in as they are."""
+    from markupsafe import Markup
+
+    charts = {
+        one.name: [Markup(chart.to_svg(figure, label)) for figure, label in _figures(report, one)]
+        for one in report.attributes
+    }
+    front = _pareto(report)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            charts=charts,
+            pareto=Markup(chart.to_svg(front, "Fairness against quality")) if front else "",
+            light=chart.LIGHT,
+            dark=chart.DARK,
+            fewest=interval.FEWEST_PICTURES,
+        )
+    )
+
+
+def overview(report: FairnessReport) -> "Figure":
+    """Shares and distance of the first attribute under the summary sentence; what `to_png` writes."""
+    first = report.attributes[0]
+    on_dial = _on_dial(report, first)
+    if len(on_dial) < 2:
+        figure = _bars(report, first)
+    else:
+        figure, (left, right) = chart._pair()
+        _dial(report, first, left)
+        _distance(report, first, right)
+    figure.suptitle(
+        "\n".join(textwrap.wrap(report.summary, 92)) + "\n", x=0.01, ha="left", fontsize=12, color=chart.INK, parse_math=False
+    )
+    return figure
+
+
+def tone(verdict: str | None) -> str:
+    """`yes`, `no`, `open` or `none`: the look of a verdict (its words say the same)."""
+    return TONES.get(verdict or "", "yes")
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "range": percent_range,
+        "decimal": _decimal,
+        "decimals": _decimals,
+        "points": _points,
+        "tone": tone,
+    }
+    return environment
+
+
+def _decimal(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _decimals(one: Estimate, digits: int = 2) -> str:
+    return "" if one.low is None else f"{_decimal(one.low, digits)}–{_decimal(one.high, digits)}"
+
+
+def _points(one: Estimate) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return "–" if one.value is None else f"{100 * one.value:+.0f}".replace("-", "−").replace("+0", "0").replace("−0", "0")
+
+
+def _on_dial(report: FairnessReport, measured: Measured) -> list[int]:
+    """Conditions that differ in α alone, in order of α."""
+    cfg = report.conditions[report.base].cfg
+    same = [
+        i
+        for i, one in enumerate(report.conditions)
+        if one.alpha is not None and one.cfg == cfg and measured.overall[i].fd.value is not None
+    ]
+    return sorted(same, key=lambda i: report.conditions[i].alpha)
+
+
+def _figures(report: FairnessReport, measured: Measured) -> list[tuple["Figure", str]]:
+    label = f"Shares of {measured.name}"
+    if len(_on_dial(report, measured)) < 2:
+        return [(_bars(report, measured), label)]
+    figures = [(_dial(report, measured), f"{label} over α")]
+    if measured.targeted:
+        figures.append((_distance(report, measured), f"Distance of {measured.name} to its target over α"))
+    return figures
+
+
+def _dial(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figure":
+    index = _on_dial(report, measured)
+    values, low, high = (
+        [[getattr(one, field) for one in measured.overall[i].shares] for i in index] for field in ("value", "low", "high")
+    )
+    target = measured.target if measured.targeted else None
+    return chart.shares_over_alpha(
+        [report.conditions[i].alpha for i in index], values, low, high, measured.classes, target, axes
+    )
+
+
+def _distance(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figure":
+    index = _on_dial(report, measured)
+    overall = [measured.overall[i] for i in index]
+    return chart.distance_over_alpha(
+        [report.conditions[i].alpha for i in index],
+        [one.fd.value for one in overall],
+        [one.fd.low for one in overall],
+        [one.fd.high for one in overall],
+        [one.floor for one in overall],
+        [one.floor_high for one in overall],
+        axes,
+    )
+
+
+def _bars(report: FairnessReport, measured: Measured) -> "Figure":
+    index = [one.condition for one in measured.overall if one.fd.value is not None]
+    values, low, high = (
+        [[getattr(one, field) for one in measured.overall[i].shares] for i in index] for field in ("value", "low", "high")
+    )
+    count = max(1, len(index)) * len(measured.classes)
+    figure, axes = chart._canvas(None, "", "")
+    figure.set_size_inches(7.6, 1.2 + 0.36 * count)
+    target = measured.target if measured.targeted else None
+    return chart.share_bars(
+        [report.conditions[i].label for i in index], values, low, high, measured.classes, target, axes
+    )
+
+
+def _pareto(report: FairnessReport) -> "Figure | None":
+    """FD of the first attribute against KID, or against subjects not recognised, if three conditions have both."""
+    first = report.attributes[0]
+    if not first.targeted:
+        return None
+    measures = (
+        (
+            "Subject recognised",
+            {one.condition: one.recognised.value for one in report.quality if one.recognised is not None},
+            False,
+        ),
+        ("KID", {one.condition: one.kid for one in report.quality if one.kid is not None}, True),
+    )
+    for name, known, lower in measures:
+        both = [i for i, value in known.items() if value is not None and first.overall[i].fd.value is not None]
+        if len(both) >= 3:
+            return chart.pareto(
+                [first.overall[i].fd.value for i in both],
+                [known[i] for i in both],
+                [report.conditions[i].label for i in both],
+                name,
+                lower_is_better=lower,
+            )
+    return None

@@ -1,0 +1,164 @@
+"""What a report is made from: pictures with their prompt, seed and condition, and what a probe says of them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .error import DDMError
+from .target import Target
+
+CONFIDENCE = 0.6
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One setting that pictures were made with.
+
+    Attributes:
+        alpha: strength of the adapter, None if it does not apply.
+        cfg: guidance scale, where it tells conditions apart.
+        name: a name to show in place of the two.
+    """
+
+    alpha: float | None = None
+    cfg: float | None = None
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """`α = 0.5`, `α = 0.5, CFG 3`, or the name."""
+        parts = [] if self.alpha is None else [f"α = {self.alpha:g}"]
+        parts += [] if self.cfg is None else [f"CFG {self.cfg:g}"]
+        return self.name or ", ".join(parts) or "pictures"
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """What a probe says of all pictures.
+
+    Attributes:
+        name: as in `gender`, always as *perceived* by the probe.
+        classes: the K class names.
+        probabilities: [N, K], rows sum to 1; a row of NaN or zeros is undetermined.
+        target: the shares asked for; None for an attribute that should stay as it was.
+        accuracy: the probe's share of right answers on pictures kept from it, 0 to 1.
+        confusion: [K, K], rows are the true classes.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    target: Target | None = None
+    accuracy: float | None = None
+    confusion: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "probabilities", np.asarray(self.probabilities, dtype=np.float64))
+        if self.probabilities.ndim != 2 or self.probabilities.shape[1] != len(self.classes):
+            raise DDMError(
+                f"The probe for '{self.name}' gives {self.probabilities.shape[-1]} probabilities for {len(self.classes)} classes."
+            )
+        if self.target is not None:
+            object.__setattr__(self, "target", self.target.ordered_as(self.classes))
+
+    def decided(self, confidence: float = CONFIDENCE) -> np.ndarray:
+        """Class indices [N]; −1 where no probability reaches `confidence` (undetermined)."""
+        probabilities = np.nan_to_num(self.probabilities, nan=0.0)
+        return np.where(probabilities.max(1) >= confidence, probabilities.argmax(1), -1)
+
+    def onehot(self, confidence: float = CONFIDENCE) -> np.ndarray:
+        """Indicators [N, K]; rows of zeros where undetermined."""
+        return (self.decided(confidence)[:, None] == np.arange(len(self.classes))).astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Plain arrays over N pictures.
+
+    Attributes:
+        prompts: the P prompts.
+        conditions: the C conditions, in the order to show them.
+        prompt: [N] indices into `prompts`.
+        condition: [N] indices into `conditions`.
+        seed: [N] integers; pictures of one seed share their noise.
+        attributes: one for each probe.
+        features: [N, D] or None.
+        paths: a file for each picture, for the contact sheets, or None.
+    """
+
+    prompts: Sequence[str]
+    conditions: Sequence[Condition]
+    prompt: np.ndarray
+    condition: np.ndarray
+    seed: np.ndarray
+    attributes: Sequence[Attribute]
+    features: np.ndarray | None = None
+    paths: Sequence[str | os.PathLike | None] | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        if not len(self.prompt):
+            raise DDMError("There are no pictures to report on. Give a folder with pictures in it.")
+        if not self.attributes:
+            raise DDMError("A report needs a probe: something that says who is in a picture.")
+        columns = {"condition": self.condition, "seed": self.seed, "features": self.features, "paths": self.paths}
+        columns |= {attribute.name: attribute.probabilities for attribute in self.attributes}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(self.prompt):
+                raise ValueError(f"{name} has {len(column)} rows for {len(self.prompt)} pictures")
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Sequence[str],
+        attributes: Sequence[Attribute],
+        condition: Sequence[Condition] | None = None,
+        seed: Sequence[int] | None = None,
+        **rest: object,
+    ) -> "Records":
+        """Make records from one prompt, condition and seed per picture.
+
+        Conditions are ordered by guidance scale and α. Without seeds every picture is its own.
+        """
+        conditions = list(condition) if condition is not None else [Condition()] * len(prompt)
+        order = sorted(dict.fromkeys(conditions), key=lambda c: (c.cfg or 0, c.alpha or 0))
+        names = list(dict.fromkeys(prompt))
+        place = {name: i for i, name in enumerate(names)}
+        rank = {one: i for i, one in enumerate(order)}
+        return cls(
+            names,
+            order,
+            np.array([place[one] for one in prompt], dtype=np.int64),
+            np.array([rank[one] for one in conditions], dtype=np.int64),
+            np.arange(len(prompt)) if seed is None else np.asarray(seed, dtype=np.int64),
+            attributes,
+            **rest,
+        )
+
+    @cached_property
+    def base(self) -> int:
+        """The condition that others are compared with: α = 0, or the first."""
+        return next((i for i, one in enumerate(self.conditions) if one.alpha == 0), 0)
+
+    @cached_property
+    def after(self) -> int:
+        """The condition that the summary speaks of: α = 1 at the base's guidance scale, or the last one there."""
+        cfg = self.conditions[self.base].cfg
+        same = [i for i, one in enumerate(self.conditions) if one.cfg == cfg]
+        return next((i for i in same if self.conditions[i].alpha == 1), same[-1])
+
+    def pairs(self, condition: int) -> np.ndarray:
+        """Rows [M, 2] of a picture and the base condition's picture of the same prompt and seed."""
+        of_base = {
+            (self.prompt[i], self.seed[i]): i for i in np.flatnonzero(np.asarray(self.condition) == self.base)[::-1]
+        }
+        rows = [
+            (i, of_base[key])
+            for i in np.flatnonzero(np.asarray(self.condition) == condition)
+            if (key := (self.prompt[i], self.seed[i])) in of_base
+        ]
+        return np.array(rows, dtype=np.int64).reshape(-1, 2)

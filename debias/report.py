@@ -1,0 +1,231 @@
+"""The fairness report as one object: numbers and thumbnails that become JSON, a page or a chart."""
+
+import json
+import os
+import types
+import typing
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any
+
+from .error import DDMError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval; None where nothing could be counted."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One condition: label, adapter strength, guidance scale, number of pictures."""
+
+    label: str
+    alpha: float | None
+    cfg: float | None
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Overall:
+    """An attribute under one condition, averaged over the prompts.
+
+    `fd` is the mean of the prompts' distances to the target, `fd_of_mean` the distance of the mean shares, which opposite
+    prompts cancel; `floor` and `floor_high` are what a perfectly fair model scores as `fd` with as many pictures (mean, 95th
+    percentile). `change` is the parity difference to the base condition, per class; `prompt_gap` the largest one between two
+    prompts. Distances of an attribute without a target are to its shares under the base condition.
+    """
+
+    condition: int
+    pictures: int
+    undetermined: int
+    shares: list[Estimate]
+    corrected: list[Estimate] | None
+    change: list[Estimate]
+    fd: Estimate
+    fd_of_mean: Estimate
+    floor: float | None
+    floor_high: float | None
+    pairwise_bias: Estimate
+    parity_gap: Estimate
+    kl: float | None
+    normalised_entropy: float | None
+    effective_groups: float | None
+    prompt_gap: float | None
+    verdict: str
+    drift: str | None
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """An attribute under one condition and prompt; shares with Wilson intervals."""
+
+    condition: int
+    prompt: str
+    pictures: int
+    undetermined: int
+    counts: list[int]
+    shares: list[Estimate]
+    fd: float | None
+    floor: float | None
+    pairwise_bias: float | None
+    parity_gap: float | None
+    kl: float | None
+    normalised_entropy: float | None
+    effective_groups: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One attribute: the probe it was read with, the overall figures per condition, the prompts worst first."""
+
+    name: str
+    classes: list[str]
+    target: list[float]
+    targeted: bool
+    accuracy: float | None
+    confusion: list[list[float]] | None
+    overall: list[Overall]
+    prompts: list[PromptRow]
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """Two attributes at once under one condition: shares [Ka][Kb], what was expected, and the cell furthest below it."""
+
+    condition: int
+    attributes: list[str]
+    rows: list[str]
+    columns: list[str]
+    shares: list[list[Estimate]]
+    expected: list[list[float]]
+    worst: list[int]
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of one condition: KID to a reference, distance to the base's pictures of the same seed, subject recognised."""
+
+    condition: int
+    kid: float | None = None
+    kid_spread: float | None = None
+    kid_reference: str = ""
+    paired_distance: float | None = None
+    paired_pictures: int = 0
+    recognised: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture as a data URI (empty if it could not be read) with the words that describe it."""
+
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Same prompt, one row for each condition, one column for each seed."""
+
+    title: str
+    rows: list[str]
+    pictures: list[list[Thumbnail]]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Pictures that look alike, without a name: share under every condition and the most typical ones."""
+
+    pictures: int
+    shares: list[Estimate]
+    examples: list[Thumbnail]
+
+
+@dataclass(frozen=True)
+class FairnessReport:
+    """Everything that a report says. Made by `measurement.build_report`."""
+
+    title: str
+    summary: str
+    remarks: list[str]
+    margin: float
+    confidence: float
+    base: int
+    after: int
+    prompts: int
+    conditions: list[Setting]
+    attributes: list[Measured]
+    fidelity: str = ""
+    intersections: list[Intersection] = field(default_factory=list)
+    quality: list[Quality] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+    clusters: list[Cluster] = field(default_factory=list)
+    clusters_effective: list[float | None] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of all conditions."""
+        return sum(one.pictures for one in self.conditions)
+
+    def to_dict(self, pictures: bool = True) -> dict[str, Any]:
+        """Plain lists and dictionaries; without `pictures`, thumbnails keep their captions only."""
+        data = {"format": FORMAT, **asdict(self)}
+        return data if pictures else _without_pictures(data)
+
+    def to_json(self, pictures: bool = True) -> str:
+        """Strict JSON (no NaN), read back by `from_json`."""
+        return json.dumps(self.to_dict(pictures), ensure_ascii=False, allow_nan=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "FairnessReport":
+        """The report that `to_json` wrote.
+
+        Raises:
+            DDMError: the text is no report, or one of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            if data.pop("format") != FORMAT:
+                raise DDMError("This report was written by a newer version. Update, then open it again.")
+            return _rebuild(cls, data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.") from error
+
+    def to_html(self) -> str:
+        """One self-contained page: charts and thumbnails inside, no script, every user string escaped."""
+        from .page import render
+
+        return render(self)
+
+    def to_png(self, path: str | os.PathLike) -> None:
+        """Write the chart of the targeted attribute to `path`."""
+        from .chart import save_png
+        from .page import overview
+
+        save_png(overview(self), path)
+
+
+def _without_pictures(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: "" if key == "uri" else _without_pictures(value) for key, value in data.items()}
+    return [_without_pictures(value) for value in data] if isinstance(data, list) else data
+
+
+def _rebuild(kind: Any, data: Any) -> Any:
+    """Undo `asdict` by the type hints: dataclasses, lists of them, and optional ones."""
+    if isinstance(kind, types.UnionType):
+        return None if data is None else _rebuild(next(k for k in kind.__args__ if k is not types.NoneType), data)
+    if typing.get_origin(kind) is list:
+        return [_rebuild(kind.__args__[0], value) for value in data]
+    if is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _rebuild(hints[name], value) for name, value in data.items()})
+    return data

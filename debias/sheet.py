@@ -1,0 +1,80 @@
+"""Contact sheets: the same seeds side by side, as thumbnails that travel inside the page."""
+
+import base64
+import io
+import os
+
+import numpy as np
+
+from .error import DDMError
+from .record import Attribute, Records
+from .report import Sheet, Thumbnail
+
+PIXELS = 96
+COLUMNS = 10
+ROWS = 3
+
+
+def contact_sheets(
+    records: Records, attribute: Attribute, confidence: float, prompts: int = 6
+) -> tuple[list[Sheet], int]:
+    """Sheets of the prompts that changed most, one row per condition and one column per seed.
+
+    Returns:
+        The sheets (none without paths), and how many pictures could not be opened.
+    """
+    if records.paths is None or prompts < 1:
+        return [], 0
+    decided = attribute.decided(confidence)
+    cfg = records.conditions[records.base].cfg
+    chosen = [i for i, one in enumerate(records.conditions) if one.cfg == cfg]
+    if len(chosen) > ROWS:
+        chosen = sorted({chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, ROWS)} | {records.base, records.after})
+    pages = []
+    for prompt in _most_changed(records, decided, prompts):
+        here = np.asarray(records.prompt) == prompt
+        seeds = [np.asarray(records.seed)[here & (records.condition == c)] for c in chosen]
+        common = [int(seed) for seed in dict.fromkeys(seeds[0].tolist()) if all(seed in other for other in seeds[1:])]
+        rows = []
+        for condition, own in zip(chosen, seeds, strict=True):
+            order = (common or own.tolist())[:COLUMNS]
+            index = {int(records.seed[i]): i for i in np.flatnonzero(here & (records.condition == condition))[::-1]}
+            rows.append([picture(records, index[seed], attribute, decided) for seed in order])
+        pages.append(Sheet(records.prompts[prompt], [records.conditions[c].label for c in chosen], rows))
+    unreadable = sum(not one.uri for page in pages for row in page.pictures for one in row)
+    return pages, unreadable
+
+
+def picture(records: Records, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
+    """The thumbnail of picture `index`, captioned with its seed and perceived class."""
+    said = attribute.classes[decided[index]] if decided[index] >= 0 else "undetermined"
+    path = records.paths[index] if records.paths is not None else None
+    return Thumbnail(thumbnail(path), f"seed {records.seed[index]}: {said}")
+
+
+def thumbnail(path: str | os.PathLike | None) -> str:
+    """A JPEG data URI at most 96 pixels wide and high, or an empty string if the picture cannot be opened."""
+    from .picture import open_picture
+
+    if path is None:
+        return ""
+    try:
+        image = open_picture(path)
+        image.thumbnail((PIXELS, PIXELS))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=86)
+    except (DDMError, OSError, ValueError):
+        return ""
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _most_changed(records: Records, decided: np.ndarray, count: int) -> list[int]:
+    """Prompts with the largest share of pictures whose class differs from the base's of the same seed; in given order."""
+    pairs = records.pairs(records.after)
+    changed = np.zeros(len(records.prompts))
+    if records.after != records.base and len(pairs):
+        differs = decided[pairs[:, 0]] != decided[pairs[:, 1]]
+        prompt = np.asarray(records.prompt)[pairs[:, 0]]
+        made = np.bincount(prompt, minlength=len(changed))
+        changed = np.bincount(prompt, differs, minlength=len(changed)) / np.maximum(made, 1)
+    return sorted(np.argsort(-changed, kind="stable")[:count].tolist())

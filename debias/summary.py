@@ -1,0 +1,93 @@
+"""The report in a sentence or two, as a person would say it."""
+
+from collections.abc import Sequence
+
+from . import interval
+from .report import Estimate, Measured, Quality, Setting
+
+PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "children", "boy": "boys", "girl": "girls"}
+
+
+def percent(value: float | None) -> str:
+    """A share as `52%`."""
+    return "–" if value is None else f"{100 * value:.0f}%"
+
+
+def percent_range(one: Estimate) -> str:
+    """An interval of a share as `49–55%`."""
+    return "–" if one.low is None else f"{100 * one.low:.0f}–{100 * one.high:.0f}%"
+
+
+def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base: int, after: int) -> str:
+    """One sentence: the class furthest above its target, before and after."""
+    first = attributes[0]
+    before, now = first.overall[base], first.overall[after]
+    values = [one.value for one in before.shares]
+    if None in values:
+        return f"In none of {before.pictures:,} pictures could the probe tell {first.name}."
+    excess = [value - share for value, share in zip(values, first.target, strict=True)]
+    top = excess.index(max(excess)) if first.targeted else values.index(max(values))
+    name, verb, pronoun = _who(first.classes[top])
+    pictures = f"{before.pictures:,} pictures"
+    if before.pictures == 1:
+        return f"One picture is too few to say anything about {first.name}."
+    if base == after:
+        text = f"{name[:1].upper() + name[1:]} {verb} {percent(values[top])} ({percent_range(before.shares[top])}) of {pictures}"
+        return f"{text}{_judged(first, now, base == after)}."
+    text = f"At {settings[base].label} {name} {verb} {percent(values[top])} of {pictures}"
+    if now.shares[top].value is None:
+        return f"{text}; at {settings[after].label} none could be told."
+    share = f"{percent(now.shares[top].value)} ({percent_range(now.shares[top])})"
+    return f"{text}; at {settings[after].label} {pronoun} {verb} {share}{_judged(first, now, False)}."
+
+
+def remarks(
+    attributes: Sequence[Measured],
+    prices: Sequence[Quality],
+    settings: Sequence[Setting],
+    base: int,
+    after: int,
+    margin: float,
+) -> list[str]:
+    """Short sentences on what else matters: prompts that differ, drift, price, doubtful pictures and a doubtful probe."""
+    said = []
+    for one in attributes:
+        now = one.overall[after]
+        if one.targeted:
+            verdicts = [row.verdict for row in one.prompts if row.condition == after]
+            fair, unfair = (verdicts.count(word) for word in (interval.fair_within(margin), interval.NOT_FAIR))
+            if len(verdicts) > 1 and fair + unfair:
+                said.append(
+                    f"Of {len(verdicts)} prompts on their own, {fair} are {interval.fair_within(margin)}, {unfair} are not, "
+                    f"and for {len(verdicts) - fair - unfair} these pictures cannot tell."
+                )
+        elif now.drift:
+            said.append(f"Not asked to change: {one.name}, {now.drift}.")
+        if now.pictures and now.undetermined / now.pictures > 0.05:
+            said.append(
+                f"In {percent(now.undetermined / now.pictures)} of the pictures {one.name} is undetermined; they are shown, not counted."
+            )
+        if one.accuracy is not None and one.accuracy < 0.85:
+            said.append(f"The probe for {one.name} is right in only {percent(one.accuracy)}; read its shares with care.")
+    known = {one.condition: one.recognised for one in prices if one.recognised is not None}
+    if base in known and after in known:
+        line = f"The subject is recognised in {percent(known[after].value)} of the pictures"
+        said.append(f"{line}, before in {percent(known[base].value)}." if base != after else f"{line}.")
+    return said
+
+
+def _judged(attribute: Measured, now: object, single: bool) -> str:
+    if not attribute.targeted:
+        return ""
+    text = {
+        interval.TOO_FEW: "too few pictures for a verdict",
+        interval.CANNOT_TELL: "and more pictures are needed to call it fair or not",
+        interval.NOT_FAIR: "which is not fair" if single else "which is not fair yet",
+    }.get(now.verdict, now.verdict)
+    return f", {text}" if text else ""
+
+
+def _who(name: str) -> tuple[str, str, str]:
+    """The class as subject, its verb, and its pronoun."""
+    plural = PLURALS.get(name.lower()) or (name if name.lower() in PLURALS.values() else None)
+    return (plural, "are", "they") if plural else (f"“{name}”", "is", "it")
