@@ -1,13 +1,15 @@
 """Charts as matplotlib figures, made without pyplot's global state, for a page (SVG) and for files (PNG).
 
-In SVG every colour becomes a CSS variable, so that a page can be light or dark. The palette keeps its hues apart for colour-blind
-eyes (after Okabe & Ito 2008); markers and labels at the end of each line say the same again without colour.
+In SVG every colour becomes a CSS variable, so that a page can be light or dark. The palette keeps its hues apart for
+colour-blind eyes (after Okabe & Ito 2008); markers and labels at the end of each line say the same again without
+colour.
 """
 
 import io
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,8 +50,8 @@ def shares_over_alpha(
         colour = LIGHT[k % len(LIGHT)]
         axes.fill_between(alpha, low[:, k], high[:, k], color=colour, alpha=0.14, linewidth=0)
         axes.plot(alpha, shares[:, k], color=colour, marker=MARKERS[k % len(MARKERS)], **_line(k))
+    _percent_axis(axes, float(np.nanmax(high)))
     _label_ends(axes, alpha[-1], shares[-1], names)
-    _percent_axis(axes)
     _alpha_axis(axes, alpha)
     return figure
 
@@ -100,7 +102,7 @@ def share_bars(
             place += 1
         place += 0.6
     axes.set_yticks([at for at, _ in ticks], [_shortened(name) for _, name in ticks])
-    axes.invert_yaxis()
+    axes.set_ylim(place - 0.9, -0.7)
     axes.xaxis.set_major_formatter(_percent)
     axes.set_xlim(-0.02, 1.02)
     return _literal(figure)
@@ -115,7 +117,10 @@ def pareto(
     lower_is_better: bool = True,
     axes: "Axes | None" = None,
 ) -> "Figure":
-    """Fairness against quality, one labelled point per α or guidance scale; the line joins points that none beats in both."""
+    """Fairness against quality, one labelled point per α or guidance scale.
+
+    The line joins the points that no other beats in both.
+    """
     figure, axes = _canvas(axes, quality_name, fairness_name)
     x, y = np.asarray(fairness, dtype=float), np.asarray(quality, dtype=float)
     cost = y if lower_is_better else -y
@@ -148,10 +153,10 @@ def predicted_curve(
     shares = np.asarray(shares, dtype=float)
     shares_over_alpha(alpha, shares, shares, shares, names, axes=left)
     _canvas(right, "", "α (strength of the adapter)")
-    for k, (values, name) in enumerate(((distance, "distance to target"), (ess, "effective sample"))):
+    for k, values in enumerate((distance, ess)):
         right.plot(alpha, values, color=LIGHT[k], marker=MARKERS[k], **_line(k))
-    _label_ends(right, alpha[-1], [distance[-1], ess[-1]], ("distance to target", "effective sample"))
     right.set_ylim(0, 1.04)
+    _label_ends(right, alpha[-1], [distance[-1], ess[-1]], ("distance to target", "effective sample"))
     _alpha_axis(right, alpha)
     if recommended is not None:
         for one in (left, right):
@@ -185,7 +190,9 @@ def to_svg(figure: "Figure", label: str = "") -> str:
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{escape(label)}" \1>', text, count=1)
+    text = re.sub(
+        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{escape(label)}" \1>', text, count=1
+    )
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     return re.sub("|".join(VARIABLES), lambda found: VARIABLES[found.group()], text)
 
@@ -236,9 +243,9 @@ def _label_ends(axes: "Axes", x: float, values: Sequence[float], names: Sequence
     """Names at the ends of lines, pushed apart where they would overlap."""
     values = np.nan_to_num(np.asarray(values, dtype=float))
     order = np.argsort(values, kind="stable")
-    gap = min(0.062, 1 / max(len(values), 1))
+    gap = min(0.062, 1 / max(len(values), 1)) * float(np.ptp(axes.get_ylim()))
     places = values.copy()
-    for before, here in zip(order, order[1:], strict=False):
+    for before, here in pairwise(order):
         places[here] = max(places[here], places[before] + gap)
     places[order] -= max(0.0, places[order].mean() - values.mean())
     for k, name in enumerate(names):
@@ -275,8 +282,10 @@ def _alpha_axis(axes: "Axes", alpha: Sequence[float]) -> None:
         axes.set_xticks(list(alpha), [f"{one:g}" for one in alpha])
 
 
-def _percent_axis(axes: "Axes") -> None:
-    axes.set_ylim(-0.02, 1.02)
+def _percent_axis(axes: "Axes", highest: float) -> None:
+    """All of 0 to 100%, or the lower part if nothing lies above a half."""
+    top = 1.0 if highest > 0.5 else max(0.1, np.ceil(highest * 11.5) / 10)
+    axes.set_ylim(-0.02 * top, 1.02 * top)
     axes.yaxis.set_major_formatter(_percent)
 
 

@@ -16,8 +16,8 @@ def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple
     Subtracting it keeps the subject itself from being a cluster: what is left is how pictures of one prompt differ.
 
     Returns:
-        The clusters, largest in the base condition first, with their shares as mean over prompts, and for each condition
-        exp(entropy) of these shares: over how many clusters its pictures spread. Both empty without features.
+        The clusters, largest in the base condition first, with their shares as mean over prompts, and for each
+        condition exp(entropy) of these shares: over how many clusters its pictures spread. Both empty without features.
     """
     if records.features is None or count < 2 or len(records.features) < 4 * count:
         return [], []
@@ -50,9 +50,11 @@ def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple
         members = np.flatnonzero(model.labels_ == k)
         nearest = members[np.argsort(distance[members, k], kind="stable")]
         spread = nearest[np.unique(np.linspace(0, len(nearest) // 2, EXAMPLES).astype(int))] if len(nearest) else []
-        examples = [
-            Thumbnail(thumbnail(records.paths[i]), str(records.prompts[prompt[i]])) for i in spread
-        ] if records.paths is not None else []
+        examples = (
+            [Thumbnail(thumbnail(records.paths[i]), str(records.prompts[prompt[i]])) for i in spread]
+            if records.paths is not None
+            else []
+        )
         clusters.append(Cluster(int(total[0]), shares, examples))
     effective = [None if np.isnan(one).any() else float(metric.effective_groups(one)) for one in p]
     return clusters, effective

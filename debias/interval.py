@@ -39,7 +39,8 @@ def wilson(count: np.ndarray | float, total: np.ndarray | float, level: float = 
     p = np.clip(count / n, 0, 1)
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2) * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.where(count <= 0, 0.0, low), np.where(count >= total, 1.0, high)
 
 
 def tabulate(
@@ -63,9 +64,10 @@ def clustered_bootstrap(
     """Resample whole prompts, and whole seeds, and average a statistic over the prompts.
 
     Pictures of one prompt share what the model thinks of it, and pictures of one seed share their noise, so neither are
-    independent. Two bootstraps answer to the two kinds: one draws prompts with everything in them; the other draws seeds,
-    each with its pictures under every prompt and condition, within sets of prompts that have seeds in common. Conditions
-    are resampled together, so that a difference between two of them is paired. `envelope` makes one interval of both.
+    independent. Two bootstraps answer to the two kinds: one draws prompts with everything in them; the other draws
+    seeds, each with its pictures under every prompt and condition, within sets of prompts that have seeds in common.
+    Conditions are resampled together, so that a difference between two of them is paired. `envelope` makes one interval
+    of both.
 
     Args:
         onehot: [N, K] class indicators; a row of zeros is an undetermined picture.
@@ -167,9 +169,9 @@ def equivalence(
 ) -> str:
     """A verdict on shares by two one-sided tests (Schuirmann 1987), at 5% in either direction.
 
-    Fair, if the 90% interval of *every* share lies within the margin around its target; not fair, if an interval of some
-    share (95%, Bonferroni-corrected for more than two classes) lies wholly outside. No significant difference is no proof
-    of fairness: what passes neither test cannot be told.
+    Fair, if the 90% interval of *every* share lies within the margin around its target; not fair, if an interval of
+    some share (95%, Bonferroni-corrected for more than two classes) lies wholly outside. No significant difference is
+    no proof of fairness: what passes neither test cannot be told.
 
     Args:
         interval: confidence level to lower and upper bounds [K].

@@ -31,8 +31,8 @@ def build_report(
     """Measure every attribute under every condition.
 
     Args:
-        records: the pictures. Attributes with a target are judged against it, the others by their drift from the base; one
-            whose classes the prompts name (a probe for roles) tells instead how often the subject is recognised.
+        records: the pictures. Attributes with a target are judged against it, the others by their drift from the base;
+            one whose classes the prompts name (a probe for roles) tells instead how often the subject is recognised.
         margin: deviation of a share that still counts as fair.
         confidence: probability below which a picture counts as undetermined.
         reference: features [M, D] to measure KID against; without it, the base condition's pictures serve.
@@ -57,7 +57,7 @@ def build_report(
     pages, unreadable = contact_sheets(records, shown[0], confidence, sheets)
     notes = list(records.notes)
     if unreadable:
-        notes.append(f"{unreadable} pictures for the contact sheets could not be opened.")
+        notes.append(f"Of the pictures for the contact sheets, {unreadable} could not be opened.")
     return FairnessReport(
         title=title,
         summary=summarise(measured, settings, records.base, records.after),
@@ -256,7 +256,7 @@ def _estimates(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Es
 def _intersections(
     records: Records, attributes: Sequence[Attribute], confidence: float, resamples: int, random_seed: int
 ) -> list[Intersection]:
-    """Joint shares of two attributes, mean over prompts; expected is the product of targets, or of the base's shares."""
+    """Joint shares of two attributes; expected is the product of their targets, or of the base's shares."""
     found = []
     for first, second in combinations(attributes, 2):
         shape = (len(first.classes), len(second.classes))
@@ -323,7 +323,7 @@ def _prices(
             estimate(metric.mean_over_prompts(p[c])[0], low[c, 0], high[c, 0]) for c in range(len(records.conditions))
         ]
     prices = []
-    for condition, setting in enumerate(records.conditions):
+    for condition in range(len(records.conditions)):
         found, distance, pairs = None, None, records.pairs(condition)
         against = reference
         if features is not None:
@@ -338,12 +338,14 @@ def _prices(
                 condition,
                 found and found.value,
                 found and found.spread,
-                "" if found is None else reference_name if reference is not None else records.conditions[records.base].label,
+                ""
+                if found is None
+                else reference_name
+                if reference is not None
+                else records.conditions[records.base].label,
                 distance,
                 len(pairs) if distance is not None else 0,
                 recognised[condition],
             )
         )
     return prices
-
-

@@ -1,8 +1,8 @@
 """Fairness metrics as pure functions of counts and shares.
 
 Everywhere the last axis holds the K classes and leading axes are batches: p, τ and counts are [..., K]. A row without a
-single counted picture has shares NaN, and so has every metric of it. Public code disagrees on names; with two classes and
-d = |p − ½|, `pairwise_bias` is 2d and `fairness_distance` √2·d.
+single counted picture has shares NaN, and so has every metric of it. Public code disagrees on names; with two classes
+and d = |p − ½|, `pairwise_bias` is 2d and `fairness_distance` √2·d.
 """
 
 import numpy as np
@@ -62,14 +62,14 @@ def parity_difference(p: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def prompt_range(p: np.ndarray) -> np.ndarray:
-    """The largest parity difference between any two prompts, per class: [P, K] to [K] (NaN if none was counted)."""
+    """The largest parity difference between two prompts, per class: [P, K] to [K] (NaN if none counted)."""
     p = np.asarray(p, dtype=np.float64)
     p = p[~np.isnan(p).any(-1)]
     return np.ptp(p, axis=0) if len(p) else np.full(p.shape[-1], np.nan)
 
 
 def mean_over_prompts(values: np.ndarray) -> np.ndarray:
-    """Mean over the prompts, axis 0, of those that were counted: every prompt weighs the same, however many pictures."""
+    """Mean over the prompts, axis 0, of those that were counted: every prompt weighs the same."""
     values = np.asarray(values, dtype=np.float64)
     counted = ~np.isnan(values)
     total = np.where(counted, values, 0).sum(0)
@@ -79,16 +79,16 @@ def mean_over_prompts(values: np.ndarray) -> np.ndarray:
 def correct_shares(p: np.ndarray, confusion: np.ndarray) -> np.ndarray | None:
     """Shares with the probe's own errors taken out.
 
-    A probe with confusion A (A_ij = P(says j | is i)) turns true shares π into Aᵀπ; this solves for π and projects it onto
-    the simplex (the matrix correction behind CLEAM, Teo et al. 2023).
+    A probe with confusion A (A_ij = P(says j | is i)) turns true shares π into Aᵀπ; this solves for π and projects it
+    onto the simplex (the matrix correction behind CLEAM, Teo et al. 2023).
 
     Args:
         p: measured shares [..., K].
         confusion: counts or rates [K, K], rows are the true classes.
 
     Returns:
-        Corrected shares [..., K], or None where the probe errs so much that the correction would amplify noise more than
-        tenfold.
+        Corrected shares [..., K], or None where the probe errs so much that the correction would amplify noise more
+        than tenfold.
     """
     p = np.asarray(p, dtype=np.float64)
     rates = np.asarray(confusion, dtype=np.float64)

@@ -17,7 +17,7 @@ TONES = {interval.NOT_FAIR: "no", "moved": "no", interval.CANNOT_TELL: "open", i
 
 
 def render(report: FairnessReport) -> str:
-    """The self-contained page. Jinja escapes every string; only charts, which escape their own text, go in as they are."""
+    """The self-contained page. Jinja escapes every string; charts escape their own text and go in as they are."""
     from markupsafe import Markup
 
     charts = {
@@ -50,7 +50,12 @@ def overview(report: FairnessReport) -> "Figure":
         _dial(report, first, left)
         _distance(report, first, right)
     figure.suptitle(
-        "\n".join(textwrap.wrap(report.summary, 92)) + "\n", x=0.01, ha="left", fontsize=12, color=chart.INK, parse_math=False
+        "\n".join(textwrap.wrap(report.summary, 92)) + "\n",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+        color=chart.INK,
+        parse_math=False,
     )
     return figure
 
@@ -92,7 +97,9 @@ def _decimals(one: Estimate, digits: int = 2) -> str:
 
 def _points(one: Estimate) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return "–" if one.value is None else f"{100 * one.value:+.0f}".replace("-", "−").replace("+0", "0").replace("−0", "0")
+    return (
+        "–" if one.value is None else f"{100 * one.value:+.0f}".replace("-", "−").replace("+0", "0").replace("−0", "0")
+    )
 
 
 def _on_dial(report: FairnessReport, measured: Measured) -> list[int]:
@@ -119,7 +126,8 @@ def _figures(report: FairnessReport, measured: Measured) -> list[tuple["Figure",
 def _dial(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figure":
     index = _on_dial(report, measured)
     values, low, high = (
-        [[getattr(one, field) for one in measured.overall[i].shares] for i in index] for field in ("value", "low", "high")
+        [[getattr(one, field) for one in measured.overall[i].shares] for i in index]
+        for field in ("value", "low", "high")
     )
     target = measured.target if measured.targeted else None
     return chart.shares_over_alpha(
@@ -144,7 +152,8 @@ def _distance(report: FairnessReport, measured: Measured, axes: Any = None) -> "
 def _bars(report: FairnessReport, measured: Measured) -> "Figure":
     index = [one.condition for one in measured.overall if one.fd.value is not None]
     values, low, high = (
-        [[getattr(one, field) for one in measured.overall[i].shares] for i in index] for field in ("value", "low", "high")
+        [[getattr(one, field) for one in measured.overall[i].shares] for i in index]
+        for field in ("value", "low", "high")
     )
     count = max(1, len(index)) * len(measured.classes)
     figure, axes = chart._canvas(None, "", "")

@@ -23,7 +23,9 @@ class Kid:
 def kid(
     features: np.ndarray, reference: np.ndarray, subsets: int = 100, subset_size: int = 50, random_seed: int = 0
 ) -> Kid | None:
-    """Unbiased MMD² with the kernel (x·y/D + 1)³, averaged over small subsets (Bińkowski et al. 2018, arXiv 1801.01401).
+    """Unbiased MMD² with the kernel (x·y/D + 1)³, averaged over small subsets.
+
+    From Bińkowski et al. 2018, arXiv 1801.01401.
 
     Unlike FID it is unbiased at any number of pictures, which is why it is the one shown here.
 

@@ -60,7 +60,8 @@ class Attribute:
         object.__setattr__(self, "probabilities", np.asarray(self.probabilities, dtype=np.float64))
         if self.probabilities.ndim != 2 or self.probabilities.shape[1] != len(self.classes):
             raise DDMError(
-                f"The probe for '{self.name}' gives {self.probabilities.shape[-1]} probabilities for {len(self.classes)} classes."
+                f"The probe for '{self.name}' gives probabilities {list(self.probabilities.shape)}, "
+                f"which is not one for each of its {len(self.classes)} classes."
             )
         if self.target is not None:
             object.__setattr__(self, "target", self.target.ordered_as(self.classes))

@@ -35,10 +35,11 @@ class Setting:
 class Overall:
     """An attribute under one condition, averaged over the prompts.
 
-    `fd` is the mean of the prompts' distances to the target, `fd_of_mean` the distance of the mean shares, which opposite
-    prompts cancel; `floor` and `floor_high` are what a perfectly fair model scores as `fd` with as many pictures (mean, 95th
-    percentile). `change` is the parity difference to the base condition, per class; `prompt_gap` the largest one between two
-    prompts. Distances of an attribute without a target are to its shares under the base condition.
+    `fd` is the mean of the prompts' distances to the target, `fd_of_mean` the distance of the mean shares, which
+    opposite prompts cancel; `floor` and `floor_high` are what a perfectly fair model scores as `fd` with as many
+    pictures (mean, 95th percentile). `change` is the parity difference to the base condition, per class; `prompt_gap`
+    the largest one between two prompts. Distances of an attribute without a target are to its shares under the base
+    condition.
     """
 
     condition: int
@@ -97,7 +98,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Intersection:
-    """Two attributes at once under one condition: shares [Ka][Kb], what was expected, and the cell furthest below it."""
+    """Two attributes at once under one condition: shares [Ka][Kb], those expected, the cell furthest below."""
 
     condition: int
     attributes: list[str]
@@ -111,7 +112,7 @@ class Intersection:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of one condition: KID to a reference, distance to the base's pictures of the same seed, subject recognised."""
+    """Quality of one condition: KID to a reference, distance to the base's picture of each seed, recognition."""
 
     condition: int
     kid: float | None = None

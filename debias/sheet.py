@@ -29,7 +29,9 @@ def contact_sheets(
     cfg = records.conditions[records.base].cfg
     chosen = [i for i, one in enumerate(records.conditions) if one.cfg == cfg]
     if len(chosen) > ROWS:
-        chosen = sorted({chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, ROWS)} | {records.base, records.after})
+        chosen = sorted(
+            {chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, ROWS)} | {records.base, records.after}
+        )
     pages = []
     for prompt in _most_changed(records, decided, prompts):
         here = np.asarray(records.prompt) == prompt
@@ -69,7 +71,7 @@ def thumbnail(path: str | os.PathLike | None) -> str:
 
 
 def _most_changed(records: Records, decided: np.ndarray, count: int) -> list[int]:
-    """Prompts with the largest share of pictures whose class differs from the base's of the same seed; in given order."""
+    """Prompts in which most pictures changed class from the base's of the same seed; in the order given."""
     pairs = records.pairs(records.after)
     changed = np.zeros(len(records.prompts))
     if records.after != records.base and len(pairs):

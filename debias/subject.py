@@ -9,10 +9,10 @@ from .record import Attribute
 
 
 def recognised_by(attribute: Attribute, prompts: Sequence[str]) -> np.ndarray | None:
-    """Class index for each prompt [P], or None unless every prompt names one and together they name several.
+    """Class index of each prompt [P]; None unless every prompt names one and together they name several.
 
-    A class is named if its words stand in the prompt, underscores and hyphens read as blanks; the longest name counts, so
-    that `fire fighter` is not `fighter`.
+    A class is named if its words stand in the prompt, underscores and hyphens read as blanks; the longest name counts,
+    so that `fire fighter` is not `fighter`.
     """
     names = [_words(name) for name in attribute.classes]
     longest_first = sorted(range(len(names)), key=lambda i: -len(names[i]))

@@ -32,7 +32,8 @@ def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base:
     if before.pictures == 1:
         return f"One picture is too few to say anything about {first.name}."
     if base == after:
-        text = f"{name[:1].upper() + name[1:]} {verb} {percent(values[top])} ({percent_range(before.shares[top])}) of {pictures}"
+        share = f"{percent(values[top])} ({percent_range(before.shares[top])})"
+        text = f"{name[:1].upper() + name[1:]} {verb} {share} of {pictures}"
         return f"{text}{_judged(first, now, base == after)}."
     text = f"At {settings[base].label} {name} {verb} {percent(values[top])} of {pictures}"
     if now.shares[top].value is None:
@@ -49,26 +50,30 @@ def remarks(
     after: int,
     margin: float,
 ) -> list[str]:
-    """Short sentences on what else matters: prompts that differ, drift, price, doubtful pictures and a doubtful probe."""
+    """Short sentences on what else matters: prompts that differ, drift, doubtful pictures or probes, price."""
     said = []
     for one in attributes:
         now = one.overall[after]
         if one.targeted:
             verdicts = [row.verdict for row in one.prompts if row.condition == after]
-            fair, unfair = (verdicts.count(word) for word in (interval.fair_within(margin), interval.NOT_FAIR))
+            words = interval.fair_within(margin)
+            fair, unfair = (verdicts.count(word) for word in (words, interval.NOT_FAIR))
             if len(verdicts) > 1 and fair + unfair:
                 said.append(
-                    f"Of {len(verdicts)} prompts on their own, {fair} are {interval.fair_within(margin)}, {unfair} are not, "
-                    f"and for {len(verdicts) - fair - unfair} these pictures cannot tell."
+                    f"Of {len(verdicts)} prompts on their own, {fair} are {words}, {unfair} are not "
+                    f"fair, and for {len(verdicts) - fair - unfair} these pictures cannot tell."
                 )
         elif now.drift:
             said.append(f"Not asked to change: {one.name}, {now.drift}.")
         if now.pictures and now.undetermined / now.pictures > 0.05:
             said.append(
-                f"In {percent(now.undetermined / now.pictures)} of the pictures {one.name} is undetermined; they are shown, not counted."
+                f"In {percent(now.undetermined / now.pictures)} of the pictures {one.name} is undetermined; "
+                "they are shown, not counted."
             )
         if one.accuracy is not None and one.accuracy < 0.85:
-            said.append(f"The probe for {one.name} is right in only {percent(one.accuracy)}; read its shares with care.")
+            said.append(
+                f"The probe for {one.name} is right in only {percent(one.accuracy)}; read its shares with care."
+            )
     known = {one.condition: one.recognised for one in prices if one.recognised is not None}
     if base in known and after in known:
         line = f"The subject is recognised in {percent(known[after].value)} of the pictures"

@@ -66,20 +66,22 @@ class Target:
                     f"Cannot read '{part}' in the target '{text}'. "
                     f"Write 'uniform', or a share for each class: '{_example(names)}'."
                 )
-            if name not in names:
-                raise DDMError(f"The target names '{name}', but the classes are {_listed(names)}.")
             if name in shares:
                 raise DDMError(f"The target names '{name}' twice. Give each of {_listed(names)} one share.")
             try:
                 shares[name] = float(value)
             except ValueError:
                 raise DDMError(
-                    f"The share of '{name}' in the target is '{value}', which is not a number. Write for instance '{_example(names)}'."
+                    f"The share of '{name}' in the target is '{value}', which is not a number. "
+                    f"Write for instance '{_example(names)}'."
                 ) from None
-        missing = [name for name in names if name not in shares]
-        if missing:
+        if set(shares) != set(names):
+            unknown = [name for name in shares if name not in names]
+            missing = [name for name in names if name not in shares]
+            wrong = f"leaves out {_listed(missing)}" if not unknown else f"names {_listed(unknown)}"
             raise DDMError(
-                f"The target '{text}' leaves out {_listed(missing)}. The classes are {_listed(names)}; a share may be 0."
+                f"The target is over {_listed(tuple(shares))} and {wrong}, but the classes are {_listed(names)}. "
+                "Give every class a share; it may be 0."
             )
         return cls(tuple(names), np.array([shares[name] for name in names]))
 

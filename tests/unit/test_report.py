@@ -1,0 +1,285 @@
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from comfyui_ddm.debias import chart
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.measurement import build_report
+from comfyui_ddm.debias.record import Attribute, Condition, Records
+from comfyui_ddm.debias.report import FairnessReport
+from comfyui_ddm.debias.target import Target
+from comfyui_ddm.training.commands.report import targets_of
+from comfyui_ddm.training.records import read_records
+from PIL import Image
+
+EVIL = "<script>alert('1')</script> & $x_1^{"
+ROLES = ("firefighter", "doctor", "judge")
+
+
+def _records(alphas=(0, 0.5, 1), per_prompt=80, target="uniform", names=("man", "woman"), prompts=None, **rest):
+    """Men 85% at α = 0 and 50% at α = 1; tones always half and half; roles nearly always right."""
+    rng = np.random.default_rng(0)
+    prompts = prompts or [f"a {role}" for role in ROLES]
+    prompt, condition, seed, gender, tone, role = [], [], [], [], [], []
+    for alpha in alphas:
+        for p, words in enumerate(prompts):
+            draw = np.random.default_rng(p).random((per_prompt, 3))
+            men = draw[:, 0] < 0.85 - 0.35 * alpha
+            prompt += [words] * per_prompt
+            condition += [Condition(alpha)] * per_prompt
+            seed += range(p * per_prompt, (p + 1) * per_prompt)
+            gender.append(np.where(men[:, None], [0.95, 0.05], [0.05, 0.95]))
+            tone.append(np.where(draw[:, 1:2] < 0.5, [0.9, 0.1], [0.1, 0.9]))
+            role.append(np.eye(len(ROLES))[np.where(draw[:, 2] < 0.95, p % 3, (p + 1) % 3)])
+    count = len(prompt)
+    attributes = [
+        Attribute(
+            "gender", names, np.concatenate(gender), Target.parse(target, names), 0.95, [[0.95, 0.05], [0.05, 0.95]]
+        ),
+        Attribute("tone", ("dark", "light"), np.concatenate(tone), None, 0.9),
+        Attribute("role", ROLES, np.concatenate(role), None, 0.97),
+    ]
+    features = np.concatenate([np.concatenate(gender) * 3, rng.normal(size=(count, 4))], 1)
+    return Records.of(prompt, attributes, condition, seed, features=features, **rest)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return build_report(_records(), resamples=300)
+
+
+def test_the_summary_is_a_sentence_that_says_before_and_after(report):
+    assert re.fullmatch(
+        r"At α = 0 men are 8\d% of 240 pictures; at α = 1 they are \d\d% \(\d\d–\d\d%\), .*\.", report.summary
+    )
+
+
+def test_shares_fall_over_alpha_and_the_verdict_follows(report):
+    gender = report.attributes[0]
+    men = [one.shares[0].value for one in gender.overall]
+    assert men == sorted(men, reverse=True)
+    assert gender.overall[0].verdict == "not fair"
+    assert gender.overall[2].fd.value < gender.overall[0].fd.value
+    for one in gender.overall:
+        for value in (*one.shares, one.fd, one.pairwise_bias, one.parity_gap):
+            assert value.low <= value.value <= value.high
+
+
+def test_an_attribute_without_a_target_is_watched_for_drift(report):
+    tone = report.attributes[1]
+    assert not tone.targeted
+    assert [one.drift for one in tone.overall] == [None, "unchanged within ±.10", "unchanged within ±.10"]
+
+
+def test_a_probe_for_what_the_prompts_name_tells_fidelity(report):
+    assert report.fidelity == "role"
+    assert [one.name for one in report.attributes] == ["gender", "tone"]
+    assert all(one.recognised.value > 0.85 for one in report.quality)
+
+
+def test_prompts_come_worst_first(report):
+    rows = [row.fd for row in report.attributes[0].prompts if row.condition == 0]
+    assert rows == sorted(rows, reverse=True)
+
+
+def test_quality_is_measured_against_the_base(report):
+    assert report.quality[0].kid is None
+    assert report.quality[2].paired_pictures == 240
+    assert report.quality[2].kid > report.quality[1].kid > -1
+
+
+def test_the_worst_intersection_is_found(report):
+    first = report.intersections[0]
+    assert first.attributes == ["gender", "tone"]
+    assert first.rows[first.worst[0]] == "woman"
+    assert sum(cell.value for row in first.shares for cell in row) == pytest.approx(1)
+
+
+def test_corrected_shares_stand_beside_the_measured_ones(report):
+    one = report.attributes[0].overall[0]
+    assert one.corrected[0].value > one.shares[0].value
+
+
+def test_it_round_trips_through_json(report):
+    assert FairnessReport.from_json(report.to_json()) == report
+    with pytest.raises(DDMError, match="not a fairness report"):
+        FairnessReport.from_json('{"format": 1}')
+    with pytest.raises(DDMError, match="not a fairness report"):
+        FairnessReport.from_json("[]")
+
+
+def test_the_same_records_make_the_same_report(report):
+    again = build_report(_records(), resamples=300)
+    assert again == report
+    assert again.to_html() == report.to_html()
+
+
+def test_undetermined_pictures_are_shown_and_not_counted():
+    records = _records(alphas=(0,))
+    records.attributes[0].probabilities[:60] = 0.5
+    records.attributes[0].probabilities[60:70] = np.nan
+    overall = build_report(records, resamples=50).attributes[0].overall[0]
+    assert (overall.pictures, overall.undetermined) == (240, 70)
+    rows = build_report(records, resamples=50).attributes[0].prompts
+    assert sum(sum(row.counts) + row.undetermined for row in rows) == 240
+
+
+def test_pictures_that_cannot_be_told_at_all_still_make_a_report():
+    records = _records(alphas=(0, 1))
+    records.attributes[0].probabilities[:] = 0.5
+    report = build_report(records, resamples=50)
+    assert report.attributes[0].overall[0].shares[0].value is None
+    assert FairnessReport.from_json(report.to_json()) == report
+    assert "none of" in report.summary.lower() and "<svg" in report.to_html()
+
+
+def test_few_pictures_get_no_verdict():
+    report = build_report(_records(per_prompt=20), resamples=50)
+    assert {row.verdict for row in report.attributes[0].prompts} == {"too few to say"}
+    assert report.attributes[0].overall[0].verdict == "too few to say"
+    assert "too few pictures for a verdict" in report.summary
+
+
+def test_one_picture_is_enough_for_a_report():
+    one = Records.of(
+        ["a doctor"], [Attribute("gender", ("man", "woman"), [[0.9, 0.1]], Target.uniform(("man", "woman")))]
+    )
+    report = build_report(one)
+    assert FairnessReport.from_json(report.to_json()) == report
+    assert "<svg" in report.to_html()
+
+
+def test_an_uneven_target_is_met_where_it_is_met():
+    report = build_report(_records(alphas=(0, 1), per_prompt=400, target="man=.5,woman=.5"), resamples=200)
+    assert report.attributes[0].overall[1].verdict == "fair within ±.10"
+    report = build_report(_records(alphas=(0, 1), per_prompt=400, target="man=.85,woman=.15"), resamples=200)
+    assert report.attributes[0].overall[1].verdict == "not fair"
+
+
+def test_a_target_over_other_classes_is_refused():
+    with pytest.raises(DDMError) as caught:
+        Attribute("gender", ("man", "woman"), np.ones((2, 2)) / 2, Target.uniform(("cat", "dog")))
+    assert all(name in str(caught.value) for name in ("cat", "dog", "man", "woman"))
+
+
+def test_no_picture_is_an_error_that_says_so():
+    with pytest.raises(DDMError, match="no pictures"):
+        Records.of([], [Attribute("gender", ("man", "woman"), np.zeros((0, 2)))])
+
+
+def test_every_users_string_is_escaped(tmp_path):
+    names = (EVIL, "woman")
+    records = _records(alphas=(0, 1), names=names, prompts=[EVIL, "<img src=x onerror=alert(1)>"])
+    missing = tmp_path / "<b>missing</b>.png"
+    records = Records(
+        records.prompts,
+        [Condition(0), Condition(1, name="<i>name</i>")],
+        records.prompt,
+        records.condition,
+        records.seed,
+        records.attributes,
+        records.features,
+        [missing] * len(records.prompt),
+        ["<b>note</b>"],
+    )
+    report = build_report(records, title=EVIL, reference=records.features, reference_name="<u>folder</u>", resamples=50)
+    page = report.to_html()
+    for tag in ("<script", "<img", "<i>name", "<b>", "<u>"):
+        assert tag not in page
+    assert "&lt;script&gt;" in page
+    report.to_png(tmp_path / "chart.png")
+
+
+def test_the_page_needs_nothing_from_outside(report):
+    page = report.to_html()
+    links = re.findall(r"(?:src|href)=\"([^\"]*)\"", page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert "prefers-color-scheme: dark" in page and "<script" not in page
+
+
+def test_pictures_of_one_seed_stand_side_by_side(tmp_path):
+    records = _records(alphas=(0, 1), per_prompt=20)
+    paths = []
+    for i in range(len(records.prompt)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (8, 8), (i % 255, 0, 0)).save(paths[-1])
+    paths[0].write_bytes(b"broken")
+    records = _records(alphas=(0, 1), per_prompt=20, paths=paths)
+    report = build_report(records, resamples=50)
+    sheet = report.sheets[0]
+    assert sheet.rows == ["α = 0", "α = 1"]
+    before, after = ([one.caption.split(":")[0] for one in row] for row in sheet.pictures)
+    assert before == after
+    assert report.clusters and report.clusters[0].examples
+    assert "Of the pictures for the contact sheets, 1 could not be opened." in report.notes
+    assert "data:image" in report.to_json() and "data:image" not in report.to_json(pictures=False)
+
+
+def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
+    alpha = [0, 0.5, 1]
+    shares = np.array([[0.8, 0.2], [0.65, 0.35], [0.5, 0.5]])
+    figures = [
+        chart.shares_over_alpha(alpha, shares, shares - 0.05, shares + 0.05, ("_man", "$woman"), (0.5, 0.5)),
+        chart.pareto([0.4, 0.2, 0.1], [0.01, 0.012, 0.02], ["α = 0", "α = 0.5", "$\\frac"]),
+        chart.predicted_curve(alpha, shares, [0.4, 0.2, 0.01], [1, 0.8, 0.4], ("man", "woman"), 0.8),
+        chart.loss_curve(range(100), np.linspace(1, 0, 100)),
+    ]
+    for figure in figures:
+        svg = chart.to_svg(figure, 'a "label"')
+        assert svg.startswith("<svg") and "var(--series-0)" in svg and ' id="figure' not in svg
+        chart.save_png(figure, tmp_path / "chart.png")
+        assert Image.open(tmp_path / "chart.png").size[0] > 500
+    assert "_man" in chart.to_svg(figures[0]) and "$woman" in chart.to_svg(figures[0])
+
+
+class _Probe(SimpleNamespace):
+    """Says man where a picture is red."""
+
+    def features(self, images):
+        return images.reshape(len(images), -1, 3).mean(1)
+
+    def predict_features(self, features):
+        man = (features[:, :1] > 128).astype(float)
+        return np.concatenate([man, 1 - man], 1)
+
+
+def _probe():
+    return _Probe(names=("man", "woman"), attribute="gender", accuracy=0.9, confusion=np.eye(2), network=object())
+
+
+def test_a_sampled_folder_is_read_with_its_prompts_seeds_and_alphas(tmp_path):
+    rows = []
+    for alpha in (0, 0.5):
+        for seed in range(4):
+            name = f"alpha_{alpha}/a-doctor/{seed}.png"
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (255, 0, 0) if seed > 2 * alpha else (0, 0, 0)).save(tmp_path / name)
+            rows.append({"file_name": name, "prompt": "a doctor", "seed": seed, "alpha": alpha, "cfg": 3.0})
+    rows.append({"file_name": "gone.png", "prompt": "a doctor", "seed": 9, "alpha": 0, "cfg": 3.0})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    probe = _probe()
+    records = read_records(tmp_path, [probe], targets_of([probe], None), probe)
+    assert [one.label for one in records.conditions] == ["α = 0", "α = 0.5"]
+    assert records.prompts == ["a doctor"] and records.seed.tolist() == [0, 1, 2, 3] * 2
+    assert records.features.shape == (8, 3)
+    assert any("gone.png" in note for note in records.notes)
+
+
+def test_a_plain_folder_is_read_with_subfolders_as_prompts(tmp_path):
+    for role in ("doctor", "judge"):
+        for i in range(3):
+            (tmp_path / role).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / role / f"{i}.png")
+    records = read_records(tmp_path, [_probe()], [None])
+    assert records.prompts == ["doctor", "judge"]
+    assert len(set(records.seed)) == 6
+
+
+def test_targets_are_given_in_the_order_of_the_probes():
+    assert targets_of([_probe()], ["man=.75,woman=.25"])[0].shares.tolist() == [0.75, 0.25]
+    with pytest.raises(DDMError, match="2 targets for 1 probes"):
+        targets_of([_probe()], ["uniform", "uniform"])
+    with pytest.raises(DDMError, match="cat"):
+        targets_of([_probe()], ["cat=.5,dog=.5"])

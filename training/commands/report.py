@@ -1,0 +1,96 @@
+"""`ddm report`: who is in the pictures of a folder, and how sure one can be."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...debias.probe import Probe
+    from ...debias.target import Target
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures that `ddm sample` made, or any image folder.")
+    ],
+    probe: Annotated[
+        list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'uniform' or 'man=.75,woman=.25', in the order of the probes. The first probe's is uniform if none "
+            "is given; attributes without a target are watched for drift."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pictures to measure quality (KID) against; α = 0 if none.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page; .json and .png are written beside it.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="What stands above the report.")] = "Fairness report",
+    margin: Annotated[float, typer.Option(min=0.01, max=0.5, help="Deviation of a share that still is fair.")] = 0.10,
+    confidence: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Probability below which a picture is undetermined.")
+    ] = 0.60,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Measure who is in the pictures, per prompt and overall, and write a page that one can read.
+
+    Example: ddm report out/ --probe gender.safetensors --probe skin_tone.safetensors --out report.html
+    """
+    from rich.console import Console
+
+    from ...debias.error import DDMError
+    from ...debias.measurement import build_report
+    from ...debias.probe import Probe
+    from ...debias.storage import write_text
+    from ..base import resolve_device
+    from ..records import check_probes, read_features, read_records
+
+    if out.suffix.lower() in (".json", ".png"):
+        raise DDMError(f"The page cannot be called {out.name}: figures and chart go there. Name it report.html.")
+    console = Console(stderr=True)
+    place = resolve_device(device)
+    probes = [Probe.load(path, device=place) for path in probe]
+    targets = targets_of(probes, target)
+    check_probes(probes, targets)
+    # A probe that was trained to see the very attribute that is being changed would call the change a loss of quality.
+    eye = next((one for one, asked in zip(probes, targets, strict=True) if asked is None), probes[0])
+    with console.status("Looking at the pictures"):
+        records = read_records(folder, probes, targets, eye)
+        compared = None if reference is None else read_features(reference, eye)
+        made = build_report(
+            records, title, margin, confidence, compared, reference.name if reference else "", random_seed=seed
+        )
+    files = {"html": out, "json": out.with_suffix(".json"), "png": out.with_suffix(".png")}
+    write_text(files["html"], made.to_html())
+    write_text(files["json"], made.to_json(pictures=False))
+    made.to_png(files["png"])
+    if as_json:
+        names = {kind: str(path) for kind, path in files.items()}
+        typer.echo(json.dumps({**made.to_dict(pictures=False), "files": names}, ensure_ascii=False))
+        return
+    for line in (made.summary, *made.remarks, f"The report is in {out}."):
+        typer.echo(line)
+
+
+def targets_of(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target | None]":
+    """One target or None per probe: those given in order, a uniform one for the first if none is.
+
+    Raises:
+        DDMError: more targets than probes, or one that does not fit its probe's classes (both lists are named).
+    """
+    from ...debias.error import DDMError
+    from ...debias.target import Target
+
+    given = list(given or ["uniform"])
+    if len(given) > len(probes):
+        raise DDMError(f"There are {len(given)} targets for {len(probes)} probes. Give one target per probe, in order.")
+    given += [""] * (len(probes) - len(given))
+    return [Target.parse(text, probe.names) if text else None for text, probe in zip(given, probes, strict=True)]
