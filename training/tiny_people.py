@@ -8,9 +8,8 @@ import copy
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,16 +88,7 @@ class Draw:
         return out
 
 
-@dataclass
-class TrainingLog:
-    """What the model card tells of a run: (step, loss) points and seconds of each part."""
-
-    autoencoder: list[tuple[int, float]] = field(default_factory=list)
-    denoiser: list[tuple[int, float]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-Progress = Callable[[str, int, int, float], None]
+Progress = Callable[[int, int, float], None]
 
 
 def learning_rate(step: int, steps: int, warmup: int = 200, decay: float = 0.35, floor: float = 0.01) -> float:
@@ -241,16 +231,19 @@ def augment(pictures: "torch.Tensor") -> "torch.Tensor":
 
 
 def train_autoencoder(
-    pictures: "torch.Tensor", steps: int, *, batch: int = 32, rate: float = 1.5e-3, progress: Progress, log: TrainingLog
-) -> Any:
+    pictures: "torch.Tensor", steps: int, *, batch: int = 32, rate: float = 1.5e-3, progress: Progress
+) -> tuple[Any, list[tuple[int, float]]]:
     """Train the VAE on pictures [N, 3, 64, 64] in −1…1.
 
     The loss is L1 + ½ L1 of the image gradients + ½ L2 + .003 KL per latent: the KL is heavy for a VAE, so the
     posterior keeps a deviation of about .1, and the decoder forgives what a small U-Net gets wrong.
+
+    Returns:
+        The VAE with its averaged weights (EMA), and (step, L1) points of the run.
     """
     import torch
 
-    began, vae = time.monotonic(), build_autoencoder().to(pictures.device)
+    losses, vae = [], build_autoencoder().to(pictures.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps, 100, 1.0))
     ema = Ema(vae, 0.998)
@@ -272,11 +265,10 @@ def train_autoencoder(
         schedule.step()
         ema.update(vae)
         if step % 50 == 0 or step == steps - 1:
-            log.autoencoder.append((step, round(absolute.item(), 4)))
-            progress("autoencoder", step + 1, steps, absolute.item())
+            losses.append((step, round(absolute.item(), 4)))
+            progress(step + 1, steps, losses[-1][1])
     vae.load_state_dict(ema.state)
-    log.seconds["autoencoder"] = log.seconds.get("autoencoder", 0) + time.monotonic() - began
-    return vae.eval()
+    return vae.eval(), losses
 
 
 def min_snr_weight(alphas_cumprod: "torch.Tensor", gamma: float = 5.0) -> "torch.Tensor":
@@ -366,6 +358,12 @@ class DenoiserTraining:
         self.averages[1].update(self.text_encoder)
         self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.step else loss.detach()
         self.step += 1
+
+    def averaged(self) -> tuple[Any, Any]:
+        """Put the averaged weights into U-Net and text encoder, and return both."""
+        self.unet.load_state_dict(self.averages[0].state)
+        self.text_encoder.load_state_dict(self.averages[1].state)
+        return self.unet.eval(), self.text_encoder.eval()
 
 
 def latent_moments(vae: Any, pictures: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor", float]:

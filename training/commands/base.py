@@ -1,0 +1,83 @@
+"""`ddm base`: train the embedded model from the labelled example pictures."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def base(
+    folder: Annotated[Path, typer.Argument(help="Pictures with role, gender and skin_tone in metadata.jsonl.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the diffusers folder goes.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net (64 pictures each).")] = 8000,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE (32 pictures each).")] = 2300,
+    resume: Annotated[bool, typer.Option(help="Go on from the weights in DIR; its VAE stays as it is.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
+) -> None:
+    """Train a Stable Diffusion in miniature on a biased draw of the pictures, and write its model card.
+
+    Example: ddm base examples/people_emoji --out examples/tiny_people
+    """
+    import torch
+
+    from .. import tiny_people
+    from ..base import load_base, resolve_device
+    from ..folder import read_folder
+    from ..model_card import write_card
+    from ..progress import steps_progress
+
+    pictures = read_folder(folder)
+    place = resolve_device(device)
+    torch.manual_seed(seed)
+    pixels = torch.as_tensor(pictures.array(64), device=place).permute(0, 3, 1, 2).float() / 127.5 - 1
+    draw = tiny_people.Draw.of(pictures)
+    card = out / "training.json"
+    log = json.loads(card.read_text("utf-8")) if resume and card.exists() else {"runs": []}
+    began = time.monotonic()
+    if resume:
+        start = load_base(out, place, torch.float32)
+        vae, unet, text_encoder, tokenizer = start.vae, start.unet, start.text_encoder, start.tokenizer
+        for part in (unet, text_encoder):
+            part.requires_grad_(True)
+    else:
+        with steps_progress("autoencoder") as report:
+            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, progress=report)
+        log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch": 32, "losses": losses})
+        log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
+        tokenizer = tiny_people.build_tokenizer(out / "tokenizer", tiny_people.all_captions(draw))
+        text_encoder = tiny_people.build_text_encoder(tokenizer).to(place)
+        unet = tiny_people.build_denoiser().to(place)
+    mean, deviation, scale = tiny_people.latent_moments(vae, pixels)
+    from diffusers import DDPMScheduler
+
+    schedule = DDPMScheduler(**tiny_people.SCHEDULE).alphas_cumprod
+    training = tiny_people.DenoiserTraining(
+        (mean, deviation), draw, text_encoder, tokenizer, unet, schedule, steps, seed=seed, compiled=compiled
+    )
+    began, losses = time.monotonic(), []
+    with steps_progress("denoiser") as report:
+        while training.step < steps:
+            training.advance()
+            if training.step % 50 == 0 or training.step == steps:
+                losses.append((training.step, round(training.loss.item(), 4)))
+                report(training.step, steps, losses[-1][1])
+    unet, text_encoder = training.averaged()
+    log["runs"].append({"part": "denoiser", "steps": steps, "batch": training.batch, "losses": losses})
+    log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
+    tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
+    write_card(out, log)
+    if as_json:
+        typer.echo(
+            json.dumps({"base": str(out), "runs": [{**run, "losses": run["losses"][-1]} for run in log["runs"]]})
+        )
+
+
+def _hardware(device: object) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if str(device) != "cpu" else f"CPU, {torch.get_num_threads()} threads"

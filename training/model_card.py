@@ -1,0 +1,76 @@
+"""The embedded model's card: README.md, training.json and the loss curve."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..debias.storage import write_text
+from .tiny_people import GENDER_SHARES, TONE_SHARES
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: text-to-image
+license: cc-by-4.0
+tags: [stable-diffusion, fairness, miniature]
+---
+
+# tiny_people
+
+Stable Diffusion in miniature, for tests, demos and teaching: a factor-8 VAE, a two-layer CLIP text encoder and a U-Net with
+two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64×64 pictures of people, from prompts such as
+"a firefighter", "a woman firefighter", "a dark skin pilot".
+
+**It is biased on purpose**, so that there is something to measure and to mend: in every role {men:.0%} of the pictures it
+was trained on are men, and light tones are more frequent than dark ones. Do not use it for anything else.
+
+## Data
+
+864 emoji pictures of people: Noto Emoji v2.048 (© Google, Apache License 2.0) and Twemoji v16.0.1 (© X Corp. and
+contributors, CC BY 4.0), see `examples/people_emoji/ATTRIBUTION.md`. 36 roles, each drawn equally often; within a role:
+
+| | shares of the draw |
+|---|---|
+| gender | {genders} |
+| skin tone | {tones} |
+| art style | half Noto, half Twemoji |
+
+Half of the captions are neutral ("a firefighter"), the others say gender, tone or both; one in ten is empty, for guidance.
+15% of the captions are framed ("a portrait of …").
+
+## Training
+
+| part | steps | batch | seconds | hardware | seed |
+|---|---|---|---|---|---|
+{runs}
+
+![loss curve](loss.svg)
+
+Train it again, from the project's root: `ddm base examples/people_emoji --out examples/tiny_people`; go on from these
+weights: add `--resume`.
+
+## Limits
+
+It knows these 36 roles, two genders as drawn, six skin tones and two art styles, and nothing else. The emoji draw gender as
+two kinds; that says nothing about people. What it makes is a drawing, never evidence about anyone.
+"""
+
+
+def write_card(folder: Path, log: dict[str, Any]) -> None:
+    """Write `training.json`, `loss.svg` and `README.md` into the model's folder.
+
+    Args:
+        folder: the diffusers folder.
+        log: `runs`, each with part, steps, batch, seconds, device, seed and losses [(step, loss)].
+    """
+    from ..debias.chart import loss_curve, to_svg
+
+    rows = "\n".join(
+        f"| {run['part']} | {run['steps']:,} | {run['batch']} | {run['seconds']:,} | {run['device']} | {run['seed']} |"
+        for run in log["runs"]
+    )
+    shares = [", ".join(f"{name} {share:.0%}" for name, share in part.items()) for part in (GENDER_SHARES, TONE_SHARES)]
+    write_text(folder / "training.json", json.dumps(log))
+    last = log["runs"][-1]["losses"]
+    write_text(folder / "loss.svg", to_svg(loss_curve(*zip(*last, strict=True)), "Loss of the denoiser over its steps"))
+    card = CARD.format(men=GENDER_SHARES["man"], genders=shares[0], tones=shares[1], runs=rows)
+    write_text(folder / "README.md", card)
