@@ -1,14 +1,14 @@
 """Generation with a base model: deterministic, one noise per seed, α per picture, in batches that can be shown."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..debias.error import DDMError
 from .base import Base
-from .lora import Strength, lora_names, set_alpha
+from .lora import lora_names, set_alpha
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ def generate_batches(
         negative: the prompt of the unconditional half.
         batch_size: pictures at a time; by default what fits (see `default_batch_size`).
         size: side of the pictures in pixels; by default the model's own.
-        scheduler: a diffusers scheduler without randomness; by default `solver`. The device state it keeps is reset.
+        scheduler: a diffusers scheduler without randomness; by default `solver`.
         bf16: compute in bfloat16 where the base is float32. On CPUs that have it about 1.7 times as fast.
         progress: called with (steps done, steps in all) after each step.
         cancelled: asked before each step; once it says True, the batch at hand is given up.
@@ -144,22 +144,18 @@ def _noise(seed: int, channels: int, cell: int) -> "torch.Tensor":
     return torch.randn(channels, cell, cell, generator=torch.Generator().manual_seed(seed))
 
 
-class _strength:
+@contextmanager
+def _strength(base: Base, alpha: "float | torch.Tensor") -> Iterator[None]:
     """Set the adapter's strength for a while, if there is one."""
-
-    def __init__(self, base: Base, alpha: "float | torch.Tensor"):
-        self.unet = base.unet if ADAPTER in lora_names(base.unet) else None
-        self.alpha = alpha
-
-    def __enter__(self) -> None:
-        if self.unet is not None:
-            strength: Strength = self.unet.lora_strengths[ADAPTER]
-            self.before = strength.alpha
-            set_alpha(self.unet, ADAPTER, self.alpha)
-
-    def __exit__(self, *_: object) -> None:
-        if self.unet is not None:
-            set_alpha(self.unet, ADAPTER, self.before)
+    if ADAPTER not in lora_names(base.unet):
+        yield
+        return
+    before = base.unet.lora_strengths[ADAPTER].alpha
+    set_alpha(base.unet, ADAPTER, alpha)
+    try:
+        yield
+    finally:
+        set_alpha(base.unet, ADAPTER, before)
 
 
 def _denoise(

@@ -1,0 +1,28 @@
+"""`ddm`, `python -m comfyui_ddm.training`, and `python -m training` from the repository's root."""
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the command line."""
+    from .command_line import app
+
+    app(prog_name="ddm")
+
+
+def _load_root() -> None:
+    """Load the repository's root as the package `comfyui_ddm`, which `python -m training` knows nothing of."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    root = Path(__file__).resolve().parent.parent
+    spec = spec_from_file_location("comfyui_ddm", root / "__init__.py", submodule_search_locations=[str(root)])
+    sys.modules["comfyui_ddm"] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    if __package__ == "training":
+        _load_root()
+        __package__ = "comfyui_ddm.training"
+    main()

@@ -1,0 +1,51 @@
+"""The command line `ddm`: one command per module of `training/commands`, errors as sentences.
+
+Importing a command's module must stay light: torch and what is built on it belong inside the function, so that `--help`
+answers at once.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from ..debias.error import DDMError
+
+COMMANDS = ("audit", "train", "sample", "probe", "report", "sweep", "base", "demo")
+
+
+class Commands(TyperGroup):
+    """The group of all commands; says a DDMError in one sentence, and ends quietly at Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command. Exit codes: 2 after a mistake in the input, 130 when stopped."""
+        try:
+            return super().invoke(ctx)
+        except DDMError as error:
+            typer.echo(f"ddm: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Stopped.", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    name="ddm",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def ddm() -> None:
+    """Fair adapters for diffusion models: train on your own pictures, without labelling anyone."""
+
+
+for _name in COMMANDS:
+    if find_spec(f".commands.{_name}", __package__) is None:
+        continue
+    app.command(_name)(getattr(import_module(f".commands.{_name}", __package__), _name))

@@ -1,0 +1,120 @@
+"""`ddm sample`: the same seeds at several strengths of an adapter."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT|FILE", help="Prompts as 'a firefighter;a doctor', or a text file with one in a line."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where alpha_<α>/<prompt>/<seed>.png and metadata.jsonl go.")
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
+    style: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it, at strength 1.")
+    ] = None,
+    alpha: Annotated[
+        str | None, typer.Option(help="Strengths: '0,0.5,1'. Without it 0, 0.5 and 1, or 0 if there is no adapter.")
+    ] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures for each prompt and α.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    cfg: Annotated[float, typer.Option(min=0.0, help="Guidance scale; 1 is none.")] = 3.0,
+    negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the pictures in pixels; the model's own if none.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at a time; what fits if none.")] = None,
+    bf16: Annotated[bool, typer.Option(help="Half precision: faster on CPUs that have bfloat16.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="First seed: the same seed has the same noise at every α.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON object.")] = False,
+) -> None:
+    """Generate pictures at several strengths, with the same seeds. Pictures that are there already are kept.
+
+    Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out pictures
+    """
+    from ..gallery import make_gallery, plan_shots
+    from ..model import EMBEDDED, load_model
+    from ..progress import picture_progress
+    from ..prompt import read_prompts
+
+    texts = read_prompts(prompts)
+    alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
+    require_adapter(alphas, adapter)
+    model = load_model(base or EMBEDDED, adapter, style, device)
+    for warning in model.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    shots = plan_shots(texts, per_prompt, alphas, [cfg], seed)
+    start = time.monotonic()
+    with picture_progress("Sampling") as progress:
+        result = make_gallery(
+            model,
+            out,
+            shots,
+            steps=steps,
+            negative=negative,
+            size=size,
+            batch_size=batch_size,
+            bf16=bf16,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    seconds = time.monotonic() - start
+    if as_json:
+        facts = {
+            "out": str(out),
+            "made": result.made,
+            "kept": result.kept,
+            "prompts": texts,
+            "alphas": alphas,
+            "seconds": round(seconds, 2),
+            "pictures_per_second": round(result.made / seconds, 2) if result.made else None,
+            "warnings": model.warnings,
+        }
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    typer.echo(f"{result.made} pictures made, {result.kept} kept, in {out}.")
+
+
+def read_numbers(text: str, option: str) -> list[float]:
+    """Numbers of "0,0.5,1", without repetitions.
+
+    Raises:
+        DDMError: something else, naming the option.
+    """
+    import math
+
+    from ...debias.error import DDMError
+
+    try:
+        # Adding 0 turns −0 into 0, which is another folder otherwise.
+        numbers = [float(part) + 0.0 for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise DDMError(f"{option} is {text!r}. Give numbers with commas between them, such as 0,0.5,1.")
+    return list(dict.fromkeys(numbers))
+
+
+def require_adapter(alphas: list[float], adapter: Path | None) -> None:
+    """Refuse strengths for an adapter that is not there."""
+    from ...debias.error import DDMError
+
+    if adapter is None and any(alphas):
+        raise DDMError("A strength α needs an adapter. Give one with --adapter FILE, or use --alpha 0.")

@@ -1,0 +1,212 @@
+"""A gallery: generated pictures in a folder, by guidance scale, α, prompt and seed, with metadata.jsonl.
+
+Layout: [cfg_<c>/]alpha_<a>/<prompt>/<seed>.png. Making it again keeps the pictures that are there already.
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..debias.storage import write_bytes, write_text
+from .model import Model
+from .prompt import slugs
+from .sampler import generate_batches
+
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to make."""
+
+    file_name: str
+    prompt: str
+    seed: int
+    alpha: float
+    cfg: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """How many pictures were made, and how many were there already."""
+
+    made: int
+    kept: int
+
+
+def plan_shots(
+    prompts: Sequence[str], per_prompt: int, alphas: Sequence[float], cfgs: Sequence[float], seed: int
+) -> list[Shot]:
+    """All pictures of a gallery. Prompt p has the seeds `seed` + p·per_prompt + i, the same at every α and scale."""
+    names = slugs(prompts)
+    return [
+        Shot(
+            f"{f'cfg_{cfg:g}/' if len(cfgs) > 1 else ''}alpha_{alpha:g}/{names[prompt]}/{number}.png",
+            prompt,
+            number,
+            alpha,
+            cfg,
+        )
+        for cfg in cfgs
+        for alpha in alphas
+        for place, prompt in enumerate(prompts)
+        for number in range(seed + place * per_prompt, seed + (place + 1) * per_prompt)
+    ]
+
+
+def make_gallery(
+    model: Model,
+    folder: str | Path,
+    shots: Sequence[Shot],
+    *,
+    steps: int = 20,
+    negative: str = "",
+    size: int | None = None,
+    batch_size: int | None = None,
+    bf16: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Made:
+    """Make the pictures that are missing. When stopped, whole pictures and their metadata remain.
+
+    Args:
+        folder: made if it is not there. Pictures in it must have been made with the same settings.
+        overwrite: remove pictures that were made with other settings.
+        progress: called with (pictures done, pictures in all); within a batch the first is a fraction.
+
+    Raises:
+        DDMError: the folder holds pictures of other settings; settings out of range; the disk refuses.
+    """
+    folder = Path(folder)
+    rows = {
+        shot.file_name: {
+            "file_name": shot.file_name,
+            "prompt": shot.prompt,
+            "seed": shot.seed,
+            "alpha": shot.alpha,
+            "cfg": shot.cfg,
+            "steps": steps,
+            "size": size or model.base.picture_size,
+            "negative": negative,
+            "base": model.base.hash,
+            # At α = 0 the adapter is off, so the picture is the base's own.
+            "adapter": model.adapter if shot.alpha else None,
+            "style": model.style,
+        }
+        for shot in shots
+    }
+    done = _settle(folder, read_metadata_rows(folder), rows, overwrite)
+    missing = [shot for shot in shots if shot.file_name not in done]
+    kept = len(shots) - len(missing)
+    finished = kept
+    for (alpha, cfg), group in groupby(missing, key=lambda shot: (shot.alpha, shot.cfg)):
+        part = list(group)
+        before = finished
+        for batch in generate_batches(
+            model.base,
+            [shot.prompt for shot in part],
+            [shot.seed for shot in part],
+            alpha=alpha,
+            steps=steps,
+            guidance_scale=cfg,
+            negative=negative,
+            size=size,
+            batch_size=batch_size,
+            bf16=bf16,
+            progress=progress
+            and (lambda step, total, before=before, n=len(part): progress(before + n * step / total, len(shots))),
+        ):
+            written = [rows[shot.file_name] for shot in part[batch.start : batch.start + len(batch.pictures)]]
+            for row, picture in zip(written, batch.pictures, strict=True):
+                write_bytes(folder / row["file_name"], _png(picture))
+            _append(folder, written)
+            done.update((row["file_name"], row) for row in written)
+            finished += len(written)
+    ordered = [*rows.values(), *(row for name, row in done.items() if name not in rows)]
+    write_text(folder / METADATA, _lines(ordered))
+    return Made(finished - kept, kept)
+
+
+def read_metadata_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """Rows of a folder's metadata.jsonl; lines cut short by a crash are left out. Empty without the file."""
+    path = Path(folder) / METADATA
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("file_name"), str):
+            rows.append(row)
+    return rows
+
+
+def _settle(
+    folder: Path, present: list[dict[str, Any]], rows: dict[str, dict[str, Any]], overwrite: bool
+) -> dict[str, dict[str, Any]]:
+    """Rows of pictures that are there and may stay; refuses those of other settings, or removes them."""
+    if folder.exists() and not folder.is_dir():
+        raise DDMError(f"{folder} is a file. Give a folder for the pictures.")
+    wanted = next(iter(rows.values()), {})
+    adapter = {row["adapter"] for row in rows.values()} - {None}
+    settings = ("steps", "size", "negative", "base", "style")
+    root = folder.resolve()
+    kept: dict[str, dict[str, Any]] = {}
+    foreign = []
+    for row in present:
+        path = (folder / row["file_name"]).resolve()
+        if not path.is_relative_to(root) or not path.is_file():
+            continue
+        name = row["file_name"]
+        same = all(row.get(key) == wanted.get(key) for key in settings) and rows.get(name, row) == row
+        if same and (row.get("adapter") is None or not adapter or row["adapter"] in adapter):
+            kept[name] = row
+        else:
+            foreign.append(path)
+    if foreign and not overwrite:
+        raise DDMError(
+            f"{folder} holds {len(foreign)} pictures that were made with another base, adapter or other settings, for "
+            f"instance {foreign[0].relative_to(root)}. Choose another folder, or replace them with --overwrite."
+        )
+    for path in foreign:
+        path.unlink(missing_ok=True)
+    return kept
+
+
+def _append(folder: Path, rows: list[dict[str, Any]]) -> None:
+    path = folder / METADATA
+    try:
+        with open(path, "ab+") as file:
+            # A line that a crash cut short must not swallow the next one.
+            if file.tell() and not _ends_in_newline(path):
+                file.write(b"\n")
+            file.write(_lines(rows).encode())
+    except OSError as error:
+        raise DDMError(f"Cannot write {path}: {error.strerror or error}. Free some space and try again.") from error
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, io.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _png(picture: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png")
+    return buffer.getvalue()

@@ -1,0 +1,54 @@
+"""A base model with the adapter and the style that are to be used with it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..debias.adapter import AdapterCard, content_hash, load_adapter
+from .base import Base, load_base
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "examples" / "tiny_people"
+
+
+@dataclass
+class Model:
+    """A base with LoRAs on its U-Net: "debias" (the adapter, at any α) and "style" (at strength 1).
+
+    Attributes:
+        adapter: content hash of the adapter file, or None.
+        style: content hash of the style file, or None.
+        card: what the adapter was trained for, where its file says it.
+        warnings: sentences that a user should read.
+    """
+
+    base: Base
+    adapter: str | None = None
+    style: str | None = None
+    card: AdapterCard | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_model(
+    folder: str | Path,
+    adapter: str | Path | None = None,
+    style: str | Path | None = None,
+    device: "str | torch.device" = "auto",
+) -> Model:
+    """Open a base and put the files on it; errors as in `load_base`, `load_adapter` and `load_lora_into`."""
+    from .lora import load_lora_into
+
+    # Files first: a wrong one is found before the base is loaded.
+    read = {name: load_adapter(path) for name, path in (("style", style), ("debias", adapter)) if path is not None}
+    model = Model(load_base(folder, device))
+    for name, lora in read.items():
+        warning = load_lora_into(model.base.unet, lora, name, model.base.hash)
+        if warning:
+            model.warnings.append(warning)
+    if adapter is not None:
+        model.adapter, model.card = content_hash(adapter), read["debias"].card
+    if style is not None:
+        model.style = content_hash(style)
+    return model
