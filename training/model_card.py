@@ -7,6 +7,7 @@ from typing import Any
 from ..debias.storage import write_text
 from .tiny_people import GENDER_SHARES, TONE_SHARES
 
+# ruff: noqa: E501  (a table and prose of Markdown)
 CARD = """---
 library_name: diffusers
 pipeline_tag: text-to-image
