@@ -1,0 +1,399 @@
+"""Probes: who is in a picture, as perceived.
+
+A probe gives class probabilities for pictures and knows how often it is wrong: its confusion matrix was measured on
+pictures that it had not seen, so that a report can correct for it and print it. It says what a picture looks like to
+whoever labelled the training pictures; it says nothing about who a person is.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .augmentation import augment
+from .error import DDMError
+from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, picture_tensor
+from .storage import load_tensors, save_tensors
+
+VERSION = "1"
+HELD_OUT = 0.2  # share of every class that a probe is measured on
+
+Extractor = Callable[
+    [np.ndarray], np.ndarray
+]  # uint8 [N, H, W, 3] → [N, D]; its `identity` (str) names the model behind it
+Progress = Callable[[int, int, float], None]  # step, of how many, loss
+
+
+class Probe:
+    """Class probabilities for pictures, with the measured reliability.
+
+    Attributes:
+        names: the K classes, sorted.
+        attribute: what they are classes of, such as "gender".
+        accuracy: share of held-out pictures that were recognised.
+        confusion: float64 [K, K]; row = true class, column = recognised as, on held-out pictures; rows sum to 1.
+        counts: int64 [K]; how many held-out pictures of each class it was measured on.
+        temperature: what logits are divided by; calibrated on the held-out pictures.
+        network: the network, or None for a linear probe over an extractor's features.
+        extractor: gives the features of a linear probe; None for a network.
+        identity: which extractor the linear probe was fitted on; "" for a network.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        attribute: str,
+        head: nn.Linear,
+        network: ProbeNetwork | None = None,
+        extractor: Extractor | None = None,
+        identity: str = "",
+    ):
+        self.names = tuple(names)
+        self.attribute = attribute
+        self.head = head.eval().requires_grad_(False)
+        self.network = None if network is None else network.eval().requires_grad_(False)
+        self.extractor = extractor
+        self.identity = identity
+        self.temperature = 1.0
+        self.accuracy = float("nan")
+        self.confusion = np.full((len(self.names), len(self.names)), np.nan)
+        self.counts = np.zeros(len(self.names), dtype=np.int64)
+
+    def to(self, device: str | torch.device) -> "Probe":
+        """Move the network to a device and return the probe."""
+        self.head.to(device)
+        if self.network is not None:
+            self.network.to(device)
+        return self
+
+    def logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Calibrated logits [N, K] of float pictures [N, 3, H, W] in 0…1; differentiable in the pictures.
+
+        Raises:
+            DDMError: this is a linear probe, whose extractor takes finished pictures only.
+        """
+        if self.network is None:
+            raise DDMError(
+                f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
+                "passes. Train one on pictures instead: `ddm probe` without --clip."
+            )
+        return self.head(self.network(fit_tensor(pictures))) / self.temperature
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Features float64 [N, D] that the classes are read from, for images uint8 [N, H, W, 3].
+
+        Raises:
+            DDMError: images of another kind or shape; a linear probe without its extractor.
+        """
+        check_images(images)
+        if self.network is None:
+            if self.extractor is None:
+                raise DDMError(
+                    f"The probe for {self.attribute} reads the features of {self.identity}, which is not at hand. "
+                    "Give the folder of that model (--clip DIR), or train a probe without one."
+                )
+            features = np.asarray(self.extractor(images), dtype=np.float64)
+            if features.shape != (len(images), self.head.in_features):
+                raise DDMError(
+                    f"The probe for {self.attribute} needs {self.head.in_features} features per picture, but "
+                    f"{identity_of(self.extractor)} gives {list(features.shape[1:])}. "
+                    f"Use {self.identity}, which it was made with."
+                )
+            return features
+        device = self.head.weight.device
+        with torch.inference_mode():
+            parts = [self.network(picture_tensor(part, device)).cpu() for part in _parts(images)]
+        return torch.cat(parts).double().numpy() if parts else np.zeros((0, self.network.width))
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities float64 [N, K], rows sum to 1, for images uint8 [N, H, W, 3]; errors as in `features`."""
+        return self.predict_features(self.features(images))
+
+    def predict_features(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities float64 [N, K] from what `features` gave, so that both cost one pass."""
+        weight, bias = self.head.weight.double().cpu().numpy(), self.head.bias.double().cpu().numpy()
+        logits = (features @ weight.T + bias) / self.temperature
+        logits -= logits.max(axis=1, keepdims=True)
+        odds = np.exp(logits)
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def measure(self, features: np.ndarray, truth: np.ndarray) -> None:
+        """Set temperature, accuracy, confusion and counts from held-out features [N, D] and class indices [N]."""
+        self.temperature = 1.0
+        logits = np.log(np.maximum(self.predict_features(features), 1e-300))
+        self.temperature = calibrate(logits, truth)
+        found = logits.argmax(axis=1)
+        table = np.zeros((len(self.names), len(self.names)))
+        np.add.at(table, (truth, found), 1)
+        self.counts = table.sum(axis=1).astype(np.int64)
+        self.confusion = table / np.maximum(self.counts, 1)[:, None]
+        self.accuracy = float((truth == found).mean())
+
+    def adopt_measurement(self, other: "Probe") -> None:
+        """Take over what was measured with `other`, the same kind of probe fitted on a part of the pictures."""
+        self.temperature, self.accuracy = other.temperature, other.accuracy
+        self.confusion, self.counts = other.confusion, other.counts
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the probe as safetensors, atomically. An extractor is named in it, not contained."""
+        tensors = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        architecture: dict[str, object] = {
+            "kind": "linear",
+            "identity": self.identity,
+            "features": self.head.in_features,
+        }
+        if self.network is not None:
+            tensors |= {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+            architecture = {"kind": "network", "width": self.network.width, "size": SIZE}
+        description = {
+            "names": self.names,
+            "attribute": self.attribute,
+            "accuracy": self.accuracy,
+            "confusion": self.confusion.tolist(),
+            "counts": self.counts.tolist(),
+            "temperature": self.temperature,
+            "architecture": architecture,
+        }
+        metadata = {f"ddm.{key}": json.dumps(value, ensure_ascii=False) for key, value in description.items()}
+        save_tensors(path, tensors, metadata | {"ddm.kind": "probe", "ddm.version": VERSION})
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike, extractor: Extractor | None = None, device: str | torch.device = "cpu"
+    ) -> "Probe":
+        """Read a probe that `save` wrote.
+
+        Args:
+            path: the file.
+            extractor: the feature extractor of a linear probe; it may be given later as `probe.extractor`.
+            device: where the network shall run.
+
+        Raises:
+            DDMError: no such file, not safetensors, no probe, made by a later version, or another extractor.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("ddm.kind") != "probe":
+            raise DDMError(f"{path} is not a probe. Make one with `ddm probe FOLDER --labels COLUMN --out FILE`.")
+        if metadata.get("ddm.version") != VERSION:
+            raise DDMError(
+                f"{path} is a probe of format {metadata.get('ddm.version')}, and this version of ComfyUI-DDM reads "
+                f"format {VERSION}. Update ComfyUI-DDM, or train the probe again."
+            )
+        try:
+            given = {key[4:]: json.loads(value) for key, value in metadata.items() if key not in _PLAIN}
+            architecture = given["architecture"]
+            network = None
+            if architecture["kind"] == "network":
+                network = ProbeNetwork(int(architecture["width"]))
+                network.load_state_dict({key[8:]: one for key, one in tensors.items() if key.startswith("network.")})
+            head = nn.Linear(tensors["head.weight"].shape[1], len(given["names"]))
+            head.load_state_dict({key[5:]: one for key, one in tensors.items() if key.startswith("head.")})
+            probe = cls(given["names"], given["attribute"], head, network, None, architecture.get("identity", ""))
+            probe.temperature, probe.accuracy = float(given["temperature"]), float(given["accuracy"])
+            probe.confusion = np.asarray(given["confusion"], dtype=np.float64)
+            probe.counts = np.asarray(given["counts"], dtype=np.int64)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            raise DDMError(f"{path} is not a complete probe ({error}). Train it again with `ddm probe`.") from error
+        if network is None and extractor is not None:
+            if identity_of(extractor) != probe.identity:
+                raise DDMError(
+                    f"{path} was made with {probe.identity}, but {identity_of(extractor)} was given. "
+                    "Give the same model."
+                )
+            probe.extractor = extractor
+        return probe.to(device)
+
+
+_PLAIN = ("ddm.kind", "ddm.version", "format")
+
+
+def identity_of(extractor: Extractor) -> str:
+    """The name of the model behind an extractor, as files record it."""
+    return str(getattr(extractor, "identity", "an unnamed feature extractor"))
+
+
+def calibrate(logits: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature that makes held-out pictures most likely (Guo et al., 2017, arXiv 1706.04599).
+
+    Args:
+        logits: [N, K].
+        truth: class indices [N].
+
+    Returns:
+        A temperature between 1/4 and 8: a probe that makes no mistake on a few pictures is not certain of everything.
+    """
+    candidates = np.geomspace(0.25, 8, 101)
+
+    def loss(temperature: float) -> float:
+        scaled = torch.from_numpy(logits / temperature)
+        return float(F.cross_entropy(scaled, torch.from_numpy(truth)))
+
+    return float(min(candidates, key=loss))
+
+
+def _parts(images: np.ndarray, size: int = 256) -> list[np.ndarray]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def fit_probe(
+    images: np.ndarray,
+    labels: Sequence[str],
+    attribute: str,
+    seed: int = 0,
+    steps: int = 400,
+    batch: int = 64,
+    held_out: np.ndarray | None = None,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> Probe:
+    """Train a small network from scratch to tell the classes apart.
+
+    It is trained twice: on four fifths of the pictures, to measure it on the rest, and then on all of them; the second
+    is returned, with the measurement of the first. Classes are drawn equally often however rare they are.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: N class names.
+        attribute: what they are classes of.
+        seed: of the split, the initialisation, the draws and the augmentation.
+        steps: optimiser steps of each training.
+        batch: pictures per step.
+        held_out: bool [N], pictures to measure on, to choose them other than at random (such as whole concepts).
+        device: where to train.
+        progress: called as progress(step, of, loss) after every tenth step, counting both trainings.
+
+    Returns:
+        The probe, on `device`.
+
+    Raises:
+        DDMError: fewer than two classes, a class of one picture, or images of another kind.
+    """
+    check_images(images)
+    names, truth = _classes(labels, attribute, len(images))
+    held_out = _held_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
+    pictures = picture_tensor(images)
+
+    def trained(chosen: np.ndarray, done: int) -> Probe:
+        report = None if progress is None else lambda step, loss: progress(done + step, 2 * steps, loss)
+        network, head = _train(pictures[chosen], truth[chosen], len(names), seed, steps, batch, device, report)
+        return Probe(names, attribute, head, network)
+
+    measured = trained(~held_out, 0)
+    measured.measure(measured.features(images[held_out]), truth[held_out])
+    probe = trained(np.ones(len(images), dtype=bool), steps)
+    probe.adopt_measurement(measured)
+    return probe
+
+
+def fit_linear_probe(
+    images: np.ndarray,
+    labels: Sequence[str],
+    attribute: str,
+    extractor: Extractor,
+    seed: int = 0,
+    held_out: np.ndarray | None = None,
+) -> Probe:
+    """Fit a logistic regression on features that an extractor (such as CLIP's image encoder) gives.
+
+    Args, return value and errors as in `fit_probe`; `extractor` stays with the probe, and files record its `identity`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    check_images(images)
+    names, truth = _classes(labels, attribute, len(images))
+    held_out = _held_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
+    features = np.asarray(extractor(images), dtype=np.float64)
+    centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
+
+    def fitted(chosen: np.ndarray) -> Probe:
+        model = LogisticRegression(class_weight="balanced", max_iter=2000)
+        model.fit((features[chosen] - centre) / spread, truth[chosen])
+        weight, bias = model.coef_, model.intercept_
+        if len(names) == 2:  # scikit-learn keeps one row of log-odds
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        head = nn.Linear(features.shape[1], len(names))
+        weight = weight / spread
+        head.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias - weight @ centre)})
+        return Probe(names, attribute, head, None, extractor, identity_of(extractor))
+
+    measured = fitted(~held_out)
+    measured.measure(features[held_out], truth[held_out])
+    probe = fitted(np.ones(len(images), dtype=bool))
+    probe.adopt_measurement(measured)
+    return probe
+
+
+def _train(
+    pictures: torch.Tensor,
+    truth: np.ndarray,
+    classes: int,
+    seed: int,
+    steps: int,
+    batch: int,
+    device: str | torch.device,
+    report: Callable[[int, float], None] | None,
+) -> tuple[ProbeNetwork, nn.Linear]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = ProbeNetwork()
+        head = nn.Linear(network.width, classes)
+    network.to(device, memory_format=torch.channels_last).train()
+    head.to(device)
+    draws = torch.Generator().manual_seed(seed)
+    target = torch.from_numpy(truth)
+    share = 1.0 / torch.bincount(target, minlength=classes).double()[target]
+    parameters = [*network.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps, pct_start=0.2)
+    for step in range(1, steps + 1):
+        chosen = torch.multinomial(share, batch, replacement=True, generator=draws)
+        drawn = augment(pictures[chosen].to(device), draws).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(head(network(drawn)), target[chosen].to(device), label_smoothing=0.05)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if report is not None and (step % 10 == 0 or step == steps):
+            report(step, float(loss.detach()))
+    return network, head
+
+
+def _classes(labels: Sequence[str], attribute: str, count: int) -> tuple[tuple[str, ...], np.ndarray]:
+    if len(labels) != count:
+        raise DDMError(
+            f"There are {count} pictures but {len(labels)} labels for {attribute}. Give one label per picture."
+        )
+    names, truth, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        found = f"only “{names[0]}”" if len(names) else "none"
+        raise DDMError(f"A probe needs at least two classes to tell apart, but {attribute} has {found}.")
+    if counts.min() < 2:
+        rare = ", ".join(f"“{name}”" for name in names[counts < 2])
+        raise DDMError(
+            f"The probe for {attribute} has one picture only of {rare}: none would be left to measure it on. "
+            "Add pictures of it, or remove the class."
+        )
+    return tuple(str(name) for name in names), truth.astype(np.int64)
+
+
+def _held_out(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A fifth of every class, at least one picture of each."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(truth), dtype=bool)
+    for index in range(truth.max() + 1):
+        members = rng.permutation(np.flatnonzero(truth == index))
+        chosen[members[: max(1, round(share * len(members)))]] = True
+    return chosen
+
+
+def _checked(held_out: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    held_out = np.asarray(held_out, dtype=bool)
+    unseen = [name for index, name in enumerate(names) if not (truth[~held_out] == index).any()]
+    if unseen or not held_out.any():
+        reason = f"leaves no picture of {', '.join(unseen)} to learn from" if unseen else "is empty"
+        raise DDMError(f"The choice of held-out pictures {reason}. Hold out other ones.")
+    return held_out
