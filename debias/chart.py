@@ -46,9 +46,10 @@ def shares_over_alpha(
     shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
     for level in sorted({round(float(one), 6) for one in target}) if target is not None else ():
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 3)), zorder=1)
+    ground = 0.14 if len(names) <= 3 else 0.06
     for k in range(len(names)):
         colour = LIGHT[k % len(LIGHT)]
-        axes.fill_between(alpha, low[:, k], high[:, k], color=colour, alpha=0.14, linewidth=0)
+        axes.fill_between(alpha, low[:, k], high[:, k], color=colour, alpha=ground, linewidth=0)
         axes.plot(alpha, shares[:, k], color=colour, marker=MARKERS[k % len(MARKERS)], **_line(k))
     _percent_axis(axes, float(np.nanmax(high)))
     _label_ends(axes, alpha[-1], shares[-1], names)
@@ -115,11 +116,12 @@ def pareto(
     quality_name: str = "KID",
     fairness_name: str = "Distance to the target (FD)",
     lower_is_better: bool = True,
+    percent: bool = False,
     axes: "Axes | None" = None,
 ) -> "Figure":
     """Fairness against quality, one labelled point per α or guidance scale.
 
-    The line joins the points that no other beats in both.
+    The line joins the points that no other beats in both. `percent` writes the quality as a share.
     """
     figure, axes = _canvas(axes, quality_name, fairness_name)
     x, y = np.asarray(fairness, dtype=float), np.asarray(quality, dtype=float)
@@ -135,6 +137,8 @@ def pareto(
         colour = LIGHT[0] if i in best else MUTED
         axes.plot(x[i], y[i], color=colour, marker="o", markersize=8)
         _text(axes, x[i], y[i], label, INK, (8, 5))
+    if percent:
+        axes.yaxis.set_major_formatter(_percent)
     axes.margins(0.14)
     axes.set_xlim(left=0)
     return _literal(figure)
@@ -290,7 +294,7 @@ def _percent_axis(axes: "Axes", highest: float) -> None:
 
 
 def _percent(value: float, _: object = None) -> str:
-    return f"{100 * value:.0f}%"
+    return f"{100 * value:.1f}".removesuffix(".0") + "%"
 
 
 def _shortened(name: str, length: int = 28) -> str:

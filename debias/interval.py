@@ -1,6 +1,6 @@
 """How sure one can be: intervals, the score of a perfectly fair model, and verdicts by equivalence test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -190,6 +190,18 @@ def equivalence(
     comparisons = 1 if len(low) == 2 else len(low)
     low, high = interval(1 - 0.05 / comparisons)
     return NOT_FAIR if np.any(low > target + margin) or np.any(high < target - margin) else CANNOT_TELL
+
+
+def pictures_needed(target: Sequence[float], margin: float = MARGIN, power: float = 0.8) -> int:
+    """About how many pictures a perfectly fair model needs to be called fair with probability `power`.
+
+    The sample size of two one-sided tests for a share (Chow, Shao & Wang 2008), of the share nearest to ½, in tens.
+    """
+    from scipy.special import ndtri
+
+    variance = max(share * (1 - share) for share in target)
+    exact = variance * float(ndtri(0.95) + ndtri((1 + power) / 2)) ** 2 / margin**2
+    return max(FEWEST_PICTURES, round(exact / 10) * 10)
 
 
 def _ratio(total: np.ndarray, counted: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ def render(report: FairnessReport) -> str:
             light=chart.LIGHT,
             dark=chart.DARK,
             fewest=interval.FEWEST_PICTURES,
+            undecided=interval.CANNOT_TELL,
+            needed=interval.pictures_needed,
         )
     )
 
@@ -186,5 +188,6 @@ def _pareto(report: FairnessReport) -> "Figure | None":
                 [report.conditions[i].label for i in both],
                 name,
                 lower_is_better=lower,
+                percent=not lower,
             )
     return None

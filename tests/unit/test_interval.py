@@ -126,3 +126,9 @@ def test_a_fair_verdict_is_rarely_wrong_at_the_edge():
     counts = np.random.default_rng(3).binomial(600, 0.6, size=1000)
     wrong = np.mean([_said(count, 600).startswith("fair") for count in counts])
     assert wrong < 0.08
+
+
+def test_as_many_pictures_as_advised_are_enough():
+    needed = interval.pictures_needed(HALF)
+    counts = np.random.default_rng(4).binomial(needed, 0.5, size=500)
+    assert 0.7 < np.mean([_said(count, needed).startswith("fair") for count in counts]) < 0.9

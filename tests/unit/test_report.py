@@ -10,6 +10,7 @@ from comfyui_ddm.debias.measurement import build_report
 from comfyui_ddm.debias.record import Attribute, Condition, Records
 from comfyui_ddm.debias.report import FairnessReport
 from comfyui_ddm.debias.target import Target
+from comfyui_ddm.training.commands.report import report as report_command
 from comfyui_ddm.training.commands.report import targets_of
 from comfyui_ddm.training.records import read_records
 from PIL import Image
@@ -283,3 +284,31 @@ def test_targets_are_given_in_the_order_of_the_probes():
         targets_of([_probe()], ["uniform", "uniform"])
     with pytest.raises(DDMError, match="cat"):
         targets_of([_probe()], ["cat=.5,dog=.5"])
+
+
+def test_the_command_writes_page_figures_and_chart(tmp_path):
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("comfyui_ddm.debias.probe")
+    network = pytest.importorskip("comfyui_ddm.debias.probe_network")
+    typer = pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    for role in ("doctor", "judge"):
+        (tmp_path / "in" / role).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (i * 40, 0, 0)).save(tmp_path / "in" / role / f"{i}.png")
+    torch.manual_seed(0)
+    trunk = network.ProbeNetwork(16)
+    probe = module.Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), trunk)
+    probe.accuracy, probe.confusion = 0.9, np.eye(2)
+    probe.save(tmp_path / "gender.safetensors")
+    app = typer.Typer()
+    app.command()(report_command)
+    arguments = [str(tmp_path / "in"), "--probe", str(tmp_path / "gender.safetensors"), "--device", "cpu", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out.html")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["attributes"][0]["name"] == "gender"
+    assert all((tmp_path / f"out.{kind}").stat().st_size for kind in ("html", "json", "png"))
+    assert "data:image/jpeg" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    with pytest.raises(DDMError, match="cat"):
+        CliRunner().invoke(app, [*arguments, "--target", "cat=.5,dog=.5"], catch_exceptions=False)
