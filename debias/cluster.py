@@ -10,17 +10,18 @@ from .sheet import thumbnail
 EXAMPLES = 8
 
 
-def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple[list[Cluster], list[float | None]]:
+def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> list[Cluster]:
     """Cluster the features of all pictures by k-means, after each prompt's mean is taken out.
 
     Subtracting it keeps the subject itself from being a cluster: what is left is how pictures of one prompt differ.
 
     Returns:
-        The clusters, largest in the base condition first, with their shares as mean over prompts, and for each
-        condition exp(entropy) of these shares: over how many clusters its pictures spread. Both empty without features.
+        The clusters, largest in the base condition first, with their shares as mean over prompts; none without
+        features. How many clusters there are of a kind depends on how common it is, so their shares compare conditions
+        and are no measure of diversity.
     """
     if records.features is None or count < 2 or len(records.features) < 4 * count:
-        return [], []
+        return []
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
@@ -30,7 +31,7 @@ def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple
     np.add.at(sums, prompt, features)
     features = features - (sums / np.maximum(np.bincount(prompt, minlength=len(sums)), 1)[:, None])[prompt]
     if not np.any(features):
-        return [], []
+        return []
     depth = min(20, *features.shape)
     features = PCA(depth, random_state=random_seed).fit_transform(features)
     model = KMeans(count, n_init=4, random_state=random_seed).fit(features)
@@ -56,5 +57,4 @@ def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> tuple
             else []
         )
         clusters.append(Cluster(int(total[0]), shares, examples))
-    effective = [None if np.isnan(one).any() else float(metric.effective_groups(one)) for one in p]
-    return clusters, effective
+    return clusters

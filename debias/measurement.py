@@ -52,7 +52,7 @@ def build_report(
         for i, one in enumerate(records.conditions)
     ]
     prices = _prices(records, fidelity, subjects, reference, reference_name, resamples, random_seed)
-    groups, effective = look_alikes(records, clusters, random_seed)
+    groups = look_alikes(records, clusters, random_seed)
     facts = {"base": records.base, "after": records.after, "prompts": len(records.prompts), "conditions": settings}
     pages, unreadable = contact_sheets(records, shown[0], confidence, sheets)
     notes = list(records.notes)
@@ -70,7 +70,6 @@ def build_report(
         quality=prices,
         sheets=pages,
         clusters=groups,
-        clusters_effective=effective,
         notes=notes,
         **facts,
     )

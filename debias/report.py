@@ -168,7 +168,6 @@ class FairnessReport:
     quality: list[Quality] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     clusters: list[Cluster] = field(default_factory=list)
-    clusters_effective: list[float | None] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
