@@ -218,9 +218,23 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
     return None
 
 
+def update_card(path: str | Path, card: AdapterCard) -> None:
+    """Write a new card into an adapter file, atomically; matrices, content hash and other metadata stay.
+
+    Raises:
+        DDMError: as in `load_adapter` and `save_adapter`.
+    """
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | card.to_metadata())
+
+
 def content_hash(path: str | Path) -> str:
-    """sha256 (hex) of an adapter file's bytes: changes when a file is trained again under the same name."""
-    return hashlib.sha256(check_tensors(path).read_bytes()).hexdigest()
+    """sha256 (hex) of a LoRA file without its header, as A1111 computes it.
+
+    It changes when a file is trained again under the same name, not when its card is rewritten.
+    """
+    data = check_tensors(path).read_bytes()
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
 
 
 def _times(shape: tuple[int, ...]) -> str:

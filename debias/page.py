@@ -24,7 +24,7 @@ def render(report: FairnessReport) -> str:
         one.name: [Markup(chart.to_svg(figure, label)) for figure, label in _figures(report, one)]
         for one in report.attributes
     }
-    front = _pareto(report)
+    front = pareto(report)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -166,7 +166,7 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
     )
 
 
-def _pareto(report: FairnessReport) -> "Figure | None":
+def pareto(report: FairnessReport) -> "Figure | None":
     """FD of the first attribute against KID, or against subjects not recognised, if three conditions have both."""
     first = report.attributes[0]
     if not first.targeted:

@@ -17,6 +17,7 @@ from comfyui_ddm.debias.adapter import (
     kohya_name,
     load_adapter,
     save_adapter,
+    update_card,
 )
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.debias.storage import read_metadata, save_tensors
@@ -65,9 +66,22 @@ def test_a_saved_adapter_loads_exactly(lora, tmp_path):
 def test_saving_twice_gives_the_same_bytes(lora, tmp_path):
     save_adapter(tmp_path / "a.safetensors", lora, CARD)
     save_adapter(tmp_path / "b.safetensors", dict(reversed(lora.items())), CARD)
-    assert content_hash(tmp_path / "a.safetensors") == content_hash(tmp_path / "b.safetensors")
-    save_adapter(tmp_path / "b.safetensors", lora, replace(CARD, recommended_alpha=1.0))
-    assert content_hash(tmp_path / "a.safetensors") != content_hash(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_new_card_leaves_the_matrices_and_the_content_hash(lora, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_adapter(path, lora, CARD)
+    before, hashed = load_adapter(path), content_hash(path)
+    card = replace(CARD, recommended_alpha=0.7, measured={"pictures": 1200})
+    update_card(path, card)
+    assert load_adapter(path).card == card
+    assert content_hash(path) == hashed
+    for name, layer in load_adapter(path).modules.items():
+        assert torch.equal(layer.down, before.modules[name].down)
+    assert read_metadata(path)["modelspec.title"] == CARD.title
+    save_adapter(path, lora | {CONV: lora[CONV]._replace(alpha=3.0)}, CARD)
+    assert content_hash(path) != hashed
 
 
 def test_metadata_is_what_other_tools_read(lora, tmp_path):

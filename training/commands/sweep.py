@@ -1,0 +1,105 @@
+"""`ddm sweep`: measure an adapter over α and guidance scale, and find the α to recommend."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .report import targets_of
+from .sample import read_numbers
+
+
+def sweep(
+    adapter: Annotated[Path, typer.Argument(metavar="FILE", help="The fair adapter to measure.")],
+    prompts: Annotated[
+        str,
+        typer.Option(metavar="TEXT|FILE", help="Prompts as 'a firefighter;a doctor', or a text file, one in a line."),
+    ],
+    probe: Annotated[
+        list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, report.html, .json and .png go.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+    ] = None,
+    style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="'uniform' or 'man=.75,woman=.25', in the order of the probes.")
+    ] = None,
+    alpha: Annotated[str, typer.Option(help="Strengths to measure.")] = "0,0.25,0.5,0.75,1",
+    cfg: Annotated[str, typer.Option(help="Guidance scales to measure; α is recommended at the first.")] = "3",
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures for each prompt, α and scale.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    bf16: Annotated[bool, typer.Option(help="Half precision: faster on CPUs that have bfloat16.")] = False,
+    save_card: Annotated[
+        bool, typer.Option(help="Write measurement and recommended α into the adapter's metadata.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="First seed, and seed of the bootstrap.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measurement as one JSON object.")] = False,
+) -> None:
+    """Generate at every α and guidance scale, look at the pictures, and recommend an α.
+
+    Example: ddm sweep fair.safetensors --probe gender.safetensors --prompts roles.txt --cfg 3,1,5 --out sweep
+    """
+    from dataclasses import replace
+
+    from ...debias.adapter import AdapterCard, update_card
+    from ...debias.chart import save_png
+    from ...debias.error import DDMError
+    from ...debias.measurement import build_report
+    from ...debias.page import pareto
+    from ...debias.probe import Probe
+    from ...debias.storage import write_text
+    from ..base import resolve_device
+    from ..gallery import make_gallery, plan_shots
+    from ..model import EMBEDDED, load_model
+    from ..progress import picture_progress
+    from ..prompt import read_prompts
+    from ..records import check_probes, read_records
+    from ..sweep import measured_card
+
+    texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
+    if 0.0 not in alphas:
+        raise DDMError(f"--alpha is {alpha!r}, but a sweep compares with α = 0. Put 0 among the strengths.")
+    place = resolve_device(device)
+    probes = [Probe.load(path, device=place) for path in probe]
+    targets = targets_of(probes, target)
+    check_probes(probes, targets)
+    model = load_model(base or EMBEDDED, adapter, style, place)
+    for warning in model.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    pictures = out / "pictures"
+    shots = plan_shots(texts, per_prompt, alphas, scales, seed)
+    with picture_progress("Sampling") as progress:
+        make_gallery(model, pictures, shots, steps=steps, bf16=bf16, overwrite=overwrite, progress=progress)
+    eye = next((one for one, asked in zip(probes, targets, strict=True) if asked is None), probes[0])
+    with picture_progress("Looking") as progress:
+        records = read_records(pictures, probes, targets, eye, progress)
+    made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)
+    measured = measured_card(made, scales[0], steps)
+    files = {name: out / name for name in ("report.html", "report.json", "report.png")}
+    write_text(files["report.html"], made.to_html())
+    write_text(files["report.json"], made.to_json(pictures=False))
+    made.to_png(files["report.png"])
+    front = pareto(made)
+    if front is not None:
+        files["pareto.png"] = out / "pareto.png"
+        save_png(front, files["pareto.png"])
+    best = measured["recommended_alpha"]
+    if save_card:
+        card = model.card or AdapterCard(base_hash=model.base.hash)
+        recommended = card.recommended_alpha if best is None else best
+        update_card(adapter, replace(card, measured=measured, recommended_alpha=recommended))
+    if as_json:
+        names = {name: str(path) for name, path in files.items()}
+        typer.echo(json.dumps(measured | {"summary": made.summary, "files": names}, ensure_ascii=False))
+        return
+    typer.echo(made.summary)
+    typer.echo("No α can be recommended without a target." if best is None else f"Recommended α: {best:g}.")
+    typer.echo(f"The report is in {files['report.html']}.")
