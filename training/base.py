@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,11 +155,12 @@ def load_base(folder: str | Path, device: "str | torch.device" = "cpu", dtype: "
         dtype = torch.float32
         if device.type == "cuda":
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    unet = _load_model(UNet2DConditionModel, folder, "unet", dtype, weights)
-    vae = _load_model(AutoencoderKL, folder, "vae", torch.float32, weights)
-    text_encoder = _load_model(CLIPTextModel, folder, "text_encoder", dtype, weights)
-    tokenizer = _load_part(CLIPTokenizer, folder, "tokenizer")
-    scheduler = _load_part(DDPMScheduler, folder, "scheduler")
+    with _no_progress_bars():
+        unet = _load_model(UNet2DConditionModel, folder, "unet", dtype, weights)
+        vae = _load_model(AutoencoderKL, folder, "vae", torch.float32, weights)
+        text_encoder = _load_model(CLIPTextModel, folder, "text_encoder", dtype, weights)
+        tokenizer = _load_part(CLIPTokenizer, folder, "tokenizer")
+        scheduler = _load_part(DDPMScheduler, folder, "scheduler")
     for model in (unet, vae, text_encoder):
         model.to(device).eval().requires_grad_(False)
     return Base(unet, vae, text_encoder, tokenizer, scheduler, folder, hash_files(weights["unet"]), device, dtype)
@@ -250,6 +253,20 @@ def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weigh
             f"{missing[0]}. Copy or download the base model again."
         )
     return model
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar on stderr for every model that it opens."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load_part(kind: type, folder: Path, part: str, **options: object):
