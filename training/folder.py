@@ -99,6 +99,13 @@ class ImageFolder:
             )
         return values
 
+    def remarks(self, most: int = 10) -> list[str]:
+        """The notes, and a line for each of the first skipped files, for a person to read."""
+        lines = [f"Skipped {one.path.relative_to(self.root)}: {one.reason}" for one in self.skipped[:most]]
+        if len(self.skipped) > most:
+            lines.append(f"Skipped {len(self.skipped) - most} more.")
+        return [*self.notes, *lines]
+
     def pictures(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield every item's index and its picture as uint8 [size, size, 3], cropped to the centre square.
 

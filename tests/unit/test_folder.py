@@ -139,6 +139,7 @@ def test_what_cannot_be_used_is_listed_by_name_and_skipped(tmp_path, monkeypatch
     assert names(folder) == ["good.png"]
     found = reasons(folder)
     assert set(found) == {"one.png", "thin.png", "bomb.png", "text.jpg", "cut.jpg", "cut.png"}
+    assert len(folder.remarks()) == 6 and folder.remarks(most=2)[-1] == "Skipped 4 more."
     assert "1×1" in found["one.png"] and "100×7" in found["thin.png"]
     assert "bomb" in found["bomb.png"] and "truncated" in found["cut.jpg"] and "not a picture" in found["text.jpg"]
 

@@ -1,0 +1,99 @@
+"""CLIP's image encoder from a local folder, as a feature extractor for linear probes."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..debias.error import DDMError
+from ..debias.picture import fit, to_array
+
+if TYPE_CHECKING:
+    import torch
+
+# What OpenAI's models were trained with; a folder's own preprocessor_config.json wins.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_BATCH = 32
+
+
+class ClipImages:
+    """Turns images uint8 [N, H, W, 3] into CLIP image embeddings float32 [N, D] of length 1.
+
+    Attributes:
+        identity: the folder's name and the first digits of the weights' hash, as probe files record it.
+    """
+
+    def __init__(self, folder: str | Path, device: "str | torch.device" = "cpu"):
+        """Open a folder in transformers layout (`config.json`, `model.safetensors`); nothing is downloaded.
+
+        Raises:
+            DDMError: the folder is no CLIP model with an image encoder, or its weights are incomplete.
+        """
+        from transformers import CLIPVisionModelWithProjection
+
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise DDMError(
+                f"{folder} is no CLIP model: it has no config.json. Give a folder in transformers layout, with "
+                "config.json and model.safetensors."
+            )
+        try:
+            # An absolute path is never mistaken for the name of a model on a hub.
+            self.model, info = CLIPVisionModelWithProjection.from_pretrained(
+                str(folder.resolve()), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DDMError(
+                f"{folder} cannot be opened as a CLIP image encoder ({reason}). Copy or download the model again."
+            ) from error
+        if missing := sorted(info["missing_keys"]):
+            raise DDMError(
+                f"{folder} has no complete CLIP image encoder: {len(missing)} weights are missing, the first is "
+                f"{missing[0]}. Give a CLIP model with an image encoder and its projection."
+            )
+        self.model.to(device).eval().requires_grad_(False)
+        self.size = self.model.config.image_size
+        self.mean, self.std = _normalisation(folder)
+        self.identity = f"CLIP {folder.resolve().name} ({_hash(self.model)[:12]})"
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Embeddings float32 [N, D] of images uint8 [N, H, W, 3]."""
+        import torch
+
+        parts = [np.zeros((0, self.model.config.projection_dim), dtype=np.float32)]
+        mean, std = (torch.tensor(values, device=self.model.device) for values in (self.mean, self.std))
+        with torch.inference_mode():
+            for start in range(0, len(images), _BATCH):
+                part = to_array(fit(Image.fromarray(one), self.size) for one in images[start : start + _BATCH])
+                pixels = torch.from_numpy(part).to(self.model.device).float() / 255
+                pixels = ((pixels - mean) / std).permute(0, 3, 1, 2)
+                embedded = self.model(pixel_values=pixels).image_embeds
+                parts.append(torch.nn.functional.normalize(embedded, dim=-1).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        given = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+        mean, std = (tuple(float(value) for value in given[key]) for key in ("image_mean", "image_std"))
+    except FileNotFoundError:
+        return _MEAN, _STD
+    except (ValueError, KeyError, TypeError) as error:
+        raise DDMError(
+            f"{folder / 'preprocessor_config.json'} cannot be read ({error}). Copy the model again, or remove this "
+            "file to use CLIP's usual values."
+        ) from error
+    return mean, std
+
+
+def _hash(model: "torch.nn.Module") -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
