@@ -19,3 +19,28 @@ def picture_progress(title: str) -> Iterator[Callable[[float, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=1)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def steps_progress(title: str) -> Iterator[Callable[..., None]]:
+    """A bar for training; yields a function to call with (step, steps, loss, ess=None)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f} of {task.total:.0f}"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=1, figures="")
+
+        def report(step: int, steps: int, loss: float, ess: float | None = None) -> None:
+            figures = f"loss {loss:.4f}" + ("" if ess is None else f"  ESS {ess:.0%}")
+            bar.update(task, completed=step, total=steps, figures=figures)
+
+        yield report

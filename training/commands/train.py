@@ -1,0 +1,142 @@
+"""`ddm train`: from a folder of pictures to a fair adapter."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The adapter to write, a .safetensors file.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Pictures, with captions beside them where there are any.")
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+    ] = None,
+    groups: Annotated[
+        str,
+        typer.Option(help='auto (default: nothing to say), discovered, words:"man|woman", or labels:COLUMN.'),
+    ] = "auto",
+    target: Annotated[str, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform",
+    style: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also learn the pictures' style or subject, and write it to this file."),
+    ] = None,
+    self_prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--self",
+            metavar="TEXT|FILE",
+            help="Train on the base's own pictures of these prompts ('a;b', or a file), mixed into a FOLDER if given.",
+        ),
+    ] = None,
+    self_count: Annotated[int, typer.Option(min=1, help="Pictures of each --self prompt.")] = 24,
+    caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    resume: Annotated[bool, typer.Option(help="Go on where a stopped run of the same name was.")] = False,
+    restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
+) -> None:
+    """Train a fair adapter: an ordinary LoRA whose strength is α. Ctrl-C stops and keeps the state.
+
+    Example: ddm train my_pictures --out fair.safetensors
+    """
+    from ...debias.error import DDMError
+    from ..base import check_folder, load_base
+    from ..checkpoint import checkpoint_path
+    from ..folder import read_folder
+    from ..loop import Settings
+    from ..model import EMBEDDED
+    from ..progress import picture_progress, steps_progress
+    from ..prompt import read_prompts
+    from ..run import Run, folder_set, self_set
+
+    began = time.monotonic()
+    for path in filter(None, (out, style)):
+        if path.suffix != ".safetensors":
+            raise DDMError(f"An adapter is a .safetensors file, not {path.name}. Name it {path.stem}.safetensors.")
+    if style is not None and style.resolve() == out.resolve():
+        raise DDMError(f"--style and --out are the same file, {out}. They are two LoRAs: give two names.")
+    if folder is None and self_prompts is None:
+        raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
+    checkpoint = checkpoint_path(out)
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists() and not resume:
+        raise DDMError(f"A stopped run left {checkpoint}. Go on with --resume, or begin anew with --restart.")
+    base = base or EMBEDDED
+    check_folder(base)
+    pictures = read_folder(folder, caption) if folder else None
+    prompts = read_prompts(self_prompts) if self_prompts else []
+    given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate}
+    settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
+    if pictures:
+        for skipped in pictures.skipped:
+            typer.echo(f"Skipped {skipped.path.name}: {skipped.reason}", err=True)
+        for note in pictures.notes:
+            typer.echo(note, err=True)
+    model = load_base(base, device)
+    sets = []
+    if pictures:
+        with picture_progress("Encoding pictures") as report:
+            sets.append(folder_set(model, pictures, report))
+    if prompts:
+        with picture_progress("Making the base's own pictures") as report:
+            sets.append(self_set(model, prompts, self_count, seed, report))
+    with picture_progress("Finding groups") as report:
+        run = Run(
+            model,
+            sets[0] if len(sets) == 1 else sets[0] + sets[1],
+            out,
+            style,
+            groups,
+            target,
+            settings,
+            save_every,
+            lambda what, done, total: report(done, total),
+        )
+    if resume and not run.resume():
+        typer.echo(f"There is no checkpoint of {out.name} yet, so training begins at step 0.", err=True)
+    for part in run.grouping.groups:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(part.names, part.shares, strict=True))
+        typer.echo(f"Groups ({part.source}): {shares}", err=True)
+    stopped: list[int] = []
+    handlers = {name: signal.signal(name, lambda number, _: stopped.append(number)) for name in STOP_SIGNALS}
+    try:
+        with steps_progress("Training") as report:
+            complete = run.train(report, lambda: bool(stopped))
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+    if not complete:
+        typer.echo(
+            f"Stopped at step {run.training.step} of {settings.steps}; the state is kept in {checkpoint}. "
+            "Go on with the same command and --resume.",
+            err=True,
+        )
+        raise typer.Exit(130)
+    seconds = time.monotonic() - began
+    typer.echo(f"Wrote {out} in {seconds:.0f} s. Recommended α: {run.curve.recommended:g}.", err=True)
+    if as_json:
+        result = {"adapter": str(out), "style": str(style) if style else None, "seconds": round(seconds, 1)}
+        result |= {"steps": settings.steps, "pictures": len(run.pictures.captions), "loss": run.training.loss.item()}
+        result |= {"recommended_alpha": run.curve.recommended, "groups": groups}
+        result["found"] = [
+            {"source": part.source, "shares": dict(zip(part.names, part.shares.round(4).tolist(), strict=True))}
+            for part in run.grouping.groups
+        ]
+        typer.echo(json.dumps(result, ensure_ascii=False))
+
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,0 +1,211 @@
+"""A whole training run: pictures → latents → groups → loop → adapter file, with checkpoints and resume."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..debias.adapter import AdapterCard, save_adapter
+from ..debias.error import DDMError
+from ..debias.weight import PredictedCurve, predict_curve
+from .base import Base
+from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from .folder import ImageFolder
+from .grouping import Grouper, Grouping
+from .latents import encode_moments
+from .loop import FairTraining, Settings
+from .lora import export_lora
+from .text_table import TextTable
+
+if TYPE_CHECKING:
+    import torch
+
+READ_EVERY = 10
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The pictures of a run as the model sees them.
+
+    Attributes:
+        moments: scaled latent means and deviations [N, C, h, w].
+        captions: [N].
+        fingerprint: of pictures and captions.
+        folder: where they come from; None when the base made all of them.
+    """
+
+    moments: tuple["torch.Tensor", "torch.Tensor"]
+    captions: Sequence[str]
+    fingerprint: str
+    folder: ImageFolder | None = None
+
+    def column(self, name: str) -> list[str | None]:
+        """One label per picture; pictures that the base made have none."""
+        if self.folder is None:
+            raise DDMError(
+                "Pictures that the base made (--self) have no labels. Use --groups auto or words:… with them."
+            )
+        labels = self.folder.column(name)
+        return labels + [None] * (len(self.captions) - len(labels))
+
+    def __add__(self, other: "PictureSet") -> "PictureSet":
+        """Append pictures that the base made."""
+        import torch
+
+        moments = tuple(torch.cat(pair) for pair in zip(self.moments, other.moments, strict=True))
+        both = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
+        return PictureSet(moments, [*self.captions, *other.captions], both, self.folder)
+
+
+def folder_set(base: Base, folder: ImageFolder, progress: Callable[[int, int], None] | None = None) -> PictureSet:
+    """Encode a folder, each picture as often as its repeats say."""
+    captions = folder.captions
+    digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
+    return PictureSet(encode_moments(base, folder, progress), captions, digest, folder)
+
+
+def self_set(
+    base: Base, prompts: Sequence[str], per_prompt: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> PictureSet:
+    """Let the base make the set: `per_prompt` pictures of each prompt (prior preservation, or all there is)."""
+    import torch
+
+    from .sampler import generate_batches
+
+    captions = [prompt for prompt in prompts for _ in range(per_prompt)]
+    seeds = [1_000_000 + seed + number for number in range(len(captions))]
+    latents = torch.cat([batch.latents for batch in generate_batches(base, captions, seeds, progress=progress)])
+    digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed]).encode()).hexdigest()
+    return PictureSet((latents, torch.zeros_like(latents)), captions, digest)
+
+
+@dataclass
+class Run:
+    """A prepared run.
+
+    Args:
+        base: gets the LoRAs.
+        pictures: the set.
+        out: the adapter file to write.
+        style: the style file to write, if a style is to be learnt as well.
+        groups, target: as on the command line.
+        settings: of the loop.
+        save_every: steps between checkpoints.
+        report: called with (what, done, total) while groups are found.
+    """
+
+    base: Base
+    pictures: PictureSet
+    out: Path
+    style: Path | None = None
+    groups: str = "auto"
+    target: str = "uniform"
+    settings: Settings = field(default_factory=Settings)
+    save_every: int = 100
+    report: Callable[[str, int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        grouper = Grouper(self.base, self.pictures.moments[0], self.pictures.captions, self.settings.seed, self.report)
+        self.grouping: Grouping = grouper.group(self.groups, self.target, self.pictures.column)
+        self.concepts = grouper.names
+        table = TextTable.build(self.base, self.pictures.captions, self.grouping)
+        self.training = FairTraining(
+            self.base, self.pictures.moments, table, self.grouping.weighting, self.settings, self.style is not None
+        )
+        self.checkpoint = checkpoint_path(self.out)
+        depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
+        depends.append(self.style is not None)
+        self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one; tells whether there was."""
+        for stray in self.out.parent.glob(f".{self.checkpoint.name}.*.tmp"):
+            stray.unlink()
+        if not self.checkpoint.exists():
+            return False
+        load_checkpoint(self.checkpoint, self.training, self.fingerprint)
+        return True
+
+    def train(
+        self,
+        progress: Callable[[int, int, float, float], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Train to the end, or until `stop` says so; the state is kept either way.
+
+        Args:
+            progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
+
+        Returns:
+            Whether the run is complete; then the files are written and the checkpoint is gone.
+
+        Raises:
+            DDMError: the loss is no longer finite, or a file cannot be written.
+        """
+        training, steps = self.training, self.settings.steps
+        ess = self.grouping.weighting.effective_share(1.0)
+        while training.step < steps:
+            if stop and stop():
+                save_checkpoint(self.checkpoint, training, self.fingerprint)
+                return False
+            training.advance()
+            if training.step % READ_EVERY == 0 or training.step == steps:
+                loss = training.loss.item()
+                if not np.isfinite(loss):
+                    raise DDMError(
+                        f"The loss is no longer finite at step {training.step}. Train again with a lower --rate; "
+                        f"the last good state is in {self.checkpoint.name}."
+                    )
+                if progress:
+                    progress(training.step, steps, loss, ess)
+            if training.step % self.save_every == 0 and training.step < steps:
+                save_checkpoint(self.checkpoint, training, self.fingerprint)
+        self.save()
+        return True
+
+    @property
+    def curve(self) -> PredictedCurve:
+        """The predicted curve of the first attribute."""
+        return predict_curve(self.grouping.weighting, self.grouping.groups[0].membership, self.grouping.targets[0])
+
+    def save(self) -> None:
+        """Write adapter and style file, then remove the checkpoint."""
+        groups, curve = self.grouping.groups, self.curve
+        points = zip(curve.alphas, curve.shares, curve.distance, curve.effective_share, strict=True)
+        card = AdapterCard(
+            groups=self.groups,
+            target={
+                name: round(float(share), 6)
+                for part, goal in zip(groups, self.grouping.targets, strict=True)
+                if part.source != "discovered"
+                for name, share in zip(part.names, goal.shares, strict=True)
+            }
+            or None,
+            alpha_max=self.settings.alpha_max,
+            recommended_alpha=curve.recommended,
+            base_hash=self.base.hash,
+            concepts=self.concepts[:200],
+            predicted=[
+                {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
+                for a, s, d, e in points
+            ],
+            training={**self.settings.as_dict(), "pictures": len(self.pictures.captions)},
+            title=self.out.stem,
+        )
+        if self.style:
+            style = AdapterCard(
+                objective="style",
+                groups=self.groups,
+                base_hash=self.base.hash,
+                concepts=self.concepts[:200],
+                training=card.training,
+                title=self.style.stem,
+                description="Style learnt with a DDM adapter; use it at strength 1.",
+            )
+            save_adapter(self.style, export_lora(self.base.unet, "style"), style)
+        save_adapter(self.out, export_lora(self.base.unet, "debias"), card)
+        self.checkpoint.unlink(missing_ok=True)
