@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from ..debias.error import DDMError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -111,6 +113,15 @@ class Base:
                 pixels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
                 pictures.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
         return torch.cat(pictures).numpy()
+
+    def autocast(self) -> "AbstractContextManager":
+        """Mixed precision by device: half precision wherever the hardware multiplies it natively, else nothing."""
+        import torch
+
+        if self.device.type == "cpu":
+            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+            return torch.autocast("cpu", torch.bfloat16, enabled=native)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @staticmethod
     def _vae_batch(height: int, width: int) -> int:

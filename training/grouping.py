@@ -182,7 +182,8 @@ class Grouper:
         return Groups(words, verdict.posterior, source, words, evidence)
 
     def _denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
-        return self.base.unet(noisy.to(self.base.dtype), t, text, return_dict=False)[0]
+        with self.base.autocast():
+            return self.base.unet(noisy.to(self.base.dtype), t, text, return_dict=False)[0]
 
 
 def said_by_group(grouping: Grouping, caption: str) -> list[str]:

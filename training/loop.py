@@ -6,7 +6,6 @@ All randomness of a step is a function of (seed, step), so a run that was killed
 for bit.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -113,16 +112,6 @@ class Draws:
         return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style.astype(np.float32))
 
 
-def autocast(base: "Base") -> AbstractContextManager:
-    """Mixed precision by device: bfloat16 (float16 on GPUs without it) wherever the hardware multiplies it natively."""
-    import torch
-
-    if base.device.type == "cpu":
-        capable = torch.cpu._is_avx512_bf16_supported() if hasattr(torch.cpu, "_is_avx512_bf16_supported") else False
-        return torch.autocast("cpu", torch.bfloat16, enabled=capable)
-    return torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32)
-
-
 class FairTraining:
     """A run: base with its LoRAs, optimizer, and one method that makes a step.
 
@@ -167,7 +156,7 @@ class FairTraining:
         import torch
 
         rows = torch.as_tensor(text, device=noisy.device)
-        with autocast(self.base):
+        with self.base.autocast():
             return self.base.unet(noisy, t, self.captions.table[rows], return_dict=False)[0].float()
 
     def advance(self) -> None:
