@@ -32,6 +32,7 @@ PINS = ROOT / "requirements-test.txt"
 STAMP = "ddm-install.json"  # in a virtual environment: what this script installed there, and whether it made it
 OLDEST = (3, 10)
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # where a package and its module differ in name
+UNCLEAR = "pip could not install what is needed."
 OFFLINE = ("connection", "name resolution", "timed out", "proxyerror", "sslerror", "unreachable")
 
 
@@ -253,7 +254,8 @@ def fill(python: Path, face: str) -> None:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     code, log = run_logged([*command, "--progress-bar", "off", *what], tell=large_download)
     if code:
-        raise Stop(f"{why(log)}\nWhat pip said last:\n" + "\n".join(log[-10:]))
+        reason = why(log)
+        raise Stop("\n".join([f"{reason} Its last words:", *log[-10:]]) if reason == UNCLEAR else reason)
     say("Installed.")
 
 
@@ -277,7 +279,7 @@ def why(log: list[str]) -> str:
         return f"There is no {match.group(1)} for Python {version()} on this system; Python 3.10 to 3.13 should do."
     if "No module named pip" in text:
         return "This Python has no pip."
-    return "pip could not install what is needed."
+    return UNCLEAR
 
 
 def run_logged(command: list[str], tell: Callable[[str], str | None] | None = None) -> tuple[int, list[str]]:

@@ -262,6 +262,14 @@ def test_the_reason_of_a_failed_pip_is_told(line, sentence):
     assert sentence in install.why([line])
 
 
+def test_what_pip_said_is_shown_only_when_its_reason_is_unclear(capsys, monkeypatch, tmp_path):
+    for log, shown in (["odd"], True), (["connection refused", "odd"], False):
+        monkeypatch.setattr(install, "run_logged", fails_with(*log))
+        with pytest.raises(install.Stop) as stop:
+            install.fill(tmp_path / "python", "demo")
+        assert ("odd" in str(stop.value)) == shown
+
+
 def test_only_large_downloads_are_shown():
     assert install.large_download("  Downloading torch-2.13.0.whl (190.3 MB)") == "  torch-2.13.0.whl (190.3 MB)"
     assert install.large_download("  Downloading six-1.17.0.whl (11 kB)") is None
