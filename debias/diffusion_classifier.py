@@ -15,8 +15,10 @@ from .error import DDMError
 
 if TYPE_CHECKING:
     import torch
+    from sklearn.mixture import GaussianMixture
 
 TIMESTEPS = (150, 300, 450, 600, 700, 800)
+FEWEST_SHARE = 0.02
 PEOPLE = ("man", "woman", "boy", "girl")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "gender": ("man", "woman"),
@@ -37,7 +39,7 @@ def parse_words(text: str) -> tuple[str, ...]:
     Raises:
         DDMError: when there are fewer than two different words.
     """
-    words = tuple(word.strip() for word in text.split("|") if word.strip())
+    words = tuple(word.strip() for word in text.strip("\"'").split("|") if word.strip())
     if len(set(words)) < 2 or len(set(words)) < len(words):
         raise DDMError(
             f'words:"{text}" names no two different groups. Separate them by a bar, as in words:"man|woman".'
@@ -139,8 +141,6 @@ def classify(errors: np.ndarray) -> Verdict:
     Args:
         errors: [N, K, timesteps, noises] of `denoising_errors`.
     """
-    from sklearn.mixture import GaussianMixture
-
     scores = errors.mean(1, keepdims=True) - errors
     spread = np.maximum(scores.std((0, 1, 3), keepdims=True), 1e-12)
     scores = scores / spread
@@ -148,16 +148,40 @@ def classify(errors: np.ndarray) -> Verdict:
         [scores[..., part::2].mean((2, 3)) for part in (0, 1)] if scores.shape[3] > 1 else [scores.mean((2, 3))] * 2
     )
     flat = [half - half.mean(0) for half in halves]
-    correlation = float((flat[0] * flat[1]).sum() / np.sqrt(np.square(flat[0]).sum() * np.square(flat[1]).sum()))
+    norm = np.sqrt(np.square(flat[0]).sum() * np.square(flat[1]).sum())
+    correlation = float((flat[0] * flat[1]).sum() / max(norm, 1e-12))
     reliability = 2 * correlation / (1 + abs(correlation))
     score = scores.mean((2, 3))
     words = score.shape[1]
-    first = np.eye(words)[score.argmax(1)] + 1e-3
-    means = (first.T @ score[:, :-1]) / first.sum(0)[:, None]
-    mixture = GaussianMixture(words, covariance_type="tied", means_init=means, random_state=0, reg_covar=1e-4)
-    mixture.fit(score[:, :-1])
-    posterior = mixture.predict_proba(score[:, :-1])
+    mixture = _mixture(score)
+    # The component that answers to a word is the one whose pictures the word suits best.
+    order = _best_order(np.column_stack([mixture.means_, -mixture.means_.sum(1)]))
+    posterior = mixture.predict_proba(score[:, :-1])[:, order]
     inverse = np.linalg.inv(np.atleast_2d(mixture.covariances_))
     gaps = mixture.means_[:, None] - mixture.means_[None]
     distance = np.sqrt(np.maximum(np.einsum("abi,ij,abj->ab", gaps, inverse, gaps), 0))
     return Verdict(posterior, reliability, float(distance[~np.eye(words, dtype=bool)].min()))
+
+
+def _mixture(score: np.ndarray) -> "GaussianMixture":
+    """Fit one Gaussian per word to scores [N, K] (rows sum to 0), with a common covariance.
+
+    It starts from each picture's best word; from clusters, where a word that suits everything leaves another none.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    words = score.shape[1]
+    best = np.eye(words)[score.argmax(1)]
+    start = {"n_init": 4}
+    if best.mean(0).min() >= FEWEST_SHARE:
+        start = {"means_init": (best.T @ score[:, :-1]) / best.sum(0)[:, None]}
+    mixture = GaussianMixture(words, covariance_type="tied", random_state=0, reg_covar=1e-4, **start)
+    return mixture.fit(score[:, :-1])
+
+
+def _best_order(means: np.ndarray) -> np.ndarray:
+    """Which component [K] stands for which word, so that the sum of their mean scores [component, word] is largest."""
+    from scipy.optimize import linear_sum_assignment
+
+    component, word = linear_sum_assignment(-means)
+    return component[np.argsort(word)]

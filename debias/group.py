@@ -7,6 +7,8 @@ import numpy as np
 
 from .error import DDMError
 
+FEWEST_PEERS = 5
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -67,3 +69,13 @@ def concepts(captions: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """
     names, index = np.unique(np.asarray([text.strip().lower() for text in captions], dtype=object), return_inverse=True)
     return [str(name) for name in names], index
+
+
+def peers(concept: np.ndarray, fewest: int = FEWEST_PEERS) -> np.ndarray:
+    """Number the sets [N] of pictures that are weighed against each other: concepts, the small ones taken together.
+
+    A picture whose caption is its own has no peers, and no weight could change how often it is seen; so all captions
+    with fewer than `fewest` pictures make one set.
+    """
+    small = np.bincount(concept) < fewest
+    return np.unique(np.where(small[concept], -1, concept), return_inverse=True)[1]

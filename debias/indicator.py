@@ -12,6 +12,7 @@ import numpy as np
 COMPONENTS = 8
 NEIGHBOURS = 10
 FOLDS = 5
+ALIKE = 1e-4  # a smaller deviation is rounding, and must not be blown up to 1
 
 
 def intrinsic_dimension(distances: np.ndarray) -> float:
@@ -61,14 +62,16 @@ def cross_fit(
     kernel = np.zeros((len(rarity), len(rarity)))
     for block in blocks:
         squared = euclidean_distances(block, squared=True)
-        kernel += np.exp(-squared / np.median(squared[squared > 0])) / len(blocks)
+        apart = squared[squared > 1e-12]
+        if len(apart):  # a block in which all pictures are alike tells nothing
+            kernel += np.exp(-squared / np.median(apart)) / len(blocks)
     output = np.zeros(len(rarity))
     for train, test in KFold(min(folds, len(rarity)), shuffle=True, random_state=seed).split(rarity):
         model = KernelRidge(alpha=penalty, kernel="precomputed").fit(
             kernel[np.ix_(train, train)], rarity[train] - rarity[train].mean()
         )
         output[test] = model.predict(kernel[np.ix_(test, train)])
-    return (output - output.mean()) / max(output.std(), 1e-9)
+    return (output - output.mean()) / max(output.std(), ALIKE)
 
 
 def indicate(
@@ -79,5 +82,5 @@ def indicate(
 
     blocks = [principal_components(values, components) for values in features.values()]
     estimates = [log_rarity(block, neighbours) for block in blocks]
-    rarity = np.mean([(value - value.mean()) / max(value.std(), 1e-9) for value in estimates], axis=0)
+    rarity = np.mean([(value - value.mean()) / max(value.std(), ALIKE) for value in estimates], axis=0)
     return cross_fit(blocks, rarity)

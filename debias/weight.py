@@ -33,17 +33,37 @@ class Weighting:
 
     @classmethod
     def of_groups(cls, groups: Groups, target: Target, concept: np.ndarray, prior: float = PRIOR) -> "Weighting":
-        """Weight groups towards a target.
+        """Weight the groups of one attribute towards a target; see `of_attributes`."""
+        return cls.of_attributes([groups], [target], concept, prior)
 
-        The shares f_{k|c} of small concepts are shrunk to the global ones by a Dirichlet prior worth `prior` pictures.
+    @classmethod
+    def of_attributes(
+        cls, groups: Sequence[Groups], targets: Sequence[Target], concept: np.ndarray, prior: float = PRIOR
+    ) -> "Weighting":
+        """Weight one or several groupings of the same pictures towards their targets.
+
+        The groups of several attributes are crossed into cells. Attributes go together (long hair and women), so the
+        product of their ratios would correct twice; instead each concept's cells are raked until every attribute meets
+        its target at α = 1 (iterative proportional fitting, Deming & Stephan 1940: of all distributions that do, the
+        nearest to the data's).
+
+        The shares of small concepts are shrunk to the global ones by a Dirichlet prior worth `prior` pictures.
         Pictures without a group keep weight 1 at every α.
+
+        Args:
+            groups: the attributes, memberships [N, K_a]; cells are in row-major order of them.
+            targets: one per attribute.
+            concept: [N] index of the picture's concept.
         """
-        share = (1 / len(groups.names) + groups.membership.sum(0)) / (1 + groups.membership.sum())
-        counts = np.zeros((concept.max() + 1, len(groups.names)))
-        np.add.at(counts, concept, groups.membership)
-        shrunk = (counts + prior * share) / (counts.sum(1, keepdims=True) + prior)
-        ratio = np.log(np.maximum(target.shares, 1e-6)) - np.log(shrunk)
-        return cls(concept, groups.membership, ratio[concept])
+        cells = groups[0].membership
+        for part in groups[1:]:
+            cells = (cells[:, :, None] * part.membership[:, None, :]).reshape(len(concept), -1)
+        share = (1 / cells.shape[1] + cells.sum(0)) / (1 + cells.sum())
+        counts = np.zeros((concept.max() + 1, cells.shape[1]))
+        np.add.at(counts, concept, cells)
+        data = (counts + prior * share) / (counts.sum(1, keepdims=True) + prior)
+        raked = _rake(data, [np.maximum(target.shares, 1e-6) for target in targets])
+        return cls(concept, cells, (np.log(raked) - np.log(data))[concept])
 
     @classmethod
     def of_indicator(cls, log_weight: np.ndarray, concept: np.ndarray, floor: float = ESS_FLOOR) -> "Weighting":
@@ -58,23 +78,19 @@ class Weighting:
             return weighting(50 / spread)
         return weighting(brentq(lambda s: weighting(s).effective_share(1.0) - floor, 0.0, 50 / spread, xtol=1e-6))
 
-    @classmethod
-    def product(cls, parts: Sequence["Weighting"]) -> "Weighting":
-        """Combine weightings of the same pictures by several attributes: their weights multiply (log-weights add)."""
-        concept, membership, ratio = parts[0].concept, parts[0].membership, parts[0].log_ratio
-        for part in parts[1:]:
-            membership = (membership[:, :, None] * part.membership[:, None, :]).reshape(len(concept), -1)
-            ratio = (ratio[:, :, None] + part.log_ratio[:, None, :]).reshape(len(concept), -1)
-        return cls(concept, membership, ratio)
+    @property
+    def by_indicator(self) -> bool:
+        """Whether an indicator made the weights, and not groups with a target."""
+        return self.membership.shape[1] == 1
 
     def weights(self, alpha: float) -> np.ndarray:
         """Give the weights [N] at one α, with mean 1 within each concept; at α = 0 all are exactly 1."""
         if alpha == 0:
             return np.ones(len(self.concept))
         known = self.membership.sum(1)
-        tempered = (self.membership * np.exp(alpha * self.log_ratio)).sum(1) + (1 - known)
-        mean = np.bincount(self.concept, tempered) / np.maximum(np.bincount(self.concept), 1)
-        return tempered / mean[self.concept]
+        tempered = (self.membership * np.exp(alpha * self.log_ratio)).sum(1)
+        mean = np.bincount(self.concept, tempered) / np.maximum(np.bincount(self.concept, known), 1e-12)
+        return tempered / np.maximum(mean, 1e-12)[self.concept] + (1 - known)
 
     def effective_share(self, alpha: float) -> float:
         """Effective sample size (Kish) as a share of the set: (Σw)² / (N Σw²)."""
@@ -100,6 +116,7 @@ class PredictedCurve:
         distance: [A] FD = ‖p − τ‖₂ to the target.
         effective_share: [A] ESS(α) as a share of the set.
         recommended: the smallest α within sampling noise of the target, subject to the ESS floor.
+        reached: whether it is within it; if not, it is the nearest that the floor allows.
     """
 
     alphas: np.ndarray
@@ -107,6 +124,7 @@ class PredictedCurve:
     distance: np.ndarray
     effective_share: np.ndarray
     recommended: float
+    reached: bool
 
 
 def predict_curve(
@@ -121,7 +139,9 @@ def predict_curve(
     """Predict shares, distance and price over the dial, and recommend an α.
 
     Sampling noise is the root mean square FD of a perfectly fair set with the effective number of pictures,
-    √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one is recommended.
+    √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one is recommended. An indicator has no
+    target to come near (its groups are thirds, equal from the start): for it α = 1, which keeps the ESS it was scaled
+    to.
     """
     alphas = np.round(np.arange(0, alpha_max + step / 2, step), 6)
     shares = np.stack([weighting.predicted_shares(alpha, membership) for alpha in alphas])
@@ -131,4 +151,28 @@ def predict_curve(
     allowed = effective >= floor * 0.999
     reached = np.flatnonzero(allowed & (distance <= noise))
     best = reached[0] if len(reached) else int(np.argmin(np.where(allowed, distance, np.inf)))
-    return PredictedCurve(alphas, shares, distance, effective, float(alphas[best]))
+    recommended = 1.0 if weighting.by_indicator else float(alphas[best])
+    return PredictedCurve(alphas, shares, distance, effective, recommended, bool(len(reached)))
+
+
+def recommended_alpha(weighting: Weighting, groups: Sequence[Groups], targets: Sequence[Target]) -> float:
+    """Recommend one α for all attributes: the largest of those that `predict_curve` recommends for each."""
+    return max(
+        predict_curve(weighting, part.membership, target).recommended
+        for part, target in zip(groups, targets, strict=True)
+    )
+
+
+def _rake(cells: np.ndarray, targets: Sequence[np.ndarray], rounds: int = 200) -> np.ndarray:
+    """Scale cells [C, K_1·K_2·…] in turn until the marginal of every attribute is its target [K_a]."""
+    table = cells.reshape(len(cells), *(len(target) for target in targets))
+    for _ in range(rounds if len(targets) > 1 else 1):
+        before = table
+        for axis, target in enumerate(targets, start=1):
+            others = tuple(other for other in range(1, table.ndim) if other != axis)
+            shape = [1] * table.ndim
+            shape[axis] = len(target)
+            table = table * (target.reshape(shape) / table.sum(others, keepdims=True))
+        if np.abs(table - before).max() < 1e-10:
+            break
+    return table.reshape(cells.shape)

@@ -10,7 +10,7 @@ import numpy as np
 from ..debias.diffusion_classifier import ATTRIBUTES, Verdict, classify, denoising_errors, parse_words, say
 from ..debias.error import DDMError
 from ..debias.feature import centre, places, unet_features
-from ..debias.group import Groups, concepts
+from ..debias.group import Groups, concepts, peers
 from ..debias.indicator import indicate
 from ..debias.target import Target
 from ..debias.weight import Weighting
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .base import Base
 
-RELIABLE, SEPARATE, SCREENED, IMBALANCE = 0.6, 2.0, 96, 0.15
+RELIABLE, SEPARATE, SCREENED, IMBALANCE, FEWEST = 0.6, 2.0, 96, 0.15, 4
 Report = Callable[[str, int, int], None]
 
 
@@ -49,23 +49,25 @@ class Grouper:
     """Groups the pictures of one set by any source.
 
     Args:
-        base: the base model, which classifies its own pictures (`words`, `auto`) or lends its features (`discovered`).
-        latents: [N, C, h, w] scaled latents.
-        captions: [N] captions; equal ones are one concept.
+        base: the base model, which classifies its own pictures (`words`, `auto`) or lends its features (`discovered`);
+            None will do for `labels`.
+        latents: [N, C, h, w] scaled latents; None will do for `labels`.
+        captions: [N] captions; equal ones are one concept, and those of few pictures are weighed together (`peers`).
         seed: of the noises.
         report: called with (what, done, total) while the model works.
     """
 
     def __init__(
         self,
-        base: "Base",
-        latents: "torch.Tensor",
+        base: "Base | None",
+        latents: "torch.Tensor | None",
         captions: Sequence[str],
         seed: int = 0,
         report: Report | None = None,
     ):
         self.base, self.latents, self.seed = base, latents, seed
         self.names, self.concept = concepts(captions)
+        self.peers = peers(self.concept)
         self.report = report or (lambda what, done, total: None)
 
     def group(
@@ -81,23 +83,19 @@ class Grouper:
         Raises:
             DDMError: for a source that is none of these, or a target that it cannot have.
         """
+        check_source(source, target)
         kind, _, rest = source.partition(":")
-        if kind == "labels" and rest and labels:
-            groups = Groups.from_labels([label or "" for label in labels(rest)], source)
-            return self._balanced(source, [groups], target)
-        if kind == "words" and rest:
-            words = parse_words(rest.strip("\"'"))
+        if kind == "labels":
+            given = labels(rest) if labels else []
+            return self._balanced(source, [Groups.from_labels([label or "" for label in given], source)], target)
+        if len(self.concept) < FEWEST:
+            raise DDMError(
+                f"--groups {source} compares pictures with each other, and {len(self.concept)} are too few for that. "
+                f"Add pictures (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
+            )
+        if kind == "words":
+            words = parse_words(rest)
             return self._balanced(source, [self._groups(source, words, self.classify(words))], target)
-        if source not in ("discovered", "auto"):
-            raise DDMError(
-                f"--groups {source} is not known. Use discovered, auto, words:man|woman (any words the model knows), "
-                "or labels:COLUMN (a column of metadata.jsonl, or folder)."
-            )
-        if target != "uniform":
-            raise DDMError(
-                f"--target {target} needs named groups, and --groups {source} finds its own. "
-                "Use --groups words:… or labels:… with it, or leave the target uniform."
-            )
         return self.discover() if source == "discovered" else self.auto()
 
     def classify(self, words: Sequence[str], rows: np.ndarray | None = None) -> Verdict:
@@ -163,19 +161,18 @@ class Grouper:
             seed=self.seed,
             progress=lambda done, total: self.report("features", done, total),
         )
-        level = indicate(centre(features, self.concept))
-        thirds = np.digitize(level, np.quantile(level, [1 / 3, 2 / 3]))
+        level = indicate(centre(features, self.peers))
+        thirds = 3 * level.argsort(kind="stable").argsort() // len(level)
         names = ("common", "between", "rare")
         groups = Groups.from_labels([f"{2 - third} {names[third]}" for third in thirds], "discovered")
         return Grouping(
-            "discovered", [groups], [Target.uniform(groups.names)], Weighting.of_indicator(level, self.concept)
+            "discovered", [groups], [Target.uniform(groups.names)], Weighting.of_indicator(level, self.peers)
         )
 
     def _balanced(self, source: str, groups: Sequence[Groups], target: str) -> Grouping:
         targets = [Target.parse(target, part.names) for part in groups]
-        parts = [Weighting.of_groups(part, goal, self.concept) for part, goal in zip(groups, targets, strict=True)]
         words = tuple(word for part in groups for word in part.words)
-        return Grouping(source, groups, targets, Weighting.product(parts), words)
+        return Grouping(source, groups, targets, Weighting.of_attributes(groups, targets, self.peers), words)
 
     def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
         evidence = {"reliability": verdict.reliability, "separation": verdict.separation}
@@ -184,6 +181,24 @@ class Grouper:
     def _denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
         with self.base.autocast():
             return self.base.unet(noisy.to(self.base.dtype), t, text, return_dict=False)[0]
+
+
+def check_source(source: str, target: str = "uniform") -> None:
+    """Refuse a source that is not known, or a target that it cannot have, before any work is done."""
+    kind, _, rest = source.partition(":")
+    if kind == "words" and rest:
+        parse_words(rest)
+    elif source in ("discovered", "auto"):
+        if target != "uniform":
+            raise DDMError(
+                f"--target {target} needs named groups, and --groups {source} finds its own. "
+                "Use --groups words:… or labels:… with it, or leave the target uniform."
+            )
+    elif kind != "labels" or not rest:
+        raise DDMError(
+            f"--groups {source} is not known. Use discovered, auto, words:man|woman (any words the model knows), "
+            "or labels:COLUMN (a column of metadata.jsonl, or folder)."
+        )
 
 
 def said_by_group(grouping: Grouping, caption: str) -> list[str]:
