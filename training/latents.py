@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .base import VAE_PIXELS
+
 if TYPE_CHECKING:
     import torch
 
@@ -13,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def encode_moments(
-    base: "Base", folder: "ImageFolder", progress: Callable[[int, int], None] | None = None, batch: int = 32
+    base: "Base", folder: "ImageFolder", progress: Callable[[int, int], None] | None = None, batch: int | None = None
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Encode a folder's pictures at the base's native size.
+    """Encode a folder's pictures at the base's native size, `batch` at a time (None: what the VAE has room for).
 
     Returns:
         Means and deviations [N, C, h, w], both multiplied by the VAE's scaling factor, on the base's device.
@@ -23,6 +25,7 @@ def encode_moments(
     import torch
 
     means, deviations, pending = [], [], []
+    batch = batch or max(1, VAE_PIXELS // base.picture_size**2)
 
     def flush() -> None:
         pixels = torch.as_tensor(np.stack(pending), device=base.device).permute(0, 3, 1, 2).float() / 127.5 - 1
