@@ -94,9 +94,19 @@ def centre(features: dict[str, np.ndarray], concept: np.ndarray) -> dict[str, np
 
 
 def principal_components(values: np.ndarray, components: int) -> np.ndarray:
-    """Whiten features [N, D] (standardised columns) to at most `components` principal components [N, C]."""
+    """Whiten features [N, D] (standardised columns) to at most `components` principal components [N, C].
+
+    Directions without variance are left out: whitening would make them of rounding errors. Where there is nothing else,
+    one column of zeros remains.
+    """
     from sklearn.decomposition import PCA
 
-    scaled = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9)
+    spread = values.std(0)
+    scaled = (values - values.mean(0)) / np.where(spread > 1e-9, spread, np.inf)
+    if not scaled.any():
+        return np.zeros((len(values), 1))
     size = min(components, values.shape[1], len(values) - 1)
-    return PCA(size, whiten=True, random_state=0, svd_solver="full").fit_transform(scaled)
+    model = PCA(size, random_state=0, svd_solver="full")
+    found = model.fit_transform(scaled)
+    real = model.explained_variance_ > 1e-8 * values.shape[1]
+    return found[:, real] / np.sqrt(model.explained_variance_[real])

@@ -139,9 +139,9 @@ def predict_curve(
     """Predict shares, distance and price over the dial, and recommend an α.
 
     Sampling noise is the root mean square FD of a perfectly fair set with the effective number of pictures,
-    √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one is recommended. An indicator has no
-    target to come near (its groups are thirds, equal from the start): for it α = 1, which keeps the ESS it was scaled
-    to.
+    √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one up to 1 is recommended: beyond it, some
+    concepts would be over-corrected to make up for others that cannot be. An indicator has no target to come near (its
+    groups are thirds, equal from the start): for it α = 1, which keeps the ESS it was scaled to.
     """
     alphas = np.round(np.arange(0, alpha_max + step / 2, step), 6)
     shares = np.stack([weighting.predicted_shares(alpha, membership) for alpha in alphas])
@@ -150,7 +150,8 @@ def predict_curve(
     noise = np.sqrt((1 - np.square(target.shares).sum()) / np.maximum(effective * len(membership), 1))
     allowed = effective >= floor * 0.999
     reached = np.flatnonzero(allowed & (distance <= noise))
-    best = reached[0] if len(reached) else int(np.argmin(np.where(allowed, distance, np.inf)))
+    nearest = np.argmin(np.where(allowed & (alphas <= 1), distance, np.inf))
+    best = reached[0] if len(reached) else nearest
     recommended = 1.0 if weighting.by_indicator else float(alphas[best])
     return PredictedCurve(alphas, shares, distance, effective, recommended, bool(len(reached)))
 

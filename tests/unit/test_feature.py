@@ -19,6 +19,12 @@ def test_components_are_whitened_and_no_more_than_asked_for():
     assert principal_components(values[:3], 8).shape == (3, 2)
 
 
+def test_directions_without_variance_are_left_out():
+    line = np.random.default_rng(0).normal(size=(30, 1)) * [1, 2, 3, 4]
+    assert principal_components(line, 4).shape == (30, 1)
+    assert (principal_components(np.full((30, 4), 2.5), 4) == 0).all()
+
+
 def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(tiny_base):
     base = load_base(tiny_base)
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))

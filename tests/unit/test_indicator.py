@@ -53,6 +53,5 @@ def test_the_indicator_raises_the_rare_kind(cloud):
     assert level.mean() == pytest.approx(0, abs=1e-9) and level.std() == pytest.approx(1)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_features_in_which_all_pictures_are_alike_say_nothing():
     assert np.allclose(indicate({"a": np.zeros((20, 4))}), 0)

@@ -127,6 +127,13 @@ def test_the_recommended_alpha_obeys_the_floor():
     assert weighting.effective_share(curve.recommended + 0.05) < ESS_FLOOR
 
 
+def test_a_concept_that_cannot_be_balanced_is_no_reason_to_over_correct_the_others():
+    groups = groups_of(["man"] * 150 + ["woman"] * 50 + ["man"] * 200)
+    weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.repeat([0, 1], 200))
+    curve = predict_curve(weighting, groups.membership, Target.uniform(groups.names))
+    assert curve.recommended == 1.0 and not curve.reached
+
+
 def test_a_balanced_set_needs_no_alpha():
     groups = groups_of(["man", "woman"] * 100)
     weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(200, int))

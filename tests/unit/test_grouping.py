@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, Verdict
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
+
+CAPTIONS = ["a doctor"] * 12 + ["a judge"] * 12
+GENDER = (["man"] * 9 + ["woman"] * 3) * 2
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base):
+    return load_base(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def latents():
+    return torch.randn(24, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def verdict(shares, reliability=0.9, separation=4.0):
+    """A verdict over 24 pictures with so many of them sure of each word."""
+    truth = np.repeat(np.arange(len(shares)), shares)
+    return Verdict(np.eye(len(shares))[truth] * 0.98 + 0.02 / len(shares), reliability, separation)
+
+
+class Told(Grouper):
+    """A grouper whose model gives fixed verdicts, and knows nothing of words that have none."""
+
+    verdicts: dict[tuple[str, ...], Verdict]
+
+    def classify(self, words, rows=None):
+        return self.verdicts.get(tuple(words), verdict((12, 12), reliability=0.1, separation=1.0))
+
+
+def test_labels_need_no_model():
+    grouping = Grouper(None, None, CAPTIONS).group("labels:gender", labels=lambda column: GENDER)
+    assert grouping.groups[0].names == ("man", "woman")
+    shares = grouping.weighting.predicted_shares(1.0, grouping.groups[0].membership)
+    assert shares == pytest.approx([0.5, 0.5], abs=0.02)
+    assert grouping.words == () and grouping.targets[0].shares.tolist() == [0.5, 0.5]
+
+
+def test_labels_can_have_another_target():
+    grouping = Grouper(None, None, CAPTIONS).group("labels:gender", "man=.25,woman=.75", lambda column: GENDER)
+    shares = grouping.weighting.predicted_shares(1.0, grouping.groups[0].membership)
+    assert shares == pytest.approx([0.25, 0.75], abs=0.03)
+
+
+def test_the_model_classifies_by_words(base, latents):
+    said = []
+    grouper = Grouper(base, latents, CAPTIONS, report=lambda what, done, total: said.append((what, done, total)))
+    grouping = grouper.group("words:man | woman")
+    groups = grouping.groups[0]
+    assert groups.names == groups.words == grouping.words == ("man", "woman")
+    assert groups.membership.sum(1) == pytest.approx(np.ones(24))
+    assert set(groups.evidence) == {"reliability", "separation"}
+    assert said[-1][0] == "man | woman" and said[-1][1] == said[-1][2]
+
+
+def test_discovery_makes_thirds_and_weighs_the_rare_one_up(base, latents):
+    grouping = Grouper(base, latents, CAPTIONS).group("discovered")
+    groups = grouping.groups[0]
+    assert groups.names == ("0 rare", "1 between", "2 common")
+    assert groups.membership.sum(0).tolist() == [8, 8, 8]
+    mean = groups.membership.T @ grouping.weighting.weights(1.0)
+    assert mean[0] > mean[2]
+    assert grouping.weighting.by_indicator
+
+
+def test_discovery_is_no_crash_when_every_caption_is_another(base, latents):
+    grouping = Grouper(base, latents, [f"picture {i}" for i in range(24)]).group("discovered")
+    assert not np.allclose(grouping.weighting.weights(1.0), 1)
+
+
+def test_auto_corrects_what_it_can_tell_apart_and_is_out_of_balance():
+    grouper = Told(None, None, CAPTIONS)
+    grouper.verdicts = {
+        ATTRIBUTES["gender"]: verdict((20, 4)),
+        ATTRIBUTES["age"]: verdict((12, 12)),
+        ATTRIBUTES["hair"]: verdict((22, 2), separation=1.2),
+    }
+    grouping = grouper.group("auto")
+    assert [part.source for part in grouping.groups] == ["auto:gender"]
+    rows = {row["attribute"]: row for row in grouping.tried}
+    assert set(rows) == set(ATTRIBUTES)
+    told = {name: (row["told_apart"], row["used"]) for name, row in rows.items() if row["told_apart"]}
+    assert told == {"gender": (True, True), "age": (True, False)}
+    assert "shares" not in rows["hair"]
+    assert grouping.words == (*ATTRIBUTES["gender"], *ATTRIBUTES["age"])
+
+
+def test_auto_falls_back_to_discovery(base, latents):
+    grouper = Told(base, latents, CAPTIONS)
+    grouper.verdicts = {ATTRIBUTES["gender"]: verdict((12, 12))}
+    grouping = grouper.group("auto")
+    assert grouping.source == "auto" and grouping.groups[0].source == "discovered"
+    assert grouping.words == ATTRIBUTES["gender"] and len(grouping.tried) == len(ATTRIBUTES)
+
+
+@pytest.mark.parametrize("source", ["gender", "words", "words:", "labels:", "label:gender", ""])
+def test_an_unknown_source_is_refused_with_those_there_are(source):
+    with pytest.raises(DDMError, match=r"labels:COLUMN"):
+        check_source(source)
+
+
+@pytest.mark.parametrize("source", ["auto", "discovered"])
+def test_a_target_needs_named_groups(source):
+    with pytest.raises(DDMError, match="needs named groups"):
+        check_source(source, "man=.5,woman=.5")
+
+
+@pytest.mark.parametrize("source", ["auto", "discovered", "words:man|woman"])
+def test_pictures_that_cannot_be_compared_are_refused(source):
+    with pytest.raises(DDMError, match="too few"):
+        Grouper(None, None, ["a doctor"] * 3).group(source)
+
+
+def test_cells_of_captions_and_weights_are_in_the_same_order():
+    grouper = Told(None, None, CAPTIONS)
+    grouper.verdicts = {ATTRIBUTES["gender"]: verdict((20, 4)), ATTRIBUTES["skin tone"]: verdict((18, 6))}
+    grouping = grouper.group("auto")
+    said = said_by_group(grouping, "a doctor")
+    assert said[0] == "a light skin man doctor" and said[-1] == "a dark skin woman doctor"
+    gender, tone = (part.membership for part in grouping.groups)
+    cells = grouping.weighting.membership
+    assert cells.shape == (24, 4)
+    assert cells[:, 1] == pytest.approx(gender[:, 0] * tone[:, 1])
