@@ -169,6 +169,30 @@ def predicted_curve(
     return _literal(figure)
 
 
+def line_over_alpha(alpha: Sequence[float], values: Sequence[float], title: str, factor: bool = False) -> "Figure":
+    """One quantity [A] over α [A], from 0 up; a factor from 1 up, on a logarithmic scale."""
+    figure, axes = _canvas(None, title, "α (strength of the adapter)")
+    axes.plot(alpha, values, color=LIGHT[0], marker="o", **_line(0))
+    if factor:
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}×")
+        axes.set_ylim(0.9, max(2.2, 1.5 * max(values)))
+    else:
+        axes.set_ylim(0, 1.12 * max(values))
+    _alpha_axis(axes, alpha)
+    return _literal(figure)
+
+
+def mark_alpha(figure: "Figure", alpha: float) -> "Figure":
+    """Mark the recommended α in every axes."""
+    for axes in figure.axes:
+        axes.axvline(alpha, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        left = alpha > 0.6 * axes.get_xlim()[1]
+        offset, anchor = ((-5, -9), "right") if left else ((5, -9), "left")
+        _text(axes, alpha, axes.get_ylim()[1], f"recommended α = {alpha:g}", MUTED, offset, size=9, anchor=anchor)
+    return figure
+
+
 def loss_curve(steps: Sequence[float], loss: Sequence[float], smooth: int = 25) -> "Figure":
     """Training loss over steps, faint as it was and plain as a running mean of `smooth` values."""
     figure, axes = _canvas(None, "Loss", "Step")

@@ -26,7 +26,7 @@ def render(report: FairnessReport) -> str:
     }
     front = pareto(report)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -68,7 +68,8 @@ def tone(verdict: str | None) -> str:
 
 
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Templates with strict names, everything escaped, and the filters that pages share."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -27,7 +27,7 @@ def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base:
         return f"In none of {before.pictures:,} pictures could the probe tell {first.name}."
     excess = [value - share for value, share in zip(values, first.target, strict=True)]
     top = excess.index(max(excess)) if first.targeted else values.index(max(values))
-    name, verb, pronoun = _who(first.classes[top])
+    name, verb, pronoun = who(first.classes[top])
     pictures = f"{before.pictures:,} pictures"
     if before.pictures == 1:
         return f"One picture is too few to say anything about {first.name}."
@@ -92,7 +92,7 @@ def _judged(attribute: Measured, now: object, single: bool) -> str:
     return f", {text}" if text else ""
 
 
-def _who(name: str) -> tuple[str, str, str]:
+def who(name: str) -> tuple[str, str, str]:
     """The class as subject, its verb, and its pronoun."""
     plural = PLURALS.get(name.lower()) or (name if name.lower() in PLURALS.values() else None)
     return (plural, "are", "they") if plural else (f"“{name}”", "is", "it")

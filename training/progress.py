@@ -44,3 +44,21 @@ def steps_progress(title: str) -> Iterator[Callable[..., None]]:
             bar.update(task, completed=step, total=steps, figures=figures)
 
         yield report
+
+
+@contextmanager
+def work_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work as it begins; yields a function to call with (what, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report

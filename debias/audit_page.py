@@ -1,0 +1,68 @@
+"""The audit as a page."""
+
+from typing import TYPE_CHECKING
+
+from . import chart
+from .audit import Audit, AuditedAttribute
+from .page import environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EVERY = 5  # of the α of the curve, so that a chart has a mark every quarter
+
+
+def render(audit: Audit) -> str:
+    """The self-contained page. Jinja escapes every string; charts escape their own text and go in as they are."""
+    from markupsafe import Markup
+
+    def svg(figure: "Figure", label: str) -> Markup:
+        return Markup(chart.to_svg(figure, label))
+
+    named = [] if audit.by_indicator else audit.attributes
+    price = audit.price
+    cost = [svg(_over_alpha(audit, price.pictures, "Pictures that the set counts as"), "Effective pictures over α")]
+    if not named:
+        title = "How many times as often the rarest third is drawn"
+        cost.insert(0, svg(_over_alpha(audit, price.ratio, title, factor=True), "Ratio of the weights over α"))
+    return (
+        environment()
+        .get_template("audit.html.j2")
+        .render(
+            audit=audit,
+            bars=[svg(_bars(one), f"Shares of {one.name} against the target") for one in named],
+            curves=[svg(_curve(audit, one), f"Predicted shares of {one.name} over α") for one in named],
+            cost=cost,
+            light=chart.LIGHT,
+            dark=chart.DARK,
+        )
+    )
+
+
+def _bars(attribute: AuditedAttribute) -> "Figure":
+    groups = attribute.groups
+    figure, axes = chart._canvas(None, "", "")
+    figure.set_size_inches(7.6, 1.2 + 0.36 * len(groups))
+    values, low, high = ([[getattr(one.share, field) for one in groups]] for field in ("value", "low", "high"))
+    names, target = [one.name for one in groups], [one.target for one in groups]
+    return chart.share_bars([""], values, low, high, names, target, axes)
+
+
+def _curve(audit: Audit, attribute: AuditedAttribute) -> "Figure":
+    shares = attribute.shares[::EVERY]
+    groups = attribute.groups
+    figure = chart.shares_over_alpha(
+        audit.price.alphas[::EVERY],
+        shares,
+        shares,
+        shares,
+        [one.name for one in groups],
+        [one.target for one in groups],
+    )
+    figure.axes[0].set_title(f"Predicted: {attribute.name}", loc="left", fontsize=10.5, pad=10, parse_math=False)
+    return chart.mark_alpha(figure, audit.recommended)
+
+
+def _over_alpha(audit: Audit, values: list[float], title: str, factor: bool = False) -> "Figure":
+    figure = chart.line_over_alpha(audit.price.alphas[::EVERY], values[::EVERY], title, factor)
+    return chart.mark_alpha(figure, audit.recommended)
