@@ -204,8 +204,8 @@ def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, c
         ratio = price.ratio[price.alphas.index(1.0)]
         of = f" of {captions:,} subjects" if captions > 1 else ""
         return (
-            f"Weighed without naming anybody, the rarest third of {pictures}{of} would be drawn {ratio:,.0f} times as "
-            f"often as the commonest. {cost}"
+            f"The rarest third of {pictures}{of} would be drawn {ratio:,.0f} times as often as the commonest third. "
+            f"{cost}"
         )
     one = max(
         (group for attribute in attributes for group in attribute.groups),
