@@ -76,9 +76,11 @@ def unet_features(
 
 
 def places(unet: "torch.nn.Module") -> dict[str, "torch.nn.Module"]:
-    """Name the places of a diffusers U-Net to read: first block, mid-block (h-space), each up-block."""
-    ups = {f"up{number}": block for number, block in enumerate(unet.up_blocks)}
-    return {"first": unet.down_blocks[0].resnets[0], "mid": unet.mid_block, **ups}
+    """Name the places of a diffusers U-Net to read: the first block and the last up-block.
+
+    Shallow layers see tone and style best, the last ones gender; the middle only blurs them (benchmarks/discovery.md).
+    """
+    return {"first": unet.down_blocks[0].resnets[0], "last": unet.up_blocks[-1]}
 
 
 def centre(features: dict[str, np.ndarray], concept: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,6 +14,8 @@ from .target import Target
 
 ALPHA_MAX = 1.5
 ESS_FLOOR = 0.2
+# What an indicator's α = 1 costs: in benchmarks/discovery.md this balances most and over-corrects nothing beyond .35.
+INDICATOR_ESS = 0.33
 PRIOR = 4.0
 
 
@@ -66,7 +68,7 @@ class Weighting:
         return cls(concept, cells, (np.log(raked) - np.log(data))[concept])
 
     @classmethod
-    def of_indicator(cls, log_weight: np.ndarray, concept: np.ndarray, floor: float = ESS_FLOOR) -> "Weighting":
+    def of_indicator(cls, log_weight: np.ndarray, concept: np.ndarray, floor: float = INDICATOR_ESS) -> "Weighting":
         """Weight by an indicator's log-weight ℓ: w(α) ∝ exp(α·s·ℓ), with s such that ESS(1) = `floor`."""
         from scipy.optimize import brentq
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.diffusion_classifier import ATTRIBUTES, Verdict, classify, denoising_errors, parse_words, say
+from ..debias.diffusion_classifier import ATTRIBUTES, TIMESTEPS, Verdict, classify, denoising_errors, parse_words, say
 from ..debias.error import DDMError
 from ..debias.feature import centre, places, unet_features
 from ..debias.group import Groups, concepts, peers
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .base import Base
 
-RELIABLE, SEPARATE, SCREENED, IMBALANCE, FEWEST = 0.6, 2.0, 96, 0.15, 4
+HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
 Report = Callable[[str, int, int], None]
 
 
@@ -33,7 +33,6 @@ class Grouping:
         groups: one grouping per attribute to show; `discovered` shows clusters of its log-weight.
         targets: the target of each.
         weighting: the tempered weights of the pictures.
-        words: attribute words that the base knows; explicit prompts with them are kept.
         tried: what `auto` found for each attribute it tried: words, shares, reliability, separation, used or not.
     """
 
@@ -41,7 +40,6 @@ class Grouping:
     groups: Sequence[Groups]
     targets: Sequence[Target]
     weighting: Weighting
-    words: tuple[str, ...] = ()
     tried: Sequence[dict[str, object]] = ()
 
 
@@ -69,6 +67,7 @@ class Grouper:
         self.names, self.concept = concepts(captions)
         self.peers = peers(self.concept)
         self.report = report or (lambda what, done, total: None)
+        self.measured: dict[str, np.ndarray] = {}
 
     def group(
         self, source: str, target: str = "uniform", labels: Callable[[str], list[str | None]] | None = None
@@ -100,21 +99,28 @@ class Grouper:
 
     def classify(self, words: Sequence[str], rows: np.ndarray | None = None) -> Verdict:
         """Let the base tell which of the words fits each picture (all pictures, or only `rows`)."""
+        rows = np.arange(len(self.concept)) if rows is None else rows
+        errors = [self._errors(word, rows) for word in words]
+        return classify(np.stack(errors, 1), self._errors("", rows))
+
+    def _errors(self, word: str, rows: np.ndarray) -> np.ndarray:
+        """Measure denoising errors [rows, timesteps, noises] with a word said; each is measured only once."""
         import torch
 
-        rows = np.arange(len(self.concept)) if rows is None else rows
-        index = torch.as_tensor(self.concept[rows], device=self.base.device)
-        tables = [self.base.encode_text([say(name, word) for name in self.names]) for word in words]
-        errors = denoising_errors(
-            self._denoise,
-            self.base.scheduler.alphas_cumprod,
-            self.latents[torch.as_tensor(rows, device=self.latents.device)],
-            tables,
-            index,
-            seed=self.seed,
-            progress=lambda done, total: self.report(" | ".join(words), done, total),
-        )
-        return classify(errors)
+        known = self.measured.setdefault(word, np.full((len(self.concept), len(TIMESTEPS), 2), np.nan))
+        missing = rows[np.isnan(known[rows]).any((1, 2))]
+        if len(missing):
+            table = self.base.encode_text([say(name, word) if word else name for name in self.names])
+            known[missing] = denoising_errors(
+                self._denoise,
+                self.base.scheduler.alphas_cumprod,
+                self.latents[torch.as_tensor(missing, device=self.latents.device)],
+                [table],
+                torch.as_tensor(self.concept[missing], device=self.base.device),
+                seed=self.seed,
+                progress=lambda done, total: self.report(word or "plain caption", done, total),
+            )[:, 0]
+        return known[rows]
 
     def auto(self) -> Grouping:
         """Try the built-in attribute words; those that the model can tell apart and that are out of balance are groups.
@@ -124,26 +130,26 @@ class Grouper:
         rng = np.random.default_rng(self.seed)
         count = len(self.concept)
         some = np.sort(rng.choice(count, min(SCREENED, count), replace=False))
-        tried, found, known = [], [], []
+        tried, found = [], []
         for name, words in ATTRIBUTES.items():
             verdict = self.classify(words, some)
-            clear = verdict.reliability >= RELIABLE and verdict.separation >= SEPARATE
-            row: dict[str, object] = {"attribute": name, "words": words, "reliability": verdict.reliability}
-            row |= {"separation": verdict.separation, "told_apart": clear, "used": False}
+            clear = bool(verdict.gain.max() >= HINT)
+            row: dict[str, object] = {"attribute": name, "words": words, "told_apart": clear, "used": False}
+            row |= {"reliability": verdict.reliability, "gain": verdict.gain.round(2).tolist()}
             if clear:
-                known += words
                 verdict = self.classify(words)
                 groups = self._groups(f"auto:{name}", words, verdict)
-                row |= {"separation": verdict.separation, "shares": groups.shares.round(4).tolist()}
-                row["used"] = bool(np.abs(groups.shares - 1 / len(words)).max() >= IMBALANCE)
+                row |= {"gain": verdict.gain.round(2).tolist(), "shares": groups.shares.round(4).tolist()}
+                row["told_apart"] = bool(verdict.gain.max() >= KNOWN)
+                row["used"] = bool(row["told_apart"] and np.abs(groups.shares - 1 / len(words)).max() >= IMBALANCE)
                 if row["used"]:
                     found.append(groups)
             tried.append(row)
         if not found:
             grouping = self.discover()
-            return Grouping("auto", grouping.groups, grouping.targets, grouping.weighting, tuple(known), tried)
+            return Grouping("auto", grouping.groups, grouping.targets, grouping.weighting, tried)
         grouping = self._balanced("auto", found, "uniform")
-        return Grouping("auto", found, grouping.targets, grouping.weighting, tuple(known), tried)
+        return Grouping("auto", found, grouping.targets, grouping.weighting, tried)
 
     def discover(self) -> Grouping:
         """Weight by the label-free indicator; the groups shown are the thirds of its log-weight."""
@@ -171,11 +177,10 @@ class Grouper:
 
     def _balanced(self, source: str, groups: Sequence[Groups], target: str) -> Grouping:
         targets = [Target.parse(target, part.names) for part in groups]
-        words = tuple(word for part in groups for word in part.words)
-        return Grouping(source, groups, targets, Weighting.of_attributes(groups, targets, self.peers), words)
+        return Grouping(source, groups, targets, Weighting.of_attributes(groups, targets, self.peers))
 
     def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
-        evidence = {"reliability": verdict.reliability, "separation": verdict.separation}
+        evidence = {"reliability": verdict.reliability, "gain": float(verdict.gain.min())}
         return Groups(words, verdict.posterior, source, words, evidence)
 
     def _denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":

@@ -102,7 +102,7 @@ class Run:
     pictures: PictureSet
     out: Path
     style: Path | None = None
-    groups: str = "auto"
+    groups: str = "discovered"
     target: str = "uniform"
     settings: Settings = field(default_factory=Settings)
     save_every: int = 100

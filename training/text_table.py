@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.diffusion_classifier import say
+from ..debias.diffusion_classifier import ATTRIBUTES, say
 from .grouping import Grouping, said_by_group
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Base
+
+# How many sentences with a word said are encoded at the most.
+SENTENCES = 4000
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class TextTable:
         table: [M, L, D] text embeddings.
         neutral: [N] row of each picture's own caption.
         empty: row of the empty caption.
-        said: [N, V] rows of the caption with one attribute word said; V = 0 where no words are known.
+        said: [N, V] rows of the caption with one attribute word said, of those that explicit prompts use most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.
     """
 
@@ -42,7 +46,11 @@ class TextTable:
             return rows.setdefault(sentence, len(rows))
 
         distinct = {text: row(text) for text in dict.fromkeys(captions)}
-        said = {text: [row(say(text, word)) for word in grouping.words] for text in distinct}
+        own = [word for part in grouping.groups for word in part.words]
+        words = list(dict.fromkeys([*own, *chain.from_iterable(ATTRIBUTES.values())]))
+        count = int(np.clip(SENTENCES // len(distinct), 1, len(words)))
+        rng = np.random.default_rng(0)
+        said = {text: [row(say(text, w)) for w in rng.choice(words, count, replace=False)] for text in distinct}
         by_group = None
         if all(part.words for part in grouping.groups):
             cells = {text: [row(sentence) for sentence in said_by_group(grouping, text)] for text in distinct}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias.group import Groups
 from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import ESS_FLOOR, Weighting, predict_curve, recommended_alpha
+from comfyui_ddm.debias.weight import ESS_FLOOR, INDICATOR_ESS, Weighting, predict_curve, recommended_alpha
 
 ALPHAS = (0.25, 0.5, 1.0, 1.5)
 
@@ -99,7 +99,7 @@ def test_two_attributes_are_both_balanced_even_if_they_go_together(together):
 def test_an_indicator_keeps_the_effective_sample_size_of_the_floor():
     level = np.random.default_rng(0).normal(size=500)
     weighting = Weighting.of_indicator(level, np.arange(500) % 5)
-    assert weighting.effective_share(1.0) == pytest.approx(ESS_FLOOR, abs=1e-3)
+    assert weighting.effective_share(1.0) == pytest.approx(INDICATOR_ESS, abs=1e-3)
     weights = weighting.weights(1.0)
     assert weights[level.argmax()] > 1 > weights[level.argmin()]
 

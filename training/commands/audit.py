@@ -20,7 +20,7 @@ def audit(
     groups: Annotated[
         str,
         typer.Option(help='auto (default: nothing to say), discovered, words:"man|woman", or labels:COLUMN.'),
-    ] = "auto",
+    ] = "discovered",
     target: Annotated[str, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform",
     caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page; the figures go beside it as .json.")] = Path(
