@@ -1,0 +1,81 @@
+"""Every claim of the project, measured: `python benchmarks/claims.py [CASE ...]`.
+
+Each finished case is one JSON file in benchmarks/results and is skipped from then on (unless --again, or another base
+is given); adapters, probes and samples are kept in benchmarks/work, so a stopped run goes on where it was.
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from package import ROOT, load_package
+
+load_package()
+
+
+def claims(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CASE ...]", help="Which cases; all of them.")] = None,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of the twenty occupations.")] = 60,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results are.")] = ROOT / "benchmarks" / "results",
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")] = ROOT / "examples" / "tiny_people",
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where adapters and samples are kept.")] = ROOT
+    / "benchmarks"
+    / "work",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the command's own if not given.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as cores.")] = 0,
+    again: Annotated[bool, typer.Option(help="Measure again what is there (adapters and samples are kept).")] = False,
+    table: Annotated[bool, typer.Option(help="Only print what is there and write its README.md.")] = False,
+) -> None:
+    """Measure the claims, print them with their targets, and write benchmarks/results/README.md."""
+    from comfyui_ddm.benchmarks.cases import CASES
+    from comfyui_ddm.benchmarks.measure import Bench
+    from comfyui_ddm.benchmarks.result import Result, cores, machine, print_table, write_markdown
+    from comfyui_ddm.debias.error import DDMError
+
+    unknown = [name for name in names or [] if name not in CASES]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is no such case, but {', '.join(CASES)}")
+    failed = False
+    if not table:
+        try:
+            bench = Bench(base, work, per_prompt, steps, threads or cores())
+        except DDMError as error:
+            typer.echo(error, err=True)
+            raise typer.Exit(2) from error
+        for name in names or CASES:
+            path = out / f"{name}.json"
+            if path.exists() and not again and Result.load(path).settings["base"] == bench.hash:
+                typer.echo(f"{name}: measured already.", err=True)
+                continue
+            typer.echo(f"{name}: {CASES[name].title} …", err=True)
+            began = time.monotonic()
+            place = machine(bench.threads)
+            try:
+                figures = CASES[name].run(bench)
+            except DDMError as error:
+                typer.echo(f"{name}: {error}", err=True)
+                failed = True
+                continue
+            seconds = round(time.monotonic() - began, 1)
+            Result(name, CASES[name].title, command(name), figures, seconds, bench.settings, place).save(out)
+    results = [Result.load(out / f"{name}.json") for name in CASES if (out / f"{name}.json").exists()]
+    print_table(results)
+    write_markdown(results, out)
+    if failed:
+        raise typer.Exit(1)
+
+
+def command(name: str) -> str:
+    """The command that makes one case again, with the options that were given."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word.startswith("--") and word not in ("--again", "--table"):
+            kept += [word] if "=" in word else [word, next(words)]
+    return shlex.join(["python", "benchmarks/claims.py", name, *kept])
+
+
+if __name__ == "__main__":
+    typer.run(claims)

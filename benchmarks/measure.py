@@ -1,0 +1,188 @@
+"""Sampling and probing: what a base or an adapter makes of twenty occupations, as probes see it."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..debias.adapter import content_hash
+from ..debias.interval import wilson
+from ..debias.probe import Probe, fit_probe
+from ..debias.storage import atomic_path, load_tensors, save_tensors
+from ..training.base import check_folder, hash_files
+from ..training.folder import read_folder
+from ..training.model import load_model
+from ..training.sampler import generate
+from ..training.tiny_people import caption
+from .imbalance import OCCUPATIONS
+from .package import ROOT
+from .recipe import PEOPLE, Recipe, Trained, picture_folder, train
+from .result import Figure
+
+PROBES = ROOT / "examples" / "probes"
+ATTRIBUTES = ("gender", "skin_tone", "role", "art_style")
+PROBE_STEPS, STEPS, CFG = 800, 20, 3.0
+PROBE_SIZE, SHEET_COLUMNS = 64, 12
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pictures of every occupation, `per_prompt` of each in turn, as the probes see them.
+
+    Attributes:
+        seen: per attribute the class [N] that its probe finds most likely.
+        features: [N, D] of the role probe.
+        per_prompt: pictures of each occupation.
+        seconds: what sampling took.
+    """
+
+    seen: dict[str, np.ndarray]
+    features: np.ndarray
+    per_prompt: int
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def by_role(self, attribute: str, values: Sequence[str]) -> np.ndarray:
+        """Share [P] of pictures of each occupation that show one of the values."""
+        return np.isin(self.seen[attribute], values).reshape(-1, self.per_prompt).mean(1)
+
+    def shares(self, attribute: str, names: Sequence[str]) -> np.ndarray:
+        """Share [K] of each class, as mean over the occupations."""
+        return np.array([self.by_role(attribute, (name,)).mean() for name in names])
+
+    @property
+    def recognised(self) -> float:
+        """Share of pictures whose occupation the role probe recognises."""
+        asked = np.repeat([role.replace("-", " ") for role in OCCUPATIONS], self.per_prompt)
+        return float((np.char.replace(self.seen["role"], "-", " ") == asked).mean())
+
+    def figure(self, name: str, share: float, at_least: float | None = None, at_most: float | None = None) -> Figure:
+        """A share of all pictures, with its Wilson interval."""
+        low, high = wilson(share * len(self), len(self))
+        return Figure(name, float(share), at_least, at_most, (float(low), float(high)))
+
+
+class Bench:
+    """One base, its probes, adapters and samples; what was made once is kept in the work folder.
+
+    Args:
+        base: folder of the base model.
+        work: folder for sets, probes, adapters and samples.
+        per_prompt: pictures of each occupation.
+        steps: training steps; None for the command's own.
+        threads: of torch.
+    """
+
+    def __init__(self, base: Path, work: Path, per_prompt: int = 60, steps: int | None = None, threads: int = 1):
+        import torch
+
+        torch.set_num_threads(threads)
+        self.base, self.work, self.per_prompt, self.steps, self.threads = base, work, per_prompt, steps, threads
+        self.hash = hash_files(check_folder(base)["unet"])
+        self.bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+        self.folder = work / f"{self.hash[:8]}-{steps or 'default'}-steps"
+        self._probes: dict[str, Probe] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the figures depend on."""
+        return {
+            "base": self.hash,
+            "per_prompt": self.per_prompt,
+            "train_steps": self.steps,
+            "sampling_steps": STEPS,
+            "cfg": CFG,
+            "bf16": self.bf16,
+            "occupations": len(OCCUPATIONS),
+            "probe_accuracy": {name: round(probe.accuracy, 4) for name, probe in self._probes.items()},
+        }
+
+    def probe(self, attribute: str) -> Probe:
+        """The probe of an attribute: the shipped one, or one trained on the example pictures."""
+        if attribute not in self._probes:
+            shipped, made = (place / f"{attribute}.safetensors" for place in (PROBES, self.work / "probes"))
+            if not shipped.exists() and not made.exists():
+                people = read_folder(PEOPLE)
+                images = people.array(PROBE_SIZE)
+                fit_probe(images, people.column(attribute), attribute, steps=PROBE_STEPS).save(made)
+            self._probes[attribute] = Probe.load(shipped if shipped.exists() else made)
+        return self._probes[attribute]
+
+    def pictures(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Pictures uint8 [N, H, W, 3] of a set and their roles."""
+        folder = picture_folder(name, self.work)
+        return folder.array(PROBE_SIZE), [role or "" for role in folder.column("role")]
+
+    def train(self, recipe: Recipe) -> Trained:
+        """The files of a recipe, trained if need be."""
+        return train(recipe, self.base, self.work, self.folder, self.steps, self.threads)
+
+    def sample(
+        self, recipe: Recipe | None = None, alpha: float = 0.0, say: tuple[str, str] = ("", ""), per_prompt: int = 0
+    ) -> Sample:
+        """Sample every occupation and look at the pictures.
+
+        Without a style, α = 0 is the base itself (the case `exactness` shows it bit for bit), so that one sample
+        serves all adapters. Picture i of prompt p has the seed p · per_prompt + i, the same at every α.
+
+        Args:
+            recipe: of the adapter; None for the base.
+            alpha: its strength.
+            say: gender and skin tone to say in the prompts.
+            per_prompt: pictures of each occupation; 0 for the bench's own number.
+        """
+        made = self.train(recipe) if recipe else None
+        adapter = made.adapter if made and alpha else None
+        style = made.style if made else None
+        count = per_prompt or self.per_prompt
+        prompts = [caption(role, *say) for role in OCCUPATIONS for _ in range(count)]
+        probes = {name: self.probe(name) for name in ATTRIBUTES}
+        depends = {
+            "base": self.hash,
+            "adapter": adapter and content_hash(adapter),
+            "style": style and content_hash(style),
+            "alpha": alpha if adapter else 0.0,
+            "prompts": list(dict.fromkeys(prompts)),
+            "per_prompt": count,
+            "settings": [STEPS, CFG, self.bf16],
+            "probes": [hashlib.sha256(probe.head.weight.numpy().tobytes()).hexdigest() for probe in probes.values()],
+        }
+        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.work / "samples" / f"{key}.safetensors"
+        if not path.exists():
+            model = load_model(self.base, adapter, style, "cpu")
+            began = time.monotonic()
+            images = generate(
+                model.base,
+                prompts,
+                list(range(len(prompts))),
+                alpha=alpha,
+                steps=STEPS,
+                guidance_scale=CFG,
+                bf16=self.bf16,
+            )
+            seconds = time.monotonic() - began
+            self._keep(path, images, probes, {**depends, "seconds": seconds, "recipe": recipe and recipe.name})
+        tensors, metadata = load_tensors(path)
+        seen = {name: np.array(probe.names)[tensors[name].numpy()] for name, probe in probes.items()}
+        seconds = json.loads(metadata["sample"])["seconds"]
+        return Sample(seen, tensors["features"].double().numpy(), count, seconds)
+
+    def _keep(self, path: Path, images: np.ndarray, probes: dict[str, Probe], facts: dict[str, Any]) -> None:
+        import torch
+        from PIL import Image
+
+        tensors = {name: torch.as_tensor(probe.predict(images).argmax(1)) for name, probe in probes.items()}
+        tensors["features"] = torch.as_tensor(probes["role"].features(images)).float()
+        rows = images.reshape(len(OCCUPATIONS), -1, *images.shape[1:])[:, :SHEET_COLUMNS]
+        sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+        with atomic_path(path.with_suffix(".png")) as temporary:
+            Image.fromarray(sheet).save(temporary, format="png")
+        save_tensors(path, tensors, {"sample": json.dumps(facts)})

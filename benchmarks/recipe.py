@@ -1,0 +1,183 @@
+"""Adapters that the cases measure: which pictures, groups and target; each trained once, by a process of its own."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..debias.storage import write_text
+from ..training.folder import ImageFolder, read_folder
+from ..training.tiny_people import Draw, caption
+from .imbalance import draw_imbalanced
+from .package import ROOT
+
+PEOPLE = ROOT / "examples" / "people_emoji"
+SKEWED = "skewed"  # a set with the base's own shares; see `draw_skewed`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, as `ddm train` does it.
+
+    Attributes:
+        pictures: a key of `IMBALANCES`, or `SKEWED`.
+        groups, target: as on the command line.
+        style: learn the style too, so that α = 0 is base and style, with the set's own shares.
+        ordinary: teach the style only, on the plain draw: an ordinary LoRA, to compare with.
+    """
+
+    pictures: str
+    groups: str
+    target: str = "uniform"
+    style: bool = False
+    ordinary: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for its files."""
+        parts = [self.pictures, *self.groups.replace("|", "-").split(":")]
+        parts += [] if self.target == "uniform" else [self.target.replace("=", "").replace(",", "-")]
+        parts += ["style"] if self.style else []
+        return "-".join(parts + (["ordinary"] if self.ordinary else []))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The files of a training and what it took.
+
+    Attributes:
+        adapter, style: the files; None where there is none to use.
+        facts: seconds in all and of finding groups, peak memory in MiB, steps, group shares and ESS.
+    """
+
+    adapter: Path | None
+    style: Path | None
+    facts: Mapping[str, Any]
+
+
+def picture_folder(name: str, work: Path) -> ImageFolder:
+    """Draw a set, if it is not there, and read it."""
+    folder = work / "sets" / name
+    if not (folder / "metadata.jsonl").exists():
+        (draw_skewed(folder) if name == SKEWED else draw_imbalanced(PEOPLE, name, folder))
+    return read_folder(folder)
+
+
+def draw_skewed(out: Path, count: int = 864) -> Path:
+    """Copy pictures with the shares that the base was trained on: men 85%, light tones more often than dark ones.
+
+    The draw is with replacement and systematic (one random start, equal steps over the sorted set), so that every role
+    has its shares as exactly as whole pictures allow. Without a style α = 0 is the base itself, so the set's shares
+    must be the base's.
+    """
+    people = read_folder(PEOPLE)
+    cumulative = np.cumsum(Draw.of(people).weights)
+    start = np.random.default_rng(0).random()
+    chosen = np.searchsorted(cumulative, (np.arange(count) + start) / count * cumulative[-1])
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    rows = []
+    for number, item in enumerate(people.items[index] for index in chosen):
+        name = f"{number:04}{item.path.suffix}"
+        shutil.copyfile(item.path, out / name)
+        rows.append({**item.labels, "file_name": name, "text": caption(item.labels["role"])})
+    write_text(out / "metadata.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n")
+    return out
+
+
+def train(recipe: Recipe, base: Path, work: Path, folder: Path, steps: int | None, threads: int) -> Trained:
+    """Train a recipe, if its files are not there.
+
+    Args:
+        base: of the model.
+        work: where the sets are.
+        folder: for the files.
+        steps: optimizer steps; None for the command's own.
+        threads: of torch.
+
+    Raises:
+        DDMError: the training ended with an error, which it has printed.
+    """
+    facts = folder / f"{recipe.name}.json"
+    if not facts.exists():
+        request = (asdict(recipe), base, work, folder, steps, threads)
+        # A fresh process, so that its peak memory is that of the training alone.
+        process = multiprocessing.get_context("spawn").Process(target=_train, args=request)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise DDMError(f"The training {recipe.name} ended with code {process.exitcode}; see above.")
+    adapter, style = (folder / f"{recipe.name}{end}.safetensors" for end in ("", ".style"))
+    return Trained(
+        None if recipe.ordinary else adapter,
+        style if recipe.style or recipe.ordinary else None,
+        json.loads(facts.read_text("utf-8")),
+    )
+
+
+def _train(given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps: int | None, threads: int) -> None:
+    import torch
+
+    from ..training.base import load_base
+    from ..training.loop import Settings
+    from ..training.progress import picture_progress, steps_progress
+    from ..training.run import Run, folder_set
+
+    torch.set_num_threads(threads)
+    recipe = Recipe(**given)
+    pictures = picture_folder(recipe.pictures, work)
+    changed = {"steps": steps} if steps else {}
+    changed |= {"style_share": 1.0} if recipe.ordinary else {}
+    out = folder / f"{recipe.name}.safetensors"
+    style = out.with_suffix(".style.safetensors") if recipe.style or recipe.ordinary else None
+    began = time.monotonic()
+    model = load_base(base)
+    encoded = folder_set(model, pictures)
+    grouped = time.monotonic()
+    with picture_progress(f"{recipe.name}: groups") as report:
+        run = Run(
+            model,
+            encoded,
+            out,
+            style,
+            recipe.groups,
+            recipe.target,
+            Settings(**changed),
+            report=lambda _, done, total: report(done, total),
+        )
+    grouped = time.monotonic() - grouped
+    run.checkpoint.unlink(missing_ok=True)
+    with steps_progress(f"{recipe.name}: training") as report:
+        run.train(report)
+    found = run.grouping
+    facts = {
+        "seconds": round(time.monotonic() - began, 1),
+        "grouping_seconds": round(grouped, 1),
+        "peak_mib": peak_mib(),
+        "ess": found.weighting.effective_share(1.0),
+        "groups": {part.source: dict(zip(part.names, part.shares.tolist(), strict=True)) for part in found.groups},
+        "settings": run.settings.as_dict(),
+        "threads": threads,
+    }
+    write_text(folder / f"{recipe.name}.json", json.dumps(facts, indent=1) + "\n")
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not getrusage: a child of a large process inherits its parent's peak there.
+        found = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return round(int(found[0].split()[1]) / 1024, 1)
+    import resource
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10), 1)
