@@ -1,0 +1,143 @@
+"""The research log: every label-free variant on every imbalance, `python benchmarks/discovery.py [SET ...]`.
+
+What is measured are weights, not generated pictures (those are in claims.py): the share of the majority among the
+weighted pictures of a set at α = 1. The truth is read for that score alone.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from package import ROOT, load_package
+
+load_package()
+
+if TYPE_CHECKING:
+    from comfyui_ddm.benchmarks.picture_set import PictureSet
+    from comfyui_ddm.benchmarks.variant import Subject
+    from comfyui_ddm.debias.weight import Weighting
+
+HERE = ROOT / "benchmarks"
+
+
+def discovery(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[SET ...]", help="Which sets; all of them.")] = None,
+    variants: Annotated[str, typer.Option(help="Only variants whose names contain this.")] = "",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where discovery.json is.")] = HERE / "results",
+    log: Annotated[Path, typer.Option(metavar="FILE", help="The log to write.")] = HERE / "discovery.md",
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")] = ROOT / "examples" / "tiny_people",
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where features are kept.")] = HERE / "work",
+    mnist: Annotated[Path | None, typer.Option(metavar="DIR", help="Where MNIST's test files are.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as cores.")] = 0,
+    again: Annotated[bool, typer.Option(help="Score again what is there (features are kept).")] = False,
+    table: Annotated[bool, typer.Option(help="Only write the log of what is there.")] = False,
+) -> None:
+    """Score every variant on every set and write the log."""
+    import torch
+    from comfyui_ddm.benchmarks.discovery_log import Score, load_scores, write_log
+    from comfyui_ddm.benchmarks.picture_set import MNIST, SETS, read_set
+    from comfyui_ddm.benchmarks.result import cores, machine
+    from comfyui_ddm.benchmarks.variant import VARIANTS
+    from comfyui_ddm.debias.error import DDMError
+    from comfyui_ddm.debias.storage import write_text
+    from comfyui_ddm.training.base import load_base
+
+    unknown = [name for name in names or [] if name not in SETS]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is no such set, but {', '.join(SETS)}")
+    torch.set_num_threads(threads or cores())
+    path = out / "discovery.json"
+    scores, reasons, facts = load_scores(path)
+    if not table:
+        try:
+            model = load_base(base, "cpu")
+        except DDMError as error:
+            typer.echo(error, err=True)
+            raise typer.Exit(2) from error
+        if facts.get("base") != model.hash:
+            scores, reasons = {}, {}
+        for name in names or SETS:
+            wanted = [one for one in VARIANTS if variants in one and (again or (name, one) not in scores)]
+            if not wanted:
+                typer.echo(f"{name}: scored already.", err=True)
+                continue
+            try:
+                pictures = read_set(name, model.picture_size, work, mnist or MNIST)
+            except DDMError as error:
+                reasons[name] = str(error)
+                typer.echo(f"{name} is left out: {error}", err=True)
+                continue
+            reasons.pop(name, None)
+            subject = prepare(
+                model, pictures, work / "features" / f"{name.replace(':', '-')}-{model.hash[:8]}.safetensors"
+            )
+            for variant in wanted:
+                began = time.monotonic()
+                weighting = VARIANTS[variant](subject)
+                figures = score(weighting, pictures)
+                scores[name, variant] = Score(name, variant, seconds=round(time.monotonic() - began, 1), **figures)
+                typer.echo(
+                    f"{name} · {variant}: {figures['before']:.2f} → {figures['after']:.2f}, ESS {figures['ess']:.2f}",
+                    err=True,
+                )
+            facts = {"base": model.hash, "machine": machine(torch.get_num_threads()), "reasons": reasons}
+            rows = [vars(one) for one in scores.values()]
+            write_text(path, json.dumps({**facts, "scores": rows}, ensure_ascii=False, indent=1) + "\n")
+    order = [(name, variant) for name in SETS for variant in VARIANTS if (name, variant) in scores]
+    write_log(log, [scores[pair] for pair in order], reasons, facts)
+
+
+def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
+    """Encode a set and read its features at every place and noise level, or take them from the cache."""
+    import torch
+    from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
+    from comfyui_ddm.debias.feature import TIMESTEPS, centre, places, unet_features
+    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+    from comfyui_ddm.training.grouping import Grouper
+    from comfyui_ddm.training.progress import picture_progress
+
+    latents = model.encode_pictures(pictures.images)
+    grouper = Grouper(model, latents, pictures.captions)
+    if not cache.exists():
+        # The library's own timesteps first, so that its noises are the same and `discovered` is what `ddm train` does.
+        timesteps = (*TIMESTEPS, *(t for t in ALL_TIMESTEPS if t not in TIMESTEPS))
+
+        def denoise(noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            with model.autocast():
+                return model.unet(noisy.to(model.dtype), t, text, return_dict=False)[0]
+
+        with picture_progress(f"Features {cache.stem}") as report:
+            found = unet_features(
+                denoise,
+                places(model.unet),
+                model.scheduler.alphas_cumprod,
+                latents,
+                model.encode_text(grouper.names),
+                torch.as_tensor(grouper.concept),
+                timesteps=timesteps,
+                progress=report,
+            )
+        save_tensors(cache, {name: torch.as_tensor(values) for name, values in found.items()})
+    features = {name: values.double().numpy() for name, values in load_tensors(cache)[0].items()}
+    return Subject(centre(features, grouper.peers), grouper.peers, lambda: grouper.group("auto").weighting)
+
+
+def score(weighting: "Weighting", pictures: "PictureSet") -> dict[str, Any]:
+    """Shares at α = 0 and 1 of the majority, and of one side of every attribute that was balanced; ESS at α = 1."""
+
+    def share(side: np.ndarray, alpha: float) -> float:
+        return float(weighting.predicted_shares(alpha, np.stack([side, ~side], 1).astype(float))[0])
+
+    return {
+        "before": share(pictures.majority, 0.0),
+        "after": share(pictures.majority, 1.0),
+        "ess": weighting.effective_share(1.0),
+        "others": {name: [share(side, alpha) for alpha in (0.0, 1.0)] for name, side in pictures.others.items()},
+    }
+
+
+if __name__ == "__main__":
+    typer.run(discovery)
