@@ -53,7 +53,7 @@ def base(bench: Bench) -> list[Figure]:
         Figure("men, role with the fewest", float(men.min()), 0.65, 0.97),
         Figure("men, role with the most", float(men.max()), 0.65, 0.97),
         *obeyed(bench, None, tuple(EXPLICIT)),
-        Figure("sampling speed", len(neutral) / neutral.seconds, 4, unit="pictures/s"),
+        Figure("sampling speed", bench.speed(), 4, unit="pictures/s"),
         Figure("size on disk", size, at_most=16, unit="MiB"),
     ]
 

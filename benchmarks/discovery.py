@@ -59,6 +59,12 @@ def discovery(
             raise typer.Exit(2) from error
         if facts.get("base") != model.hash:
             scores, reasons = {}, {}
+        facts = {"base": model.hash, "machine": machine(torch.get_num_threads()), "reasons": reasons}
+
+        def keep() -> None:
+            rows = [vars(one) for one in scores.values()]
+            write_text(path, json.dumps({**facts, "scores": rows}, ensure_ascii=False, indent=1) + "\n")
+
         for name in names or SETS:
             wanted = [one for one in VARIANTS if variants in one and (again or (name, one) not in scores)]
             if not wanted:
@@ -68,6 +74,7 @@ def discovery(
                 pictures = read_set(name, model.picture_size, work, mnist or MNIST)
             except DDMError as error:
                 reasons[name] = str(error)
+                keep()
                 typer.echo(f"{name} is left out: {error}", err=True)
                 continue
             reasons.pop(name, None)
@@ -83,9 +90,7 @@ def discovery(
                     f"{name} · {variant}: {figures['before']:.2f} → {figures['after']:.2f}, ESS {figures['ess']:.2f}",
                     err=True,
                 )
-            facts = {"base": model.hash, "machine": machine(torch.get_num_threads()), "reasons": reasons}
-            rows = [vars(one) for one in scores.values()]
-            write_text(path, json.dumps({**facts, "scores": rows}, ensure_ascii=False, indent=1) + "\n")
+            keep()
     order = [(name, variant) for name in SETS for variant in VARIANTS if (name, variant) in scores]
     write_log(log, [scores[pair] for pair in order], reasons, facts)
 

@@ -24,8 +24,7 @@ of one and 100 of another, as 64×64 colour pictures with the caption “a digit
 **Measure.** The weighted share of the majority at α = 1, as mean over captions; before weighting it is what the head of
 the table says. The ratio is FD at α = 1 over FD at α = 0, the mean over the sets: 0 is a balance, 1 is no change; a
 majority that became a minority counts as its distance on the other side. “Stirred” is the largest change of an
-attribute that was balanced, on any set. Adapters follow the weights (see `claims.py`), so this is their reach as well
-as what they could do at best.
+attribute that was balanced, on any set. What adapters make of such weights is measured by `claims.py`.
 
 **Variants.** Features are activations of the base under the neutral caption, with each concept's mean subtracted.
 
@@ -34,7 +33,8 @@ as what they could do at best.
 - *discovered*: rarity (k-NN radius and Levina–Bickel dimension) of every depth and noise level, averaged, then learnt
   by a cross-fitted kernel ridge regressor, scaled to an ESS of .2 (`--groups discovered`).
 - *indicator, …*: the same with one thing changed: noise levels (low: 50, 150, 250; high: 650, 750, 850; eight: all of
-  50, 150, 250, 400, 500, 650, 750, 850; else 50, 250, 500, 850), places, 8 components and 10 neighbours else.
+  50, 150, 250, 400, 500, 650, 750, 850; else 50, 250, 500, 850), places, 8 components, 10 neighbours and an
+  ESS of .2 else.
 - *density alone*: the estimate itself, without a regressor.
 - *k-means*, *Gaussian mixture*: clusters of the joint features, balanced.
 - *sequential splits*: the axis with the strongest two-component mixture is balanced and projected out, and so on while

@@ -59,7 +59,7 @@ def _digits(majority: int, minority: int, size: int, folder: Path) -> PictureSet
     names = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise DDMError(f"{folder} has no {' and no '.join(missing)} of MNIST. Name their folder with --mnist.")
+        raise DDMError(f"MNIST's test files ({', '.join(missing)}) are not at hand. Name their folder with --mnist.")
     # The two headers are 16 and 8 bytes (IDX: magic number, then each dimension as 32 bits).
     pixels, labels = (
         np.frombuffer(gzip.decompress((folder / name).read_bytes()), np.uint8, offset=skip)

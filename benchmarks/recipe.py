@@ -17,6 +17,7 @@ from ..training.folder import ImageFolder, read_folder
 from ..training.tiny_people import Draw, caption
 from .imbalance import draw_imbalanced
 from .package import ROOT
+from .result import machine
 
 PEOPLE = ROOT / "examples" / "people_emoji"
 SKEWED = "skewed"  # a set with the base's own shares; see `draw_skewed`
@@ -164,7 +165,7 @@ def _train(given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps
         "ess": found.weighting.effective_share(1.0),
         "groups": {part.source: dict(zip(part.names, part.shares.tolist(), strict=True)) for part in found.groups},
         "settings": run.settings.as_dict(),
-        "threads": threads,
+        "machine": machine(threads),
     }
     write_text(folder / f"{recipe.name}.json", json.dumps(facts, indent=1) + "\n")
 

@@ -55,10 +55,11 @@ def indicator(
     timesteps: Sequence[int] = TIMESTEPS,
     components: int = COMPONENTS,
     neighbours: int = NEIGHBOURS,
+    floor: float = ESS_FLOOR,
 ) -> Weighting:
     """The library's `discovered`, with other features or settings."""
     level = indicate(subject.chosen(places, timesteps), components=components, neighbours=neighbours)
-    return Weighting.of_indicator(level, subject.concept)
+    return Weighting.of_indicator(level, subject.concept, floor)
 
 
 def density(subject: Subject, places: Sequence[str] = (), timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
@@ -152,6 +153,8 @@ VARIANTS: dict[str, Variant] = {
     "indicator, 16 components": partial(indicator, components=16),
     "indicator, 5 neighbours": partial(indicator, neighbours=5),
     "indicator, 30 neighbours": partial(indicator, neighbours=30),
+    "indicator, ESS .3": partial(indicator, floor=0.3),
+    "indicator, ESS .4": partial(indicator, floor=0.4),
     "density alone": density,
     "density alone, mid-block, low noise": partial(density, places=("mid",), timesteps=LOW),
     "density alone, first block, high noise": partial(density, places=("first",), timesteps=HIGH),
