@@ -114,14 +114,24 @@ class Base:
                 pictures.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
         return torch.cat(pictures).numpy()
 
+    @property
+    def half_is_native(self) -> bool:
+        """Whether the device multiplies half precision natively, so that it is faster than float32."""
+        import torch
+
+        return self.device.type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+
     def autocast(self) -> "AbstractContextManager":
         """Mixed precision by device: half precision wherever the hardware multiplies it natively, else nothing."""
         import torch
 
-        if self.device.type == "cpu":
-            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-            return torch.autocast("cpu", torch.bfloat16, enabled=native)
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        half = self.dtype if self.dtype != torch.float32 else torch.bfloat16
+        return torch.autocast(self.device.type, half, enabled=self.half_is_native)
+
+    def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
+        """Predict ε [B, C, h, w] of noisy latents at timesteps [B] under text [B, tokens, D], in mixed precision."""
+        with self.autocast():
+            return self.unet(noisy.to(self.dtype), t, text, return_dict=False)[0].float()
 
     @staticmethod
     def _vae_batch(height: int, width: int) -> int:

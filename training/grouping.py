@@ -112,7 +112,7 @@ class Grouper:
         if len(missing):
             table = self.base.encode_text([say(name, word) if word else name for name in self.names])
             known[missing] = denoising_errors(
-                self._denoise,
+                self.base.denoise,
                 self.base.scheduler.alphas_cumprod,
                 self.latents[torch.as_tensor(missing, device=self.latents.device)],
                 [table],
@@ -158,7 +158,7 @@ class Grouper:
         text = self.base.encode_text(self.names)
         index = torch.as_tensor(self.concept, device=self.base.device)
         features = unet_features(
-            self._denoise,
+            self.base.denoise,
             places(self.base.unet),
             self.base.scheduler.alphas_cumprod,
             self.latents,
@@ -182,10 +182,6 @@ class Grouper:
     def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
         evidence = {"reliability": verdict.reliability, "gain": float(verdict.gain.min())}
         return Groups(words, verdict.posterior, source, words, evidence)
-
-    def _denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
-        with self.base.autocast():
-            return self.base.unet(noisy.to(self.base.dtype), t, text, return_dict=False)[0]
 
 
 def check_source(source: str, target: str = "uniform") -> None:

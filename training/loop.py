@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.weight import ALPHA_MAX, Weighting
-from .lora import add_lora, lora_parameters, set_alpha
+from .lora import add_lora, lora_parameters, set_alpha, set_learning
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ class Settings:
             only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them.
         style_share: share of rows that teach the style LoRA, when there is one.
+        calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
         seed: of everything.
     """
 
@@ -46,6 +47,7 @@ class Settings:
     dropout: float = 0.15
     keep: float = 0.125
     style_share: float = 0.4
+    calibrate: int = 160
     seed: int = 0
 
     def as_dict(self) -> dict[str, float]:
@@ -59,7 +61,7 @@ class Plan:
 
     Attributes:
         teacher: text row under which the base itself gives the target, or −1 where the target is the noise.
-        style: 1 where the row teaches the style LoRA (its α is 0), else 0.
+        style: whether the row teaches the style LoRA, and it alone (its α is 0).
     """
 
     picture: np.ndarray
@@ -109,7 +111,7 @@ class Draws:
             keep = ~style & (stratified() < settings.keep)
             said = captions.said[picture, rng.integers(captions.said.shape[1], size=count)]
             text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
-        return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style.astype(np.float32))
+        return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style)
 
 
 class FairTraining:
@@ -151,14 +153,6 @@ class FairTraining:
         late = 0.5 * (1 + np.cos(np.pi * step / self.settings.steps))
         return self.settings.rate * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * late)
 
-    def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: np.ndarray) -> "torch.Tensor":
-        """Predict ε with whatever LoRA strengths are set."""
-        import torch
-
-        rows = torch.as_tensor(text, device=noisy.device)
-        with self.base.autocast():
-            return self.base.unet(noisy, t, self.captions.table[rows], return_dict=False)[0].float()
-
     def advance(self) -> None:
         """Make one optimizer step."""
         import torch
@@ -179,10 +173,12 @@ class FairTraining:
             rows = torch.as_tensor(taught, device=base.device)
             set_alpha(base.unet, "debias", 0.0)
             with torch.no_grad():
-                answer = self.denoise(noisy[rows], t[rows], plan.teacher[taught])
+                answer = base.denoise(noisy[rows], t[rows], self._text(plan.teacher[taught]))
             target = noise.index_copy(0, rows, answer)
         set_alpha(base.unet, "debias", plan.alpha)
-        predicted = self.denoise(noisy, t, plan.text)
+        if "style" in self.names:
+            set_learning(base.unet, "style", torch.as_tensor(plan.style, device=base.device))
+        predicted = base.denoise(noisy, t, self._text(plan.text))
         loss = (predicted - target).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -192,3 +188,8 @@ class FairTraining:
         self.optimizer.step()
         self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
         self.step += 1
+
+    def _text(self, rows: np.ndarray) -> "torch.Tensor":
+        import torch
+
+        return self.captions.table[torch.as_tensor(rows, device=self.base.device)]

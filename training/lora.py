@@ -24,14 +24,24 @@ TARGETS = ATTENTION + FEED_FORWARD + RESNET + PROJECTION
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a U-Net: a float, or a tensor with one value per picture."""
+    """The strength α of one adapter on a U-Net: a float, or a tensor with one value per picture.
+
+    Attributes:
+        learning: [B] bool, the rows from which a trainable adapter learns; None for all. The others use it as it is.
+    """
 
     alpha: "float | torch.Tensor" = 1.0
     active: bool = True
     trainable: bool = False
+    learning: "torch.Tensor | None" = None
 
     def __call__(self, module: "torch.nn.Module", inputs: tuple, output: "torch.Tensor") -> "torch.Tensor":
         """Forward hook of an up matrix: its output [B, ...] times α."""
+        import torch
+
+        if self.learning is not None and torch.is_grad_enabled():
+            rows = self.learning.view(-1, *[1] * (output.ndim - 1))
+            output = torch.where(rows, output, output.detach())
         if isinstance(self.alpha, float):
             return output if self.alpha == 1.0 else output * self.alpha
         copies, rest = divmod(len(output), len(self.alpha))
@@ -92,6 +102,11 @@ def set_alpha(unet: "torch.nn.Module", name: str, alpha: "float | Sequence[float
     if active != strength.active:
         strength.active = active
         _refresh(unet)
+
+
+def set_learning(unet: "torch.nn.Module", name: str, rows: "torch.Tensor | None") -> None:
+    """Let a trainable LoRA learn only from some rows [B] (bool) of the next batches; None for all."""
+    _strengths(unet)[name].learning = rows
 
 
 def lora_names(unet: "torch.nn.Module") -> list[str]:

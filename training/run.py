@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve
 from .base import Base
+from .calibration import Calibration, calibrate
 from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from .folder import ImageFolder
 from .grouping import Grouper, Grouping
@@ -134,11 +135,14 @@ class Run:
         self,
         progress: Callable[[int, int, float, float], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        calibrating: Callable[[int, int], None] | None = None,
     ) -> bool:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
+            stop: asked before each step.
+            calibrating: called with (done, total) while the scale is calibrated.
 
         Returns:
             Whether the run is complete; then the files are written and the checkpoint is gone.
@@ -162,18 +166,33 @@ class Run:
                     )
                 if progress:
                     progress(training.step, steps, loss, ess)
-            if training.step % self.save_every == 0 and training.step < steps:
+            if training.step % self.save_every == 0 or training.step == steps:
                 save_checkpoint(self.checkpoint, training, self.fingerprint)
-        self.save()
+        self.save(self.calibrate(calibrating))
         return True
+
+    def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
+        """Find the scale that makes α = 1 what the weights promise; None where the settings ask for no calibration."""
+        if not self.settings.calibrate:
+            return None
+        return calibrate(
+            self.base,
+            self.pictures.moments[0],
+            self.pictures.captions,
+            self.grouping.weighting.concept,
+            self.grouping.weighting,
+            pictures=self.settings.calibrate,
+            seed=self.settings.seed,
+            progress=progress,
+        )
 
     @property
     def curve(self) -> PredictedCurve:
         """The predicted curve of the first attribute."""
         return predict_curve(self.grouping.weighting, self.grouping.groups[0].membership, self.grouping.targets[0])
 
-    def save(self) -> None:
-        """Write adapter and style file, then remove the checkpoint."""
+    def save(self, calibration: Calibration | None = None) -> None:
+        """Write adapter and style file, the adapter scaled as calibrated, then remove the checkpoint."""
         groups, curve = self.grouping.groups, self.curve
         points = zip(curve.alphas, curve.shares, curve.distance, curve.effective_share, strict=True)
         card = AdapterCard(
@@ -193,7 +212,11 @@ class Run:
                 {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
                 for a, s, d, e in points
             ],
-            training={**self.settings.as_dict(), "pictures": len(self.pictures.captions)},
+            training={
+                **self.settings.as_dict(),
+                "pictures": len(self.pictures.captions),
+                "calibration": asdict(calibration) if calibration else None,
+            },
             title=self.out.stem,
         )
         if self.style:
@@ -207,5 +230,7 @@ class Run:
                 description="Style learnt with a DDM adapter; use it at strength 1.",
             )
             save_adapter(self.style, export_lora(self.base.unet, "style"), style)
-        save_adapter(self.out, export_lora(self.base.unet, "debias"), card)
+        scale = calibration.scale if calibration else 1.0
+        lora = export_lora(self.base.unet, "debias")
+        save_adapter(self.out, {name: part._replace(alpha=part.alpha * scale) for name, part in lora.items()}, card)
         self.checkpoint.unlink(missing_ok=True)

@@ -24,11 +24,6 @@ GENDER_SHARES = {"man": 0.85, "woman": 0.15}
 TONE_SHARES = {"default": 0.25, "light": 0.30, "medium-light": 0.18, "medium": 0.12, "medium-dark": 0.09, "dark": 0.06}
 GENDER_WORDS = {"man": ("man", "male"), "woman": ("woman", "female")}
 TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in list(TONE_SHARES)[1:]}
-LOOKS = ("bald", "blond-haired", "curly-haired", "older", "red-haired", "white-haired", "wearing-turban")
-GESTURES = (
-    "bowing", "facepalming", "frowning", "gesturing-no", "gesturing-ok", "pouting", "raising-hand", "shrugging",
-    "tipping-hand",
-)  # fmt: skip
 SCHEDULE = {
     "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1,
 }  # fmt: skip
@@ -36,19 +31,14 @@ FRAMES = ("{}", "a picture of {}", "a portrait of {}", "an emoji of {}")
 
 
 def caption(role: str, gender: str = "", tone: str = "") -> str:
-    """Say a picture in words, for instance "a dark skin woman firefighter" or "an older woman".
+    """Say a picture in words, for instance "a dark skin woman firefighter" or "an astronaut".
 
     Args:
         role: one of the set's 36 roles, as in `metadata.jsonl`.
         gender: a word to say ("man", "female"), or empty to leave it out.
         tone: a key of `TONE_SHARES`, or empty to leave it out.
     """
-    words = role.replace("-", " ")
-    if role in LOOKS or role in GESTURES:
-        person = gender or "person"
-        phrase = f"{person} {words}" if role in GESTURES or role == "wearing-turban" else f"{words} {person}"
-    else:
-        phrase = f"{gender} {words}".strip()
+    phrase = f"{gender} {role}".strip()
     phrase = f"{TONE_WORDS[tone]} {phrase}" if tone else phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 

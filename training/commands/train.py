@@ -41,6 +41,9 @@ def train(
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
     rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    calibrate: Annotated[
+        int | None, typer.Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     resume: Annotated[bool, typer.Option(help="Go on where a stopped run of the same name was.")] = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
@@ -79,7 +82,7 @@ def train(
     check_folder(base)
     pictures = read_folder(folder, caption) if folder else None
     prompts = read_prompts(self_prompts) if self_prompts else []
-    given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate}
+    given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate, "calibrate": calibrate}
     settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
     if pictures:
         for skipped in pictures.skipped:
@@ -114,8 +117,8 @@ def train(
     stopped: list[int] = []
     handlers = {name: signal.signal(name, lambda number, _: stopped.append(number)) for name in STOP_SIGNALS}
     try:
-        with steps_progress("Training") as report:
-            complete = run.train(report, lambda: bool(stopped))
+        with steps_progress("Training") as report, picture_progress("Calibrating α") as calibrating:
+            complete = run.train(report, lambda: bool(stopped), calibrating)
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
