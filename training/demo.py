@@ -1,0 +1,291 @@
+"""The demo: the whole job on the embedded model, from a biased base to a measured fair adapter."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..debias.storage import write_bytes, write_text
+from .imbalance import OCCUPATIONS, draw_unlabelled
+from .model import EMBEDDED, Model, load_model
+from .tiny_people import caption
+
+if TYPE_CHECKING:
+    from ..debias.probe import Probe
+    from ..debias.record import Records
+    from ..debias.report import FairnessReport
+    from .grouping import Grouping
+
+EXAMPLES = EMBEDDED.parent
+ALPHAS = (0.0, 0.5, 1.0)
+SAMPLING_STEPS, GUIDANCE = 20, 3.0
+# The picture for a person to look at: some of the occupations, the first seeds of each.
+SHOWN, SHOWN_SEEDS = OCCUPATIONS[::2], 3
+STATE = "demo.json"
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Demo:
+    """The demo's settings, and what it has found so far.
+
+    Args:
+        out: the demo's own folder; what an earlier run of the same settings left there is used again.
+        per_prompt: pictures per occupation and α.
+        steps: training steps; the trainer's own number if None.
+        seed: of the draw, the training and the pictures.
+        device: auto, cpu or cuda.
+        base: the model to show it on.
+        groups: where groups come from; the trainer's own, label-free way if None.
+        say: told what happens, in sentences.
+
+    Attributes:
+        seconds: how long each stage took.
+    """
+
+    out: Path
+    per_prompt: int = 12
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    base: Path = EMBEDDED
+    groups: str | None = None
+    say: Say = print
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder, self.pictures = self.out / "my_pictures", self.out / "pictures"
+        self.adapter = self.out / "fair.safetensors"
+        self.prompts = [caption(role) for role in OCCUPATIONS]
+        ours = (self.out / STATE).is_file()
+        if self.out.exists() and not ours and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise DDMError(
+                f"{self.out} holds something else than an earlier demo. Name another folder with --out; it is made."
+            )
+
+    def run(self) -> dict[str, Any]:
+        """Run every stage.
+
+        Returns:
+            The result as JSON: summary, share of men at each α, what the model found, seconds, memory, files.
+
+        Raises:
+            DDMError: the folder holds something else, or a stage fails.
+        """
+        began = time.monotonic()
+        with self._stage("setting up"):
+            base, probes = self._prepare()
+        with self._stage("pictures before"):
+            self._sample(base, ALPHAS[:1], "Sampling before")
+            before = men_share(self._look(probes[:1]))[0.0]
+            self.say(f"Of {len(self.prompts) * self.per_prompt} pictures of people at work, {before:.0%} are men.")
+        with self._stage("training"):
+            found = self._train(base)
+            fair = load_model(self.base, self.adapter, device=self.device)
+        with self._stage("pictures after"):
+            self.say("Now the same prompts and seeds again, with the adapter at half and at full strength.")
+            self._sample(fair, ALPHAS, "Sampling after")
+        with self._stage("report"):
+            report, shares = self._report(probes)
+            self._before_after(shares)
+        result = {
+            "out": str(self.out),
+            "summary": report.summary,
+            "men": {f"{alpha:g}": round(share, 4) for alpha, share in shares.items()},
+            "found": found,
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "seconds_in_all": round(time.monotonic() - began, 1),
+            "peak_memory_gb": peak_memory(),
+            "files": {name: str(self.out / name) for name in ("before_after.png", "report.html", self.adapter.name)},
+        }
+        write_text(self.out / STATE, json.dumps({**self._state(), "result": result}, indent=1))
+        return result
+
+    def _prepare(self) -> tuple[Model, "list[Probe]"]:
+        """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
+        from ..debias.probe import Probe
+        from .base import resolve_device
+        from .checkpoint import checkpoint_path
+        from .folder import read_folder
+        from .loop import Settings
+        from .run import Run
+
+        place = resolve_device(self.device)
+        model = load_model(self.base, device=place)
+        probes = [
+            Probe.load(EXAMPLES / "probes" / f"{name}.safetensors", device=place)
+            for name in ("gender", "skin_tone", "role")
+        ]
+        given = {} if self.steps is None else {"steps": self.steps}
+        self.settings = Settings(seed=self.seed, **given)
+        self.groups = self.groups or Run.groups
+        state = self._state()
+        write_text(self.out / STATE, json.dumps(state, indent=1))
+        draw_unlabelled(EXAMPLES / "people_emoji", "men", self.folder, self.seed)
+        self.images = read_folder(self.folder)
+        self.say(
+            f"The model {self.base.name} draws people. The folder {self.folder} holds {len(self.images)} pictures "
+            "like those it learnt from, six men to one woman. Captions say what people do; nothing says who is who."
+        )
+        facts = {"base": model.base.hash, "folder": self.images.fingerprint(), "groups": self.groups}
+        facts |= {"settings": self.settings.as_dict(), "pictures": [self.seed, self.per_prompt]}
+        if {name: state.get(name) for name in facts} != facts:
+            for path in (self.adapter, checkpoint_path(self.adapter)):
+                path.unlink(missing_ok=True)
+            shutil.rmtree(self.pictures, ignore_errors=True)
+            write_text(self.out / STATE, json.dumps(facts, indent=1))
+        return model, probes
+
+    def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
+        import torch
+
+        from .gallery import make_gallery, plan_shots
+        from .progress import picture_progress
+
+        # Half precision where the hardware multiplies it natively, as in training.
+        with model.base.autocast():
+            half = torch.is_autocast_enabled(model.base.device.type)
+        shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
+        with picture_progress(title) as progress:
+            make_gallery(
+                model, self.pictures, shots, steps=SAMPLING_STEPS, bf16=half, overwrite=True, progress=progress
+            )
+
+    def _train(self, model: Model) -> dict[str, Any]:
+        """Train the adapter unless it is there; gives what the model found in the folder."""
+        from .progress import picture_progress, steps_progress, work_progress
+        from .run import Run, folder_set
+
+        if self.adapter.exists():
+            self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")
+            return self._state().get("found", {})
+        self.say("The model looks at the folder and finds out by itself what is rare in it and what is common.")
+        with picture_progress("Encoding pictures") as report:
+            pictures = folder_set(model.base, self.images, report)
+        with work_progress() as report:
+            run = Run(
+                model.base,
+                pictures,
+                self.adapter,
+                groups=self.groups,
+                settings=self.settings,
+                save_every=50,
+                report=report,
+            )
+        found = describe(run.grouping)
+        write_text(self.out / STATE, json.dumps({**self._state(), "found": found}, indent=1))
+        for part in found["groups"]:
+            self.say(f"It sees {', '.join(f'{name} {share:.0%}' for name, share in part.items())}.")
+        self.say(
+            f"At α = 1 the rarest third of the pictures counts {found['rare_over_common']:.1f} times as much as the "
+            "most common third."
+        )
+        if run.resume():
+            self.say(f"An earlier run stopped at step {run.training.step}; training goes on from there.")
+        self.say("From that it trains a fair adapter, a LoRA whose strength is α.")
+        with steps_progress("Training") as report:
+            run.train(report)
+        return found
+
+    def _look(self, probes: "list[Probe]") -> "Records":
+        """Let probes see all pictures; the first has the target, the last lends its features."""
+        from ..debias.target import Target
+        from .records import read_records
+
+        targets = [Target.uniform(probes[0].names), *[None] * (len(probes) - 1)]
+        return read_records(self.pictures, probes, targets, probes[-1])
+
+    def _report(self, probes: "list[Probe]") -> "tuple[FairnessReport, dict[float, float]]":
+        from ..debias.measurement import build_report
+
+        self.say("The probes look at every picture, and the report says how sure one can be.")
+        records = self._look(probes)
+        made = build_report(records, "A fair adapter for tiny_people", random_seed=self.seed)
+        write_text(self.out / "report.html", made.to_html())
+        write_text(self.out / "report.json", made.to_json(pictures=False))
+        made.to_png(self.out / "report.png")
+        return made, men_share(records)
+
+    def _before_after(self, shares: dict[float, float]) -> None:
+        """Draw the first seeds of some occupations at α 0 and 1, chosen before anyone has seen them."""
+        import io
+
+        from PIL import Image
+
+        from ..debias.comparison import Block, draw_comparison
+        from .gallery import plan_shots
+
+        places = {
+            (shot.alpha, shot.prompt, number % self.per_prompt): shot.file_name
+            for number, shot in enumerate(plan_shots(self.prompts, self.per_prompt, ALPHAS, [GUIDANCE], self.seed))
+        }
+        whole = len(self.prompts) * self.per_prompt
+        blocks = []
+        for alpha, what in ((0.0, "the model as it was"), (1.0, "the same prompts and seeds with the fair adapter")):
+            rows = [
+                [Image.open(self.pictures / places[alpha, caption(role), seed]) for role in SHOWN]
+                for seed in range(min(SHOWN_SEEDS, self.per_prompt))
+            ]
+            blocks.append(Block(f"α = {alpha:g}", f"{what}: men {shares[alpha]:.0%} of {whole} pictures", rows))
+        sheet = draw_comparison([role.replace("-", " ") for role in SHOWN], blocks)
+        buffer = io.BytesIO()
+        sheet.save(buffer, "png", optimize=True)
+        write_bytes(self.out / "before_after.png", buffer.getvalue())
+
+    def _state(self) -> dict[str, Any]:
+        """What an earlier run noted; empty without one."""
+        try:
+            state = json.loads((self.out / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+
+def describe(grouping: "Grouping") -> dict[str, Any]:
+    """Shares of the groups that have names, and how much more the rarest third counts at α = 1."""
+    weights = np.sort(grouping.weighting.weights(1.0))
+    third = max(1, len(weights) // 3)
+    named = [part for part in grouping.groups if part.source != "discovered"]
+    return {
+        "source": grouping.source,
+        "groups": [dict(zip(part.names, part.shares.round(4).tolist(), strict=True)) for part in named],
+        "rare_over_common": round(float(weights[-third:].mean() / weights[:third].mean()), 2),
+    }
+
+
+def men_share(records: "Records") -> dict[float, float]:
+    """Share of the first class at each α, as the report counts it: averaged over prompts, undetermined ones aside."""
+    from ..debias import interval, metric
+
+    attribute = records.attributes[0]
+    size = (len(records.conditions), len(records.prompts))
+    counts = interval.tabulate(attribute.onehot(), records.condition, records.prompt, *size)
+    return {
+        one.alpha: float(metric.mean_over_prompts(metric.shares(own))[0])
+        for one, own in zip(records.conditions, counts, strict=True)
+    }
+
+
+def peak_memory() -> float | None:
+    """The most memory that this process has held, in GB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e9 if sys.platform == "darwin" else 1e6 / 1.024), 2)

@@ -1,0 +1,73 @@
+"""Imbalanced sets drawn from the example pictures: one side whole, two random pictures per role of the other."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .folder import METADATA
+from .tiny_people import caption
+
+LIGHT = ("default", "light", "medium-light")
+# name: (column, values of the majority side)
+IMBALANCES = {
+    "men": ("gender", ("man",)),
+    "women": ("gender", ("woman",)),
+    "light": ("skin_tone", LIGHT),
+    "dark": ("skin_tone", ("medium", "medium-dark", "dark")),
+    "noto": ("art_style", ("noto",)),
+    "twemoji": ("art_style", ("twemoji",)),
+}
+OCCUPATIONS = (
+    "artist", "astronaut", "construction-worker", "cook", "detective", "doctor", "factory-worker", "farmer",
+    "firefighter", "guard", "judge", "mechanic", "office-worker", "pilot", "police-officer", "scientist", "singer",
+    "student", "teacher", "technologist",
+)  # fmt: skip
+
+
+def draw_imbalanced(source: Path, name: str, out: Path, seed: int = 0) -> Path:
+    """Copy 504 pictures (6:1) into `out`, with captions "a <role>" and, for scoring only, the true columns.
+
+    Args:
+        source: the example set (a folder with metadata.jsonl).
+        name: a key of `IMBALANCES`.
+        out: made anew.
+        seed: of the two minority pictures per role.
+    """
+    chosen = [row for _, rows in _choose(source, name, seed) for row in rows]
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "images").mkdir(parents=True)
+    for row in chosen:
+        shutil.copyfile(source / row["file_name"], out / row["file_name"])
+    lines = [json.dumps({**row, "text": caption(row["role"])}, ensure_ascii=False) for row in chosen]
+    (out / METADATA).write_text("\n".join(lines) + "\n", "utf-8")
+    return out
+
+
+def draw_unlabelled(source: Path, name: str, out: Path, seed: int = 0) -> Path:
+    """Copy the pictures that `draw_imbalanced` draws as an artist would have them: captions in .txt files, no labels.
+
+    The pictures of a role are shuffled and numbered, so that neither name nor order says who is in them. Arguments as
+    in `draw_imbalanced`.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for role, rows in _choose(source, name, seed):
+        random.Random(f"{seed} {role}").shuffle(rows)
+        for number, row in enumerate(rows, 1):
+            picture = out / f"{role}-{number:02}.png"
+            shutil.copyfile(source / row["file_name"], picture)
+            picture.with_suffix(".txt").write_text(caption(role) + "\n", "utf-8")
+    return out
+
+
+def _choose(source: Path, name: str, seed: int) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Yield every role with its chosen rows of metadata.jsonl: the majority side, then two of the other."""
+    column, majority = IMBALANCES[name]
+    rows = [json.loads(line) for line in (source / METADATA).read_text("utf-8").splitlines()]
+    rng = random.Random(seed)
+    for role in sorted({row["role"] for row in rows}):
+        ours = [row for row in rows if row["role"] == role]
+        chosen = [row for row in ours if row[column] in majority]
+        yield role, chosen + rng.sample([row for row in ours if row[column] not in majority], 2)
