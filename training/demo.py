@@ -136,13 +136,16 @@ class Demo:
             f"The model {self.base.name} draws people. The folder {self.folder} holds {len(self.images)} pictures "
             "like those it learnt from, six men to one woman. Captions say what people do; nothing says who is who."
         )
-        facts = {"base": model.base.hash, "folder": self.images.fingerprint(), "groups": self.groups}
-        facts |= {"settings": self.settings.as_dict(), "pictures": [self.seed, self.per_prompt]}
-        if {name: state.get(name) for name in facts} != facts:
+        trained = {"base": model.base.hash, "folder": self.images.fingerprint(), "groups": self.groups}
+        trained |= {"settings": self.settings.as_dict()}
+        sampled = [self.seed, self.per_prompt]
+        if state.get("trained") != trained:
             for path in (self.adapter, checkpoint_path(self.adapter)):
                 path.unlink(missing_ok=True)
+            state = {}
+        if state.get("sampled") != sampled:
             shutil.rmtree(self.pictures, ignore_errors=True)
-            write_text(self.out / STATE, json.dumps(facts, indent=1))
+        write_text(self.out / STATE, json.dumps({**state, "trained": trained, "sampled": sampled}, indent=1))
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:

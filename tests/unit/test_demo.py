@@ -79,6 +79,14 @@ def test_other_settings_begin_anew(small, tmp_path):
     assert sorted({row["seed"] for row in rows(tmp_path)}) == [1, 2] and len(rows(tmp_path)) == 3 * 2
 
 
+def test_more_pictures_need_no_other_adapter(small, tmp_path):
+    small(tmp_path, per_prompt=1).run()
+    written = (tmp_path / "fair.safetensors").stat().st_mtime_ns
+    small(tmp_path, per_prompt=2).run()
+    assert (tmp_path / "fair.safetensors").stat().st_mtime_ns == written
+    assert len(rows(tmp_path)) == 3 * 2 * 2
+
+
 def test_a_folder_of_somebody_else_is_left_alone(small, tmp_path):
     (tmp_path / "my work.txt").write_text("mine")
     with pytest.raises(DDMError, match="Name another folder with --out"):
