@@ -195,8 +195,8 @@ class Demo:
         if run.resume():
             self.say(f"An earlier run stopped at step {run.training.step}; training goes on from there.")
         self.say("From that it trains a fair adapter, a LoRA whose strength is α.")
-        with steps_progress("Training") as report:
-            run.train(report)
+        with steps_progress("Training") as report, picture_progress("Calibrating α") as calibrating:
+            run.train(report, calibrating=calibrating)
         return found
 
     def _look(self, probes: "list[Probe]") -> "Records":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from comfyui_ddm.debias.comparison import GAP, MARGIN, TILE, Block, draw_comparison
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training import demo as module
+from comfyui_ddm.training import loop
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.demo import Demo
 from comfyui_ddm.training.folder import read_folder
@@ -42,6 +44,7 @@ def small(examples, tiny_base, monkeypatch):
     monkeypatch.setattr(module, "OCCUPATIONS", ROLES)
     monkeypatch.setattr(module, "SHOWN", ROLES)
     monkeypatch.setattr(module, "SAMPLING_STEPS", 2)
+    monkeypatch.setattr(loop, "Settings", partial(loop.Settings, calibrate=0))
 
     def make(out, per_prompt=2, seed=0):
         return Demo(out, per_prompt, 2, seed, "cpu", base=tiny_base, groups="words:man|woman", say=str)
@@ -72,19 +75,16 @@ def test_the_demo_writes_what_it_names_and_a_second_run_makes_nothing_twice(smal
     assert second["men"] == first["men"] and second["found"] == first["found"]
 
 
-def test_other_settings_begin_anew(small, tmp_path):
-    small(tmp_path).run()
-    (tmp_path / "fair.checkpoint.safetensors").write_bytes(b"of the other run")
-    small(tmp_path, per_prompt=1, seed=1).run()
-    assert sorted({row["seed"] for row in rows(tmp_path)}) == [1, 2] and len(rows(tmp_path)) == 3 * 2
-
-
-def test_more_pictures_need_no_other_adapter(small, tmp_path):
+def test_more_pictures_need_no_other_adapter_but_another_seed_does(small, tmp_path):
     small(tmp_path, per_prompt=1).run()
-    written = (tmp_path / "fair.safetensors").stat().st_mtime_ns
+    adapter = tmp_path / "fair.safetensors"
+    written = adapter.stat().st_mtime_ns
     small(tmp_path, per_prompt=2).run()
-    assert (tmp_path / "fair.safetensors").stat().st_mtime_ns == written
-    assert len(rows(tmp_path)) == 3 * 2 * 2
+    assert adapter.stat().st_mtime_ns == written and len(rows(tmp_path)) == 3 * 2 * 2
+    (tmp_path / "fair.checkpoint.safetensors").write_bytes(b"of the first seed")
+    small(tmp_path, per_prompt=1, seed=7).run()
+    assert adapter.stat().st_mtime_ns != written
+    assert sorted({row["seed"] for row in rows(tmp_path)}) == [7, 8] and len(rows(tmp_path)) == 3 * 2
 
 
 def test_a_folder_of_somebody_else_is_left_alone(small, tmp_path):
