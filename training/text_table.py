@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ class TextTable:
         table: [M, L, D] text embeddings.
         neutral: [N] row of each picture's own caption.
         empty: row of the empty caption.
-        said: [N, V] rows of the caption with one attribute word said, of those that explicit prompts use most.
+        said: [N, V] rows of the caption with one word said, a group's or a gender: what explicit prompts say most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.
     """
 
@@ -47,7 +46,7 @@ class TextTable:
 
         distinct = {text: row(text) for text in dict.fromkeys(captions)}
         own = [word for part in grouping.groups for word in part.words]
-        words = list(dict.fromkeys([*own, *chain.from_iterable(ATTRIBUTES.values())]))
+        words = list(dict.fromkeys([*own, *ATTRIBUTES["gender"]]))
         count = int(np.clip(SENTENCES // len(distinct), 1, len(words)))
         rng = np.random.default_rng(0)
         said = {text: [row(say(text, w)) for w in rng.choice(words, count, replace=False)] for text in distinct}
