@@ -11,7 +11,7 @@ import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
-from ..debias.weight import PredictedCurve, predict_curve
+from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .base import Base
 from .calibration import Calibration, calibrate
 from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
@@ -37,12 +37,14 @@ class PictureSet:
         captions: [N].
         fingerprint: of pictures and captions.
         folder: where they come from; None when the base made all of them.
+        rows: which picture of the folder each is; a picture with repeats comes more than once.
     """
 
     moments: tuple["torch.Tensor", "torch.Tensor"]
     captions: Sequence[str]
     fingerprint: str
     folder: ImageFolder | None = None
+    rows: Sequence[int] = ()
 
     def column(self, name: str) -> list[str | None]:
         """One label per picture; pictures that the base made have none."""
@@ -50,7 +52,8 @@ class PictureSet:
             raise DDMError(
                 "Pictures that the base made (--self) have no labels. Use --groups auto or words:… with them."
             )
-        labels = self.folder.column(name)
+        column = self.folder.column(name)
+        labels = [column[row] for row in self.rows]
         return labels + [None] * (len(self.captions) - len(labels))
 
     def __add__(self, other: "PictureSet") -> "PictureSet":
@@ -59,14 +62,16 @@ class PictureSet:
 
         moments = tuple(torch.cat(pair) for pair in zip(self.moments, other.moments, strict=True))
         both = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
-        return PictureSet(moments, [*self.captions, *other.captions], both, self.folder)
+        return PictureSet(moments, [*self.captions, *other.captions], both, self.folder, self.rows)
 
 
 def folder_set(base: Base, folder: ImageFolder, progress: Callable[[int, int], None] | None = None) -> PictureSet:
     """Encode a folder, each picture as often as its repeats say."""
-    captions = folder.captions
+    rows = [row for row, item in enumerate(folder.items) for _ in range(item.repeats)]
+    captions = [folder.captions[row] for row in rows]
     digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
-    return PictureSet(encode_moments(base, folder, progress), captions, digest, folder)
+    mean, deviation = encode_moments(base, folder, progress)
+    return PictureSet((mean[rows], deviation[rows]), captions, digest, folder, rows)
 
 
 def self_set(
@@ -191,6 +196,11 @@ class Run:
         """The predicted curve of the first attribute."""
         return predict_curve(self.grouping.weighting, self.grouping.groups[0].membership, self.grouping.targets[0])
 
+    @property
+    def recommended(self) -> float:
+        """The recommended α for all attributes together."""
+        return recommended_alpha(self.grouping.weighting, self.grouping.groups, self.grouping.targets)
+
     def save(self, calibration: Calibration | None = None) -> None:
         """Write adapter and style file, the adapter scaled as calibrated, then remove the checkpoint."""
         groups, curve = self.grouping.groups, self.curve
@@ -205,7 +215,7 @@ class Run:
             }
             or None,
             alpha_max=self.settings.alpha_max,
-            recommended_alpha=curve.recommended,
+            recommended_alpha=self.recommended,
             base_hash=self.base.hash,
             concepts=self.concepts[:200],
             predicted=[

@@ -130,11 +130,11 @@ def train(
         )
         raise typer.Exit(130)
     seconds = time.monotonic() - began
-    typer.echo(f"Wrote {out} in {seconds:.0f} s. Recommended α: {run.curve.recommended:g}.", err=True)
+    typer.echo(f"Wrote {out} in {seconds:.0f} s. Recommended α: {run.recommended:g}.", err=True)
     if as_json:
         result = {"adapter": str(out), "style": str(style) if style else None, "seconds": round(seconds, 1)}
         result |= {"steps": settings.steps, "pictures": len(run.pictures.captions), "loss": run.training.loss.item()}
-        result |= {"recommended_alpha": run.curve.recommended, "groups": groups}
+        result |= {"recommended_alpha": run.recommended, "groups": groups}
         result["found"] = [
             {"source": part.source, "shares": dict(zip(part.names, part.shares.round(4).tolist(), strict=True))}
             for part in run.grouping.groups
