@@ -68,7 +68,7 @@ class PictureSet:
 def folder_set(base: Base, folder: ImageFolder, progress: Callable[[int, int], None] | None = None) -> PictureSet:
     """Encode a folder, each picture as often as its repeats say."""
     rows = [row for row, item in enumerate(folder.items) for _ in range(item.repeats)]
-    captions = [folder.captions[row] for row in rows]
+    captions = [folder.items[row].caption for row in rows]
     digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
     mean, deviation = encode_moments(base, folder, progress)
     return PictureSet((mean[rows], deviation[rows]), captions, digest, folder, rows)
