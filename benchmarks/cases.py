@@ -173,8 +173,8 @@ def price(bench: Bench, groups: str) -> list[Figure]:
     before, after = bench.sample(recipe, 0.0), bench.sample(recipe, 1.0)
     ordinary = bench.sample(Recipe("men", "labels:gender", ordinary=True))
     images, roles = bench.pictures("men")
-    asked = {role.replace("-", " ") for role in OCCUPATIONS}
-    real = bench.probe("role").features(images[[role.replace("-", " ") in asked for role in roles]])
+    asked = set(OCCUPATIONS)
+    real = bench.probe("role").features(images[[role in asked for role in roles]])
     fair, plain, none = (kid(sample.features, real) for sample in (after, ordinary, before))
     figures = [
         before.figure("role recognised at α 0", before.recognised),

@@ -58,7 +58,7 @@ class Sample:
     @property
     def recognised(self) -> float:
         """Share of pictures whose occupation the role probe recognises."""
-        asked = np.repeat([role.replace("-", " ") for role in OCCUPATIONS], self.per_prompt)
+        asked = np.repeat(OCCUPATIONS, self.per_prompt)
         return float((np.char.replace(self.seen["role"], "-", " ") == asked).mean())
 
     def figure(self, name: str, share: float, at_least: float | None = None, at_most: float | None = None) -> Figure:

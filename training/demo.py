@@ -239,7 +239,7 @@ class Demo:
                 for seed in range(min(SHOWN_SEEDS, self.per_prompt))
             ]
             blocks.append(Block(f"α = {alpha:g}", f"{what}: men {shares[alpha]:.0%} of {whole} pictures", rows))
-        sheet = draw_comparison([role.replace("-", " ") for role in SHOWN], blocks)
+        sheet = draw_comparison(SHOWN, blocks)
         buffer = io.BytesIO()
         sheet.save(buffer, "png", optimize=True)
         write_bytes(self.out / "before_after.png", buffer.getvalue())

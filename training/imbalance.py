@@ -20,8 +20,8 @@ IMBALANCES = {
     "twemoji": ("art_style", ("twemoji",)),
 }
 OCCUPATIONS = (
-    "artist", "astronaut", "construction-worker", "cook", "detective", "doctor", "factory-worker", "farmer",
-    "firefighter", "guard", "judge", "mechanic", "office-worker", "pilot", "police-officer", "scientist", "singer",
+    "artist", "astronaut", "construction worker", "cook", "detective", "doctor", "factory worker", "farmer",
+    "firefighter", "guard", "judge", "mechanic", "office worker", "pilot", "police officer", "scientist", "singer",
     "student", "teacher", "technologist",
 )  # fmt: skip
 
