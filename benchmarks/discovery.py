@@ -110,14 +110,10 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
         # The library's own timesteps first, so that its noises are the same and `discovered` is what `ddm train` does.
         timesteps = (*TIMESTEPS, *(t for t in ALL_TIMESTEPS if t not in TIMESTEPS))
 
-        def denoise(noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-            with model.autocast():
-                return model.unet(noisy.to(model.dtype), t, text, return_dict=False)[0]
-
         with picture_progress(f"Features {cache.stem}") as report:
             found = unet_features(
-                denoise,
-                places(model.unet),
+                model.denoise,
+                places(model.unet) | {"mid": model.unet.mid_block, "up0": model.unet.up_blocks[0]},
                 model.scheduler.alphas_cumprod,
                 latents,
                 model.encode_text(grouper.names),

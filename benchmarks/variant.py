@@ -10,10 +10,11 @@ from ..debias.feature import TIMESTEPS, principal_components
 from ..debias.group import Groups
 from ..debias.indicator import COMPONENTS, NEIGHBOURS, indicate, log_rarity
 from ..debias.target import Target
-from ..debias.weight import ESS_FLOOR, Weighting
+from ..debias.weight import INDICATOR_ESS, Weighting
 
 ALL_TIMESTEPS = (50, 150, 250, 400, 500, 650, 750, 850)
 LOW, HIGH = (50, 150, 250), (650, 750, 850)
+DISCOVERED = ("first", "last")
 SEPARATE, SMALLEST, SPLITS = 2.0, 0.03, 6
 
 
@@ -51,18 +52,18 @@ Variant = Callable[[Subject], Weighting]
 
 def indicator(
     subject: Subject,
-    places: Sequence[str] = (),
+    places: Sequence[str] = DISCOVERED,
     timesteps: Sequence[int] = TIMESTEPS,
     components: int = COMPONENTS,
     neighbours: int = NEIGHBOURS,
-    floor: float = ESS_FLOOR,
+    floor: float = INDICATOR_ESS,
 ) -> Weighting:
     """The library's `discovered`, with other features or settings."""
     level = indicate(subject.chosen(places, timesteps), components=components, neighbours=neighbours)
     return Weighting.of_indicator(level, subject.concept, floor)
 
 
-def density(subject: Subject, places: Sequence[str] = (), timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
+def density(subject: Subject, places: Sequence[str] = DISCOVERED, timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
     """Rarity as estimated, without the indicator that learns it from the other pictures."""
     blocks = [principal_components(values, COMPONENTS) for values in subject.chosen(places, timesteps).values()]
     estimates = [log_rarity(block) for block in blocks]
@@ -102,7 +103,7 @@ def splits(subject: Subject) -> Weighting:
         log_weight += np.log(balanced(membership, subject.concept).weights(1.0))
         values = values - np.outer(values @ axis, axis)
     together = Weighting(subject.concept, np.ones((len(log_weight), 1)), log_weight[:, None])
-    if together.effective_share(1.0) >= ESS_FLOOR:
+    if together.effective_share(1.0) >= INDICATOR_ESS:
         return together
     return Weighting.of_indicator(log_weight, subject.concept)
 
@@ -147,14 +148,17 @@ VARIANTS: dict[str, Variant] = {
     "indicator, high noise": partial(indicator, timesteps=HIGH),
     "indicator, first block": partial(indicator, places=("first",)),
     "indicator, mid-block": partial(indicator, places=("mid",)),
-    "indicator, up-blocks": partial(indicator, places=("up",)),
+    "indicator, last up-block": partial(indicator, places=("last",)),
+    "indicator, both up-blocks": partial(indicator, places=("up0", "last")),
+    "indicator, all depths": partial(indicator, places=()),
     "indicator, mid-block, eight noise levels": partial(indicator, places=("mid",), timesteps=ALL_TIMESTEPS),
     "indicator, 4 components": partial(indicator, components=4),
     "indicator, 16 components": partial(indicator, components=16),
     "indicator, 5 neighbours": partial(indicator, neighbours=5),
     "indicator, 30 neighbours": partial(indicator, neighbours=30),
-    "indicator, ESS .3": partial(indicator, floor=0.3),
-    "indicator, ESS .4": partial(indicator, floor=0.4),
+    "indicator, ESS .2": partial(indicator, floor=0.2),
+    "indicator, ESS .5": partial(indicator, floor=0.5),
+    "indicator, all depths, ESS .2": partial(indicator, places=(), floor=0.2),
     "density alone": density,
     "density alone, mid-block, low noise": partial(density, places=("mid",), timesteps=LOW),
     "density alone, first block, high noise": partial(density, places=("first",), timesteps=HIGH),
