@@ -40,7 +40,7 @@ class Settings:
         seed: of everything.
     """
 
-    steps: int = 500
+    steps: int = 400
     batch: int = 32
     rank: int = 8
     rate: float = 2e-3
@@ -97,9 +97,7 @@ class Draws:
         rows = self.cumulative[np.round(alpha / settings.alpha_max * 60).astype(int)]
         position = stratified() * rows[:, -1]
         picture = np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)
-        # Who is in a picture is decided early, at high noise, so these rows see high noise more often (density ∝ t).
-        time = stratified()
-        timestep = (np.where(style, time, np.sqrt(time)) * self.timesteps).astype(int)
+        timestep = (stratified() * self.timesteps).astype(int)
         text = np.where(rng.random(count) < settings.dropout, captions.empty, captions.neutral[picture])
         teacher = np.full(count, -1)
         if captions.said_by_group is not None:
