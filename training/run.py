@@ -13,7 +13,7 @@ from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .base import Base
-from .calibration import Calibration, calibrate
+from .calibration import FEWEST, Calibration, calibrate
 from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from .folder import ImageFolder
 from .grouping import Grouper, Grouping
@@ -177,8 +177,8 @@ class Run:
         return True
 
     def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
-        """Find the scale that makes α = 1 what the weights promise; None where the settings ask for no calibration."""
-        if not self.settings.calibrate:
+        """Find the scale that makes α = 1 what the weights promise; None where it is not asked for, or too few teach it."""
+        if not self.settings.calibrate or len(self.pictures.captions) < FEWEST:
             return None
         return calibrate(
             self.base,
