@@ -159,22 +159,33 @@ class Run:
         ess = self.grouping.weighting.effective_share(1.0)
         while training.step < steps:
             if stop and stop():
-                save_checkpoint(self.checkpoint, training, self.fingerprint)
+                self._keep()
                 return False
             training.advance()
             if training.step % READ_EVERY == 0 or training.step == steps:
-                loss = training.loss.item()
-                if not np.isfinite(loss):
-                    raise DDMError(
-                        f"The loss is no longer finite at step {training.step}. Train again with a lower --rate; "
-                        f"the last good state is in {self.checkpoint.name}."
-                    )
+                self._check()
                 if progress:
-                    progress(training.step, steps, loss, ess)
+                    progress(training.step, steps, training.loss.item(), ess)
             if training.step % self.save_every == 0 or training.step == steps:
-                save_checkpoint(self.checkpoint, training, self.fingerprint)
+                self._keep()
         self.save(self.calibrate(calibrating))
         return True
+
+    def _check(self) -> None:
+        """Refuse a state that is not finite; what follows from it never would be."""
+        import torch
+
+        training = self.training
+        if not torch.stack([value.isfinite().all() for value in (training.loss, *training.parameters)]).all():
+            raise DDMError(
+                f"The loss is no longer finite at step {training.step}. Train again with a rate lower than "
+                f"{self.settings.rate:g} (--rate and --restart)."
+            )
+
+    def _keep(self) -> None:
+        """Write the checkpoint; a state that is not finite does not replace the last good one."""
+        self._check()
+        save_checkpoint(self.checkpoint, self.training, self.fingerprint)
 
     def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
         """Find the scale that makes α = 1 what the weights promise; None where it is not asked for, or too few teach it."""
