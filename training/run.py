@@ -89,6 +89,10 @@ def self_set(
     return PictureSet((latents, torch.zeros_like(latents)), captions, digest)
 
 
+class _Stopped(Exception):
+    """The calibration is to stop."""
+
+
 @dataclass
 class Run:
     """A prepared run.
@@ -146,7 +150,7 @@ class Run:
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
-            stop: asked before each step.
+            stop: asked before each step, of training and of the calibration.
             calibrating: called with (done, total) while the scale is calibrated.
 
         Returns:
@@ -168,7 +172,18 @@ class Run:
                     progress(training.step, steps, training.loss.item(), ess)
             if training.step % self.save_every == 0 or training.step == steps:
                 self._keep()
-        self.save(self.calibrate(calibrating))
+
+        def watched(done: int, total: int) -> None:
+            if stop and stop():
+                raise _Stopped
+            if calibrating:
+                calibrating(done, total)
+
+        try:
+            self.save(self.calibrate(watched))
+        except _Stopped:
+            # The checkpoint of the last step is there: a resumed run only calibrates.
+            return False
         return True
 
     def _check(self) -> None:
