@@ -129,6 +129,8 @@ class Run:
         self.checkpoint = checkpoint_path(self.out)
         depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
         depends.append(self.style is not None)
+        kind, _, column = self.groups.partition(":")
+        depends.append(self.pictures.column(column) if kind == "labels" else None)
         self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def resume(self) -> bool:
