@@ -14,7 +14,7 @@ from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .base import Base
 from .calibration import FEWEST, Calibration, calibrate
-from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 from .folder import ImageFolder
 from .grouping import Grouper, Grouping
 from .latents import encode_moments
@@ -135,8 +135,7 @@ class Run:
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one; tells whether there was."""
-        for stray in self.out.parent.glob(f".{self.checkpoint.name}.*.tmp"):
-            stray.unlink()
+        remove_strays(self.checkpoint, self.out, *([self.style] if self.style else []))
         if not self.checkpoint.exists():
             return False
         load_checkpoint(self.checkpoint, self.training, self.fingerprint)
