@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
@@ -204,7 +202,7 @@ class Run:
         save_checkpoint(self.checkpoint, self.training, self.fingerprint)
 
     def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
-        """Find the scale that makes α = 1 what the weights promise; None where it is not asked for, or too few teach it."""
+        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it."""
         if not self.settings.calibrate or len(self.pictures.captions) < FEWEST:
             return None
         return calibrate(
