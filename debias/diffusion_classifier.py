@@ -145,7 +145,8 @@ def classify(errors: np.ndarray, plain: np.ndarray) -> Verdict:
     relative = (plain[:, None] - errors) / np.maximum(scale, 1e-12)
     halves = [scores[..., part::2].mean((2, 3)) for part in (0, 1)]
     flat = [half - half.mean(0) for half in halves]
-    correlation = float((flat[0] * flat[1]).sum() / np.sqrt(np.square(flat[0]).sum() * np.square(flat[1]).sum()))
+    size = np.sqrt(np.square(flat[0]).sum() * np.square(flat[1]).sum())
+    correlation = float((flat[0] * flat[1]).sum() / max(size, 1e-12))
     z = np.array([_gain(relative[:, word].mean(1)) for word in range(errors.shape[1])])
     samples = scores.reshape(*scores.shape[:2], -1)
     best = samples.mean(2).argmax(1)

@@ -28,6 +28,8 @@ PARTS = {
 }
 # How many pictures the VAE takes at a time: it needs far more memory per picture than the U-Net.
 VAE_PIXELS = 64 * 64 * 64
+# How many sentences the text encoder takes at a time.
+TEXTS = 256
 
 
 @dataclass
@@ -76,7 +78,9 @@ class Base:
             return_tensors="pt",
         ).input_ids
         with torch.no_grad():
-            return self.text_encoder(ids.to(self.device)).last_hidden_state
+            # A set may have a caption for every picture: all at once would need gigabytes.
+            parts = [self.text_encoder(part).last_hidden_state for part in ids.to(self.device).split(TEXTS)]
+        return torch.cat(parts)
 
     def encode_pictures(
         self, pictures: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None

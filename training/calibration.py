@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.0, 1.0, 2.0)
 COMPONENTS = 48
+# Fewer pictures teach no regression; and a score is in nats, so a smaller move is rounding.
+FEWEST, LEAST = 8, 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def scale_of(strengths: Sequence[float], scores: Sequence[float], goal: float) -
     """Interpolate the strength at which the score reaches the goal, within 0.5…2; 1 where nothing moves towards it."""
     moved = (np.asarray(scores) - scores[0]) * np.sign(goal - scores[0])
     moved = np.maximum.accumulate(moved)
-    if moved[-1] <= 0:
+    if moved[-1] <= LEAST:
         return 1.0
     return float(np.clip(np.interp(abs(goal - scores[0]), moved, strengths), 0.5, 2.0))
 

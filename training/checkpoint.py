@@ -1,5 +1,6 @@
 """The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on bit for bit."""
 
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ KIND = "checkpoint"
 def checkpoint_path(out: Path) -> Path:
     """Where the checkpoint of the adapter `out` lies."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
+
+
+def remove_strays(*paths: Path) -> None:
+    """Remove the temporary files that a run left when it was killed while it wrote one of these."""
+    for path in paths:
+        for stray in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+            stray.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, training: "FairTraining", fingerprint: str) -> None:

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .base import Base
-from .calibration import Calibration, calibrate
-from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from .calibration import FEWEST, Calibration, calibrate
+from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 from .folder import ImageFolder
 from .grouping import Grouper, Grouping
 from .latents import encode_moments
@@ -89,6 +87,10 @@ def self_set(
     return PictureSet((latents, torch.zeros_like(latents)), captions, digest)
 
 
+class _Stopped(Exception):
+    """The calibration is to stop."""
+
+
 @dataclass
 class Run:
     """A prepared run.
@@ -125,12 +127,13 @@ class Run:
         self.checkpoint = checkpoint_path(self.out)
         depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
         depends.append(self.style is not None)
+        kind, _, column = self.groups.partition(":")
+        depends.append(self.pictures.column(column) if kind == "labels" else None)
         self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one; tells whether there was."""
-        for stray in self.out.parent.glob(f".{self.checkpoint.name}.*.tmp"):
-            stray.unlink()
+        remove_strays(self.checkpoint, self.out, *([self.style] if self.style else []))
         if not self.checkpoint.exists():
             return False
         load_checkpoint(self.checkpoint, self.training, self.fingerprint)
@@ -146,7 +149,7 @@ class Run:
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
-            stop: asked before each step.
+            stop: asked before each step, of training and of the calibration.
             calibrating: called with (done, total) while the scale is calibrated.
 
         Returns:
@@ -159,26 +162,48 @@ class Run:
         ess = self.grouping.weighting.effective_share(1.0)
         while training.step < steps:
             if stop and stop():
-                save_checkpoint(self.checkpoint, training, self.fingerprint)
+                self._keep()
                 return False
             training.advance()
             if training.step % READ_EVERY == 0 or training.step == steps:
-                loss = training.loss.item()
-                if not np.isfinite(loss):
-                    raise DDMError(
-                        f"The loss is no longer finite at step {training.step}. Train again with a lower --rate; "
-                        f"the last good state is in {self.checkpoint.name}."
-                    )
+                self._check()
                 if progress:
-                    progress(training.step, steps, loss, ess)
+                    progress(training.step, steps, training.loss.item(), ess)
             if training.step % self.save_every == 0 or training.step == steps:
-                save_checkpoint(self.checkpoint, training, self.fingerprint)
-        self.save(self.calibrate(calibrating))
+                self._keep()
+
+        def watched(done: int, total: int) -> None:
+            if stop and stop():
+                raise _Stopped
+            if calibrating:
+                calibrating(done, total)
+
+        try:
+            self.save(self.calibrate(watched))
+        except _Stopped:
+            # The checkpoint of the last step is there: a resumed run only calibrates.
+            return False
         return True
 
+    def _check(self) -> None:
+        """Refuse a state that is not finite; what follows from it never would be."""
+        import torch
+
+        training = self.training
+        if not torch.stack([value.isfinite().all() for value in (training.loss, *training.parameters)]).all():
+            raise DDMError(
+                f"The loss is no longer finite at step {training.step}. Train again with a rate lower than "
+                f"{self.settings.rate:g} (--rate and --restart)."
+            )
+
+    def _keep(self) -> None:
+        """Write the checkpoint; a state that is not finite does not replace the last good one."""
+        self._check()
+        save_checkpoint(self.checkpoint, self.training, self.fingerprint)
+
     def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
-        """Find the scale that makes α = 1 what the weights promise; None where the settings ask for no calibration."""
-        if not self.settings.calibrate:
+        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it."""
+        if not self.settings.calibrate or len(self.pictures.captions) < FEWEST:
             return None
         return calibrate(
             self.base,

@@ -40,7 +40,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
     calibrate: Annotated[
         int | None, typer.Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")
     ] = None,
@@ -59,6 +59,7 @@ def train(
     from ..base import check_folder, load_base
     from ..checkpoint import checkpoint_path
     from ..folder import read_folder
+    from ..grouping import check_source
     from ..loop import Settings
     from ..model import EMBEDDED
     from ..progress import picture_progress, steps_progress
@@ -78,6 +79,7 @@ def train(
         checkpoint.unlink(missing_ok=True)
     elif checkpoint.exists() and not resume:
         raise DDMError(f"A stopped run left {checkpoint}. Go on with --resume, or begin anew with --restart.")
+    check_source(groups, target)
     base = base or EMBEDDED
     check_folder(base)
     pictures = read_folder(folder, caption) if folder else None

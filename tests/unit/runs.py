@@ -1,0 +1,37 @@
+"""Small folders and runs for the tests of training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.loop import Settings
+from comfyui_ddm.training.run import Run, folder_set
+from PIL import Image
+
+
+def write_folder(root: Path, count: int = 8, rare: int = 4) -> Path:
+    """Pictures of two subjects; each `rare`-th one is a woman, the others are men."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        gender = "woman" if i % rare == rare - 1 else "man"
+        pixels = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+        pixels[..., 0 if gender == "man" else 2] += 150
+        Image.fromarray(pixels).save(root / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": f"a {('doctor', 'judge')[i % 2]}", "gender": gender})
+    (root / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return root
+
+
+def settings(**changes: float) -> Settings:
+    return Settings(**{"steps": 4, "batch": 4, "rank": 2, "calibrate": 0, **changes})
+
+
+def prepare(base: Path, folder: Path, out: Path, groups: str = "labels:gender", **options: object) -> Run:
+    """A run on a freshly opened base; `changes` in options are those of the settings."""
+    model = load_base(base)
+    given = settings(**options.pop("changes", {}))
+    return Run(model, folder_set(model, read_folder(folder)), out, groups=groups, settings=given, **options)

@@ -1,0 +1,114 @@
+"""Killed during training, a run goes on as if nothing had happened."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.storage import read_metadata, save_tensors
+from comfyui_ddm.training.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+
+from .runs import prepare, write_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+def command(base, folder, out, *more):
+    options = {"--base": base, "--out": out, "--groups": "labels:gender", "--steps": STEPS, "--batch": 4}
+    options |= {"--rank": 2, "--calibrate": 0, "--save-every": 1, "--device": "cpu"}
+    given = ["train", folder, *(part for pair in options.items() for part in pair), *more]
+    return [sys.executable, "-m", "training", *map(str, given)]
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_base, folder, tmp_path):
+    out = tmp_path / "killed" / "fair.safetensors"
+    checkpoint = checkpoint_path(out)
+    process = subprocess.Popen(command(tiny_base, folder, out), cwd=ROOT, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 300
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        errors = process.communicate()[1].decode("utf-8", "replace")
+    assert checkpoint.exists() and not out.exists(), errors
+    assert 0 < int(read_metadata(checkpoint)["ddm.step"]) < STEPS
+    # Killed in the middle of a write, it would leave this.
+    stray = checkpoint.with_name(f".{checkpoint.name}.abc.tmp")
+    stray.write_bytes(b"half")
+    subprocess.run(command(tiny_base, folder, out, "--resume"), cwd=ROOT, check=True, capture_output=True)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    whole = prepare(tiny_base, folder, tmp_path / "whole" / "fair.safetensors", changes={"steps": STEPS})
+    assert whole.train()
+    assert out.read_bytes() == whole.out.read_bytes()
+
+
+def test_the_checkpoint_lies_beside_the_adapter():
+    assert checkpoint_path(Path("a", "fair.v2.safetensors")) == Path("a", "fair.v2.checkpoint.safetensors")
+
+
+def test_what_was_half_written_is_removed_and_nothing_else(tmp_path):
+    ours = tmp_path / "fair [1].safetensors"
+    stray = tmp_path / ".fair [1].safetensors.x7.tmp"
+    others = [ours, tmp_path / ".fair 1.safetensors.x7.tmp", tmp_path / "fair [1].tmp"]
+    for path in (stray, *others):
+        path.write_bytes(b"x")
+    remove_strays(ours, tmp_path / "nowhere" / "style.safetensors")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.fixture
+def run(tiny_base, folder, tmp_path):
+    return prepare(tiny_base, folder, tmp_path / "fair.safetensors")
+
+
+def test_weights_moments_loss_and_step_come_back(run, tiny_base, folder, tmp_path):
+    for _ in range(2):
+        run.training.advance()
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, run.training, "print")
+    other = prepare(tiny_base, folder, tmp_path / "other.safetensors").training
+    load_checkpoint(path, other, "print")
+    assert other.step == 2 and torch.equal(other.loss, run.training.loss)
+    for mine, theirs in zip(run.training.parameters, other.parameters, strict=True):
+        assert torch.equal(mine, theirs)
+        before, after = run.training.optimizer.state[mine], other.optimizer.state[theirs]
+        assert set(before) == set(after) and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_truncated_checkpoint_is_refused(run, tmp_path):
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, run.training, "print")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DDMError, match="not a complete safetensors file"):
+        load_checkpoint(path, run.training, "print")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
+    save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {"ddm.fingerprint": "print"})
+    with pytest.raises(DDMError, match="--restart"):
+        load_checkpoint(tmp_path / "state.safetensors", run.training, "print")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(run, tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, run.training, "old")
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DDMError, match="No space left on device"):
+        save_checkpoint(path, run.training, "new")
+    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == [path.name]

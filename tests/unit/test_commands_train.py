@@ -1,0 +1,106 @@
+"""`ddm train` as a user meets it."""
+
+import json
+
+import pytest
+from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.training.checkpoint import checkpoint_path
+from comfyui_ddm.training.command_line import app
+from typer.testing import CliRunner
+
+from .runs import prepare, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("pictures"))
+    (root / "broken.png").write_bytes(b"no")
+    with open(root / "metadata.jsonl", "a", encoding="utf-8") as file:
+        file.write('\n{"file_name": "broken.png"}')
+    return root
+
+
+@pytest.fixture
+def ddm(tiny_base, tmp_path):
+    def run(*arguments, code=0, base=tiny_base, out="fair.safetensors"):
+        given = ["train", "--base", base, "--out", tmp_path / out, "--steps", 3, "--batch", 4, "--rank", 2]
+        given += ["--calibrate", 0, "--device", "cpu", *arguments]
+        result = CliRunner().invoke(app, [str(argument) for argument in given])
+        assert result.exit_code == code, result.output
+        result.said = " ".join(result.stderr.split())
+        return result
+
+    return run
+
+
+def test_an_adapter_is_written_and_told_as_json(ddm, folder, tmp_path):
+    result = ddm(folder, "--groups", "labels:gender", "--style", tmp_path / "style.safetensors", "--json")
+    data = json.loads(result.stdout)
+    assert data["adapter"] == str(tmp_path / "fair.safetensors") and data["steps"] == 3 and data["pictures"] == 8
+    assert data["found"] == [{"source": "labels:gender", "shares": {"man": 0.75, "woman": 0.25}}]
+    card = load_adapter(tmp_path / "fair.safetensors").card
+    assert card.recommended_alpha == data["recommended_alpha"]
+    assert load_adapter(data["style"]).card.objective == "style"
+    assert "Skipped broken.png" in result.said and "man 75%, woman 25%" in result.said and "Wrote" in result.said
+
+
+def test_pictures_of_the_base_itself_will_do(ddm, tmp_path):
+    result = ddm("--self", "a doctor;a judge", "--self-count", "3", "--groups", "words:man|woman")
+    assert result.stdout == ""
+    assert load_adapter(tmp_path / "fair.safetensors").card.training["pictures"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--style", "style.ckpt"], "is a .safetensors file, not style.ckpt"),
+        (["--groups", "gender"], "labels:COLUMN"),
+        (["--target", "man=.5,woman=.5"], "needs named groups"),
+        (["--groups", "labels:size"], "columns: gender"),
+        (["--groups", "labels:gender", "--target", "man=.5,women=.5"], "the classes are 'man', 'woman'"),
+        (["--rate", "-1"], "--rate"),
+        (["--device", "abacus"], "no device called"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(ddm, folder, tmp_path, arguments, words):
+    assert words in ddm(folder, *arguments, code=2).said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_that_is_no_safetensors_file_is_refused(ddm, folder):
+    assert "Name it fair.safetensors." in ddm(folder, code=2, out="fair.pt").said
+
+
+def test_adapter_and_style_cannot_be_one_file(ddm, folder, tmp_path):
+    style = tmp_path / "sub" / ".." / "fair.safetensors"
+    assert "are the same file" in ddm(folder, "--style", style, code=2).said
+
+
+def test_nothing_to_train_on_is_refused(ddm):
+    assert "There is nothing to train on." in ddm(code=2).said
+
+
+def test_a_base_that_is_none_and_an_empty_folder_are_refused(ddm, folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "is not a base model" in ddm(folder, code=2, base=empty).said
+    assert "no pictures" in ddm(empty, code=2).said
+
+
+def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, folder, tiny_base, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    run = prepare(tiny_base, folder, out, changes={"steps": 3})
+    asked = iter([False, True])
+    assert not run.train(stop=lambda: next(asked))
+    refused = ddm(folder, "--groups", "labels:gender", code=2)
+    assert "--resume" in refused.said and "--restart" in refused.said and run.checkpoint.exists()
+    assert "other pictures, groups, base or settings" in ddm(folder, "--resume", code=2).said
+    ddm(folder, "--groups", "labels:gender", "--resume")
+    resumed = out.read_bytes()
+    checkpoint_path(out).write_bytes(b"old")
+    ddm(folder, "--groups", "labels:gender", "--restart")
+    assert out.read_bytes() == resumed and not run.checkpoint.exists()
+
+
+def test_resuming_without_a_checkpoint_begins_at_0(ddm, folder):
+    assert "training begins at step 0" in ddm(folder, "--groups", "labels:gender", "--resume").said

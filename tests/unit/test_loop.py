@@ -1,0 +1,181 @@
+"""A step of training: its draws, its targets, and who learns from it."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.group import Groups, concepts
+from comfyui_ddm.debias.target import Target
+from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.grouping import Grouping
+from comfyui_ddm.training.loop import Draws, FairTraining, Settings
+from comfyui_ddm.training.lora import lora_parameters, set_alpha
+from comfyui_ddm.training.text_table import TextTable
+
+CAPTIONS = ["a doctor", "a judge"] * 6
+LABELS = ["man"] * 8 + ["woman"] * 4
+
+
+def grouping(words=()):
+    groups = Groups.from_labels(LABELS, "test")
+    groups = Groups(groups.names, groups.membership, "test", words)
+    weighting = Weighting.of_groups(groups, Target.uniform(groups.names), concepts(CAPTIONS)[1])
+    return Grouping("test", [groups], [Target.uniform(groups.names)], weighting)
+
+
+class Speller:
+    def encode_text(self, prompts):
+        self.prompts = list(prompts)
+        return torch.zeros(len(prompts), 1, 1)
+
+
+def draws(style=False, words=(), **changes):
+    speller, found = Speller(), grouping(words)
+    table = TextTable.build(speller, CAPTIONS, found)
+    settings = Settings(**{"batch": 16, "keep": 0.25, **changes})
+    made = Draws(found.weighting, table, settings, 1000, style)
+    made.sentences = speller.prompts
+    return made
+
+
+def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
+    first, second = draws(), draws()
+    second.plan(3)
+    one, other = first.plan(7), second.plan(7)
+    assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+    assert not np.array_equal(one.timestep, first.plan(8).timestep)
+    assert not np.array_equal(one.timestep, draws(seed=1).plan(7).timestep)
+
+
+@pytest.mark.parametrize("alpha_max", [1.5, 1.0, 3.0])
+def test_every_strength_lies_on_the_dial_and_is_not_0(alpha_max):
+    made = draws(alpha_max=alpha_max)
+    alpha = np.concatenate([made.plan(step).alpha for step in range(50)])
+    assert (alpha > 0).all() and (alpha <= alpha_max).all()
+    assert alpha.mean() == pytest.approx(alpha_max / 2, rel=0.02)
+
+
+def test_pictures_are_drawn_in_proportion_to_their_weights():
+    made = draws(batch=64)
+    plans = [made.plan(step) for step in range(150)]
+    alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
+    for low, high in ((0, 0.3), (0.9, 1.1), (1.3, 1.5)):
+        rows = (alpha > low) & (alpha <= high)
+        weights = made.weighting.weights((low + high) / 2)
+        found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
+        assert found == pytest.approx(weights / weights.sum(), abs=0.03)
+
+
+def test_timesteps_cover_the_schedule():
+    timestep = np.concatenate([draws().plan(step).timestep for step in range(20)])
+    assert timestep.min() >= 0 and timestep.max() <= 999
+    assert timestep.mean() == pytest.approx(499.5, abs=15)
+
+
+def test_without_a_style_no_row_teaches_one():
+    assert not draws().plan(0).style.any()
+
+
+@pytest.mark.parametrize("words", [(), ("man", "woman")])
+def test_rows_of_the_style_are_plain(words):
+    made = draws(style=True, words=words, style_share=0.5)
+    plans = [made.plan(step) for step in range(20)]
+    style = np.concatenate([plan.style for plan in plans])
+    assert style.mean() == pytest.approx(0.5, abs=0.01)
+    for plan in plans:
+        assert (plan.alpha[plan.style] == 0).all() and (plan.alpha[~plan.style] > 0).all()
+        assert (plan.teacher[plan.style] == -1).all()
+
+
+def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_prompt():
+    made = draws(dropout=0.0)
+    plans = [made.plan(step) for step in range(20)]
+    taught = np.concatenate([plan.teacher >= 0 for plan in plans])
+    assert taught.mean() == pytest.approx(0.25, abs=0.01)
+    for plan in plans:
+        rows = plan.teacher >= 0
+        assert (plan.text[rows] == plan.teacher[rows]).all()
+        assert not set(plan.text[rows]) & set(made.captions.neutral)
+        assert (plan.text[~rows] == made.captions.neutral[plan.picture[~rows]]).all()
+
+
+def test_groups_with_words_are_taught_by_the_base_under_the_words():
+    made = draws(words=("man", "woman"), keep=0.0, dropout=0.5)
+    for plan in map(made.plan, range(5)):
+        said = [made.sentences[row] for row in plan.teacher]
+        expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in plan.picture]
+        assert said == expected
+        assert {made.sentences[row] for row in plan.text} <= {"", *CAPTIONS}
+
+
+def test_the_empty_caption_is_said_as_often_as_asked():
+    made = draws(keep=0.0, dropout=0.3)
+    assert np.mean([made.plan(step).text == 0 for step in range(100)]) == pytest.approx(0.3, abs=0.04)
+
+
+@pytest.fixture
+def training(tiny_base):
+    def make(style=False, words=(), **changes):
+        base, found = load_base(tiny_base), grouping(words)
+        latents = torch.randn(len(CAPTIONS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        table = TextTable.build(base, CAPTIONS, found)
+        settings = Settings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
+        return FairTraining(base, (latents, torch.full_like(latents, 0.1)), table, found.weighting, settings, style)
+
+    return make
+
+
+@torch.no_grad()
+def output(unet, latents):
+    return unet(latents, torch.tensor([10, 400]), torch.ones(2, 77, 32)).sample
+
+
+def test_a_step_is_finite_and_alpha_0_stays_what_the_base_was(training, tiny_base):
+    run = training(words=("man", "woman"))
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    before = output(load_base(tiny_base).unet, latents)
+    for _ in range(3):
+        run.advance()
+    assert run.step == 3 and torch.isfinite(run.loss) and run.loss > 0
+    assert all(torch.isfinite(parameter).all() for parameter in run.parameters)
+    set_alpha(run.base.unet, "debias", 0.0)
+    assert torch.equal(output(run.base.unet, latents), before)
+    set_alpha(run.base.unet, "debias", 1.0)
+    assert not torch.equal(output(run.base.unet, latents), before)
+
+
+def test_the_base_itself_is_not_trained(training):
+    run = training()
+    names = {id(parameter) for parameter in run.parameters}
+    learning = {id(p) for p in run.base.unet.parameters() if p.requires_grad}
+    assert learning == names and len(names) > 0
+
+
+def gradient(run, name):
+    return sum(float(p.grad.abs().sum()) for p in lora_parameters(run.base.unet, name) if p.grad is not None)
+
+
+def test_the_style_learns_from_plain_rows_only(training):
+    run = training(style=True, style_share=0.0)
+    run.advance()
+    assert gradient(run, "style") == 0 and gradient(run, "debias") > 0
+
+
+def test_the_adapter_learns_nothing_from_rows_of_the_style(training):
+    run = training(style=True, style_share=1.0)
+    run.advance()
+    assert gradient(run, "style") > 0 and gradient(run, "debias") == 0
+
+
+def test_a_batch_of_one_is_no_crash(training):
+    run = training(style=True, batch=1)
+    for _ in range(2):
+        run.advance()
+    assert torch.isfinite(run.loss)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
+    run = training(steps=200, rate=1e-2)
+    rates = [run.rate(step) for step in range(201)]
+    assert rates[0] == pytest.approx(1e-2 / 20) and max(rates) == pytest.approx(1e-2, rel=0.03)
+    assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)

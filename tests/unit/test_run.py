@@ -1,0 +1,197 @@
+"""A run from folder to file: the same bytes however often it is stopped, and a card that says what it is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.checkpoint import checkpoint_path
+from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.lora import load_lora_into, set_alpha
+from comfyui_ddm.training.run import Run, folder_set, self_set
+
+from .runs import prepare, settings, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, folder, tmp_path_factory):
+    """A run that was not stopped, with a style."""
+    root = tmp_path_factory.mktemp("whole")
+    run = prepare(tiny_base, folder, root / "fair.safetensors", style=root / "style.safetensors")
+    steps = []
+    assert run.train(lambda *figures: steps.append(figures))
+    return run, root, steps
+
+
+def after(count):
+    """A question that says yes the count-th time it is asked, and from then on."""
+    asked = iter(range(1_000_000))
+    return lambda: next(asked) >= count
+
+
+def test_a_complete_run_leaves_its_files_and_nothing_else(trained):
+    _, root, steps = trained
+    assert sorted(path.name for path in root.iterdir()) == ["fair.safetensors", "style.safetensors"]
+    assert steps[-1][:2] == (4, 4) and np.isfinite(steps[-1][2]) and 0 < steps[-1][3] <= 1
+
+
+def test_a_run_that_was_stopped_gives_the_same_bytes_and_so_does_one_that_was_not(trained, tiny_base, folder, tmp_path):
+    _, root, _ = trained
+    files = {"style": tmp_path / "style.safetensors"}
+    first = prepare(tiny_base, folder, tmp_path / "fair.safetensors", **files)
+    assert not first.resume()
+    assert not first.train(stop=after(2))
+    assert first.training.step == 2 and [path.name for path in tmp_path.iterdir()] == ["fair.checkpoint.safetensors"]
+    again = prepare(tiny_base, folder, tmp_path / "fair.safetensors", **files)
+    assert again.resume() and again.training.step == 2
+    assert again.train()
+    for name in ("fair.safetensors", "style.safetensors"):
+        assert (tmp_path / name).read_bytes() == (root / name).read_bytes()
+    assert not checkpoint_path(tmp_path / "fair.safetensors").exists()
+
+
+def test_a_file_gives_what_the_trained_model_gives(trained, tiny_base):
+    run, root, _ = trained
+    base = load_base(tiny_base)
+    # In the order of training: sums of floats depend on it.
+    for name, file in (("debias", "fair"), ("style", "style")):
+        assert load_lora_into(base.unet, load_adapter(root / f"{file}.safetensors"), name, base.hash) is None
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for unet in (run.base.unet, base.unet):
+        set_alpha(unet, "debias", 0.75)
+        with torch.no_grad():
+            outputs.append(unet(latents, torch.tensor([10, 400]), torch.ones(2, 77, 32)).sample)
+    assert torch.equal(*outputs)
+
+
+def test_the_card_says_what_the_adapter_was_trained_for(trained):
+    run, root, _ = trained
+    card = load_adapter(root / "fair.safetensors").card
+    assert (card.objective, card.groups, card.target) == ("ddm", "labels:gender", {"man": 0.5, "woman": 0.5})
+    assert card.base_hash == run.base.hash and card.alpha_max == 1.5 and card.concepts == ["a doctor", "a judge"]
+    assert card.training["steps"] == 4 and card.training["pictures"] == 8 and card.training["calibration"] is None
+    assert card.predicted[0]["shares"] == [0.75, 0.25] and card.predicted[0]["alpha"] == 0
+    assert card.predicted[-1]["alpha"] == 1.5 and {"fd", "ess"} <= set(card.predicted[0])
+    assert card.recommended_alpha == run.recommended
+    style = load_adapter(root / "style.safetensors").card
+    assert (style.objective, style.base_hash) == ("style", run.base.hash)
+
+
+def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_path):
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 3})
+    assert not run.train(stop=after(5))
+    assert run.checkpoint.exists() and not run.out.exists()
+    again = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 3})
+    assert again.resume() and again.training.step == 3
+    done = []
+    assert again.train(calibrating=lambda *figures: done.append(figures))
+    assert done[-1][0] == done[-1][1]
+    adapter = load_adapter(again.out)
+    found = adapter.card.training["calibration"]
+    assert 0.5 <= found["scale"] <= 2 and len(found["scores"]) == 3 and np.isfinite(found["goal"])
+    assert [lora.alpha for lora in adapter.modules.values()] == pytest.approx(
+        [2 * found["scale"]] * len(adapter.modules)
+    )
+
+
+def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "pictures", 3, 3)
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 1})
+    assert run.train()
+    assert load_adapter(run.out).card.training["calibration"] is None
+
+
+@pytest.fixture
+def stopped(tiny_base, folder, tmp_path):
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors")
+    assert not run.train(stop=after(1))
+    return run
+
+
+@pytest.mark.parametrize("other", ["settings", "style", "target", "labels", "captions"])
+def test_a_checkpoint_of_another_run_is_refused(stopped, tiny_base, folder, tmp_path, other):
+    options = {
+        "settings": {"changes": {"rate": 5e-4}},
+        "style": {"style": tmp_path / "style.safetensors"},
+        "target": {"target": "man=.4,woman=.6"},
+    }.get(other, {})
+    if other in ("labels", "captions"):
+        folder = write_folder(tmp_path / "others")
+        table = folder / "metadata.jsonl"
+        text = table.read_text(encoding="utf-8")
+        text = text.replace('"woman"', '"man"', 1) if other == "labels" else text.replace("a judge", "a pilot")
+        table.write_text(text, encoding="utf-8")
+    run = prepare(tiny_base, folder, stopped.out, **options)
+    with pytest.raises(DDMError, match="other pictures, groups, base or settings"):
+        run.resume()
+    assert stopped.checkpoint.exists()
+
+
+def test_a_copy_of_the_pictures_goes_on_from_the_checkpoint(stopped, tiny_base, tmp_path):
+    assert prepare(tiny_base, write_folder(tmp_path / "copy"), stopped.out).resume()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives(tiny_base, folder, tmp_path):
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", save_every=1, changes={"steps": 30})
+    advance = run.training.advance
+
+    def diverge():
+        advance()
+        if run.training.step == 3:
+            with torch.no_grad():
+                run.training.parameters[0].fill_(float("nan"))
+
+    run.training.advance = diverge
+    with pytest.raises(DDMError, match=r"no longer finite at step 3\..*--rate"):
+        run.train()
+    again = prepare(tiny_base, folder, run.out, changes={"steps": 30})
+    assert again.resume() and again.training.step == 2 and not run.out.exists()
+    assert all(torch.isfinite(parameter).all() for parameter in again.training.parameters)
+
+
+def test_the_bases_own_pictures_can_be_the_set_or_be_mixed_in(tiny_base, folder, tmp_path):
+    base = load_base(tiny_base)
+    own = self_set(base, ["a pilot", "a cook"], 2, seed=0)
+    assert own.captions == ["a pilot", "a pilot", "a cook", "a cook"] and len(own.moments[0]) == 4
+    assert not own.moments[1].any()
+    again = self_set(base, ["a pilot", "a cook"], 2, seed=0)
+    assert torch.equal(own.moments[0], again.moments[0]) and own.fingerprint == again.fingerprint
+    assert self_set(base, ["a pilot"], 1, seed=1).fingerprint != own.fingerprint
+    with pytest.raises(DDMError, match="have no labels"):
+        own.column("gender")
+    both = folder_set(base, read_folder(folder)) + own
+    assert len(both.moments[0]) == len(both.captions) == 12
+    assert both.column("gender") == ["man", "man", "man", "woman"] * 2 + [None] * 4
+    run = Run(base, both, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings(steps=1))
+    assert run.train()
+    assert load_adapter(run.out).card.training["pictures"] == 12
+
+
+def test_a_picture_counts_as_often_as_its_folder_says(tiny_base, tmp_path):
+    for name, rare in (("3_women", 1), ("1_men", 99)):
+        write_folder(tmp_path / "set" / name, 2, rare)
+        (tmp_path / "set" / name / "metadata.jsonl").unlink()
+    base = load_base(tiny_base)
+    pictures = folder_set(base, read_folder(tmp_path / "set", "a doctor"))
+    assert len(pictures.captions) == len(pictures.moments[0]) == 8
+    assert sorted(pictures.column("folder")) == ["men"] * 2 + ["women"] * 6
+
+
+def test_discovered_groups_give_the_same_bytes_twice(tiny_base, folder, tmp_path):
+    files = []
+    for name in ("one", "two"):
+        run = prepare(tiny_base, folder, tmp_path / name / "fair.safetensors", "discovered", changes={"steps": 2})
+        assert run.train()
+        files.append(run.out.read_bytes())
+    assert files[0] == files[1]
+    card = load_adapter(run.out).card
+    assert card.target is None and card.recommended_alpha == 1.0 and json.dumps(card.predicted)

@@ -1,0 +1,83 @@
+"""Every sentence of a run is encoded once, and every picture finds its own."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, say
+from comfyui_ddm.debias.group import Groups, concepts
+from comfyui_ddm.debias.target import Target
+from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.training import text_table
+from comfyui_ddm.training.grouping import Grouping
+from comfyui_ddm.training.text_table import TextTable
+
+CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
+
+
+class Speller:
+    """Encodes a sentence as its number, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def encode_text(self, prompts):
+        self.asked.append(list(prompts))
+        return torch.arange(len(prompts), dtype=torch.float16).view(-1, 1, 1)
+
+
+def grouping(*words, count=len(CAPTIONS)):
+    parts = []
+    for number, pair in enumerate(words or [()]):
+        membership = np.eye(2)[np.arange(count) // (number + 1) % 2]
+        parts.append(Groups(pair or ("one", "two"), membership, "test", pair))
+    targets = [Target.uniform(part.names) for part in parts]
+    _, concept = concepts(CAPTIONS if count == len(CAPTIONS) else [""] * count)
+    return Grouping("test", parts, targets, Weighting.of_attributes(parts, targets, concept))
+
+
+@pytest.fixture
+def table():
+    speller = Speller()
+    made = TextTable.build(speller, CAPTIONS, grouping(("man", "woman"), ("young", "old")))
+    return made, speller
+
+
+def test_every_sentence_is_encoded_once(table):
+    made, speller = table
+    sentences = speller.asked[0]
+    assert len(speller.asked) == 1 and len(set(sentences)) == len(sentences) == len(made.table)
+    assert made.table.dtype == torch.float32
+
+
+def test_a_picture_has_its_own_caption(table):
+    made, speller = table
+    assert [speller.asked[0][row] for row in made.neutral] == CAPTIONS
+    assert speller.asked[0][made.empty] == ""
+
+
+def test_the_words_of_every_cell_are_said(table):
+    made, speller = table
+    said = [speller.asked[0][row] for row in made.said_by_group[1]]
+    assert said == ["a young man judge", "an old man judge", "a young woman judge", "an old woman judge"]
+    assert made.said_by_group.shape == (len(CAPTIONS), 4)
+    assert [speller.asked[0][row] for row in made.said_by_group[3]][1] == say(say("", "man"), "old")
+
+
+def test_every_attribute_word_is_said_of_every_caption(table):
+    made, speller = table
+    words = {word for pair in ATTRIBUTES.values() for word in pair}
+    for text, rows in zip(CAPTIONS, made.said, strict=True):
+        assert {speller.asked[0][row] for row in rows} == {say(text, word) for word in words}
+
+
+def test_groups_without_words_are_said_by_none():
+    made = TextTable.build(Speller(), CAPTIONS, grouping())
+    assert made.said_by_group is None and made.said.shape == (len(CAPTIONS), 12)
+
+
+def test_many_captions_share_the_sentences_that_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(text_table, "SENTENCES", 9)
+    made = TextTable.build(Speller(), CAPTIONS, grouping())
+    assert made.said.shape == (len(CAPTIONS), 2)
+    monkeypatch.setattr(text_table, "SENTENCES", 1)
+    assert TextTable.build(Speller(), CAPTIONS, grouping()).said.shape == (len(CAPTIONS), 1)
