@@ -47,7 +47,7 @@ class AuditedAttribute:
     groups: list[AuditedGroup]
     undetermined: int
     reliability: float | None
-    separation: float | None
+    gain: float | None
     shares: list[list[float]]
     distance: list[float]
     recommended: float
@@ -63,7 +63,7 @@ class Tried:
     attribute: str
     words: list[str]
     reliability: float
-    separation: float
+    gain: float
     told_apart: bool
     shares: list[float] | None
     used: bool

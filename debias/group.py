@@ -19,7 +19,7 @@ class Groups:
         membership: [N, K] probabilities; a row sums to 1, or to 0 where the group is undetermined.
         source: where the groups come from, as on the command line (`labels:gender`, `words:man|woman`, …).
         words: per group the prompt word that the base model understands, or empty where there is none.
-        evidence: figures that the audit prints beside the groups (reliability, separation, …).
+        evidence: figures that the audit prints beside the groups (reliability, gain, …).
     """
 
     names: tuple[str, ...]

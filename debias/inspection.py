@@ -17,7 +17,7 @@ from .weight import PredictedCurve, Weighting, predict_curve
 
 SHEET, STRIP = 20, 10
 FEWEST = 60
-RELIABLE, SEPARATE = 0.6, 2.0
+RELIABLE, KNOWN = 0.6, 4.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _attribute(
         groups=rows,
         undetermined=groups.undetermined,
         reliability=_figure(groups.evidence.get("reliability")),
-        separation=_figure(groups.evidence.get("separation")),
+        gain=_figure(groups.evidence.get("gain")),
         shares=curve.shares.round(4).tolist() if named else [],
         distance=curve.distance.round(4).tolist() if named else [],
         recommended=curve.recommended,
@@ -260,12 +260,12 @@ def _remarks(pictures: AuditedSet, attributes: Sequence[AuditedAttribute], weigh
     for one in attributes:
         if one.undetermined:
             said.append(f"{_pictures(one.undetermined)} no {one.name}; they keep their weight at every α.")
-        weak = one.reliability is not None and (one.reliability < RELIABLE or one.separation < SEPARATE)
+        weak = one.reliability is not None and (one.reliability < RELIABLE or one.gain < KNOWN)
         if weak:
             words = " from ".join(f"“{group.name}”" for group in one.groups)
             said.append(
-                f"The model can hardly tell {words} in these pictures (reliability {one.reliability:.2f}, separation "
-                f"{one.separation:.1f}): look at the sheets before you believe the shares."
+                f"The model can hardly tell {words} in these pictures (reliability {one.reliability:.2f}, gain "
+                f"{one.gain:.1f}): look at the sheets before you believe the shares."
             )
     return said
 

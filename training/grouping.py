@@ -33,7 +33,7 @@ class Grouping:
         groups: one grouping per attribute to show; `discovered` shows clusters of its log-weight.
         targets: the target of each.
         weighting: the tempered weights of the pictures.
-        tried: what `auto` found for each attribute it tried: words, shares, reliability, separation, used or not.
+        tried: what `auto` found for each attribute it tried: words, shares, reliability, gain, used or not.
     """
 
     source: str
@@ -135,11 +135,11 @@ class Grouper:
             verdict = self.classify(words, some)
             clear = bool(verdict.gain.max() >= HINT)
             row: dict[str, object] = {"attribute": name, "words": words, "told_apart": clear, "used": False}
-            row |= {"reliability": verdict.reliability, "gain": verdict.gain.round(2).tolist()}
+            row |= {"reliability": verdict.reliability, "gain": round(float(verdict.gain.max()), 2)}
             if clear:
                 verdict = self.classify(words)
                 groups = self._groups(f"auto:{name}", words, verdict)
-                row |= {"gain": verdict.gain.round(2).tolist(), "shares": groups.shares.round(4).tolist()}
+                row |= {"gain": round(float(verdict.gain.max()), 2), "shares": groups.shares.round(4).tolist()}
                 row["told_apart"] = bool(verdict.gain.max() >= KNOWN)
                 row["used"] = bool(row["told_apart"] and np.abs(groups.shares - 1 / len(words)).max() >= IMBALANCE)
                 if row["used"]:
@@ -180,7 +180,7 @@ class Grouper:
         return Grouping(source, groups, targets, Weighting.of_attributes(groups, targets, self.peers))
 
     def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
-        evidence = {"reliability": verdict.reliability, "gain": float(verdict.gain.min())}
+        evidence = {"reliability": verdict.reliability, "gain": float(verdict.gain.max())}
         return Groups(words, verdict.posterior, source, words, evidence)
 
 

@@ -6,7 +6,7 @@ import pytest
 from comfyui_ddm.debias.group import Groups, concepts, peers
 from comfyui_ddm.debias.inspection import AuditedSet, inspect
 from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.debias.weight import INDICATOR_ESS, Weighting
 from PIL import Image
 
 EVIL = "<script>alert('1')</script> & $x_1^{"
@@ -89,7 +89,7 @@ def test_rare_pictures_are_those_of_the_minority(labelled, pictures):
 def test_every_group_shows_its_surest_pictures(pictures):
     soft = people().membership * 0.9 + 0.05
     soft[4] = [0.55, 0.45]
-    groups = Groups(("man", "woman"), soft, "words:man|woman", ("man", "woman"), {"reliability": 0.9, "separation": 3})
+    groups = Groups(("man", "woman"), soft, "words:man|woman", ("man", "woman"), {"reliability": 0.9, "gain": 5})
     attribute = audit(pictures, [groups]).attributes[0]
     assert attribute.name == "man or woman"
     assert [len(group.examples) for group in attribute.groups] == [10, 10]
@@ -112,7 +112,7 @@ def test_an_indicator_names_nobody(discovered):
     assert [group.name for group in groups] == ["rare", "between", "common"]
     assert groups[0].weight > groups[1].weight > groups[2].weight
     assert made.attributes[0].shares == [] and groups[0].target is None
-    assert made.price.pictures[20] == pytest.approx(0.2 * COUNT, abs=0.2)
+    assert made.price.pictures[20] == pytest.approx(INDICATOR_ESS * COUNT, abs=0.2)
     rare = [int(one.caption.split(".")[0]) for one in made.rare]
     assert level[rare].mean() > 0.8
 
@@ -129,7 +129,7 @@ def test_a_set_beyond_help_says_that_more_pictures_are_needed(pictures):
 
 
 def test_words_that_the_model_can_hardly_tell_apart_are_doubted(pictures):
-    evidence = {"reliability": 0.2, "separation": 1.1}
+    evidence = {"reliability": 0.2, "gain": 1.1}
     made = audit(pictures, [people(source="words:man|woman", words=("man", "woman"), evidence=evidence)])
     assert any("can hardly tell “man” from “woman”" in line for line in made.remarks)
 
@@ -174,9 +174,9 @@ def test_the_page_of_an_indicator_speaks_of_rare_and_common(discovered):
 
 def test_attributes_that_were_tried_are_listed(pictures):
     tried = [
-        {"attribute": "gender", "words": ("man", "woman"), "reliability": 0.9, "separation": 3.0}
+        {"attribute": "gender", "words": ("man", "woman"), "reliability": 0.9, "gain": 5.0}
         | {"told_apart": True, "used": True, "shares": [0.8, 0.2]},
-        {"attribute": "age", "words": ("young", "old"), "reliability": 0.1, "separation": 1.0}
+        {"attribute": "age", "words": ("young", "old"), "reliability": 0.1, "gain": 1.0}
         | {"told_apart": False, "used": False},
     ]
     page = audit(pictures, [people(source="auto:gender")], source="auto", tried=tried).to_html()
@@ -188,9 +188,7 @@ def test_users_words_are_escaped(file):
     pictures = AuditedSet([file] * 40, [EVIL] * 40, captions, [(EVIL, EVIL)], [EVIL])
     names = ("man", EVIL)
     groups = Groups(names, np.eye(2)[np.arange(40) % 4 // 3], f"words:man|{EVIL}", names)
-    tried = [
-        {"attribute": EVIL, "words": names, "reliability": 0.9, "separation": 3.0, "told_apart": True, "used": True}
-    ]
+    tried = [{"attribute": EVIL, "words": names, "reliability": 0.9, "gain": 5.0, "told_apart": True, "used": True}]
     page = audit(pictures, [groups], title=EVIL, tried=tried).to_html()
     assert "<script" not in page and "&lt;script&gt;" in page
 

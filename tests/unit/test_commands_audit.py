@@ -63,7 +63,7 @@ def test_json_on_stdout_is_the_audit_and_nothing_else(ddm, tmp_path, groups, nam
 
 
 def test_auto_lists_what_it_tried(ddm, tmp_path):
-    data = json.loads(ddm("--json").stdout)
+    data = json.loads(ddm("--groups", "auto", "--json").stdout)
     assert data["source"] == "auto"
     assert [row["attribute"] for row in data["tried"]][:2] == ["gender", "skin tone"]
     assert "What the model was asked" in (tmp_path / "audit.html").read_text(encoding="utf-8")
