@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .error import DDMError
+from .noise import noised
 
 if TYPE_CHECKING:
     import torch
@@ -93,23 +94,18 @@ def denoising_errors(
     """
     import torch
 
-    generator = torch.Generator("cpu").manual_seed(seed)
     errors = torch.zeros(len(latents), len(embeddings), len(timesteps), noises)
     total, done = len(timesteps) * noises * len(embeddings), 0
     with torch.inference_mode():
-        for column, t in enumerate(timesteps):
-            signal = float(alphas_cumprod[t]) ** 0.5
-            for draw in range(noises):
-                noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents)
-                noisy = signal * latents + (1 - signal**2) ** 0.5 * noise
-                for word, table in enumerate(embeddings):
-                    for rows in torch.arange(len(latents)).split(batch):
-                        times = torch.full((len(rows),), t, device=latents.device)
-                        predicted = denoise(noisy[rows], times, table[index[rows]])
-                        errors[rows, word, column, draw] = (predicted - noise).square().mean((1, 2, 3)).float().cpu()
-                    done += 1
-                    if progress:
-                        progress(done, total)
+        for column, draw, noise, noisy in noised(latents, alphas_cumprod, timesteps, noises, seed):
+            for word, table in enumerate(embeddings):
+                for rows in torch.arange(len(latents)).split(batch):
+                    times = torch.full((len(rows),), timesteps[column], device=latents.device)
+                    predicted = denoise(noisy[rows], times, table[index[rows]])
+                    errors[rows, word, column, draw] = (predicted - noise).square().mean((1, 2, 3)).float().cpu()
+                done += 1
+                if progress:
+                    progress(done, total)
     return errors.double().numpy()
 
 

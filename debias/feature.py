@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .noise import noised
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,25 +52,21 @@ def unet_features(
         return hook
 
     handles = [module.register_forward_hook(catch(name)) for name, module in modules.items()]
-    generator = torch.Generator("cpu").manual_seed(seed)
     sums: dict[str, torch.Tensor] = {}
     try:
         with torch.inference_mode():
-            for column, t in enumerate(timesteps):
-                signal = float(alphas_cumprod[t]) ** 0.5
-                for draw in range(noises):
-                    noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents)
-                    noisy = signal * latents + (1 - signal**2) ** 0.5 * noise
-                    for rows in torch.arange(len(latents)).split(batch):
-                        times = torch.full((len(rows),), t, device=latents.device)
-                        denoise(noisy[rows], times, text[index[rows]])
-                        for name, value in caught.items():
-                            value = value.float()
-                            both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
-                            key = f"{name}@{t}"
-                            sums.setdefault(key, torch.zeros(len(latents), both.shape[1]))[rows] += both / noises
-                    if progress:
-                        progress(column * noises + draw + 1, len(timesteps) * noises)
+            for column, draw, _, noisy in noised(latents, alphas_cumprod, timesteps, noises, seed):
+                t = timesteps[column]
+                for rows in torch.arange(len(latents)).split(batch):
+                    times = torch.full((len(rows),), t, device=latents.device)
+                    denoise(noisy[rows], times, text[index[rows]])
+                    for name, value in caught.items():
+                        value = value.float()
+                        both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
+                        key = f"{name}@{t}"
+                        sums.setdefault(key, torch.zeros(len(latents), both.shape[1]))[rows] += both / noises
+                if progress:
+                    progress(column * noises + draw + 1, len(timesteps) * noises)
     finally:
         for handle in handles:
             handle.remove()
