@@ -46,8 +46,8 @@ Half of the captions are neutral ("a firefighter"), the others say gender, tone 
 
 ![loss curve](loss.svg)
 
-Train it again, from the project's root: `ddm base examples/people_emoji --out examples/tiny_people`; go on from these
-weights: add `--resume`.
+Train it again, from the project's root: `ddm base examples/people_emoji --out examples/tiny_people` (ten minutes on a data
+center GPU, most of it the autoencoder; a CPU takes hours); go on from these weights: add `--resume`.
 
 ## Limits
 

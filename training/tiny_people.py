@@ -5,6 +5,7 @@ that predicts ε under SD's scaled-linear betas. It exists so that the whole pro
 """
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -67,14 +68,15 @@ class Draw:
 
     def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
         """Caption a draw: half neutral, the rest saying gender, tone or both; one in ten dropped for guidance."""
+        says, which, style, drop = rng.random((4, len(indices)))
+        frames = np.where(style < 0.85, 0, rng.integers(1, len(FRAMES), len(indices)))
         out = []
-        for index in indices:
+        for number, index in enumerate(indices):
             row = self.labels[index]
-            says, frame, drop = rng.random(3)
-            gender = str(rng.choice(GENDER_WORDS[row["gender"]], p=(0.8, 0.2))) if 0.5 <= says < 0.85 else ""
-            tone = row["skin_tone"] if says >= 0.7 else ""
-            text = caption(row["role"], gender, tone)
-            out.append("" if drop < 0.1 else FRAMES[0 if frame < 0.85 else rng.integers(1, len(FRAMES))].format(text))
+            gender = GENDER_WORDS[row["gender"]][int(which[number] > 0.8)] if 0.5 <= says[number] < 0.85 else ""
+            tone = row["skin_tone"] if says[number] >= 0.7 else ""
+            text = FRAMES[frames[number]].format(caption(row["role"], gender, tone))
+            out.append("" if drop[number] < 0.1 else text)
         return out
 
 
@@ -96,18 +98,18 @@ class Ema:
 
     def __init__(self, module: "torch.nn.Module", decay: float):
         self.decay, self.step = decay, 0
-        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        state = module.state_dict()
+        self.state = {name: value.detach().clone() for name, value in state.items()}
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        self._pairs = [self.state[name] for name in floating], [state[name] for name in floating]
 
-    def update(self, module: "torch.nn.Module") -> None:
+    def update(self) -> None:
         """Move the average towards the module's present weights."""
         import torch
 
         self.step += 1
-        weight = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            live = module.state_dict()
-            names = [name for name, value in self.state.items() if value.is_floating_point()]
-            torch._foreach_lerp_([self.state[name] for name in names], [live[name] for name in names], weight)
+            torch._foreach_lerp_(*self._pairs, 1 - min(self.decay, (1 + self.step) / (10 + self.step)))
 
 
 def build_autoencoder() -> Any:
@@ -221,7 +223,7 @@ def augment(pictures: "torch.Tensor") -> "torch.Tensor":
 
 
 def train_autoencoder(
-    pictures: "torch.Tensor", steps: int, *, batch: int = 32, rate: float = 1.5e-3, progress: Progress
+    pictures: "torch.Tensor", steps: int, *, batch: int = 64, rate: float = 1.5e-3, progress: Progress
 ) -> tuple[Any, list[tuple[int, float]]]:
     """Train the VAE on pictures [N, 3, 64, 64] in −1…1.
 
@@ -253,7 +255,7 @@ def train_autoencoder(
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        ema.update(vae)
+        ema.update()
         if step % 50 == 0 or step == steps - 1:
             losses.append((step, round(absolute.item(), 4)))
             progress(step + 1, steps, losses[-1][1])
@@ -271,7 +273,8 @@ class DenoiserTraining:
     """Trains U-Net and text encoder together on the biased draw; a step's randomness depends on (seed, step) only.
 
     Args:
-        moments: scaled latent means and deviations [N, 4, 8, 8]; every draw samples them anew.
+        moments: scaled latent means and deviations [V·N, 4, 8, 8] of V variants of the N pictures, one after another;
+            every draw takes a variant at random and samples it anew.
         draw: which picture comes how often, and its captions.
         text_encoder, tokenizer, unet: the parts, trained in place; the text encoder is fixed after 40% of the steps.
         alphas_cumprod: [T] ᾱ of the noise schedule.
@@ -297,13 +300,13 @@ class DenoiserTraining:
         steps: int,
         *,
         seed: int = 0,
-        batch: int = 64,
+        batch: int = 512,
         rate: float = 1e-3,
         compiled: bool = False,
     ):
         import torch
 
-        self.moments, self.draw, self.tokenizer = moments, draw, tokenizer
+        self.moments, self.draw = moments, draw
         self.unet, self.text_encoder = unet.train(), text_encoder.train()
         self.steps, self.seed, self.batch, self.step = steps, seed, batch, 0
         self.alphas_cumprod = alphas_cumprod.to(moments[0].device)
@@ -313,6 +316,8 @@ class DenoiserTraining:
         self.rate = rate
         self.averages = Ema(unet, 0.999), Ema(text_encoder, 0.999)
         self.forward = torch.compile(unet) if compiled else unet
+        padded = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
+        self._tokens = functools.cache(lambda text: tokenizer(text, **padded).input_ids[0])
         self.loss = torch.zeros((), device=moments[0].device)
 
     def advance(self) -> None:
@@ -321,20 +326,21 @@ class DenoiserTraining:
 
         mean, deviation = self.moments
         device, rng = mean.device, np.random.default_rng([self.seed, self.step])
-        generator = torch.Generator("cpu").manual_seed((self.seed << 32) + self.step)
-        indices = rng.choice(len(self.draw.weights), self.batch, p=self.draw.weights)
+        generator = torch.Generator(device).manual_seed((self.seed << 32) + self.step)
+        count = len(self.draw.weights)
+        indices = rng.choice(count, self.batch, p=self.draw.weights)
         texts, inverse = np.unique(self.draw.captions(indices, rng), return_inverse=True)
-        tokens = self.tokenizer(list(texts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-        picked = torch.as_tensor(indices, device=device)
+        tokens = torch.stack([self._tokens(text) for text in texts.tolist()]).to(device)
+        picked = torch.as_tensor(indices + count * rng.integers(len(mean) // count, size=self.batch), device=device)
         shape = (self.batch, *mean.shape[1:])
-        jitter, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+        jitter, noise = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
         latents = mean[picked] + deviation[picked] * jitter
         t = torch.as_tensor(rng.integers(len(self.alphas_cumprod), size=self.batch), device=device)
         signal = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
         noisy = signal * latents + (1 - signal.square()).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(self.step < 0.4 * self.steps):
-                embedded = self.text_encoder(tokens.input_ids.to(device))[0]
+                embedded = self.text_encoder(tokens)[0]
             embedded = embedded[torch.as_tensor(inverse, device=device)]
             predicted = self.forward(noisy, t, embedded, return_dict=False)[0]
         loss = (self.weights[t] * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
@@ -344,8 +350,8 @@ class DenoiserTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * learning_rate(self.step, self.steps)
         self.optimizer.step()
-        self.averages[0].update(self.unet)
-        self.averages[1].update(self.text_encoder)
+        for average in self.averages:
+            average.update()
         self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.step else loss.detach()
         self.step += 1
 

@@ -141,7 +141,7 @@ def test_the_average_follows_the_weights():
     with torch.no_grad():
         module.weight.fill_(1.0)
     for _ in range(200):
-        ema.update(module)
+        ema.update()
     assert ema.state["weight"] == pytest.approx(torch.ones(2, 2), abs=1e-4)
 
 

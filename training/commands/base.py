@@ -11,8 +11,10 @@ import typer
 def base(
     folder: Annotated[Path, typer.Argument(help="Pictures with role, gender and skin_tone in metadata.jsonl.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the diffusers folder goes.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net (64 pictures each).")] = 8000,
-    vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE (32 pictures each).")] = 2300,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net.")] = 1900,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the U-Net.")] = 512,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE.")] = 8000,
+    vae_batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the VAE.")] = 64,
     resume: Annotated[bool, typer.Option(help="Go on from the weights in DIR; its VAE stays as it is.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
@@ -46,8 +48,8 @@ def base(
             part.requires_grad_(True)
     else:
         with steps_progress("autoencoder") as report:
-            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, progress=report)
-        log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch": 32, "losses": losses})
+            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, batch=vae_batch, progress=report)
+        log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch": vae_batch, "losses": losses})
         log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
         tokenizer = tiny_people.build_tokenizer(out / "tokenizer", tiny_people.all_captions(draw))
         text_encoder = tiny_people.build_text_encoder(tokenizer).to(place)
@@ -57,7 +59,16 @@ def base(
 
     schedule = DDPMScheduler(**tiny_people.SCHEDULE).alphas_cumprod
     training = tiny_people.DenoiserTraining(
-        (mean, deviation), draw, text_encoder, tokenizer, unet, schedule, steps, seed=seed, compiled=compiled
+        (mean, deviation),
+        draw,
+        text_encoder,
+        tokenizer,
+        unet,
+        schedule,
+        steps,
+        seed=seed,
+        batch=batch,
+        compiled=compiled,
     )
     began, losses = time.monotonic(), []
     with steps_progress("denoiser") as report:
@@ -67,7 +78,7 @@ def base(
                 losses.append((training.step, round(training.loss.item(), 4)))
                 report(training.step, steps, losses[-1][1])
     unet, text_encoder = training.averaged()
-    log["runs"].append({"part": "denoiser", "steps": steps, "batch": training.batch, "losses": losses})
+    log["runs"].append({"part": "denoiser", "steps": steps, "batch": batch, "losses": losses})
     log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
     tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
     write_card(out, log)
