@@ -129,8 +129,7 @@ def classify(errors: np.ndarray, plain: np.ndarray) -> Verdict:
     """Turn denoising errors into a posterior over the words, without labels.
 
     Each timestep's score (mean error over words minus the word's error) is divided by its median size, then averaged.
-    With σ the standard error of a difference of two words' scores over timesteps and noises, the posterior is the
-    softmax of 1.7·score/σ: for two words about the probability Φ that the sign of their difference would last.
+    The posterior is the softmax of the scores times what `_evidence` says one of their units is worth.
 
     Args:
         errors: [N, K, timesteps, noises] of `denoising_errors`, at least two noises.
@@ -144,13 +143,44 @@ def classify(errors: np.ndarray, plain: np.ndarray) -> Verdict:
     size = np.sqrt(np.square(flat[0]).sum() * np.square(flat[1]).sum())
     correlation = float((flat[0] * flat[1]).sum() / max(size, 1e-12))
     z = np.array([_gain(relative[:, word].mean(1)) for word in range(errors.shape[1])])
-    samples = scores.reshape(*scores.shape[:2], -1)
-    best = samples.mean(2).argmax(1)
-    against = np.take_along_axis(samples, best[:, None, None], 1) - samples
-    error = np.sqrt(against.var(2, ddof=1).sum(1) / (errors.shape[1] - 1) / samples.shape[2])
-    logits = 1.7 * samples.mean(2) / np.maximum(error, 1e-12)[:, None]
-    logits = np.exp(logits - logits.max(1, keepdims=True))
-    return Verdict(logits / logits.sum(1, keepdims=True), 2 * correlation / (1 + abs(correlation)), z)
+    posterior = _softmax(_evidence(*halves) * (halves[0] + halves[1]))
+    return Verdict(posterior, 2 * correlation / (1 + abs(correlation)), z)
+
+
+def _evidence(one: np.ndarray, other: np.ndarray) -> float:
+    """Find what a unit of score is worth, in nats, from two halves of the noises that measured the same pictures.
+
+    How often both halves name the same word tells how often one of them errs, ε (errors taken as independent and
+    spread evenly over the other words): (1−ε)² + ε²/(K−1). The worth is the one under which each half's softmax, seen
+    through that error, predicts the other half's word best (maximum likelihood).
+
+    Args:
+        one, other: scores [N, K] of the halves.
+    """
+    from scipy.optimize import minimize_scalar
+
+    words = one.shape[1]
+    same = float((one.argmax(1) == other.argmax(1)).mean())
+    if same <= 1 / words or one.std() + other.std() < 1e-12:
+        return 0.0
+    # The smaller root of (1−ε)² + ε²/(K−1) = same.
+    error = (words - 1) / words * (1 - np.sqrt(max(0.0, (same * words - 1) / (words - 1))))
+    error = max(error, 0.5 / len(one))
+
+    def surprise(log_worth: float) -> float:
+        total = 0.0
+        for half, judge in ((one, other), (other, one)):
+            hit = _softmax(np.exp(log_worth) * half)[np.arange(len(half)), judge.argmax(1)]
+            total -= np.log(hit * (1 - error) + (1 - hit) * error / (words - 1)).mean()
+        return total
+
+    unit = np.log((one.std() + other.std()) / 2)
+    return float(np.exp(minimize_scalar(surprise, bounds=(np.log(0.1) - unit, np.log(50) - unit)).x))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 def _gain(relative: np.ndarray) -> float:

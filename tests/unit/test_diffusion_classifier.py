@@ -57,6 +57,14 @@ def test_two_groups_are_recovered_from_their_errors():
     assert verdict.reliability > 0.8 and verdict.gain.shape == (2,) and (verdict.gain > 8).all()
 
 
+@pytest.mark.parametrize("signal", [0.4, 0.8, 1.6])
+def test_the_posterior_is_as_sure_as_it_is_right(signal):
+    truth = (np.arange(2000) % 7 == 0).astype(int)
+    verdict = classify(*synthetic(truth, signal=signal))
+    right = (verdict.posterior.argmax(1) == truth).mean()
+    assert verdict.posterior.max(1).mean() == pytest.approx(right, abs=0.03)
+
+
 def test_three_groups_are_recovered():
     truth = np.arange(300) % 3
     verdict = classify(*synthetic(truth, 3, signal=3.0))
