@@ -4,6 +4,10 @@ Every picture of a batch draws its own α ~ U(0, α_max] and is itself drawn wit
 with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of q_α.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file, bit
 for bit.
+
+A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
+style. Learnt side by side, the adapter takes up a part of what sets the pictures apart from the base, and its strength
+then moves that too.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.weight import ALPHA_MAX, Weighting
-from .lora import add_lora, lora_parameters, set_alpha, set_learning
+from .lora import add_lora, lora_parameters, set_alpha, set_trainable
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +33,13 @@ class Settings:
         steps: optimizer steps.
         batch: pictures per step (rows of all kinds).
         rank: rank of the LoRAs.
-        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth.
+        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
         alpha_max: the dial is trained over (0, alpha_max].
         dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
             only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
-        style_share: share of rows that teach the style LoRA, when there is one.
+        style_share: share of the steps that teach the style LoRA, when there is one; they come first.
         calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
         seed: of everything.
     """
@@ -62,7 +66,7 @@ class Plan:
 
     Attributes:
         teacher: text row under which the base itself gives the target, or −1 where the target is the noise.
-        style: whether the row teaches the style LoRA, and it alone (its α is 0).
+        style: whether the step teaches the style LoRA, and it alone (α is 0).
     """
 
     picture: np.ndarray
@@ -70,7 +74,7 @@ class Plan:
     timestep: np.ndarray
     text: np.ndarray
     teacher: np.ndarray
-    style: np.ndarray
+    style: bool
 
 
 class Draws:
@@ -78,7 +82,8 @@ class Draws:
 
     def __init__(self, weighting: Weighting, captions: "TextTable", settings: Settings, timesteps: int, style: bool):
         self.weighting, self.captions, self.settings = weighting, captions, settings
-        self.timesteps, self.style = timesteps, style
+        self.timesteps = timesteps
+        self.style_steps = round(settings.style_share * settings.steps) if style else 0
         self.grid = np.linspace(0, settings.alpha_max, 61)
         self.cumulative = np.stack([np.cumsum(weighting.weights(alpha)) for alpha in self.grid])
 
@@ -91,9 +96,8 @@ class Draws:
         def stratified() -> np.ndarray:
             return rng.permutation((np.arange(count) + rng.random(count)) / count)
 
-        kind = stratified()
-        style = (kind < settings.style_share) if self.style else np.zeros(count, bool)
-        alpha = np.where(style, 0.0, settings.alpha_max * (1 - stratified()))
+        style = step < self.style_steps
+        alpha = np.zeros(count) if style else settings.alpha_max * (1 - stratified())
         rows = self.cumulative[np.round(alpha / settings.alpha_max * 60).astype(int)]
         position = stratified() * rows[:, -1]
         picture = np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)
@@ -106,10 +110,12 @@ class Draws:
             share = np.cumsum(membership, 1) / np.maximum(membership.sum(1), 1e-12)[:, None]
             group = np.minimum((share < rng.random(count)[:, None]).sum(1), membership.shape[1] - 1)
             word = captions.said_by_group[picture, group]
-            teacher = np.where(known & ~style, word, teacher)
-            text = np.where(style & known & (rng.random(count) < 0.5), word, text)
-        if captions.said.shape[1]:
-            keep = ~style & (stratified() < settings.keep)
+            if style:
+                text = np.where(known & (rng.random(count) < 0.5), word, text)
+            else:
+                teacher = np.where(known, word, teacher)
+        if captions.said.shape[1] and not style:
+            keep = stratified() < settings.keep
             said = captions.said[picture, rng.integers(captions.said.shape[1], size=count)]
             text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
         return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style)
@@ -124,7 +130,7 @@ class FairTraining:
         captions: text table and rows.
         weighting: the tempered weights.
         settings: see `Settings`.
-        style: train a style LoRA jointly, on the plain draw.
+        style: train a style LoRA before the adapter.
     """
 
     def __init__(
@@ -150,9 +156,11 @@ class FairTraining:
         self.loss = torch.zeros((), device=base.device)
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth."""
-        late = 0.5 * (1 + np.cos(np.pi * step / self.settings.steps))
-        return self.settings.rate * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * late)
+        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each."""
+        first = self.draws.style_steps
+        done, steps = (step, first) if step < first else (step - first, self.settings.steps - first)
+        late = 0.5 * (1 + np.cos(np.pi * done / steps))
+        return self.settings.rate * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
     def advance(self) -> None:
         """Make one optimizer step."""
@@ -178,7 +186,7 @@ class FairTraining:
             target = noise.index_copy(0, rows, answer)
         set_alpha(base.unet, "debias", plan.alpha)
         if "style" in self.names:
-            set_learning(base.unet, "style", torch.as_tensor(plan.style, device=base.device))
+            set_trainable(base.unet, "style", plan.style)
         predicted = base.denoise(noisy, t, self._text(plan.text))
         loss = (predicted - target).square().mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -24,24 +24,14 @@ TARGETS = ATTENTION + FEED_FORWARD + RESNET + PROJECTION
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a U-Net: a float, or a tensor with one value per picture.
-
-    Attributes:
-        learning: [B] bool, the rows from which a trainable adapter learns; None for all. The others use it as it is.
-    """
+    """The strength α of one adapter on a U-Net: a float, or a tensor with one value per picture."""
 
     alpha: "float | torch.Tensor" = 1.0
     active: bool = True
     trainable: bool = False
-    learning: "torch.Tensor | None" = None
 
     def __call__(self, module: "torch.nn.Module", inputs: tuple, output: "torch.Tensor") -> "torch.Tensor":
         """Forward hook of an up matrix: its output [B, ...] times α."""
-        import torch
-
-        if self.learning is not None and torch.is_grad_enabled():
-            rows = self.learning.view(-1, *[1] * (output.ndim - 1))
-            output = torch.where(rows, output, output.detach())
         if isinstance(self.alpha, float):
             return output if self.alpha == 1.0 else output * self.alpha
         copies, rest = divmod(len(output), len(self.alpha))
@@ -104,9 +94,12 @@ def set_alpha(unet: "torch.nn.Module", name: str, alpha: "float | Sequence[float
         _refresh(unet)
 
 
-def set_learning(unet: "torch.nn.Module", name: str, rows: "torch.Tensor | None") -> None:
-    """Let a trainable LoRA learn only from some rows [B] (bool) of the next batches; None for all."""
-    _strengths(unet)[name].learning = rows
+def set_trainable(unet: "torch.nn.Module", name: str, trainable: bool) -> None:
+    """Let a LoRA learn, or freeze it as it is."""
+    strength = _strengths(unet)[name]
+    if trainable != strength.trainable:
+        strength.trainable = trainable
+        _refresh(unet)
 
 
 def lora_names(unet: "torch.nn.Module") -> list[str]:
@@ -129,6 +122,15 @@ def export_lora(unet: "torch.nn.Module", name: str) -> dict[str, Lora]:
         )
         for module, layer in _layers(unet, name)
     }
+
+
+def scale_lora(unet: "torch.nn.Module", name: str, factor: float) -> None:
+    """Multiply a LoRA's kohya alpha, rounded to float32 as a file keeps it: what is in memory is what is saved."""
+    import torch
+
+    for _, layer in _layers(unet, name):
+        alpha = torch.tensor(layer.scaling[name] * layer.r[name] * factor, dtype=torch.float32)
+        layer.scaling[name] = alpha.item() / layer.r[name]
 
 
 def load_lora_into(unet: "torch.nn.Module", adapter: Adapter, name: str, base_hash: str = "") -> str | None:

@@ -17,7 +17,7 @@ from .folder import ImageFolder
 from .grouping import Grouper, Grouping
 from .latents import encode_moments
 from .loop import FairTraining, Settings
-from .lora import export_lora
+from .lora import export_lora, scale_lora
 from .text_table import TextTable
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class Run:
                 description="Style learnt with a DDM adapter; use it at strength 1.",
             )
             save_adapter(self.style, export_lora(self.base.unet, "style"), style)
-        scale = calibration.scale if calibration else 1.0
-        lora = export_lora(self.base.unet, "debias")
-        save_adapter(self.out, {name: part._replace(alpha=part.alpha * scale) for name, part in lora.items()}, card)
+        if calibration:
+            scale_lora(self.base.unet, "debias", calibration.scale)
+        save_adapter(self.out, export_lora(self.base.unet, "debias"), card)
         self.checkpoint.unlink(missing_ok=True)

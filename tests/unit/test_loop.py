@@ -72,19 +72,18 @@ def test_timesteps_cover_the_schedule():
     assert timestep.mean() == pytest.approx(499.5, abs=15)
 
 
-def test_without_a_style_no_row_teaches_one():
-    assert not draws().plan(0).style.any()
+def test_without_a_style_no_step_teaches_one():
+    assert not draws().plan(0).style
 
 
 @pytest.mark.parametrize("words", [(), ("man", "woman")])
-def test_rows_of_the_style_are_plain(words):
-    made = draws(style=True, words=words, style_share=0.5)
-    plans = [made.plan(step) for step in range(20)]
-    style = np.concatenate([plan.style for plan in plans])
-    assert style.mean() == pytest.approx(0.5, abs=0.01)
+def test_the_first_steps_teach_the_style_on_plain_rows(words):
+    made = draws(style=True, words=words, style_share=0.4, steps=10)
+    plans = [made.plan(step) for step in range(10)]
+    assert [plan.style for plan in plans] == [True] * 4 + [False] * 6
     for plan in plans:
-        assert (plan.alpha[plan.style] == 0).all() and (plan.alpha[~plan.style] > 0).all()
-        assert (plan.teacher[plan.style] == -1).all()
+        assert (plan.alpha == 0).all() if plan.style else (plan.alpha > 0).all()
+        assert not plan.style or (plan.teacher == -1).all()
 
 
 def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_prompt():
@@ -155,16 +154,13 @@ def gradient(run, name):
     return sum(float(p.grad.abs().sum()) for p in lora_parameters(run.base.unet, name) if p.grad is not None)
 
 
-def test_the_style_learns_from_plain_rows_only(training):
-    run = training(style=True, style_share=0.0)
-    run.advance()
-    assert gradient(run, "style") == 0 and gradient(run, "debias") > 0
-
-
-def test_the_adapter_learns_nothing_from_rows_of_the_style(training):
-    run = training(style=True, style_share=1.0)
-    run.advance()
-    assert gradient(run, "style") > 0 and gradient(run, "debias") == 0
+def test_the_style_is_learnt_first_and_then_left_as_it_is(training):
+    run = training(style=True, style_share=0.5, steps=4)
+    learnt = []
+    for _ in range(4):
+        run.advance()
+        learnt.append((gradient(run, "style") > 0, gradient(run, "debias") > 0))
+    assert learnt == [(True, False)] * 2 + [(False, True)] * 2
 
 
 def test_a_batch_of_one_is_no_crash(training):
@@ -179,3 +175,9 @@ def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
     rates = [run.rate(step) for step in range(201)]
     assert rates[0] == pytest.approx(1e-2 / 20) and max(rates) == pytest.approx(1e-2, rel=0.03)
     assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)
+
+
+def test_style_and_adapter_have_a_learning_rate_of_their_own(training):
+    run = training(style=True, style_share=0.25, steps=400, rate=1e-2)
+    rates = [run.rate(step) for step in range(400)]
+    assert rates[99] == pytest.approx(1e-2 / 20, rel=0.1) and rates[100] == rates[0] and max(rates[100:]) > 9e-3
