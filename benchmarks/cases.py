@@ -87,10 +87,16 @@ def dial(bench: Bench, source: str) -> list[Figure]:
         Figure("worst role at α 0, distance from one half", worst[0.0]),
         Figure("worst role at α 1, distance from one half", worst[1.0], at_most=worst[0.0]),
         *distances(samples[0.0], samples[1.0], *MEN),
-        Figure("training, groups included", facts["seconds"], at_most=150, unit="s"),
+        training_time(bench, recipe),
         Figure("of which finding groups", facts["grouping_seconds"], unit="s"),
         Figure("peak memory of the training", facts["peak_mib"] / 1024, at_most=3, unit="GB"),
     ]
+
+
+def training_time(bench: Bench, recipe: Recipe) -> Figure:
+    """Seconds from the folder to the file; the target is for a CPU."""
+    most = 150 if bench.device == "cpu" else None
+    return Figure("training, groups included", bench.train(recipe).facts["seconds"], at_most=most, unit="s")
 
 
 def distances(
@@ -134,7 +140,7 @@ def reached(bench: Bench, recipe: Recipe, low: float, high: float) -> list[Figur
     return [
         samples[0].figure("men at α 0", before),
         samples[1].figure("men at α 1", after, low, high),
-        Figure("training, groups included", bench.train(recipe).facts["seconds"], at_most=150, unit="s"),
+        training_time(bench, recipe),
     ]
 
 
@@ -182,12 +188,18 @@ def price(bench: Bench, groups: str) -> list[Figure]:
         Figure("recognised less often, share of pictures", before.recognised - after.recognised, at_most=0.03),
     ]
     if fair and plain and none:
+        # As many subsets as the smaller side holds without sharing a picture are independent.
+        least = plain.spread / np.sqrt(max(1, min(len(ordinary), len(real)) // plain.subset_size))
         figures += [
             Figure("KID at α 0 (the base)", none.value),
             Figure("KID of an ordinary LoRA", plain.value),
             Figure("KID at α 1", fair.value),
+            Figure("KID that these numbers resolve", least),
             Figure(
-                "KID at α 1 over that of an ordinary LoRA", fair.value / max(plain.value, 1e-9), None, 1.2, unit="×"
+                "KID at α 1 over that of an ordinary LoRA, each at least what is resolved",
+                max(fair.value, least) / max(plain.value, least),
+                at_most=1.2,
+                unit="×",
             ),
         ]
     return figures + obeyed(bench, recipe, tuple(EXPLICIT)[:2])

@@ -26,6 +26,7 @@ def claims(
     / "work",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the command's own if not given.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as cores.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     again: Annotated[bool, typer.Option(help="Measure again what is there (adapters and samples are kept).")] = False,
     table: Annotated[bool, typer.Option(help="Only print what is there and write its README.md.")] = False,
 ) -> None:
@@ -41,7 +42,7 @@ def claims(
     failed = False
     if not table:
         try:
-            bench = Bench(base, work, per_prompt, steps, threads or cores())
+            bench = Bench(base, work, per_prompt, steps, threads or cores(), device)
         except DDMError as error:
             typer.echo(error, err=True)
             raise typer.Exit(2) from error
@@ -52,7 +53,7 @@ def claims(
                 continue
             typer.echo(f"{name}: {CASES[name].title} …", err=True)
             began = time.monotonic()
-            place = machine(bench.threads)
+            place = machine(bench.threads, bench.device)
             try:
                 figures = CASES[name].run(bench)
             except DDMError as error:

@@ -32,6 +32,7 @@ def discovery(
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where features are kept.")] = HERE / "work",
     mnist: Annotated[Path | None, typer.Option(metavar="DIR", help="Where MNIST's test files are.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as cores.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     again: Annotated[bool, typer.Option(help="Score again what is there (features are kept).")] = False,
     table: Annotated[bool, typer.Option(help="Only write the log of what is there.")] = False,
 ) -> None:
@@ -53,13 +54,13 @@ def discovery(
     scores, reasons, facts = load_scores(path)
     if not table:
         try:
-            model = load_base(base, "cpu")
+            model = load_base(base, device, torch.float32)
         except DDMError as error:
             typer.echo(error, err=True)
             raise typer.Exit(2) from error
         if facts.get("base") != model.hash:
             scores, reasons = {}, {}
-        facts = {"base": model.hash, "machine": machine(torch.get_num_threads()), "reasons": reasons}
+        facts = {"base": model.hash, "machine": machine(torch.get_num_threads(), str(model.device)), "reasons": reasons}
 
         def keep() -> None:
             rows = [vars(one) for one in scores.values()]
@@ -117,7 +118,7 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
                 model.scheduler.alphas_cumprod,
                 latents,
                 model.encode_text(grouper.names),
-                torch.as_tensor(grouper.concept),
+                torch.as_tensor(grouper.concept, device=model.device),
                 timesteps=timesteps,
                 progress=report,
             )

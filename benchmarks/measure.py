@@ -14,7 +14,7 @@ from ..debias.adapter import content_hash
 from ..debias.interval import wilson
 from ..debias.probe import Probe, fit_probe
 from ..debias.storage import atomic_path, load_tensors, save_tensors
-from ..training.base import check_folder, hash_files
+from ..training.base import check_folder, hash_files, resolve_device
 from ..training.folder import read_folder
 from ..training.model import load_model
 from ..training.sampler import generate
@@ -76,16 +76,27 @@ class Bench:
         per_prompt: pictures of each occupation.
         steps: training steps; None for the command's own.
         threads: of torch.
+        device: "auto", "cpu" or "cuda".
     """
 
-    def __init__(self, base: Path, work: Path, per_prompt: int = 60, steps: int | None = None, threads: int = 1):
+    def __init__(
+        self,
+        base: Path,
+        work: Path,
+        per_prompt: int = 60,
+        steps: int | None = None,
+        threads: int = 1,
+        device: str = "cpu",
+    ):
         import torch
 
         torch.set_num_threads(threads)
         self.base, self.work, self.per_prompt, self.steps, self.threads = base, work, per_prompt, steps, threads
+        self.device = str(resolve_device(device))
         self.hash = hash_files(check_folder(base)["unet"])
-        self.bf16 = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-        self.folder = work / f"{self.hash[:8]}-{steps or 'default'}-steps"
+        avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        self.bf16 = bool(avx()) if self.device == "cpu" else torch.cuda.is_bf16_supported()
+        self.folder = work / f"{self.hash[:8]}-{steps or 'default'}-steps-{self.device}"
         self._probes: dict[str, Probe] = {}
 
     @property
@@ -120,7 +131,7 @@ class Bench:
 
     def train(self, recipe: Recipe) -> Trained:
         """The files of a recipe, trained if need be."""
-        return train(recipe, self.base, self.work, self.folder, self.steps, self.threads)
+        return train(recipe, self.base, self.work, self.folder, self.steps, self.threads, self.device)
 
     def sample(
         self, recipe: Recipe | None = None, alpha: float = 0.0, say: tuple[str, str] = ("", ""), per_prompt: int = 0
@@ -149,13 +160,13 @@ class Bench:
             "alpha": alpha if adapter else 0.0,
             "prompts": list(dict.fromkeys(prompts)),
             "per_prompt": count,
-            "settings": [STEPS, CFG, self.bf16],
+            "settings": [STEPS, CFG, self.bf16, self.device],
             "probes": [hashlib.sha256(probe.head.weight.numpy().tobytes()).hexdigest() for probe in probes.values()],
         }
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         path = self.work / "samples" / f"{key}.safetensors"
         if not path.exists():
-            model = load_model(self.base, adapter, style, "cpu")
+            model = load_model(self.base, adapter, style, self.device)
             images = generate(
                 model.base,
                 prompts,
@@ -172,7 +183,7 @@ class Bench:
 
     def speed(self, count: int = 128) -> float:
         """Neutral pictures per second that the base makes now, text and decoding included."""
-        base = load_model(self.base, device="cpu").base
+        base = load_model(self.base, device=self.device).base
         prompts = [caption(OCCUPATIONS[number % len(OCCUPATIONS)]) for number in range(count)]
         began = time.monotonic()
         generate(base, prompts, list(range(count)), steps=STEPS, guidance_scale=CFG, bf16=self.bf16)

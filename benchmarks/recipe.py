@@ -93,7 +93,9 @@ def draw_skewed(out: Path, count: int = 864) -> Path:
     return out
 
 
-def train(recipe: Recipe, base: Path, work: Path, folder: Path, steps: int | None, threads: int) -> Trained:
+def train(
+    recipe: Recipe, base: Path, work: Path, folder: Path, steps: int | None, threads: int, device: str
+) -> Trained:
     """Train a recipe, if its files are not there.
 
     Args:
@@ -102,13 +104,14 @@ def train(recipe: Recipe, base: Path, work: Path, folder: Path, steps: int | Non
         folder: for the files.
         steps: optimizer steps; None for the command's own.
         threads: of torch.
+        device: "cpu" or "cuda".
 
     Raises:
         DDMError: the training ended with an error, which it has printed.
     """
     facts = folder / f"{recipe.name}.json"
     if not facts.exists():
-        request = (asdict(recipe), base, work, folder, steps, threads)
+        request = (asdict(recipe), base, work, folder, steps, threads, device)
         # A fresh process, so that its peak memory is that of the training alone.
         process = multiprocessing.get_context("spawn").Process(target=_train, args=request)
         process.start()
@@ -123,7 +126,9 @@ def train(recipe: Recipe, base: Path, work: Path, folder: Path, steps: int | Non
     )
 
 
-def _train(given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps: int | None, threads: int) -> None:
+def _train(
+    given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps: int | None, threads: int, device: str
+) -> None:
     import torch
 
     from ..training.base import load_base
@@ -139,7 +144,7 @@ def _train(given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps
     out = folder / f"{recipe.name}.safetensors"
     style = out.with_suffix(".style.safetensors") if recipe.style or recipe.ordinary else None
     began = time.monotonic()
-    model = load_base(base)
+    model = load_base(base, device)
     encoded = folder_set(model, pictures)
     grouped = time.monotonic()
     with picture_progress(f"{recipe.name}: groups") as report:
@@ -165,7 +170,7 @@ def _train(given: Mapping[str, Any], base: Path, work: Path, folder: Path, steps
         "ess": found.weighting.effective_share(1.0),
         "groups": {part.source: dict(zip(part.names, part.shares.tolist(), strict=True)) for part in found.groups},
         "settings": run.settings.as_dict(),
-        "machine": machine(threads),
+        "machine": machine(threads, device),
     }
     write_text(folder / f"{recipe.name}.json", json.dumps(facts, indent=1) + "\n")
 

