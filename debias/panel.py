@@ -6,7 +6,7 @@ from typing import Any
 from . import interval
 from .audit import Audit
 from .page import tone
-from .report import Estimate, FairnessReport, Measured
+from .report import Estimate, FairnessReport, Measured, Quality
 
 Files = Mapping[str, Mapping[str, str]]
 
@@ -41,6 +41,44 @@ def report_panel(report: FairnessReport, kind: str = "report", files: Files | No
         ],
         "files": {name: dict(place) for name, place in (files or {}).items()},
     }
+
+
+def sweep_points(report: FairnessReport) -> list[dict[str, Any]]:
+    """Fairness and quality of every strength α, in order, for a chart of one against the other.
+
+    `quality` is the share of subjects recognised, or else the distance to the base's pictures of the same seeds,
+    whichever was measured; `quality_name` says which.
+    """
+    first, prices = report.attributes[0], {one.condition: one for one in report.quality}
+    points = []
+    for overall in first.overall:
+        setting, price = report.conditions[overall.condition], prices.get(overall.condition)
+        if setting.alpha is None:
+            continue
+        name, quality = _quality(price, overall.condition == report.base)
+        points.append(
+            {
+                "alpha": setting.alpha,
+                "n": setting.pictures,
+                "fd": overall.fd.value,
+                "fd_low": overall.fd.low,
+                "fd_high": overall.fd.high,
+                "floor": overall.floor_high,
+                "groups": _groups(first.classes, overall.shares),
+                "quality": quality,
+                "quality_name": name,
+                "kid": price.kid if price else None,
+            }
+        )
+    return sorted(points, key=lambda one: one["alpha"])
+
+
+def _quality(price: Quality | None, base: bool) -> tuple[str, float | None]:
+    if price is None:
+        return "", None
+    if price.recognised is not None:
+        return "subject recognised", price.recognised.value
+    return "distance to the picture of the same seed", 0.0 if base else price.paired_distance
 
 
 def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:

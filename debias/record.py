@@ -89,6 +89,7 @@ class Records:
         attributes: one for each probe.
         features: [N, D] or None.
         paths: a file for each picture, for the contact sheets, or None.
+        notes: remarks for the page.
         thumbnails: in place of files, a data URI for each picture (see `sheet.thumbnail`), or None.
         names: what to call each picture in a caption; `seed N` without.
     """
@@ -101,9 +102,9 @@ class Records:
     attributes: Sequence[Attribute]
     features: np.ndarray | None = None
     paths: Sequence[str | os.PathLike | None] | None = None
+    notes: Sequence[str] = field(default_factory=tuple)
     thumbnails: Sequence[str] | None = None
     names: Sequence[str] | None = None
-    notes: Sequence[str] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
         if not len(self.prompt):

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from .report import targets_of
-from .sample import read_numbers
 
 
 def sweep(
@@ -60,6 +59,7 @@ def sweep(
     from ..base import resolve_device
     from ..gallery import make_gallery, plan_shots
     from ..model import EMBEDDED, load_model
+    from ..number import read_numbers
     from ..progress import picture_progress
     from ..prompt import read_prompts
     from ..records import read_records
