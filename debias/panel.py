@@ -122,9 +122,10 @@ def _verdict(measured: Measured, condition: int) -> dict[str, str]:
     said = measured.overall[condition].verdict
     text = said or "no target"
     if said == interval.TOO_FEW:
-        fewest = min((row.pictures for row in measured.prompts if row.condition == condition), default=0)
-        pictures = "one picture" if fewest == 1 else f"{fewest} pictures"
-        text = f"{said}: {pictures} per prompt, and a verdict needs {interval.FEWEST_PICTURES}"
+        made = [row.pictures for row in measured.prompts if row.condition == condition]
+        pictures = "one picture" if sum(made) == 1 else f"{sum(made):,} pictures"
+        each = f" of {len(made)} prompts, and a verdict needs {interval.FEWEST_PICTURES} of each"
+        text = f"{said}: {pictures}" + (each if len(made) > 1 else f", and a verdict needs {interval.FEWEST_PICTURES}")
     return {"tone": TONES[tone(said)], "text": text}
 
 
