@@ -208,9 +208,7 @@ def _prompts(text: str, positive: list | None, clip: Any) -> list[str]:
     if clip is None:
         raise DDMError("There is nothing to make: connect clip and write prompts, or connect positive.")
     if not names:
-        raise DDMError(
-            "There is no prompt. Write what to make into prompts, one in a line, or connect positive."
-        )
+        raise DDMError("There is no prompt. Write what to make into prompts, one in a line, or connect positive.")
     return names
 
 
