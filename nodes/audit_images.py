@@ -43,7 +43,12 @@ class AuditImages(io.ComfyNode):
                     default="uniform",
                     tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
                 ),
-                io.String.Input("caption", default="", tooltip="Caption of the pictures that have none."),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
+                    "metadata.jsonl.",
+                ),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Of the noises, and of the examples."),
             ],
             outputs=[
@@ -90,7 +95,7 @@ class AuditImages(io.ComfyNode):
         if device.type == "cuda":
             comfy.model_management.unload_all_models()
         progress = Progress(1)
-        pictures = read_folder(path, caption.strip() or None)
+        pictures = read_folder(path, caption.strip() or None, progress)
         audit = audit_folder(
             pictures,
             base,
