@@ -244,3 +244,14 @@ def test_a_checkpoint_that_is_none_is_refused(server, models):
     assert "zero.safetensors" in failure(server, graphs.load("zero.safetensors") | graphs.sample())
     (models / "checkpoints" / "old.ckpt").write_bytes(b"\x80\x04")
     assert "pickle" in refusal(server, graphs.load("old.ckpt") | graphs.sample(), "base")
+
+
+def test_a_text_half_that_is_left_out_is_mentioned(server, loras):
+    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+
+    tensors, _ = load_tensors(SHIPPED)
+    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors |= {f"{layer}.lora_down.weight": torch.zeros(1, 128), f"{layer}.lora_up.weight": torch.zeros(512, 1)}
+    save_tensors(loras / "both.safetensors", tensors)
+    assert "no CLIP is connected" in server.run(graph("both.safetensors"))["adapter"]["text"][0]
+    assert "no CLIP" not in server.run(graph("both.safetensors", clip=True))["adapter"]["text"][0]
