@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..debias.error import DDMError
 from . import adapter_file, files
+from .target import check_target
 from .types import Probe, Report, schema
 
 if TYPE_CHECKING:
@@ -97,14 +98,16 @@ class AlphaSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter: str, alphas: str) -> bool | str:
-        """A sentence if the adapter is not there, or the strengths are no list of numbers with 0 in it."""
+    def validate_inputs(cls, adapter: str, alphas: str, target: str) -> bool | str:
+        """A sentence if the adapter is not there, or strengths or target cannot be read."""
         if adapter is not None and (wrong := adapter_file.check_name(adapter)):
             return wrong
         try:
-            return bool(alphas is None or read_alphas(alphas))
+            if alphas is not None:
+                read_alphas(alphas)
         except DDMError as error:
             return str(error)
+        return check_target(target)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, **rest: object) -> str:
@@ -250,8 +253,9 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
 
     report = study.report
     best = recommended_alpha(report, cfg)
-    text = "\n".join(filter(None, (f"Recommended α: {best:g}.", words(report), warning)))
     panel = report_panel(report, "sweep", new_place("sweep").save(report))
+    few = "" if panel["verdict"]["tone"] != "unknown" else " as far as these pictures can tell"
+    text = "\n".join(filter(None, (f"Recommended α: {best:g}{few}.", words(report), warning)))
     panel |= {"points": sweep_points(report), "recommended_alpha": best}
     panel["remarks"] += [warning] if warning else []
     chart = chart_image(pareto(report) or overview(report))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .target import check_target
 from .types import Probe, Report, schema
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ class FairnessReport(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
+
+    @classmethod
+    def validate_inputs(cls, target: list[str] | str) -> bool | str:
+        """A sentence if the target is none, before any picture is made."""
+        return check_target(target if isinstance(target, str) else target[0])
 
     @classmethod
     def execute(

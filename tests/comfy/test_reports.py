@@ -139,14 +139,30 @@ def test_a_watched_attribute_and_the_subject_are_reported_beside_the_target(serv
     ("inputs", "said"),
     [
         ({"target": "cat=.5,dog=.5"}, "names 'cat', 'dog', but the classes are 'man', 'woman'"),
-        ({"target": "man=.9,woman=.9"}, "sum to 1.8"),
-        ({"target": "men & women"}, "Write 'uniform'"),
+        ({"target": "man=.5,woman=.3,child=.2"}, "names 'child'"),
         ({"watch": ["probe", 0]}, "Two of the probes are for one attribute"),
     ],
 )
 def test_a_target_or_probe_that_does_not_fit_is_a_sentence(server, inputs, said):
     with pytest.raises(Failed, match=said):
         server.run(constant() | graphs.probe() | graphs.report(**inputs))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("man=.9,woman=.9", "sum to 1.8"),
+        ("men & women", "Write 'uniform'"),
+        ("man=1", "at least two different classes"),
+        ("man=.5,man=.5", "twice"),
+        ("man=half,woman=half", "not a number"),
+    ],
+)
+def test_what_is_no_target_is_refused_before_any_picture_is_made(server, target, said):
+    for graph, node in ((graphs.reported(target=target), "report"), (graphs.sweep(target=target), "sweep")):
+        with pytest.raises(Refused) as refused:
+            server.queue(graph)
+        assert said in str(refused.value.node_errors[node])
 
 
 def test_two_graphs_queued_at_once_do_not_mix(server):
