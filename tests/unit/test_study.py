@@ -146,3 +146,10 @@ def test_a_sweep_has_a_point_for_every_strength_with_its_quality():
     assert [one["alpha"] for one in points] == [0.0, 1.0]
     assert points[0]["quality"] == 0.0 < points[1]["quality"]
     assert points[0]["fd"] > points[1]["fd"]
+
+
+def test_the_page_speaks_of_one_noise_only_where_seeds_are_shared():
+    paired, apart = (compare(study(44), study(40, first_seed=seed)).report for seed in (0, 1000))
+    for report in (paired, apart):
+        assert "Before, men are" in report.to_html()
+    assert "starts from the same noise" not in apart.to_html()
