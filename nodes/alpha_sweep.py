@@ -181,7 +181,7 @@ class AlphaSweep(io.ComfyNode):
                 kept = shown[alpha].setdefault(name, [])
                 made = generator.generate(patched[0], *encoded[moved][name], batches[name], step)
                 for own, pixels in zip(batches[name], made, strict=True):
-                    pictures = _look(seen, pixels, name, alpha, own)
+                    pictures = _look(seen, probes, pixels, name, alpha, own)
                     kept += [fit(one, TILE) for one in pictures[: max(0, ROWS * COLUMNS - len(kept))]]
                     progress(min(done, total), total, pictures[-1])
         study = Study.of(seen.records(), f"Sweep of {adapter}")
@@ -236,12 +236,12 @@ def _conditioning(
     return {name: (positive if positive is not None else encode(name), negative) for name in names}
 
 
-def _look(seen: "Collection", pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
+def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
     from ..debias.collection import Origin
     from ..debias.picture import from_pixels
 
     pictures = [from_pixels(one) for one in pixels.cpu().numpy()]
-    seen.add(pictures, [Origin(prompt, alpha, seed) for seed in seeds])
+    seen.add(probes, pictures, [Origin(prompt, alpha, seed) for seed in seeds])
     return pictures
 
 

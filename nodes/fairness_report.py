@@ -135,7 +135,7 @@ class FairnessReport(io.ComfyNode):
         progress = Progress(total)
         pictures = _pictures(images, prompt, alpha, seed)
         while some := list(islice(pictures, AT_ONCE)):
-            kept.collection.add(*zip(*some, strict=True))
+            kept.collection.add(probes, *zip(*some, strict=True))
             done += len(some)
             progress(done)
         title = f"Fairness report: {collection[0].strip()}" if collection[0].strip() else "Fairness report"
