@@ -181,6 +181,8 @@ def test_a_model_of_sd_15_shapes_takes_an_adapter_and_makes_a_picture(server, sd
     assert not torch.equal(ours, base)
     assert torch.equal(ours, stock)
     said = server.log()[before:].lower()
-    assert not [line for line in said.splitlines() if "not loaded" in line or "missing" in line]
+    lines = [line for line in said.splitlines() if "not loaded" in line or "missing" in line]
+    # What the host says of every SD 1.5 text encoder: it has no projection.
+    assert [line for line in lines if not line.endswith("clip missing: ['text_projection.weight']")] == []
     prompt = graphs.load(sd15) | graphs.adapter(0.0, name) | graphs.sample("adapter", **small)
     assert "trained on another base" in server.run(prompt, timeout=500)["adapter"]["text"][0]

@@ -123,6 +123,23 @@ def test_an_ordinary_lora_works_and_says_what_is_not_known(server, loras):
     assert "recommends no strength" in text
 
 
+@pytest.mark.parametrize(("fd", "tone"), [(0.04, "fair"), (0.2, "unknown"), (None, "unknown")])
+def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    points = [
+        {"alpha": alpha, "pictures": 600, "shares": [0.5, 0.5], "fd": fd, "fd_high": fd, "floor_high": 0.06}
+        for alpha in (0.0, 0.75)
+    ]
+    card = load_adapter(SHIPPED).card
+    shutil.copy(SHIPPED, loras / "measured.safetensors")
+    update_card(loras / "measured.safetensors", replace(card, measured={"points": points}, recommended_alpha=0.75))
+    panel = server.run(graph("measured.safetensors"))["adapter"]["ddm_panel"][0]
+    assert panel["measured"] and panel["n"] == 1200 and panel["points"] == points
+    assert panel["verdict"]["tone"] == tone
+    assert "Recommended α: 0.75 (measured)" in panel["summary"]
+
+
 def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
     from comfyui_ddm.debias.adapter import load_adapter, update_card
 
