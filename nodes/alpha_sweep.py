@@ -70,7 +70,7 @@ class AlphaSweep(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    control_after_generate=True,
+                    control_after_generate=False,
                     tooltip="The first seed. Every prompt has seeds of its own, the same at every α.",
                 ),
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
