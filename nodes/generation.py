@@ -9,8 +9,9 @@ import comfy.sample
 import latent_preview
 import torch
 
-# Latent cells (height × width, over the batch) that a CPU works on at a time; pictures in a batch at most.
-CPU_CELLS, LARGEST = 4096, 64
+# Latent cells (height × width, over the batch) that a CPU works on at a time, and the most pictures in a batch. More
+# cells are no quicker on a CPU, and a cancel has to wait for a step.
+CPU_CELLS, LARGEST = 1024, 64
 
 Step = Callable[[object], None]
 
