@@ -1,0 +1,35 @@
+"""The extension that ComfyUI loads: the list of all nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .alpha_schedule import AlphaScheduleNode
+from .alpha_sweep import AlphaSweep
+from .audit_images import AuditImages
+from .compare_reports import CompareReports
+from .fairness_report import FairnessReport
+from .files import register_folders
+from .fit_probe import FitProbe
+from .load_adapter import LoadAdapter
+from .load_probe import LoadProbe
+from .load_weights import LoadWeights
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadWeights,
+    LoadAdapter,
+    AlphaScheduleNode,
+    LoadProbe,
+    FitProbe,
+    FairnessReport,
+    CompareReports,
+    AlphaSweep,
+    AuditImages,
+]
+
+
+class DDMExtension(ComfyExtension):
+    """All nodes of the category DDM."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The node classes. The host asks once, before any schema is made, so folders are made known here."""
+        register_folders()
+        return NODES

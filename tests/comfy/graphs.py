@@ -1,0 +1,117 @@
+"""Graphs in API format, as small dictionaries that tests put together."""
+
+from .server import ADAPTER, EMBEDDED
+
+PROMPT = "a firefighter"
+
+
+def load(weights: str = EMBEDDED) -> dict:
+    """Node `base`: MODEL, CLIP, VAE."""
+    return {"base": {"class_type": "DDMLoadWeights", "inputs": {"weights": weights}}}
+
+
+def adapter(alpha: float = 1.0, name: str = ADAPTER, strength_from: str = "alpha", clip: bool = False) -> dict:
+    """Node `adapter` on `base`."""
+    inputs = {"model": ["base", 0], "adapter": name, "alpha": alpha, "strength_from": strength_from}
+    return {"adapter": {"class_type": "DDMLoadAdapter", "inputs": inputs | ({"clip": ["base", 1]} if clip else {})}}
+
+
+def stock_lora(alpha: float = 1.0, name: str = ADAPTER) -> dict:
+    """Node `lora` on `base`: the host's own loader."""
+    inputs = {"model": ["base", 0], "clip": ["base", 1], "lora_name": name}
+    return {"lora": {"class_type": "LoraLoader", "inputs": inputs | {"strength_model": alpha, "strength_clip": alpha}}}
+
+
+def schedule(
+    shape: str, alpha: float = 1.0, end: float = 0.0, switch: float = 0.5, points: str = "0:1", **more
+) -> dict:
+    """Node `schedule` on the conditionings `yes` and `no`."""
+    inputs = {"positive": ["yes", 0], "negative": ["no", 0], "adapter": ADAPTER, "shape": shape, "alpha": alpha}
+    inputs |= {"alpha_end": end, "switch": switch, "points": points} | more
+    return {"schedule": {"class_type": "DDMAlphaSchedule", "inputs": inputs}}
+
+
+def sample(
+    model: str = "base",
+    positive: tuple = ("yes", 0),
+    negative: tuple = ("no", 0),
+    *,
+    prompt: str = PROMPT,
+    steps: int = 8,
+    cfg: float = 3.0,
+    seed: int = 1,
+    batch: int = 2,
+    size: int = 64,
+    sampler: str = "euler",
+) -> dict:
+    """Prompts, sampling, decoding; nodes `latent` (a saved latent) and `picture` are outputs."""
+    return {
+        "yes": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": prompt}},
+        "no": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": ""}},
+        "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": batch}},
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": [model, 0],
+                "positive": list(positive),
+                "negative": list(negative),
+                "latent_image": ["empty", 0],
+                "seed": seed,
+                "steps": steps,
+                "cfg": cfg,
+                "sampler_name": sampler,
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
+        "latent": {"class_type": "SaveLatent", "inputs": {"samples": ["sampler", 0], "filename_prefix": "latent"}},
+        "decoder": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["base", 2]}},
+        "picture": {"class_type": "SaveImage", "inputs": {"images": ["decoder", 0], "filename_prefix": "picture"}},
+    }
+
+
+def scheduled(shape: str, **values) -> dict:
+    """A whole graph with a scheduled adapter."""
+    return load() | schedule(shape, **values) | sample(positive=("schedule", 0), negative=("schedule", 1))
+
+
+def probe(name: str = "gender.safetensors", node: str = "probe") -> dict:
+    """Node `probe`."""
+    return {node: {"class_type": "DDMLoadProbe", "inputs": {"probe": name}}}
+
+
+def report(node: str = "report", images: tuple = ("decoder", 0), **inputs) -> dict:
+    """Node `report` on the pictures of `sample`."""
+    defaults = {"prompt": PROMPT, "target": "uniform", "alpha": 1.0, "seed": 1, "collect": True, "collection": node}
+    wires = {"images": list(images), "probe": ["probe", 0]}
+    return {node: {"class_type": "DDMFairnessReport", "inputs": {**wires, **defaults, **inputs}}}
+
+
+def reported(seed: int = 1, alpha: float = 1.0, *, batch: int = 2, steps: int = 2, **inputs) -> dict:
+    """A whole graph: pictures of an adapter and the report on them."""
+    graph = load() | adapter(alpha) | probe() | sample("adapter", seed=seed, batch=batch, steps=steps)
+    del graph["latent"]
+    return graph | report(seed=seed, alpha=alpha, **inputs)
+
+
+def sweep(alphas: str = "0, .5, 1", prompts: str = "a firefighter\na doctor", **inputs) -> dict:
+    """A whole graph with node `sweep`, and its pictures saved as `grid` and `chart`."""
+    wires = {"model": ["base", 0], "vae": ["base", 2], "clip": ["base", 1], "probe": ["probe", 0], "adapter": ADAPTER}
+    values = {"prompts": prompts, "alphas": alphas, "count": 3, "steps": 2, "cfg": 3.0, "sampler_name": "euler"}
+    values |= {"scheduler": "simple", "seed": 1, "width": 64, "height": 64, "target": "uniform"}
+    graph = load() | probe() | {"sweep": {"class_type": "DDMAlphaSweep", "inputs": wires | values | inputs}}
+    for place, name in enumerate(("grid", "chart")):
+        graph[name] = {"class_type": "SaveImage", "inputs": {"images": ["sweep", place], "filename_prefix": name}}
+    return graph
+
+
+def audit(folder: str, groups: str = "labels:folder", **inputs) -> dict:
+    """Node `audit`."""
+    values = {"folder": folder, "weights": EMBEDDED, "groups": groups, "target": "uniform", "caption": "", "seed": 0}
+    return {"audit": {"class_type": "DDMAuditImages", "inputs": values | inputs}}
+
+
+def fit(folder: str, name: str = "shade", **inputs) -> dict:
+    """Node `fit`."""
+    values = {"folder": folder, "labels": "folder", "name": name, "steps": 10, "seed": 0}
+    return {"fit": {"class_type": "DDMFitProbe", "inputs": values | inputs}}
