@@ -5,3 +5,13 @@ Nothing heavy is imported here.
 """
 
 __version__ = "0.1.0"
+
+# ComfyUI serves this folder to the browser: the front-end extension and the nodes' help pages.
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """ComfyUI's door: the extension with all nodes."""
+    from .nodes.extension import DDMExtension
+
+    return DDMExtension()

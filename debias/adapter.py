@@ -159,7 +159,11 @@ def load_adapter(path: str | Path) -> Adapter:
     Raises:
         DDMError: missing, pickled or truncated file; no LoRA; incomplete layers; a card that cannot be read.
     """
-    tensors, metadata = load_tensors(path)
+    return parse_adapter(path, *load_tensors(path))
+
+
+def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> Adapter:
+    """The LoRA in what was read from `path`; errors as in `load_adapter`."""
     modules = {}
     for key, down in tensors.items():
         if not key.endswith(DOWN):
@@ -192,7 +196,11 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
     Raises:
         DDMError: the base has no such layers, or of another shape.
     """
-    shapes = {kohya_name(module): tuple(shape) for module, shape in base_shapes.items()}
+    return check_layers(adapter, base_hash, {kohya_name(name): shape for name, shape in base_shapes.items()})
+
+
+def check_layers(adapter: Adapter, base_hash: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """As `check_base`, with the shapes by kohya's layer names."""
     has_text = any(name.startswith("lora_te_") for name in shapes)
     for name, (down, up, _) in adapter.modules.items():
         if name.startswith("lora_te") and not has_text:
@@ -203,7 +211,7 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
                 "Use the base it was trained on, or one of the same architecture."
             )
         shape = (up.shape[0], *down.shape[1:])
-        if shape != shapes[name]:
+        if shape != tuple(shapes[name]):
             raise DDMError(
                 f"The adapter was made for another base model: its layer {name} changes weights of shape "
                 f"{_times(shape)}, here they are {_times(shapes[name])}. "

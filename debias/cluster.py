@@ -5,7 +5,7 @@ import numpy as np
 from . import interval, metric
 from .record import Records
 from .report import Cluster, Estimate, Thumbnail
-from .sheet import thumbnail
+from .sheet import uri
 
 EXAMPLES = 8
 
@@ -52,9 +52,9 @@ def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> list[
         nearest = members[np.argsort(distance[members, k], kind="stable")]
         spread = nearest[np.unique(np.linspace(0, len(nearest) // 2, EXAMPLES).astype(int))] if len(nearest) else []
         examples = (
-            [Thumbnail(thumbnail(records.paths[i]), str(records.prompts[prompt[i]])) for i in spread]
-            if records.paths is not None
-            else []
+            []
+            if records.paths is None and records.thumbnails is None
+            else [Thumbnail(uri(records, i), str(records.prompts[prompt[i]])) for i in spread]
         )
         clusters.append(Cluster(int(total[0]), shares, examples))
     return clusters

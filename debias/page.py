@@ -168,7 +168,10 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
 
 
 def pareto(report: FairnessReport) -> "Figure | None":
-    """FD of the first attribute against KID, or against subjects not recognised, if three conditions have both."""
+    """FD of the first attribute against the first measure of quality that three conditions have, or None.
+
+    These are: how often the subject is recognised, KID, and the distance to the base's picture of the same seed.
+    """
     first = report.attributes[0]
     if not first.targeted:
         return None
@@ -179,6 +182,7 @@ def pareto(report: FairnessReport) -> "Figure | None":
             False,
         ),
         ("KID", {one.condition: one.kid for one in report.quality if one.kid is not None}, True),
+        ("Distance to the picture of the same seed", _moved(report), True),
     )
     for name, known, lower in measures:
         both = [i for i, value in known.items() if value is not None and first.overall[i].fd.value is not None]
@@ -192,3 +196,9 @@ def pareto(report: FairnessReport) -> "Figure | None":
                 percent=not lower,
             )
     return None
+
+
+def _moved(report: FairnessReport) -> dict[int, float]:
+    """Distance of every condition to the base's pictures of the same seeds; none if there are no such pairs."""
+    moved = {one.condition: one.paired_distance for one in report.quality if one.paired_distance is not None}
+    return {report.base: 0.0, **moved} if moved else {}

@@ -79,6 +79,29 @@ def to_array(pictures: Iterable[Image.Image]) -> np.ndarray:
     return np.stack(arrays)
 
 
+def from_pixels(pixels: np.ndarray) -> Image.Image:
+    """An RGB picture of floats [H, W, C] in 0 to 1, as graphs hand them around.
+
+    C is 1 (grey), 3, or 4 (white lies behind what is transparent). What is out of range is clipped, NaN is black.
+
+    Raises:
+        DDMError: another shape.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or 0 in pixels.shape:
+        raise DDMError(
+            f"A picture has height, width and 1, 3 or 4 channels, but this one has the shape {list(pixels.shape)}. "
+            "Connect an IMAGE."
+        )
+    pixels = np.nan_to_num(np.asarray(pixels, dtype=np.float32))
+    np.clip(pixels, 0, 1, out=pixels)
+    if pixels.shape[-1] == 4:
+        opacity = pixels[..., 3:]
+        pixels = pixels[..., :3] * opacity + 1 - opacity
+    pixels *= 255
+    grey_or_rgb = np.rint(pixels, out=pixels).astype(np.uint8)
+    return Image.fromarray(grey_or_rgb if pixels.shape[-1] == 3 else grey_or_rgb[..., 0]).convert("RGB")
+
+
 def contact_sheet(
     pictures: Sequence[Image.Image] | np.ndarray,
     columns: int = 8,

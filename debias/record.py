@@ -89,6 +89,9 @@ class Records:
         attributes: one for each probe.
         features: [N, D] or None.
         paths: a file for each picture, for the contact sheets, or None.
+        notes: remarks for the page.
+        thumbnails: in place of files, a data URI for each picture (see `sheet.thumbnail`), or None.
+        names: what to call each picture in a caption; `seed N` without.
     """
 
     prompts: Sequence[str]
@@ -100,6 +103,8 @@ class Records:
     features: np.ndarray | None = None
     paths: Sequence[str | os.PathLike | None] | None = None
     notes: Sequence[str] = field(default_factory=tuple)
+    thumbnails: Sequence[str] | None = None
+    names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.prompt):
@@ -107,6 +112,7 @@ class Records:
         if not self.attributes:
             raise DDMError("A report needs a probe: something that says who is in a picture.")
         columns = {"condition": self.condition, "seed": self.seed, "features": self.features, "paths": self.paths}
+        columns |= {"thumbnails": self.thumbnails, "names": self.names}
         columns |= {attribute.name: attribute.probabilities for attribute in self.attributes}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.prompt):

@@ -3,12 +3,16 @@
 import base64
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .error import DDMError
 from .record import Attribute, Records
 from .report import Sheet, Thumbnail
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PIXELS = 96
 COLUMNS = 10
@@ -21,9 +25,9 @@ def contact_sheets(
     """Sheets of the prompts that changed most, one row per condition and one column per seed.
 
     Returns:
-        The sheets (none without paths), and how many pictures could not be opened.
+        The sheets (none without paths or thumbnails), and how many pictures could not be opened.
     """
-    if records.paths is None or prompts < 1:
+    if (records.paths is None and records.thumbnails is None) or prompts < 1:
         return [], 0
     decided = attribute.decided(confidence)
     cfg = records.conditions[records.base].cfg
@@ -50,18 +54,27 @@ def contact_sheets(
 def picture(records: Records, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
     """The thumbnail of picture `index`, captioned with its seed and perceived class."""
     said = attribute.classes[decided[index]] if decided[index] >= 0 else "undetermined"
-    path = records.paths[index] if records.paths is not None else None
-    return Thumbnail(thumbnail(path), f"seed {records.seed[index]}: {said}")
+    name = f"seed {records.seed[index]}" if records.names is None else records.names[index]
+    return Thumbnail(uri(records, index), f"{name}: {said}")
 
 
-def thumbnail(path: str | os.PathLike | None) -> str:
-    """A JPEG data URI at most 96 pixels wide and high, or an empty string if the picture cannot be opened."""
+def uri(records: Records, index: int) -> str:
+    """The thumbnail that picture `index` has, or one that is made of its file."""
+    if records.thumbnails is not None:
+        return records.thumbnails[index]
+    return thumbnail(records.paths[index] if records.paths is not None else None)
+
+
+def thumbnail(source: "str | os.PathLike | Image | None") -> str:
+    """A JPEG data URI at most 96 pixels wide and high, of a file or an RGB picture; empty if it cannot be opened."""
+    from PIL.Image import Image
+
     from .picture import open_picture
 
-    if path is None:
+    if source is None:
         return ""
     try:
-        image = open_picture(path)
+        image = source.copy() if isinstance(source, Image) else open_picture(source)
         image.thumbnail((PIXELS, PIXELS))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=86)

@@ -35,11 +35,12 @@ def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base:
         share = f"{percent(values[top])} ({percent_range(before.shares[top])})"
         text = f"{name[:1].upper() + name[1:]} {verb} {share} of {pictures}"
         return f"{text}{_judged(first, now, base == after)}."
-    text = f"At {settings[base].label} {name} {verb} {percent(values[top])} of {pictures}"
+    start, end = _when(settings[base]), _when(settings[after])
+    text = f"{start[:1].upper() + start[1:]} {name} {verb} {percent(values[top])} of {pictures}"
     if now.shares[top].value is None:
-        return f"{text}; at {settings[after].label} none could be told."
+        return f"{text}; {end} none could be told."
     share = f"{percent(now.shares[top].value)} ({percent_range(now.shares[top])})"
-    return f"{text}; at {settings[after].label} {pronoun} {verb} {share}{_judged(first, now, False)}."
+    return f"{text}; {end} {pronoun} {verb} {share}{_judged(first, now, False)}."
 
 
 def remarks(
@@ -79,6 +80,11 @@ def remarks(
         line = f"The subject is recognised in {percent(known[after].value)} of the pictures"
         said.append(f"{line}, before in {percent(known[base].value)}." if base != after else f"{line}.")
     return said
+
+
+def _when(setting: Setting) -> str:
+    """`at α = 0`, or the name of a condition that has one: `before,`."""
+    return f"{setting.label}," if setting.alpha is None and setting.cfg is None else f"at {setting.label}"
 
 
 def _judged(attribute: Measured, now: object, single: bool) -> str:

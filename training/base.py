@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,8 +213,13 @@ def check_folder(folder: str | Path) -> dict[str, list[Path]]:
             f"{folder} is a pipeline with two text encoders ({names.get('_class_name', 'SDXL')}), which the trainer "
             "does not support yet. Use a Stable Diffusion 1.x or 2.x base."
         )
+    return check_parts(folder)
+
+
+def check_parts(folder: Path, parts: Mapping[str, tuple[str, str | None]] = PARTS) -> dict[str, list[Path]]:
+    """Weight files of the given parts of a pipeline folder (see `PARTS`); errors as in `check_folder`."""
     weights = {}
-    for part, (config, stem) in PARTS.items():
+    for part, (config, stem) in parts.items():
         if not (folder / part / config).is_file():
             raise DDMError(
                 f"The base model in {folder} is incomplete: {part}/{config} is missing. "

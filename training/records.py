@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..debias.picture import open_picture
-from ..debias.record import Attribute, Condition, Records
+from ..debias.reading import Reading, attributes_of, check_probes, read_pictures, side_for
+from ..debias.record import Condition, Records
 from .folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
     from ..debias.probe import Probe
     from ..debias.target import Target
 
-BATCH = 128
 LISTED = 8
-SIZE = 64
-EXTRACTOR_SIZE = 224
 
 Progress = Callable[[int, int], None]
 
@@ -48,22 +44,18 @@ def read_records(
     """
     images = read_folder(folder)
     check_probes(probes, targets)
-    probabilities, features = _look(images, probes, features_from, progress)
+    reading = _look(images, probes, features_from, progress)
     notes = [*images.notes, *_skipped(images)]
     prompts = [item.labels.get("prompt") or item.caption for item in images.items]
     if "prompt" not in images.columns and len(set(prompts)) > len(prompts) / 2:
         prompts = [""] * len(prompts)
         notes.append("The captions are nearly all different, so the folder counts as one prompt.")
-    attributes = [
-        Attribute(probe.attribute, probe.names, given, target, _finite(probe.accuracy), _measured(probe.confusion))
-        for probe, given, target in zip(probes, probabilities, targets, strict=True)
-    ]
     return Records.of(
         prompts,
-        attributes,
+        attributes_of(probes, targets, reading.probabilities),
         _conditions(images.items),
         _seeds(images.items),
-        features=features,
+        features=reading.features,
         paths=[item.path for item in images.items],
         notes=notes,
     )
@@ -71,38 +63,15 @@ def read_records(
 
 def read_features(folder: str | os.PathLike, probe: "Probe", progress: Progress | None = None) -> np.ndarray:
     """Features [N, D] of the pictures in a reference folder; errors as in `read_folder`."""
-    return _look(read_folder(folder), [], probe, progress)[1]
-
-
-def check_probes(probes: "Sequence[Probe]", targets: "Sequence[Target | None]") -> None:
-    """Refuse two probes for one attribute, and a target over other classes than its probe's."""
-    names = [probe.attribute for probe in probes]
-    if len(set(names)) < len(names):
-        raise DDMError(f"Two of the probes are for one attribute ({', '.join(names)}). Give one probe for each.")
-    for probe, target in zip(probes, targets, strict=True):
-        if target is not None:
-            target.ordered_as(probe.names)
+    return _look(read_folder(folder), [], probe, progress).features
 
 
 def _look(
     images: ImageFolder, probes: "Sequence[Probe]", features_from: "Probe | None", progress: Progress | None
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Probabilities [N, K] of every probe and features [N, D]: pictures are opened once, a batch at a time."""
-    everyone = list(probes) + ([features_from] if features_from is not None and features_from not in probes else [])
-    size = SIZE if all(probe.network is not None for probe in everyone) else EXTRACTOR_SIZE
-    found: list[list[np.ndarray]] = [[] for _ in probes]
-    kept: list[np.ndarray] = []
-    for start in range(0, len(images.items), BATCH):
-        part = images.items[start : start + BATCH]
-        batch = np.stack([np.asarray(open_picture(item.path, size)) for item in part])
-        seen = {id(probe): probe.features(batch) for probe in everyone}
-        for probabilities, probe in zip(found, probes, strict=True):
-            probabilities.append(probe.predict_features(seen[id(probe)]))
-        if features_from is not None:
-            kept.append(seen[id(features_from)])
-        if progress is not None:
-            progress(start + len(part), len(images.items))
-    return [np.concatenate(one) for one in found], np.concatenate(kept) if kept else None
+) -> Reading:
+    side = side_for([*probes, *filter(None, (features_from,))])
+    pictures = (picture for _, picture in images.pictures(side))
+    return read_pictures(pictures, probes, features_from, progress and (lambda done: progress(done, len(images))))
 
 
 def _conditions(items: Sequence[Item]) -> list[Condition]:
@@ -127,14 +96,6 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and abs(value) < 2**62 else None
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _measured(confusion: np.ndarray) -> np.ndarray | None:
-    return confusion if np.all(np.isfinite(confusion)) else None
 
 
 def _skipped(images: ImageFolder) -> list[str]:

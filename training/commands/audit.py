@@ -2,13 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from ..folder import ImageFolder
-    from ..grouping import Grouping
 
 
 def audit(
@@ -36,32 +32,28 @@ def audit(
     Example: ddm audit my_pictures --out audit.html
     """
     from ...debias.error import DDMError
-    from ...debias.inspection import AuditedSet, inspect
     from ...debias.storage import write_text
+    from ..audit import audit_folder
     from ..folder import read_folder
     from ..grouping import check_source
+    from ..model import EMBEDDED
+    from ..progress import work_progress
 
     if out.suffix.lower() == ".json":
         raise DDMError(f"The page cannot be called {out.name}: the figures go there. Name it audit.html.")
-    check_source(groups, target)
+    check_source(groups, target)  # before the folder is read
     pictures = read_folder(folder, caption)
-    found = find_groups(pictures, base, groups, target, seed, device)
-    made = inspect(
-        AuditedSet(
-            files=[item.path for item in pictures.items],
-            names=[_name(item.path, pictures.root) for item in pictures.items],
-            captions=pictures.captions,
-            skipped=[(_name(one.path, pictures.root), one.reason) for one in pictures.skipped],
-            notes=pictures.notes,
-        ),
-        found.groups,
-        found.targets,
-        found.weighting,
-        source=groups,
-        tried=found.tried,
-        title=title or f"What is in {folder.resolve().name}",
-        random_seed=seed,
-    )
+    with work_progress() as report:
+        made = audit_folder(
+            pictures,
+            base or EMBEDDED,
+            groups,
+            target,
+            title=title,
+            seed=seed,
+            device=device,
+            report=report,
+        )
     files = {"html": out, "json": out.with_suffix(".json")}
     write_text(files["html"], made.to_html())
     write_text(files["json"], made.to_json(pictures=False))
@@ -71,26 +63,3 @@ def audit(
         return
     for line in (made.summary, made.advice, *made.remarks, f"The page is in {out}."):
         typer.echo(line)
-
-
-def find_groups(
-    pictures: "ImageFolder", base: Path | None, groups: str, target: str, seed: int, device: str
-) -> "Grouping":
-    """Group a folder's pictures, with progress on stderr. Labels need no base, so none is opened for them."""
-    from ..base import load_base
-    from ..grouping import Grouper
-    from ..latents import encode_moments
-    from ..model import EMBEDDED
-    from ..progress import picture_progress, work_progress
-
-    if groups.startswith("labels:"):
-        return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
-    model = load_base(base or EMBEDDED, device)
-    with picture_progress("Encoding pictures") as progress:
-        latents, _ = encode_moments(model, pictures, progress)
-    with work_progress() as report:
-        return Grouper(model, latents, pictures.captions, seed, report).group(groups, target)
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()

@@ -49,9 +49,10 @@ def report(
     from ...debias.error import DDMError
     from ...debias.measurement import build_report
     from ...debias.probe import Probe
+    from ...debias.reading import check_probes, quality_probe
     from ...debias.storage import write_text
     from ..base import resolve_device
-    from ..records import check_probes, read_features, read_records
+    from ..records import read_features, read_records
 
     if out.suffix.lower() in (".json", ".png"):
         raise DDMError(f"The page cannot be called {out.name}: figures and chart go there. Name it report.html.")
@@ -60,8 +61,7 @@ def report(
     probes = [Probe.load(path, device=place) for path in probe]
     targets = targets_of(probes, target)
     check_probes(probes, targets)
-    # A probe that was trained to see the very attribute that is being changed would call the change a loss of quality.
-    eye = next((one for one, asked in zip(probes, targets, strict=True) if asked is None), probes[0])
+    eye = quality_probe(probes, targets)
     with console.status("Looking at the pictures"):
         records = read_records(folder, probes, targets, eye)
         compared = None if reference is None else read_features(reference, eye)

@@ -51,6 +51,7 @@ def sample(
     """
     from ..gallery import make_gallery, plan_shots
     from ..model import EMBEDDED, load_model
+    from ..number import read_numbers
     from ..progress import picture_progress
     from ..prompt import read_prompts
 
@@ -90,26 +91,6 @@ def sample(
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
     typer.echo(f"{result.made} pictures made, {result.kept} kept, in {out}.")
-
-
-def read_numbers(text: str, option: str) -> list[float]:
-    """Numbers of "0,0.5,1", without repetitions.
-
-    Raises:
-        DDMError: something else, naming the option.
-    """
-    import math
-
-    from ...debias.error import DDMError
-
-    try:
-        # Adding 0 turns −0 into 0, which is another folder otherwise.
-        numbers = [float(part) + 0.0 for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise DDMError(f"{option} is {text!r}. Give numbers with commas between them, such as 0,0.5,1.")
-    return list(dict.fromkeys(numbers))
 
 
 def require_adapter(alphas: list[float], adapter: Path | None) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from .report import targets_of
-from .sample import read_numbers
 
 
 def sweep(
@@ -55,13 +54,15 @@ def sweep(
     from ...debias.measurement import build_report
     from ...debias.page import pareto
     from ...debias.probe import Probe
+    from ...debias.reading import check_probes, quality_probe
     from ...debias.storage import write_text
     from ..base import resolve_device
     from ..gallery import make_gallery, plan_shots
     from ..model import EMBEDDED, load_model
+    from ..number import read_numbers
     from ..progress import picture_progress
     from ..prompt import read_prompts
-    from ..records import check_probes, read_records
+    from ..records import read_records
     from ..sweep import measured_card
 
     texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
@@ -78,7 +79,7 @@ def sweep(
     shots = plan_shots(texts, per_prompt, alphas, scales, seed)
     with picture_progress("Sampling") as progress:
         make_gallery(model, pictures, shots, steps=steps, bf16=bf16, overwrite=overwrite, progress=progress)
-    eye = next((one for one, asked in zip(probes, targets, strict=True) if asked is None), probes[0])
+    eye = quality_probe(probes, targets)
     with picture_progress("Looking") as progress:
         records = read_records(pictures, probes, targets, eye, progress)
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)

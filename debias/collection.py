@@ -1,0 +1,140 @@
+"""Pictures that are gathered over several runs, as a report on them needs them: what probes say, and a thumbnail."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .picture import fit
+from .reading import attributes_of, check_probes, quality_probe, read_pictures, side_for
+from .record import Condition, Records
+from .sheet import thumbnail
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .probe import Probe
+    from .target import Target
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a picture comes from.
+
+    Attributes:
+        prompt: what it was asked to show.
+        alpha: strength of the adapter, None if it does not apply.
+        seed: of the noise of its batch, 0 or more; None if it is not known, and then the picture stands alone.
+        place: its place in the batch.
+    """
+
+    prompt: str
+    alpha: float | None = None
+    seed: int | None = None
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class _Seen:
+    origin: Origin
+    seed: int
+    name: str
+    probabilities: list[np.ndarray]
+    features: np.ndarray
+    thumbnail: str
+
+
+class Collection:
+    """Pictures as probes saw them; the pictures themselves are not kept.
+
+    The same picture of the same origin counts once, however often it is added.
+
+    Attributes:
+        probes: the first is for the attribute that the report is on.
+        targets: a target or None for each probe.
+    """
+
+    def __init__(self, probes: "Sequence[Probe]", targets: "Sequence[Target | None]"):
+        check_probes(probes, targets)
+        self.probes, self.targets = tuple(probes), tuple(targets)
+        self._seen: dict[bytes, _Seen] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def add(
+        self,
+        pictures: "Sequence[Image]",
+        origins: Sequence[Origin],
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Look at RGB pictures [N] of the given origins [N], and return how many of them are new.
+
+        Args:
+            progress: called with the new pictures done. If it raises, none of them is kept.
+
+        Raises:
+            DDMError: a probe cannot read pictures, for want of its extractor.
+        """
+        side, eye = side_for(self.probes), quality_probe(self.probes, self.targets)
+        new: dict[bytes, tuple[Image, Origin]] = {}
+        for picture, origin in zip(pictures, origins, strict=True):
+            key = _digest(picture, origin)
+            if key not in self._seen:
+                new[key] = (picture, origin)
+        if not new:
+            return 0
+        squares = (np.asarray(fit(picture, side)) for picture, _ in new.values())
+        reading = read_pictures(squares, self.probes, eye, progress)
+        for row, (key, (picture, origin)) in enumerate(new.items()):
+            self._seen[key] = _Seen(
+                origin,
+                _noise(origin, key),
+                _name(origin, row),
+                [given[row] for given in reading.probabilities],
+                reading.features[row],
+                thumbnail(picture),
+            )
+        return len(new)
+
+    def records(self) -> Records:
+        """Everything that was seen so far.
+
+        Raises:
+            DDMError: nothing was.
+        """
+        seen = list(self._seen.values())
+        given = [np.array([one.probabilities[i] for one in seen]) for i in range(len(self.probes))]
+        if not seen:
+            given = [np.zeros((0, len(probe.names))) for probe in self.probes]
+        return Records.of(
+            [one.origin.prompt for one in seen],
+            attributes_of(self.probes, self.targets, given),
+            [Condition(one.origin.alpha) for one in seen],
+            [one.seed for one in seen],
+            features=np.array([one.features for one in seen]),
+            thumbnails=[one.thumbnail for one in seen],
+            names=[one.name for one in seen],
+        )
+
+
+def _digest(picture: "Image", origin: Origin) -> bytes:
+    digest = blake2b(repr((picture.size, origin)).encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(picture.tobytes())
+    return digest.digest()
+
+
+def _noise(origin: Origin, key: bytes) -> int:
+    """A number that pictures of one noise share: of their seed and place, or of the picture alone (then below 0)."""
+    if origin.seed is None:
+        return -1 - (int.from_bytes(key[:8], "little") >> 2)
+    text = f"{origin.seed}:{origin.place}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 2
+
+
+def _name(origin: Origin, row: int) -> str:
+    if origin.seed is None:
+        return f"picture {row + 1}"
+    return f"seed {origin.seed}" + (f", picture {origin.place + 1}" if origin.place else "")

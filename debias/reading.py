@@ -1,0 +1,107 @@
+"""What probes say of pictures, wherever the pictures come from: every picture is looked at once, a batch at a time."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .error import DDMError
+from .record import Attribute
+
+if TYPE_CHECKING:
+    from .probe import Probe
+    from .target import Target
+
+BATCH = 128
+NETWORK_SIDE = 64
+EXTRACTOR_SIDE = 224
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What was read from N pictures.
+
+    Attributes:
+        probabilities: [N, K] of every probe.
+        features: [N, D] of one probe, or None.
+    """
+
+    probabilities: Sequence[np.ndarray]
+    features: np.ndarray | None = None
+
+
+def side_for(probes: "Iterable[Probe]") -> int:
+    """Side in pixels of the squares that these probes read."""
+    return NETWORK_SIDE if all(probe.network is not None for probe in probes) else EXTRACTOR_SIDE
+
+
+def read_pictures(
+    pictures: Iterable[np.ndarray],
+    probes: "Sequence[Probe]",
+    features_from: "Probe | None" = None,
+    progress: Callable[[int], None] | None = None,
+) -> Reading:
+    """Let every probe look at every picture.
+
+    Args:
+        pictures: uint8 [S, S, 3] each, squares of one size (see `side_for`).
+        probes: any number of them.
+        features_from: the probe whose features to keep; None for none.
+        progress: called with the pictures done.
+
+    Raises:
+        DDMError: a probe cannot read pictures, for want of its extractor.
+    """
+    everyone = list(probes) + ([features_from] if features_from is not None and features_from not in probes else [])
+    found: list[list[np.ndarray]] = [[] for _ in probes]
+    kept: list[np.ndarray] = []
+    pictures, done = iter(pictures), 0
+    while part := list(islice(pictures, BATCH)):
+        batch = np.stack(part)
+        seen = {id(probe): probe.features(batch) for probe in everyone}
+        for probabilities, probe in zip(found, probes, strict=True):
+            probabilities.append(probe.predict_features(seen[id(probe)]))
+        if features_from is not None:
+            kept.append(seen[id(features_from)])
+        done += len(part)
+        if progress is not None:
+            progress(done)
+    return Reading([np.concatenate(one) for one in found], np.concatenate(kept) if kept else None)
+
+
+def attributes_of(
+    probes: "Sequence[Probe]", targets: "Sequence[Target | None]", probabilities: Sequence[np.ndarray]
+) -> list[Attribute]:
+    """One attribute for each probe, with what was measured of the probe itself."""
+    return [
+        Attribute(
+            probe.attribute,
+            probe.names,
+            given,
+            target,
+            float(probe.accuracy) if math.isfinite(probe.accuracy) else None,
+            probe.confusion if np.all(np.isfinite(probe.confusion)) else None,
+        )
+        for probe, target, given in zip(probes, targets, probabilities, strict=True)
+    ]
+
+
+def check_probes(probes: "Sequence[Probe]", targets: "Sequence[Target | None]") -> None:
+    """Refuse two probes for one attribute, and a target over other classes than its probe's."""
+    names = [probe.attribute for probe in probes]
+    if len(set(names)) < len(names):
+        raise DDMError(f"Two of the probes are for one attribute ({', '.join(names)}). Give one probe for each.")
+    for probe, target in zip(probes, targets, strict=True):
+        if target is not None:
+            target.ordered_as(probe.names)
+
+
+def quality_probe(probes: "Sequence[Probe]", targets: "Sequence[Target | None]") -> "Probe":
+    """The probe whose features measure quality: the first without a target, if there is one.
+
+    A probe that was trained to see the very attribute that is being changed would call the change a loss of quality.
+    """
+    return next((one for one, asked in zip(probes, targets, strict=True) if asked is None), probes[0])

@@ -1,0 +1,107 @@
+"""An adapter file as the nodes use it: read once, checked against the model before it is applied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import comfy.lora
+import comfy.model_patcher
+import torch
+
+from ..debias.adapter import Adapter, AdapterCard, check_layers, parse_adapter
+from ..debias.error import DDMError
+from ..debias.storage import load_tensors, read_metadata
+from .card import UNKNOWN_BASE, LoadedCard
+from .files import ADAPTERS, resolve
+from .native import BASE_HASH
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A LoRA file; the tensors are as in the file, for the host's own functions.
+
+    Attributes:
+        adapter: the parsed LoRA; None for a file that this project did not write.
+    """
+
+    name: str
+    tensors: Mapping[str, torch.Tensor]
+    adapter: Adapter | None
+
+    @classmethod
+    def load(cls, name: str) -> "AdapterFile":
+        """Read a file of the host's list of LoRAs.
+
+        Raises:
+            DDMError: it is not there, truncated, a pickle, or its card cannot be read.
+        """
+        path = resolve(ADAPTERS, name)
+        tensors, metadata = load_tensors(path)
+        ours = AdapterCard.from_metadata(metadata) is not None
+        return cls(name, tensors, parse_adapter(path, tensors, metadata) if ours else None)
+
+    @property
+    def card(self) -> AdapterCard | None:
+        """What the file says of itself, if this project wrote it."""
+        return self.adapter.card if self.adapter else None
+
+    def check(self, model: comfy.model_patcher.ModelPatcher) -> str | None:
+        """Whether it fits a model.
+
+        Returns:
+            A warning when the model is not, or may not be, the one that it was trained on.
+
+        Raises:
+            DDMError: the adapter was made for another kind of model.
+        """
+        shapes = {
+            name: tuple(shape)
+            for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()
+            if isinstance(key, str) and (shape := _shape(model.model, key)) is not None
+        }
+        if self.adapter is None:
+            if not any(key.startswith(name + ".") for name in shapes for key in self.tensors):
+                raise DDMError(
+                    f"{self.name} changes no layer of this model: it is not a LoRA, or was made for another kind of "
+                    "model. Choose another file."
+                )
+            return None
+        base = model.attachments.get(BASE_HASH, "")
+        warning = check_layers(self.adapter, base, shapes)
+        return warning or (None if base and self.card.base_hash else UNKNOWN_BASE)
+
+    def loaded(self, alpha: float, warning: str | None) -> LoadedCard:
+        """What goes along the wire: this file in use at strength `alpha`."""
+        return LoadedCard(self.name, alpha, self.card, warning)
+
+
+def check_name(name: str | None) -> str | None:
+    """A sentence when an adapter of this name cannot be used, else None. Only the file's header is read."""
+    if name is None:  # comes from another node: known when it runs
+        return None
+    try:
+        AdapterCard.from_metadata(read_metadata(resolve(ADAPTERS, name)))
+    except DDMError as error:
+        return str(error)
+    return None
+
+
+def recommended_alpha(name: str) -> float:
+    """The strength that an adapter file recommends.
+
+    Raises:
+        DDMError: as in `AdapterFile.load`; or the file recommends none.
+    """
+    card = AdapterCard.from_metadata(read_metadata(resolve(ADAPTERS, name)))
+    if card is None:
+        raise DDMError(
+            f"{name} recommends no strength: it was not made by ComfyUI-DDM. Set strength_from to alpha, and α to the "
+            "strength you want."
+        )
+    return card.recommended_alpha
+
+
+def _shape(model: torch.nn.Module, key: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(model.get_parameter(key).shape)
+    except AttributeError:
+        return None

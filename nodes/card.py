@@ -1,0 +1,84 @@
+"""What an adapter says of itself, as it goes along the wires and into the node's panel."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..debias.adapter import AdapterCard
+
+UNKNOWN_BASE = (
+    "Which base the model comes from is not known here, only that the adapter fits it. If it is not the one that the "
+    "adapter was trained on, its effect was never measured: make a report before you rely on it. (Models from DDM Load "
+    "Weights are recognised.)"
+)
+NO_CARD = (
+    "This LoRA was not made by ComfyUI-DDM: it works as an ordinary LoRA, and nothing is known about its fairness."
+)
+
+
+@dataclass(frozen=True)
+class LoadedCard:
+    """An adapter in use: its card, at which α, on which base.
+
+    Attributes:
+        name: of the file, as in the host's list.
+        alpha: strength, or the strength at the start of a schedule.
+        card: None for a LoRA that this project did not write.
+        warning: a sentence about the base, or None when it is the one that the adapter was trained on.
+    """
+
+    name: str
+    alpha: float
+    card: AdapterCard | None
+    warning: str | None
+
+    @property
+    def text(self) -> str:
+        """All that a user should read, in sentences."""
+        return " ".join(filter(None, (self._described(), self.warning)))
+
+    def panel(self) -> dict[str, Any]:
+        """The panel of the node, as plain values."""
+        card, measured = self.card, (self.card.measured if self.card else None) or {}
+        best = [one for one in measured.get("points", []) if card and one["alpha"] == card.recommended_alpha]
+        fair = any(one["floor_high"] is not None and one["fd"] <= one["floor_high"] for one in best)
+        tone = "fair" if fair and not self.warning else "unknown"
+        told = self.warning or (NO_CARD if not card else "Trained on this base.")
+        panel: dict[str, Any] = {
+            "kind": "card",
+            "title": self.name,
+            "verdict": {"tone": tone, "text": told},
+            "summary": self._described(),
+            "n": sum(point["pictures"] for point in measured.get("points", [])),
+            "attributes": [],
+            "prompts": [],
+            "files": {},
+            "alpha": self.alpha,
+        }
+        if card:
+            panel |= {
+                "points": measured.get("points") or card.predicted,
+                "measured": bool(measured),
+                "recommended_alpha": card.recommended_alpha,
+                "alpha_max": card.alpha_max,
+                "objective": card.objective,
+                "groups": card.groups,
+                "target": card.target,
+                "concepts": card.concepts,
+            }
+        return panel
+
+    def _described(self) -> str:
+        card = self.card
+        if card is None:
+            return NO_CARD
+        goal = "equal shares of what it found by itself"
+        if card.target:
+            goal = ", ".join(f"{name} {share:.0%}" for name, share in card.target.items())
+        text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
+        if card.objective == "style":
+            return "The style learnt with a DDM adapter: use it at strength 1."
+        source = "measured" if card.measured else "predicted"
+        text += f"Recommended α: {card.recommended_alpha:g} ({source})."
+        if self.alpha > card.alpha_max:
+            text += f" α = {self.alpha:g} is beyond what it was trained for."
+        return text

@@ -1,0 +1,48 @@
+"""DDM Compare Reports: what changed between two reports, with the interval of a paired difference."""
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from .types import Report, schema
+
+if TYPE_CHECKING:
+    from ..debias.study import Study
+
+
+class CompareReports(io.ComfyNode):
+    """Puts two reports on the same prompts side by side."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="DDMCompareReports",
+            display_name="DDM Compare Reports",
+            description="Says what changed between two reports on the same prompts. Pictures of one seed are compared "
+            "as pairs, which tells small changes from chance.",
+            search_aliases=["before after", "difference", "bias"],
+            is_output_node=True,
+            inputs=[
+                Report.Input("before", tooltip="The report to compare with, for instance of pictures at α = 0."),
+                Report.Input("after", tooltip="The report on the pictures that should be fairer."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart"),
+                Report.Output(display_name="report"),
+                io.String.Output(display_name="text", tooltip="What changed, in sentences."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, before: "Study", after: "Study") -> io.NodeOutput:
+        """Measure the two together, and write the report."""
+        from ..debias.page import overview
+        from ..debias.panel import report_panel
+        from ..debias.study import compare
+        from .report_files import chart_image, new_place, words
+
+        study = compare(before, after)
+        report = study.report
+        panel = report_panel(report, "compare", new_place("compare").save(report))
+        return io.NodeOutput(chart_image(overview(report)), study, words(report), ui={"ddm_panel": [panel]})

@@ -1,0 +1,190 @@
+"""DDM Fairness Report: who is in the pictures of a graph, gathered over queued runs, and how sure one can be."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from .types import Probe, Report, schema
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from ..debias.collection import Collection, Origin
+    from .report_files import Place
+
+# Collections that are kept while the server runs; the one that was used longest ago goes first.
+KEPT = 32
+
+
+@dataclass
+class Gathered:
+    """A collection and, once there is a report on it, its place: every run writes it anew."""
+
+    collection: "Collection"
+    place: "Place | None" = None
+
+
+_gathered: "OrderedDict[tuple, Gathered]" = OrderedDict()
+
+
+class FairnessReport(io.ComfyNode):
+    """Looks at pictures with a probe and says who is in them, with what is known from the runs before."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="DDMFairnessReport",
+            display_name="DDM Fairness Report",
+            description="Says who is in the pictures, as a probe perceives them, and how sure one can be. Pictures of "
+            "queued runs add up, so a report can grow to the 60 pictures per prompt that a verdict needs.",
+            search_aliases=["bias", "fairness", "measure", "statistics", "diversity"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Pictures to look at: one, a batch, or a list."),
+                Probe.Input("probe", tooltip="Who to look for, from DDM Load Probe or DDM Fit Probe."),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip="What the pictures were asked to show. Shares are measured for each prompt, then averaged.",
+                ),
+                io.String.Input(
+                    "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
+                ),
+                io.Float.Input(
+                    "alpha",
+                    default=1.0,
+                    min=-2.0,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="The adapter's strength that these pictures were made with. Pictures of several strengths "
+                    "in one collection are compared with each other.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=-1,
+                    min=-1,
+                    max=2**64 - 1,
+                    tooltip="The sampler's seed, so that pictures of one seed are compared as pairs. −1: not known.",
+                ),
+                io.Boolean.Input(
+                    "collect",
+                    default=True,
+                    label_on="add to earlier runs",
+                    label_off="start again",
+                    tooltip="On: pictures of queued runs add up; the same picture counts once. Off: what was collected "
+                    "is forgotten, and only these pictures count.",
+                ),
+                io.String.Input(
+                    "collection", default="", tooltip="A name for the collection. A new name starts an empty one."
+                ),
+                Probe.Input(
+                    "watch",
+                    optional=True,
+                    tooltip="A second probe, for what should stay as it was; one for roles tells how often the subject "
+                    "is recognised.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart"),
+                Report.Output(display_name="report", tooltip="For DDM Compare Reports."),
+                io.String.Output(display_name="text", tooltip="The report in sentences."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: "list[torch.Tensor]",
+        probe: list,
+        prompt: list[str],
+        target: list[str],
+        alpha: list[float],
+        seed: list[int],
+        collect: list[bool],
+        collection: list[str],
+        watch: list | None = None,
+    ) -> io.NodeOutput:
+        """Add the pictures, measure everything that was collected, and write the report."""
+        from ..debias.page import overview
+        from ..debias.panel import report_panel
+        from ..debias.study import Study
+        from .progress import Progress
+        from .report_files import chart_image, new_place, words
+
+        probes = [probe[0], *(watch or [])[:1]]
+        pictures, origins = _pictures(images, prompt, alpha, seed)
+        owner = (cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
+        kept = _collection((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
+        progress = Progress(len(pictures))
+        kept.collection.add(pictures, origins, progress)
+        title = f"Fairness report: {collection[0].strip()}" if collection[0].strip() else "Fairness report"
+        study = Study.of(kept.collection.records(), title)
+        progress(len(pictures))
+        report = study.report
+        kept.place = kept.place or new_place("report")
+        panel = report_panel(report, files=kept.place.save(report))
+        return io.NodeOutput(chart_image(overview(report)), study, words(report), ui={"ddm_panel": [panel]})
+
+
+def _pictures(
+    images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
+) -> "tuple[list[Image], list[Origin]]":
+    """Every picture of a list of batches, with where it comes from; of shorter lists the last is repeated."""
+    from ..debias.collection import Origin
+    from ..debias.error import DDMError
+    from ..debias.picture import from_pixels
+
+    pictures, origins = [], []
+    places: dict[tuple, int] = {}
+    for index, batch in enumerate(images):
+        if batch.ndim != 4:
+            raise DDMError(f"Images are a batch [N, H, W, C], but these have the shape {list(batch.shape)}.")
+        prompt, alpha, seed = (given[min(index, len(given) - 1)] for given in (prompts, alphas, seeds))
+        key = (" ".join(prompt.split()), round(float(alpha), 6) + 0.0, None if seed < 0 else seed)
+        for pixels in batch.cpu().numpy():
+            # A list of batches of one seed goes on counting where the last one ended.
+            place = places[key] = places.get(key, -1) + 1
+            pictures.append(from_pixels(pixels))
+            origins.append(Origin(*key, place=0 if key[2] is None else place))
+    return pictures, origins
+
+
+def _collection(owner: tuple, probes: Sequence[Any], target: str, collect: bool) -> Gathered:
+    """The collection that this node gathers with these probes and this target; a new one if there is none.
+
+    Raises:
+        DDMError: a target over other classes than the probe's, or two probes for one attribute.
+    """
+    from ..debias.collection import Collection
+    from ..debias.target import Target
+
+    asked = Target.parse(target or "uniform", probes[0].names)
+    key = (*owner, asked, *(_identity(probe) for probe in probes))
+    if not collect:
+        _gathered.pop(key, None)
+    if key not in _gathered:
+        fresh = Collection(probes, [asked, *(None for _ in probes[1:])])
+        _gathered[key] = Gathered(fresh)
+        while len(_gathered) > KEPT:
+            _gathered.popitem(last=False)
+    _gathered.move_to_end(key)
+    return _gathered[key]
+
+
+def _identity(probe: Any) -> tuple:
+    """What tells probes apart: a file that was read again is the same probe if nothing in it has changed."""
+    return (probe.attribute, probe.names, probe.identity, probe.head.weight.cpu().numpy().tobytes())
+
+
+def _workflow(extra: Any) -> str:
+    """The workflow's own id, so that node 9 of one graph is not node 9 of another."""
+    workflow = extra.get("workflow") if isinstance(extra, dict) else None
+    return str(workflow.get("id", "")) if isinstance(workflow, dict) else ""

@@ -1,0 +1,142 @@
+"""DDM Fit Probe: learns from labelled pictures who is in a picture, as perceived."""
+
+import re
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..debias.error import DDMError
+from . import picture_folder
+from .files import DDM
+from .types import Probe, schema
+
+LONGEST = 80
+
+
+class FitProbe(io.ComfyNode):
+    """Fits a probe on a labelled folder, measures it on pictures kept from it, and saves it in models/ddm."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="DDMFitProbe",
+            display_name="DDM Fit Probe",
+            description="Learns from labelled pictures who is in a picture, as perceived, and measures how often it is "
+            "right on pictures that it has not seen. The probe is saved in models/ddm.",
+            search_aliases=["train classifier", "train probe", "labels"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=picture_folder.names(),
+                    tooltip="A folder below ComfyUI's input folder, with a metadata.jsonl or with one subfolder for "
+                    "each class.",
+                ),
+                io.String.Input(
+                    "labels",
+                    default="gender",
+                    tooltip="The column of metadata.jsonl to learn, or 'folder' for the names of the subfolders.",
+                ),
+                io.String.Input("name", default="gender", tooltip="The probe's file name in models/ddm."),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=10,
+                    max=20000,
+                    tooltip="Steps of each of the two trainings: one to measure, one to keep. Not used with CLIP.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**31 - 1, tooltip="Of the pictures kept apart and of the training."
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Fit on the features of this model instead of from scratch: better for photographs. The "
+                    "probe then always needs it.",
+                ),
+            ],
+            outputs=[
+                Probe.Output(display_name="probe"),
+                io.String.Output(display_name="text", tooltip="How often it is right, class by class."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str, name: str) -> bool | str:
+        """A sentence if there is no such folder, or the name is none for a file."""
+        try:
+            if folder is not None:
+                picture_folder.resolve(folder)
+            if name is not None:
+                probe_file(name)
+        except DDMError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
+        """Fit again when a file in the folder changes."""
+        return picture_folder.stamp(folder)
+
+    @classmethod
+    def execute(
+        cls, folder: str, labels: str, name: str, steps: int, seed: int, clip_vision: object = None
+    ) -> io.NodeOutput:
+        """Read the folder, fit, measure, save."""
+        import numpy as np
+        import torch
+
+        from ..debias.probe import fit_linear_probe, fit_probe
+        from ..debias.reading import NETWORK_SIDE
+        from ..training.folder import read_folder
+        from .clip_vision import ClipVision
+        from .progress import Progress
+
+        target = probe_file(name)
+        labels = labels.strip()
+        extractor = None if clip_vision is None else ClipVision(clip_vision)
+        pictures = read_folder(picture_folder.resolve(folder))
+        values = pictures.column(labels)
+        progress = Progress(len(values))
+        images = []
+        for index, picture in pictures.pictures(NETWORK_SIDE if extractor is None else extractor.size):
+            progress(index + 1)
+            if values[index] is not None:
+                images.append(picture)
+        known = [value for value in values if value is not None]
+        stack = np.stack(images)
+        if extractor is not None:
+            made = fit_linear_probe(stack, known, labels, extractor, seed)
+        else:
+            # Nodes run in inference mode, in which nothing can be learned.
+            with torch.inference_mode(False), torch.enable_grad():
+                made = fit_probe(stack, known, labels, seed, steps, progress=lambda step, of, loss: progress(step, of))
+        made.save(target)
+        lines = [f"{labels}: {made.accuracy:.1%} right on {int(made.counts.sum())} pictures that it had not seen."]
+        lines += [f"{one}: {made.confusion[k, k]:.0%} right" for k, one in enumerate(made.names)]
+        if len(known) < len(values):
+            lines.append(f"Left out, since they have no {labels}: {len(values) - len(known)} pictures.")
+        lines += pictures.remarks()
+        text = "\n".join(lines)
+        return io.NodeOutput(made, text, ui={"text": [text]})
+
+
+def probe_file(name: str) -> Path:
+    """The file in models/ddm that a probe of this name goes to.
+
+    Raises:
+        DDMError: the name is none that a file can have, or leads out of the folder.
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
+        raise DDMError(
+            f"{name!r} is no name for a probe. Use letters, digits, blanks and hyphens, without a folder: it is saved "
+            "in models/ddm."
+        )
+    root = Path(folder_paths.get_folder_paths(DDM)[0]).resolve()
+    target = (root / f"{stem}.safetensors").resolve()
+    if target.parent != root:
+        raise DDMError(f"{name!r} leads out of models/ddm. Choose another name.")
+    return target

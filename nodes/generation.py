@@ -1,0 +1,98 @@
+"""Pictures of a MODEL by the host's own samplers: one noise per seed, in batches that fit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import latent_preview
+import torch
+
+# Latent cells (height × width, over the batch) that a CPU works on at a time; pictures in a batch at most.
+CPU_CELLS, LARGEST = 4096, 64
+
+Step = Callable[[object], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample: as in KSampler, with the size of the pictures in pixels."""
+
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    width: int
+    height: int
+
+
+class Generator:
+    """Makes pictures of one size by one sampler.
+
+    A picture of a seed has the noise that KSampler gives a single picture of that seed, whatever its batch, so that it
+    can be made again, and has the same noise at every strength of an adapter.
+    """
+
+    def __init__(self, vae: Any, settings: Settings):
+        self.vae, self.settings = vae, settings
+
+    def batches(self, model: Any, seeds: Sequence[int]) -> list[Sequence[int]]:
+        """The seeds in batches that fit into memory."""
+        size = self._batch_size(model, len(seeds))
+        return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+    def generate(
+        self, model: Any, positive: list, negative: list, batches: Sequence[Sequence[int]], step: Step
+    ) -> Iterator[torch.Tensor]:
+        """Pictures [n, H, W, C] of every batch of seeds.
+
+        Args:
+            model: a MODEL, with the patches to sample with.
+            positive: conditioning of all pictures.
+            negative: conditioning of the unconditional half.
+            batches: from `batches`.
+            step: called after each step with a preview, or None; what it raises stops the sampling.
+        """
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+        def told(number: int, denoised: torch.Tensor, noisy: torch.Tensor, total: int) -> None:
+            step(previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None)
+
+        for seeds in batches:
+            latent = self._latent(model, len(seeds))
+            samples = comfy.sample.sample(
+                model,
+                torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds]),
+                self.settings.steps,
+                self.settings.cfg,
+                self.settings.sampler,
+                self.settings.scheduler,
+                positive,
+                negative,
+                latent,
+                callback=told,
+                disable_pbar=True,
+                seed=seeds[0],
+            )
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            pictures = self.vae.decode(samples)
+            # A VAE for video has a dimension of frames as well.
+            yield pictures.reshape(-1, *pictures.shape[-3:])[: len(seeds)]
+
+    def _latent(self, model: Any, count: int) -> torch.Tensor:
+        factor = self.vae.spacial_compression_encode()
+        empty = torch.zeros(
+            [count, 4, self.settings.height // factor, self.settings.width // factor],
+            device=comfy.model_management.intermediate_device(),
+        )
+        return comfy.sample.fix_empty_latent_channels(model, empty)
+
+    def _batch_size(self, model: Any, count: int) -> int:
+        shape = self._latent(model, 1).shape
+        if comfy.model_management.is_device_cpu(model.load_device):
+            return max(1, min(count, CPU_CELLS // (shape[-2] * shape[-1])))
+        size, free = min(count, LARGEST), comfy.model_management.get_free_memory(model.load_device) / 2
+        while size > 1 and model.memory_required([2 * size, *shape[1:]]) > free:
+            size //= 2
+        return size

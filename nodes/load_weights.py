@@ -1,0 +1,69 @@
+"""DDM Load Weights: a model folder in diffusers layout, or a checkpoint, as MODEL, CLIP and VAE."""
+
+import comfy.sd
+import folder_paths
+from comfy_api.latest import io
+
+from ..debias.error import DDMError
+from .files import resolve_weights, stamp, weights_names
+from .native import load_folder
+from .types import schema
+
+
+class LoadWeights(io.ComfyNode):
+    """Loads the base model, and remembers which one it is."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """The embedded model is the first choice, so the node works as it is."""
+        return schema(
+            node_id="DDMLoadWeights",
+            display_name="DDM Load Weights",
+            description="Loads a base model: the small one that comes with ComfyUI-DDM, a folder in diffusers layout "
+            "(models/diffusers), or a checkpoint. From a folder, the model is recognised by the adapters made for it.",
+            search_aliases=["diffusers", "checkpoint", "load model", "tiny people", "fair"],
+            inputs=[
+                io.Combo.Input(
+                    "weights",
+                    options=weights_names(),
+                    tooltip="The small model that comes with ComfyUI-DDM makes pictures of 64×64 pixels, on any "
+                    "machine. The others are what lies in models/diffusers and models/checkpoints.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The diffusion model; it remembers which base it is."),
+                io.Clip.Output(tooltip="The text encoder."),
+                io.Vae.Output(tooltip="Turns latents into pictures and back."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        """A sentence when the weights are not there."""
+        try:
+            if weights is not None:
+                resolve_weights(weights)
+        except DDMError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, weights: str | None = None) -> str:
+        """Load again when the files have changed."""
+        return "" if weights is None else stamp(resolve_weights(weights))
+
+    @classmethod
+    def execute(cls, weights: str) -> io.NodeOutput:
+        """MODEL, CLIP and VAE."""
+        path = resolve_weights(weights)
+        if path.is_dir():
+            return io.NodeOutput(*load_folder(path))
+        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
+            str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
+        )
+        if model is None or clip is None or vae is None:
+            raise DDMError(
+                f"{path.name} is no whole checkpoint: it lacks the U-Net, the text encoder or the VAE. Choose another "
+                "file, or load the parts with ComfyUI's own nodes."
+            )
+        return io.NodeOutput(model, clip, vae)

@@ -1,0 +1,77 @@
+"""From a folder of pictures to its audit: group them by any source, then say what is rare and what balance costs."""
+
+from pathlib import Path
+
+from ..debias.audit import Audit
+from ..debias.inspection import AuditedSet, inspect
+from .folder import ImageFolder
+from .grouping import Grouper, Grouping, Report, check_source
+
+
+def audit_folder(
+    pictures: ImageFolder,
+    base: Path,
+    groups: str = "discovered",
+    target: str = "uniform",
+    *,
+    title: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    report: Report | None = None,
+) -> Audit:
+    """Audit a folder.
+
+    Args:
+        pictures: from `read_folder`.
+        base: a model in diffusers layout; it is not opened for labels.
+        groups: the source, as in `Grouper.group`.
+        target: `uniform`, or shares; named groups only.
+        title: what stands above the page.
+        seed: of the noises, and of the choice of examples.
+        device: as in `load_base`.
+        report: called with (what, done, total) while the base looks at the pictures.
+
+    Raises:
+        DDMError: a source that is not known, a target that it cannot have, or a base that cannot be opened.
+    """
+    check_source(groups, target)
+    found = _group(pictures, base, groups, target, seed, device, report)
+    return inspect(
+        AuditedSet(
+            files=[item.path for item in pictures.items],
+            names=[_name(item.path, pictures.root) for item in pictures.items],
+            captions=pictures.captions,
+            skipped=[(_name(one.path, pictures.root), one.reason) for one in pictures.skipped],
+            notes=pictures.notes,
+        ),
+        found.groups,
+        found.targets,
+        found.weighting,
+        source=groups,
+        tried=found.tried,
+        title=title or f"What is in {pictures.root.resolve().name}",
+        random_seed=seed,
+    )
+
+
+def _group(
+    pictures: ImageFolder,
+    base: Path,
+    groups: str,
+    target: str,
+    seed: int,
+    device: str,
+    report: Report | None,
+) -> Grouping:
+    if groups.startswith("labels:"):
+        return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
+    from .base import load_base
+    from .latents import encode_moments
+
+    model = load_base(base, device)
+    latents, _ = encode_moments(model, pictures, report and (lambda done, total: report("encoding", done, total)))
+    return Grouper(model, latents, pictures.captions, seed, report).group(groups, target)
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
