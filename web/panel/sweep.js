@@ -2,7 +2,7 @@
 
 import { plotOf } from "./curve.js";
 import { html } from "./element.js";
-import { distance, known, percent, strength } from "./number.js";
+import { distance, isShare, known, percent, qualityOf, strength } from "./number.js";
 import { shareOf } from "./table.js";
 
 /** Plots of a sweep's points; the recommended α is a line upright. */
@@ -24,13 +24,13 @@ const cursorOf = ({ recommended_alpha: alpha }) =>
 /** Shares [points × groups] over α; null where the points carry none. */
 export function sharesOverAlpha({ points, attributes, recommended_alpha }, cursor = cursorOf({ recommended_alpha })) {
   const groups = attributes?.[0]?.groups ?? [];
-  if (!groups.length || !points.some((point) => Array.isArray(point.shares))) return null;
+  if (!groups.length || !points.some((point) => known(shareOf(point, 0).share))) return null;
   const series = groups.map((group, k) => ({
     name: group.name,
     points: points.map((point) => ({ x: point.alpha, ...spread(shareOf(point, k)) })),
   }));
   const alphas = points.map((point) => point.alpha);
-  const said = points.map((point) => `α ${strength(point.alpha)}: ${groups.map((one, k) => `${one.name} ${percent(shareOf(point, k)?.share)}`).join(", ")}`);
+  const said = points.map((point) => `α ${strength(point.alpha)}: ${groups.map((one, k) => `${one.name} ${percent(shareOf(point, k).share)}`).join(", ")}`);
   return plotOf({
     label: `Shares over α. ${said.join("; ")}`,
     series,
@@ -45,7 +45,7 @@ export function sharesOverAlpha({ points, attributes, recommended_alpha }, curso
   });
 }
 
-const spread = (one) => ({ y: one?.share, low: one?.low, high: one?.high });
+const spread = ({ share, low, high }) => ({ y: share, low, high });
 
 /** FD over α, with what a fair model would show as the ground. */
 export function distanceOverAlpha({ points, recommended_alpha, unmarked }, cursor = cursorOf({ recommended_alpha })) {
@@ -69,21 +69,23 @@ export function distanceOverAlpha({ points, recommended_alpha, unmarked }, curso
 }
 
 /** FD against quality: each α is one point. */
-function pareto({ points, quality_name: name = "Quality" }) {
+function pareto({ points }) {
   const shown = points.filter((point) => known(point.fd) && known(point.quality));
   if (shown.length < 2) return null;
+  const name = shown.at(-1).quality_name || "quality";
   const x = rangeOf(shown.map((one) => one.fd), 0.05);
-  const y = rangeOf(shown.map((one) => one.quality), 0.01);
-  const ends = (range) => [range[0] + (range[1] - range[0]) * 0.1, range[1] - (range[1] - range[0]) * 0.1];
+  const y = rangeOf(shown.map((one) => one.quality), 0.02);
+  const ticks = (range, write) => [0.1, 0.9].map((part) => range[0] + part * (range[1] - range[0])).map((at) => ({ at, text: write(at) }));
+  const told = shown.map((one) => `α ${strength(one.alpha)}: FD ${distance(one.fd)}, ${name} ${qualityOf(one)}`);
   return plotOf({
-    label: `Fairness against quality. ${shown.map((one) => `α ${strength(one.alpha)}: FD ${distance(one.fd)}, ${name} ${distance(one.quality)}`).join("; ")}`,
+    label: `Fairness against quality. ${told.join("; ")}`,
     series: [{ points: shown.map((one) => ({ x: one.fd, y: one.quality, label: `α ${strength(one.alpha)}` })) }],
     x,
     y,
-    xTicks: ends(x).map((at) => ({ at, text: distance(at) })),
-    yTicks: ends(y).map((at) => ({ at, text: distance(at) })),
-    xTitle: "Distance to the target (FD): left is fairer",
-    yTitle: name,
+    xTicks: ticks(x, distance),
+    yTicks: ticks(y, isShare(name) ? percent : distance),
+    xTitle: "Distance to the target (FD): further left is fairer",
+    yTitle: `${name[0].toUpperCase()}${name.slice(1)}: ${isShare(name) ? "higher" : "lower"} is better`,
   });
 }
 

@@ -1,7 +1,7 @@
 // The numbers behind the drawings, for screen readers and for whoever prefers to read.
 
 import { html } from "./element.js";
-import { distance, percent, strength } from "./number.js";
+import { distance, percent, qualityOf, strength } from "./number.js";
 
 const cell = (value, i) => (i ? html("td", {}, value) : html("th", { scope: "row" }, value));
 
@@ -39,27 +39,23 @@ function ofPrompts(prompts) {
 
 function ofPoints({ points, attributes }) {
   const names = attributes?.[0]?.groups.map((group) => group.name) ?? [];
-  const shared = points.some((point) => Array.isArray(point.shares));
   const rows = points.map((point) => [
     strength(point.alpha),
-    distance(point.fd),
-    distance(point.quality),
-    ...(shared ? names.map((_, k) => percent(shareOf(point, k)?.share)) : []),
+    ...names.map((_, k) => `${percent(shareOf(point, k).share)}, ${range(shareOf(point, k))}`),
+    `${distance(point.fd)} (${distance(point.fd_low)} to ${distance(point.fd_high)})`,
+    qualityOf(point),
   ]);
-  return table("Strengths", ["α", "FD", "Quality", ...(shared ? names : [])], rows);
+  return table("Strengths", ["α", ...names, "FD", points.at(-1).quality_name || "Quality"], rows);
 }
 
-/** The k-th share of a sweep's point, whether it was sent as a number or with its interval. */
-export function shareOf(point, k) {
-  const one = point.shares?.[k];
-  return typeof one === "number" ? { share: one } : one;
-}
+/** The k-th share at a strength: with its interval in a sweep's panel, a plain number in an adapter's card. */
+export const shareOf = (point, k) => point.groups?.[k] ?? { share: point.shares?.[k] };
 
 /** All tables of a panel. */
 export function numberTables(panel) {
   return [
     ...(panel.attributes ?? []).map(ofAttribute),
-    ...(panel.points?.length ? [ofPoints(panel)] : []),
+    ...(panel.kind === "sweep" && panel.points?.length ? [ofPoints(panel)] : []),
     ...(panel.prompts?.length ? [ofPrompts(panel.prompts)] : []),
   ];
 }
