@@ -39,6 +39,13 @@ def render(audit: Audit) -> str:
     )
 
 
+def overview(audit: Audit) -> "Figure":
+    """One chart: the shares of the first attribute against its target, or the price of balance over α."""
+    if audit.by_indicator:
+        return _over_alpha(audit, audit.price.pictures, "Pictures that the set counts as")
+    return _bars(audit.attributes[0])
+
+
 def _bars(attribute: AuditedAttribute) -> "Figure":
     groups = attribute.groups
     figure, axes = chart._canvas(None, "", "")

@@ -12,7 +12,7 @@ from .picture import fit
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-TILE, GAP, MARGIN = 128, 8, 28
+TILE, GAP, MARGIN, SPACE = 128, 8, 28, 22
 INK, MUTED, PAPER = "#24272c", "#6a6e75", "#ffffff"
 
 
@@ -46,14 +46,18 @@ def draw_comparison(columns: Sequence[str], blocks: Sequence[Block], footer: str
     names = [_wrapped(name, small) for name in columns]
     label, step = 24 * max(text.count("\n") + 1 for text in names), TILE + GAP
     title, foot = 68, 44 if footer else 0
+    width = max(
+        len(columns) * step - GAP,
+        *(int(head.getlength(one.title) + SPACE + plain.getlength(one.remark)) for one in blocks),
+    )
     height = 2 * MARGIN + sum(title + label + len(block.rows) * step for block in blocks) + foot
-    sheet = Image.new("RGB", (2 * MARGIN + len(columns) * step - GAP, height), PAPER)
+    sheet = Image.new("RGB", (2 * MARGIN + width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = MARGIN
     for block in blocks:
         base = top + 40
         draw.text((MARGIN, base), block.title, INK, head, anchor="ls")
-        draw.text((MARGIN + draw.textlength(block.title, head) + 22, base), block.remark, INK, plain, anchor="ls")
+        draw.text((MARGIN + draw.textlength(block.title, head) + SPACE, base), block.remark, INK, plain, anchor="ls")
         top += title
         for column, text in enumerate(names):
             middle = MARGIN + column * step + TILE / 2

@@ -51,7 +51,7 @@ class Groups:
             found = f"only {names[0]!r}" if names else "no label at all"
             raise DDMError(
                 f"{source}: {found} was found, and a balance needs at least two groups. "
-                "Choose another column, or let --groups auto find out by itself."
+                "Choose another column, or let the source “auto” find out by itself."
             )
         column = {name: index for index, name in enumerate(names)}
         membership = np.zeros((len(labels), len(names)))

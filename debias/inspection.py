@@ -249,7 +249,7 @@ def _remarks(pictures: AuditedSet, attributes: Sequence[AuditedAttribute], weigh
         said.append(f"{count} pictures are few: read every figure with its interval.")
     bare = sum(not caption.strip() for caption in pictures.captions)
     if bare:
-        said.append(f'{_pictures(bare)} no caption. Say what they show with --caption "a portrait".')
+        said.append(f"{_pictures(bare)} no caption. Give them one that says what they show, as “a portrait”.")
     _, index = np.unique([caption.strip().lower() for caption in pictures.captions], return_inverse=True)
     alone = int((np.bincount(index)[index] < FEWEST_PEERS).sum())
     if alone and len(np.unique(index)) > 1:

@@ -139,6 +139,8 @@ class AlphaSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
         from ..debias.collection import Collection
+        from ..debias.comparison import TILE
+        from ..debias.picture import fit
         from ..debias.study import Study
         from ..debias.target import Target
         from .generation import Generator, Settings
@@ -177,7 +179,7 @@ class AlphaSweep(io.ComfyNode):
                 made = generator.generate(patched[0], *encoded[moved][name], batches[name], step)
                 for own, pixels in zip(batches[name], made, strict=True):
                     pictures = _look(seen, pixels, name, alpha, own)
-                    kept += pictures[: max(0, COLUMNS - len(kept))]
+                    kept += [fit(one, TILE) for one in pictures[: max(0, ROWS * COLUMNS - len(kept))]]
                     progress(min(done, total), total, pictures[-1])
         study = Study.of(seen.records(), f"Sweep of {adapter}")
         return _output(study, shown, cfg, warning)
@@ -208,9 +210,7 @@ def _prompts(text: str, positive: list | None, clip: Any) -> list[str]:
     if clip is None:
         raise DDMError("There is nothing to make: connect clip and write prompts, or connect positive.")
     if not names:
-        raise DDMError(
-            "There is no prompt. Write what to make into prompts, one in a line, or connect positive."
-        )
+        raise DDMError("There is no prompt. Write what to make into prompts, one in a line, or connect positive.")
     return names
 
 
@@ -259,21 +259,23 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
 
 
 def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
-    """One block for each α: a column for each prompt, or for each seed if there is one prompt only."""
+    """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
     from ..debias.comparison import Block, draw_comparison
     from ..debias.summary import percent
 
     first = study.report.attributes[0]
+    prompts = list(shown[0.0])[:COLUMNS]
+    room = min(COLUMNS // len(prompts), len(shown[0.0][prompts[0]]))
     blocks = []
     for overall in first.overall:
         setting = study.report.conditions[overall.condition]
-        made = list(shown[setting.alpha].values())[:COLUMNS]
-        rows = [made[0]] if len(made) == 1 else [list(row) for row in zip(*made, strict=True)][:ROWS]
+        made = [shown[setting.alpha][prompt] for prompt in prompts]
+        rows = [
+            [picture for own in made for picture in own[start : start + room]]
+            for start in range(0, min(ROWS, len(made[0]) // room) * room, room)
+        ]
         shares = ", ".join(
             f"{name} {percent(share.value)}" for name, share in zip(first.classes, overall.shares, strict=True)
         )
         blocks.append(Block(setting.label, shares, rows))
-    columns = list(shown[0.0])[:COLUMNS]
-    if len(columns) == 1:
-        columns = ["" for _ in shown[0.0][columns[0]]]
-    return draw_comparison(columns, blocks)
+    return draw_comparison([prompt for prompt in prompts for _ in range(room)], blocks)

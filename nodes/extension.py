@@ -3,14 +3,26 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .alpha_schedule import AlphaScheduleNode
+from .alpha_sweep import AlphaSweep
+from .audit_images import AuditImages
+from .compare_reports import CompareReports
+from .fairness_report import FairnessReport
 from .files import register_folders
+from .fit_probe import FitProbe
 from .load_adapter import LoadAdapter
+from .load_probe import LoadProbe
 from .load_weights import LoadWeights
 
 NODES: list[type[io.ComfyNode]] = [
     LoadWeights,
     LoadAdapter,
     AlphaScheduleNode,
+    LoadProbe,
+    FitProbe,
+    FairnessReport,
+    CompareReports,
+    AlphaSweep,
+    AuditImages,
 ]
 
 

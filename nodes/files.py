@@ -54,7 +54,12 @@ def resolve(folder: str, name: str) -> Path:
 
 def weights_names() -> list[str]:
     """What DDM Load Weights offers: the embedded model, folders in diffusers layout, checkpoints."""
-    return [EMBEDDED, *_diffusers_folders(), *names(CHECKPOINTS)]
+    return [*diffusers_names(), *names(CHECKPOINTS)]
+
+
+def diffusers_names() -> list[str]:
+    """The embedded model, and folders in diffusers layout."""
+    return [EMBEDDED, *_diffusers_folders()]
 
 
 def resolve_weights(name: str) -> Path:

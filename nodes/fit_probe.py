@@ -97,12 +97,12 @@ class FitProbe(io.ComfyNode):
         target = probe_file(name)
         labels = labels.strip()
         extractor = None if clip_vision is None else ClipVision(clip_vision)
-        pictures = read_folder(picture_folder.resolve(folder))
+        progress = Progress(1)
+        pictures = read_folder(picture_folder.resolve(folder), progress=progress)
         values = pictures.column(labels)
-        progress = Progress(len(values))
         images = []
         for index, picture in pictures.pictures(NETWORK_SIDE if extractor is None else extractor.size):
-            progress(index + 1)
+            progress(index + 1, len(values))
             if values[index] is not None:
                 images.append(picture)
         known = [value for value in values if value is not None]

@@ -20,8 +20,8 @@ class LoadAdapter(io.ComfyNode):
             node_id="DDMLoadAdapter",
             display_name="DDM Load Adapter",
             description="Puts a fair adapter on a model. Its strength is α: 0 is the model as it was, 1 the "
-            "distribution that the adapter was trained for, more is too far, less than 0 makes the bias stronger. It does exactly "
-            "what Load LoRA does, and tells what the adapter was made for.",
+            "distribution that the adapter was trained for, more is too far, less than 0 makes the bias stronger. It "
+            "does exactly what Load LoRA does, and tells what the adapter was made for.",
             search_aliases=["lora", "debias", "fair", "alpha", "load lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the adapter was trained for."),
@@ -42,7 +42,7 @@ class LoadAdapter(io.ComfyNode):
                     "strength_from",
                     options=["alpha", "recommended"],
                     default="alpha",
-                    tooltip="alpha: the slider. recommended: what the adapter's card recommends, whatever the slider says.",
+                    tooltip="alpha: the slider. recommended: what the adapter's card says; the slider is ignored.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True, tooltip="Needed only by an adapter that changes the text encoder too."

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -129,7 +129,9 @@ class ImageFolder:
         return digest.hexdigest()
 
 
-def read_folder(path: str | os.PathLike, caption: str | None = None) -> ImageFolder:
+def read_folder(
+    path: str | os.PathLike, caption: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> ImageFolder:
     """Read an image folder with its captions and labels.
 
     Three layouts are understood, together if need be:
@@ -143,6 +145,7 @@ def read_folder(path: str | os.PathLike, caption: str | None = None) -> ImageFol
     Args:
         path: the folder.
         caption: for pictures that have none. `{column}` in it stands for a label: "a {role}".
+        progress: called with (files looked at, of about how many); what it raises stops the reading.
 
     Raises:
         DDMError: no such folder, no usable picture in it, or a `{column}` that a picture does not have.
@@ -151,7 +154,7 @@ def read_folder(path: str | os.PathLike, caption: str | None = None) -> ImageFol
     if not root.is_dir():
         raise DDMError(f"There is no folder {root}. Give the folder that has your pictures in it.")
     files = _files(root)
-    reading = _Reading(root, caption, files)
+    reading = _Reading(root, caption, files, progress)
     tables = [file for file in files if file.name == METADATA]
     for table in tables:
         reading.read_table(table)
@@ -170,9 +173,10 @@ def read_folder(path: str | os.PathLike, caption: str | None = None) -> ImageFol
 class _Reading:
     """A folder while it is being read."""
 
-    def __init__(self, root: Path, caption: str | None, files: list[Path]):
+    def __init__(self, root: Path, caption: str | None, files: list[Path], progress: Callable | None):
         self.root = root
         self.caption = caption
+        self.progress, self.looked, self.files = progress, 0, len(files)
         self.items: list[Item] = []
         self.skipped: list[Skipped] = []
         self.notes: list[str] = []
@@ -223,6 +227,9 @@ class _Reading:
         self.add(file, self.text_beside(file), {"folder": name} if name else {}, name.replace("_", " "), repeats)
 
     def add(self, file: Path, text: str, labels: dict[str, str], fallback: str, repeats: int) -> None:
+        self.looked += 1
+        if self.progress:
+            self.progress(self.looked, max(self.looked, self.files))
         try:
             width, height = check_picture(file)
         except DDMError as error:

@@ -89,8 +89,8 @@ class Grouper:
             return self._balanced(source, [Groups.from_labels([label or "" for label in given], source)], target)
         if len(self.concept) < FEWEST:
             raise DDMError(
-                f"--groups {source} compares pictures with each other, and {len(self.concept)} are too few for that. "
-                f"Add pictures (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
+                f"The source “{source}” compares pictures with each other, and {len(self.concept)} are too few for "
+                f"that. Add pictures (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
             )
         if kind == "words":
             words = parse_words(rest)
@@ -192,13 +192,13 @@ def check_source(source: str, target: str = "uniform") -> None:
     elif source in ("discovered", "auto"):
         if target != "uniform":
             raise DDMError(
-                f"--target {target} needs named groups, and --groups {source} finds its own. "
-                "Use --groups words:… or labels:… with it, or leave the target uniform."
+                f"The target {target} needs named groups, and “{source}” finds its own. "
+                "Use words:… or labels:… as the source of groups, or leave the target uniform."
             )
     elif kind != "labels" or not rest:
         raise DDMError(
-            f"--groups {source} is not known. Use discovered, auto, words:man|woman (any words the model knows), "
-            "or labels:COLUMN (a column of metadata.jsonl, or folder)."
+            f"The source of groups “{source}” is not known. Use discovered, auto, words:man|woman (any words the "
+            "model knows), or labels:COLUMN (a column of metadata.jsonl, or folder)."
         )
 
 

@@ -102,7 +102,7 @@ class Server:
     """
 
     def __init__(self, host: Path, base: Path, *options: str) -> None:
-        self.host, self.base, self.options = host, base, options
+        self.host, self.base, self.flags = host, base, options
         self.log_file = base / "server.log"
         self.client = uuid.uuid4().hex
         nodes = base / "custom_nodes"
@@ -129,7 +129,7 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        options = ["--listen", "127.0.0.1", "--port", str(self.port), *self.options]
+        options = ["--listen", "127.0.0.1", "--port", str(self.port), *self.flags]
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
                 self.command(*options),

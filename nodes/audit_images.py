@@ -1,0 +1,111 @@
+"""DDM Audit Images: what is in a folder of pictures, and what balance would cost, before any training."""
+
+import comfy.model_management
+from comfy_api.latest import io
+
+from ..debias.error import DDMError
+from . import files, picture_folder
+from .types import schema
+
+
+class AuditImages(io.ComfyNode):
+    """Audits a folder below input/ with a base model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="DDMAuditImages",
+            display_name="DDM Audit Images",
+            description="Says what is common in a folder of pictures and what is rare, and what balancing it would "
+            "cost, before you train on it.",
+            search_aliases=["dataset", "bias", "balance", "training images"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=picture_folder.names(),
+                    tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=files.diffusers_names(),
+                    tooltip="The model that you will train for, as a folder in diffusers layout (models/diffusers).",
+                ),
+                io.String.Input(
+                    "groups",
+                    default="discovered",
+                    tooltip="Where groups come from: discovered (nothing to say), auto, words:man|woman, or "
+                    "labels:COLUMN.",
+                ),
+                io.String.Input(
+                    "target",
+                    default="uniform",
+                    tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
+                    "metadata.jsonl.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Of the noises, and of the examples."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart"),
+                io.String.Output(display_name="text", tooltip="The audit in sentences."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str, weights: str, groups: str, target: str) -> bool | str:
+        """A sentence if folder or model are not there, or the groups are not known."""
+        from ..training.grouping import check_source
+
+        try:
+            if folder is not None:
+                picture_folder.resolve(folder)
+            if weights is not None:
+                files.resolve_weights(weights)
+            if groups is not None and target is not None:
+                check_source(groups.strip(), target.strip())
+        except DDMError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
+        """Audit again when a file in the folder changes."""
+        return picture_folder.stamp(folder)
+
+    @classmethod
+    def execute(cls, folder: str, weights: str, groups: str, target: str, caption: str, seed: int) -> io.NodeOutput:
+        """Read the folder, group its pictures, and write the audit."""
+        from ..debias.audit_page import overview
+        from ..debias.panel import audit_panel
+        from ..training.audit import audit_folder
+        from ..training.folder import read_folder
+        from .progress import Progress
+        from .report_files import chart_image, new_place
+
+        path, base = picture_folder.resolve(folder), files.resolve_weights(weights)
+        if not base.is_dir():
+            raise DDMError(f"{weights} is a checkpoint. An audit needs the model as a folder in diffusers layout.")
+        device = comfy.model_management.get_torch_device()
+        if device.type == "cuda":
+            comfy.model_management.unload_all_models()
+        progress = Progress(1)
+        pictures = read_folder(path, caption.strip() or None, progress)
+        audit = audit_folder(
+            pictures,
+            base,
+            groups.strip(),
+            target.strip() or "uniform",
+            title=f"What is in {folder}",
+            seed=seed,
+            device=str(device),
+            report=lambda what, done, total: progress(done, total),
+        )
+        panel = audit_panel(audit, new_place("audit").save(audit))
+        text = "\n".join([audit.summary, audit.advice, *audit.remarks, *audit.notes])
+        return io.NodeOutput(chart_image(overview(audit)), text, ui={"ddm_panel": [panel]})
