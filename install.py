@@ -332,7 +332,7 @@ def test(python: Path, arguments: list[str]) -> int:
     if failed:
         say(f"Not as it should be: {', '.join(failed)} (see above). The tests run all the same.")
     # One thread: the models in the tests are so small that threads only wait for each other.
-    code = run([str(python), "-m", "pytest", "-rs", *arguments], OMP_NUM_THREADS="1")
+    code = run([str(python), "-m", "pytest", *arguments], OMP_NUM_THREADS="1")
     return code or int(bool(failed))
 
 

@@ -5,8 +5,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
+from ..debias.storage import read_metadata
 from .files import resolve_weights, stamp, weights_names
-from .native import load_folder
+from .native import load_folder, weight_files
 from .types import schema
 
 
@@ -39,10 +40,11 @@ class LoadWeights(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, weights: str | None = None) -> bool | str:
-        """A sentence when the weights are not there."""
+        """A sentence when the weights are not there, or not whole; only the files' headers are read."""
         try:
             if weights is not None:
-                resolve_weights(weights)
+                path = resolve_weights(weights)
+                weight_files(path) if path.is_dir() else read_metadata(path)
         except DDMError as error:
             return str(error)
         return True
@@ -58,12 +60,17 @@ class LoadWeights(io.ComfyNode):
         path = resolve_weights(weights)
         if path.is_dir():
             return io.NodeOutput(*load_folder(path))
-        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(
-            str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
-        )
-        if model is None or clip is None or vae is None:
+        try:
+            parts = comfy.sd.load_checkpoint_guess_config(
+                str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
+            )[:3]
+        except RuntimeError as error:
+            raise DDMError(
+                f"ComfyUI cannot load {path.name} as a checkpoint ({error}). Choose another file."
+            ) from error
+        if None in parts:
             raise DDMError(
                 f"{path.name} is no whole checkpoint: it lacks the U-Net, the text encoder or the VAE. Choose another "
                 "file, or load the parts with ComfyUI's own nodes."
             )
-        return io.NodeOutput(model, clip, vae)
+        return io.NodeOutput(*parts)

@@ -42,7 +42,7 @@ def load_folder(folder: Path) -> tuple[comfy.model_patcher.ModelPatcher, comfy.s
     """
     from ..training.base import hash_files
 
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     model = load_model(folder)
     model.set_attachments(BASE_HASH, hash_files(weights["unet"]))
     return model, load_clip(folder), load_vae(folder)
@@ -54,7 +54,7 @@ def load_model(folder: Path, disable_dynamic: bool = False) -> comfy.model_patch
     Args:
         disable_dynamic: asked for by newer hosts, which make a second copy through `cached_patcher_init`.
     """
-    files = _weight_files(folder)["unet"]
+    files = weight_files(folder)["unet"]
     if _is_stock(files):
         patcher = comfy.sd.load_diffusion_model_state_dict(
             _read(files), **_accepted(comfy.sd.load_diffusion_model_state_dict, disable_dynamic=disable_dynamic)
@@ -66,7 +66,7 @@ def load_model(folder: Path, disable_dynamic: bool = False) -> comfy.model_patch
 
 def load_clip(folder: Path) -> comfy.sd.CLIP:
     """The text encoder, or both of SDXL's, as a CLIP."""
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     texts = [_with_prefix(_read(weights[part])) for part in ("text_encoder", "text_encoder_2") if part in weights]
     if _is_stock(weights["unet"]):
         load = comfy.sd.load_text_encoder_state_dicts
@@ -79,7 +79,7 @@ def load_clip(folder: Path) -> comfy.sd.CLIP:
 
 def load_vae(folder: Path) -> comfy.sd.VAE:
     """The VAE."""
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     sd = _read(weights["vae"])
     vae = comfy.sd.VAE(sd=sd) if _is_stock(weights["unet"]) else _build_vae(folder, sd)
     _reloadable(vae.patcher, _vae_patcher, folder)
@@ -106,7 +106,12 @@ def _accepted(function: Callable, **options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
 
 
-def _weight_files(folder: Path) -> Mapping[str, list[Path]]:
+def weight_files(folder: Path) -> Mapping[str, list[Path]]:
+    """The weight files of each part of a model folder; they are not read.
+
+    Raises:
+        DDMError: a part is missing, broken or a pickle.
+    """
     from ..training.base import PARTS, check_parts
 
     second = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}

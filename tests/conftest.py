@@ -1,8 +1,11 @@
-"""Loads the repository root as the package `comfyui_ddm`, as its hosts do by path."""
+"""Loads the repository root as the package `comfyui_ddm`, as its hosts do by path, and tells what was skipped."""
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -13,3 +16,23 @@ if "comfyui_ddm" not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules["comfyui_ddm"] = module
     spec.loader.exec_module(module)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests of models of full size")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: models of full size; add --slow to run them"))
+
+
+def pytest_unconfigure(config):
+    """Say last, after pytest's own summary, how many tests did not run, and why."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        reporter.write_line(f"{count} {'test was' if count == 1 else 'tests were'} skipped: {reason}", yellow=True)

@@ -289,7 +289,7 @@ def test_test_runs_the_linter_the_format_check_and_pytest_with_its_options(calls
     assert [command[2:] for command in calls[-3:]] == [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["pytest", "-rs", "-k", "metric"],
+        ["pytest", "-k", "metric"],
     ]
 
 

@@ -1,0 +1,165 @@
+"""Models of full size, with random weights: shapes, key names, and two steps on a CPU."""
+
+import json
+
+import pytest
+import torch
+
+from . import graphs
+from .server import PACK, run_in_host
+
+SD15 = {
+    "sample_size": 64,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SD21 = {
+    "sample_size": 96,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+CONFIGS = {"SD 1.5": SD15, "SD 2.1": SD21, "SDXL": SDXL}
+# Run in the host's Python: the layers that its LoRA code knows, and what our own construction makes of the config.
+INSPECT = """
+import importlib.util, json, sys
+from comfy.cli_args import args
+args.cpu = True
+import torch, comfy.lora, comfy.model_detection
+from diffusers import UNet2DConditionModel
+pack, configs = sys.argv[1], json.loads(sys.argv[2])
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.nodes.native import unet_config
+seen = {}
+for kind, config in configs.items():
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    found = comfy.model_detection.model_config_from_diffusers_unet(unet.state_dict())
+    found.set_inference_dtype(torch.float16, None)
+    model = found.get_model({}, "", device="meta")
+    sizes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    keys = comfy.lora.model_lora_keys_unet(model, {})  # holds names of layers that are not there, too
+    layers = {name: sizes[key] for name, key in keys.items() if name.startswith("lora_unet_") and key in sizes}
+    seen[kind] = {"layers": layers, "ours": unet_config(dict(unet.config)), "host": found.unet_config}
+print(json.dumps(seen, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(host):
+    return json.loads(run_in_host(host, INSPECT, str(PACK), json.dumps(CONFIGS)).splitlines()[-1])
+
+
+def lora_shapes(config):
+    """Weight shape of every layer that the trainer puts a LoRA on, by module name."""
+    from comfyui_ddm.training.lora import TARGETS, base_shapes
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    return {name: shape for name, shape in base_shapes(unet).items() if name.endswith(TARGETS)}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_host_knows_every_layer_that_the_trainer_changes(seen, kind):
+    from comfyui_ddm.debias.adapter import kohya_name
+
+    shapes = {kohya_name(name): list(shape) for name, shape in lora_shapes(CONFIGS[kind]).items()}
+    assert len(shapes) > 200
+    known = seen[kind]["layers"]
+    assert {name: known.get(name) for name in shapes} == shapes
+
+
+@pytest.mark.parametrize("kind", ["SD 1.5", "SD 2.1"])
+def test_our_own_construction_agrees_with_the_hosts(seen, kind):
+    ours, theirs = seen[kind]["ours"], seen[kind]["host"]
+    alike = ("model_channels", "channel_mult", "num_res_blocks", "transformer_depth", "transformer_depth_output")
+    alike += ("transformer_depth_middle", "context_dim", "use_linear_in_transformer", "num_heads", "num_head_channels")
+    assert {name: ours[name] for name in alike} == {name: theirs[name] for name in alike}
+
+
+def save_random(model, path, std=0.02):
+    """Write random half-precision weights of a model on the meta device; norms are 1 and 0."""
+    from comfyui_ddm.debias.storage import save_tensors
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if value.ndim == 1:
+            tensors[name] = torch.full(value.shape, float("norm" in name and name.endswith("weight"))).half()
+        elif value.is_floating_point():
+            tensors[name] = torch.empty(value.shape, dtype=torch.float16).normal_(0, std, generator=generator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, tensors)
+
+
+def save_model(folder):
+    """A folder in diffusers layout, of SD 1.5's shapes."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    vae = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4, "sample_size": 512}
+    vae |= {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    with torch.device("meta"):
+        parts = {
+            "unet": (UNet2DConditionModel.from_config(SD15), "diffusion_pytorch_model"),
+            "vae": (AutoencoderKL.from_config(vae), "diffusion_pytorch_model"),
+            "text_encoder": (CLIPTextModel(text), "model"),
+        }
+    for part, (model, stem) in parts.items():
+        save_random(model, folder / part / f"{stem}.safetensors")
+        model.config.save_pretrained(folder / part) if part == "text_encoder" else model.save_config(folder / part)
+    DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
+        folder / "scheduler"
+    )
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+
+
+@pytest.mark.slow
+def test_a_model_of_sd_15_shapes_takes_an_adapter_and_makes_a_picture(server):
+    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+
+    save_model(server.base / "models" / "diffusers" / "sd15")
+    generator = torch.Generator().manual_seed(1)
+    layers = {
+        name: Lora(
+            torch.randn(4, *shape[1:], generator=generator) * 0.02,
+            torch.randn(shape[0], 4, *[1] * (len(shape) - 2), generator=generator) * 0.02,
+            4.0,
+        )
+        for name, shape in lora_shapes(SD15).items()
+    }
+    save_adapter(server.base / "models" / "loras" / "sd15.safetensors", layers, AdapterCard(base_hash="0" * 64))
+    before = len(server.log())
+    small = {"steps": 2, "batch": 1, "size": 256}
+    graph = graphs.load("sd15") | graphs.adapter(1.0, "sd15.safetensors") | graphs.sample("adapter", **small)
+    outputs = server.run(graph, timeout=500)
+    assert "another base" in outputs["adapter"]["text"][0]
+    with pytest.raises(AssertionError, match="not equal"):  # the adapter has an effect
+        without = server.run(graphs.load("sd15") | graphs.sample(**small), timeout=500)
+        assert server.view(without["latent"]["latents"][0]) == server.view(outputs["latent"]["latents"][0]), "not equal"
+    graph = graphs.load("sd15") | graphs.stock_lora(1.0, "sd15.safetensors") | graphs.sample("lora", **small)
+    stock = server.run(graph, timeout=500)
+    assert server.view(stock["picture"]["images"][0])
+    said = server.log()[before:].lower()
+    assert "not loaded" not in said and "unet missing" not in said and "missing vae" not in said

@@ -1,0 +1,246 @@
+"""Whatever is wrong with an input, the user reads a sentence that says what, where and what to do."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from . import graphs
+from .server import ADAPTER, PACK, Failed, Refused
+
+SHIPPED = PACK / "examples" / "adapters" / ADAPTER
+
+
+@pytest.fixture
+def loras(server):
+    """The server's folder of LoRAs, emptied after each test."""
+    folder = server.base / "models" / "loras"
+    yield folder
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def graph(name=ADAPTER, alpha=1.0, **more):
+    return graphs.load() | graphs.adapter(alpha, name, **more) | graphs.sample("adapter", steps=1, batch=1)
+
+
+def refusal(server, prompt, node):
+    with pytest.raises(Refused) as refused:
+        server.queue(prompt)
+    return is_sentence(" ".join(refused.value.node_errors[node]))
+
+
+def failure(server, prompt):
+    with pytest.raises(Failed) as failed:
+        server.run(prompt)
+    return is_sentence(str(failed.value))
+
+
+def is_sentence(text):
+    assert re.search(r"[A-Z][^.]+ .+\.$", text.strip()), text
+    assert "Traceback" not in text and "Error(" not in text
+    return text
+
+
+def save_lora(path, shapes, **card):
+    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+
+    layers = {
+        name: Lora(torch.zeros(2, *rest), torch.zeros(out, 2, *[1] * (len(rest) - 1)), 2.0)
+        for name, (out, *rest) in shapes.items()
+    }
+    save_adapter(path, layers, AdapterCard(**card))
+
+
+def test_an_adapter_that_was_removed_is_missed(server, loras):
+    shutil.copy(SHIPPED, loras / "gone.safetensors")
+    assert "gone.safetensors" in server.options("DDMLoadAdapter", "adapter")
+    server.run(graph("gone.safetensors"))
+    (loras / "gone.safetensors").unlink()
+    text = refusal(server, graph("gone.safetensors"), "adapter")
+    assert "There is no adapter called 'gone.safetensors'" in text and "choose another" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "..\\..\\secret.safetensors", "a/../../b", ""]
+)
+def test_no_name_leads_out_of_the_folder(server, name):
+    (server.base / "models" / "secret.safetensors").write_bytes(SHIPPED.read_bytes())
+    assert "There is no adapter called" in refusal(server, graph(name), "adapter")
+    assert "There is no checkpoint called" in refusal(server, graphs.load(name) | graphs.sample(), "base")
+
+
+@pytest.mark.parametrize("name", ["Füchse und 消防士.safetensors", "sub folder/it's <b> & 'fair'.safetensors"])
+def test_any_file_name_works(server, loras, name):
+    (loras / name).parent.mkdir(exist_ok=True)
+    shutil.copy(SHIPPED, loras / name)
+    panel = server.run(graph(name))["adapter"]["ddm_panel"][0]
+    assert panel["title"] == name
+
+
+def test_a_truncated_adapter_is_named(server, loras):
+    data = SHIPPED.read_bytes()
+    for size in (0, 5, 500, len(data) - 1000):
+        name = f"half-{size}.safetensors"
+        (loras / name).write_bytes(data[:size])
+        text = refusal(server, graph(name), "adapter")
+        assert name in text and "copy or download it again" in text
+
+
+def test_a_pickle_is_refused_before_it_is_opened(server, loras):
+    (loras / "old.ckpt").write_bytes(b"\x80\x04 not to be read")
+    text = refusal(server, graph("old.ckpt"), "adapter")
+    assert "pickle" in text and "Convert it to .safetensors" in text
+
+
+def test_an_adapter_for_another_base_is_refused(server, loras):
+    save_lora(loras / "other.safetensors", {"mid_block.resnets.0.conv1": (1280, 1280, 3, 3)})
+    text = failure(server, graph("other.safetensors"))
+    assert "made for another base model" in text and "1280×1280×3×3" in text and "128×128×3×3" in text
+    save_lora(loras / "deep.safetensors", {"down_blocks.3.resnets.0.conv1": (128, 128, 3, 3)})
+    assert "has no layer" in failure(server, graph("deep.safetensors"))
+
+
+def test_a_foreign_lora_that_changes_nothing_is_refused(server, loras):
+    from comfyui_ddm.debias.storage import save_tensors
+
+    save_tensors(loras / "weights.safetensors", {"some.weight": torch.zeros(3)})
+    assert "changes no layer of this model" in failure(server, graph("weights.safetensors"))
+
+
+def test_an_ordinary_lora_works_and_says_what_is_not_known(server, loras):
+    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+
+    tensors, metadata = load_tensors(SHIPPED)
+    plain = {key: value for key, value in metadata.items() if not key.startswith("ddm.")}
+    save_tensors(loras / "plain.safetensors", tensors, plain)
+    panel = server.run(graph("plain.safetensors"))["adapter"]["ddm_panel"][0]
+    assert panel["verdict"]["tone"] == "unknown" and "not made by ComfyUI-DDM" in panel["verdict"]["text"]
+    text = refusal(server, graph("plain.safetensors", strength_from="recommended"), "adapter")
+    assert "recommends no strength" in text
+
+
+def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    shutil.copy(SHIPPED, loras / "twin.safetensors")
+    card = load_adapter(SHIPPED).card
+    update_card(loras / "twin.safetensors", replace(card, base_hash="f" * 64))
+    outputs = server.run(graph("twin.safetensors"))["adapter"]
+    assert "trained on another base (hash ffffffffff" in outputs["ddm_panel"][0]["verdict"]["text"]
+    assert "trained on another base" in outputs["text"][0]
+
+
+def test_an_adapter_of_a_newer_format_asks_for_an_update(server, loras):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    shutil.copy(SHIPPED, loras / "new.safetensors")
+    update_card(loras / "new.safetensors", replace(load_adapter(SHIPPED).card, format_version=99))
+    assert "Update ComfyUI-DDM" in refusal(server, graph("new.safetensors"), "adapter")
+
+
+def test_a_changed_adapter_file_is_read_again(server, loras):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    shutil.copy(SHIPPED, loras / "mine.safetensors")
+    server.run(graph("mine.safetensors"))
+    update_card(loras / "mine.safetensors", replace(load_adapter(SHIPPED).card, recommended_alpha=0.35))
+    assert server.run(graph("mine.safetensors"))["adapter"]["ddm_panel"][0]["recommended_alpha"] == 0.35
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("", "has no points"),
+        ("garbage", "'garbage' is not a point"),
+        ("0:1, .5", "'.5' is not a point"),
+        ("0:1:2", "'0:1:2' is not a point"),
+        ("0:1, 1.5:0", "position 1.5 is outside"),
+        ("-.1:1", "position -0.1 is outside"),
+        ("0:nan", "strength nan is out of range"),
+        ("nan:1", "position nan is outside"),
+        ("0:99", "strength 99 is out of range"),
+    ],
+)
+def test_points_that_cannot_be_read_are_named(server, points, said):
+    assert said in refusal(server, graphs.scheduled("custom", points=points), "schedule")
+
+
+def test_a_schedule_checks_its_adapter_too(server, loras):
+    prompt = graphs.scheduled("early") | graphs.schedule("early", model=["base", 0])
+    prompt["schedule"]["inputs"]["adapter"] = "nowhere.safetensors"
+    assert "There is no adapter called 'nowhere.safetensors'" in refusal(server, prompt, "schedule")
+    save_lora(loras / "other.safetensors", {"mid_block.resnets.0.conv1": (1280, 1280, 3, 3)})
+    prompt["schedule"]["inputs"]["adapter"] = "other.safetensors"
+    server.get("/object_info/DDMAlphaSchedule")
+    assert "made for another base model" in failure(server, prompt)
+
+
+def test_an_unknown_shape_is_refused(server):
+    assert "Choose constant, ramp, early, custom" in refusal(server, graphs.scheduled("zigzag"), "schedule")
+
+
+# Weights
+
+
+@pytest.fixture
+def models(server):
+    """The server's models folder; what a test puts into diffusers/ and checkpoints/ is removed."""
+    folders = [server.base / "models" / name for name in ("diffusers", "checkpoints")]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    yield server.base / "models"
+    for path in (path for folder in folders for path in folder.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def copy_embedded(models, name):
+    folder = models / "diffusers" / name
+    shutil.copytree(PACK / "examples" / "tiny_people", folder)
+    return folder
+
+
+def test_a_model_folder_loads_by_its_name(server, models):
+    copy_embedded(models, "mine/Leute 人々")
+    assert "mine/Leute 人々" in server.options("DDMLoadWeights", "weights")
+    server.run(graphs.load("mine/Leute 人々") | graphs.adapter() | graphs.sample("adapter", steps=1))
+
+
+def test_a_model_folder_that_lacks_a_part_says_which(server, models):
+    folder = copy_embedded(models, "half")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    text = refusal(server, graphs.load("half") | graphs.sample(), "base")
+    assert "incomplete: vae/diffusion_pytorch_model.safetensors is missing" in text
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert "pickled weights" in refusal(server, graphs.load("half") | graphs.sample(), "base")
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("unet", {"down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"]}, "AttnDownBlock2D"),
+        ("unet", {"layers_per_block": 2}, "weights are missing or unknown"),
+        ("vae", {"block_out_channels": [32, 64]}, "four levels"),
+        ("scheduler", {"beta_schedule": "linear"}, "noise schedule"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(server, models, part, changed, said):
+    folder = copy_embedded(models, f"odd {part} {len(said)}")
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert said in failure(server, graphs.load(folder.name) | graphs.sample(steps=1))
+
+
+def test_a_checkpoint_that_is_none_is_refused(server, models):
+    from comfyui_ddm.debias.storage import save_tensors
+
+    (models / "checkpoints" / "cut.safetensors").write_bytes(SHIPPED.read_bytes()[:100])
+    text = refusal(server, graphs.load("cut.safetensors") | graphs.sample(), "base")
+    assert "not a complete safetensors file" in text
+    save_tensors(models / "checkpoints" / "zero.safetensors", {"some.weight": torch.zeros(3)})
+    assert "zero.safetensors" in failure(server, graphs.load("zero.safetensors") | graphs.sample())
+    (models / "checkpoints" / "old.ckpt").write_bytes(b"\x80\x04")
+    assert "pickle" in refusal(server, graphs.load("old.ckpt") | graphs.sample(), "base")
