@@ -42,8 +42,10 @@ def comfy(browser, server):
 
 
 @pytest.fixture(params=[False, True], ids=["classic", "vue"])
-def vue(request):
+def vue(request, comfy):
     """Both renderers of nodes."""
+    if request.param and not comfy.open(vue=True).draws_panels():
+        pytest.skip("this front end's new renderer shows no elements of extensions yet")
     return request.param
 
 

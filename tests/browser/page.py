@@ -69,7 +69,22 @@ class ComfyPage:
         self.page.wait_for_function(ready, timeout=60_000)
         self.page.wait_for_function("() => !document.querySelector('#splash-loader')", timeout=30_000)
         self.page.wait_for_timeout(1000)
+        self.js("() => app.graph.clear()")  # the host opens with a workflow of its own
         return self
+
+    def draws_panels(self) -> bool:
+        """Whether this renderer shows elements of extensions in nodes at all: the first versions of the new one did not."""
+        drawn = self.js(
+            """async () => {
+                const node = LiteGraph.createNode("DDMFairnessReport");
+                app.graph.add(node);
+                await new Promise((done) => setTimeout(done, 1000));
+                const height = node.widgets.find((one) => one.name === "ddm_panel").element.offsetHeight;
+                app.graph.clear();
+                return height > 0;
+            }"""
+        )
+        return bool(drawn)
 
     def js(self, code: str, argument: Any = None) -> Any:
         """Evaluate an expression or a function in the page."""
