@@ -144,20 +144,21 @@ class ComfyPage:
         """All text in the panel of a node, folded parts too."""
         return self.panel(node).text_content()
 
-    def frame(self) -> None:
-        """Move the view so that the whole graph is in it."""
+    def frame(self, bars: tuple[int, int] = (80, 70)) -> None:
+        """Move the view so that the whole graph is in it, beside the bars at the left and at the top (pixels)."""
         self.js(
-            """() => {
+            """([barX, barY]) => {
                 const boxes = app.graph._nodes.map((node) => [...node.pos, node.size[0], node.size[1]]);
                 const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])) - (i ? 60 : 30));
                 const [right, bottom] = [0, 1].map((i) => Math.max(...boxes.map((box) => box[i] + box[i + 2])) + 30);
                 const view = app.canvas.canvas.getBoundingClientRect();
-                const [barX, barY] = [80, 70];
                 const scale = Math.min((view.width - barX) / (right - left), (view.height - barY) / (bottom - top), 1);
                 app.canvas.ds.scale = scale;
-                app.canvas.ds.offset = [-left + barX / scale, -top + barY / scale];
+                const [spareX, spareY] = [view.width - barX - (right - left) * scale, view.height - barY - (bottom - top) * scale];
+                app.canvas.ds.offset = [(barX + spareX / 2) / scale - left, (barY + spareY / 2) / scale - top];
                 app.canvas.setDirty(true, true);
-            }"""
+            }""",
+            list(bars),
         )
         self.page.wait_for_timeout(800)
 

@@ -13,7 +13,7 @@ const LONG = 48;
 
 /** Everything a panel says, from its verdict down to its files. */
 export function panelView(panel) {
-  const [asked, others] = parted(panel.attributes ?? []);
+  const [asked, others] = parted(panel);
   return [
     heading(panel),
     panel.points?.length > 0 && panel.kind !== "audit" && sweepPlots(panel),
@@ -49,9 +49,10 @@ export function verdictView({ tone, text }) {
   return html("div", { class: `ddm-verdict ddm-${kind}${long}` }, html("span", { "aria-hidden": "true" }, SIGNS[kind]), html("span", {}, text));
 }
 
-/** Attributes with a target, and those without; the first one leads where none has any. */
-function parted(attributes) {
+/** Attributes with a target, and those without. Where none has any, the first one leads; an audit's are then unnamed. */
+function parted({ kind, attributes = [] }) {
   const targeted = (one) => one.groups.some((group) => known(group.target));
+  if (kind === "audit") return [attributes.filter(targeted), []];
   const asked = attributes.some(targeted) ? attributes.filter(targeted) : attributes.slice(0, 1);
   return [asked, attributes.filter((one) => !asked.includes(one))];
 }
