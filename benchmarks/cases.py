@@ -20,8 +20,10 @@ from ..training.lora import load_lora_into
 from ..training.run import Run, folder_set
 from ..training.sampler import generate
 from ..training.tiny_people import TONE_SHARES, caption
+from .host import host_costs
 from .imbalance import IMBALANCES, OCCUPATIONS
 from .measure import Bench, Sample
+from .nodes import node_costs
 from .package import ROOT
 from .recipe import SKEWED, Recipe, picture_folder
 from .result import Figure
@@ -242,6 +244,8 @@ def demo(_: Bench) -> list[Figure]:
 SOURCES = ("auto", "discovered")
 CASES: dict[str, Case] = {
     "base": Case("the embedded model", base),
+    "host": Case("in ComfyUI", lambda bench: host_costs()),
+    "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},
     **{
         f"{source}-{name}-style": Case(

@@ -1,6 +1,7 @@
 """Pictures that are gathered over several runs, as a report on them needs them: what probes say, and a thumbnail."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -47,18 +48,23 @@ class _Seen:
 
 
 class Collection:
-    """Pictures as probes saw them; the pictures themselves are not kept.
+    """Pictures as probes saw them; neither the pictures nor the models behind the probes are kept.
 
     The same picture of the same origin counts once, however often it is added.
-
-    Attributes:
-        probes: the first is for the attribute that the report is on.
-        targets: a target or None for each probe.
     """
 
     def __init__(self, probes: "Sequence[Probe]", targets: "Sequence[Target | None]"):
+        """Start an empty one.
+
+        Args:
+            probes: the first is for the attribute that the report is on.
+            targets: a target or None for each probe.
+
+        Raises:
+            DDMError: two probes for one attribute, or a target over other classes than its probe's.
+        """
         check_probes(probes, targets)
-        self.probes, self.targets = tuple(probes), tuple(targets)
+        self._probes, self._targets = tuple(_bare(probe) for probe in probes), tuple(targets)
         self._seen: dict[bytes, _Seen] = {}
 
     def __len__(self) -> int:
@@ -66,6 +72,7 @@ class Collection:
 
     def add(
         self,
+        probes: "Sequence[Probe]",
         pictures: "Sequence[Image]",
         origins: Sequence[Origin],
         progress: Callable[[int], None] | None = None,
@@ -73,12 +80,15 @@ class Collection:
         """Look at RGB pictures [N] of the given origins [N], and return how many of them are new.
 
         Args:
+            probes: those that the collection was started with, or the same ones opened again.
+            pictures: of any size.
+            origins: one for each picture.
             progress: called with the new pictures done. If it raises, none of them is kept.
 
         Raises:
             DDMError: a probe cannot read pictures, for want of its extractor.
         """
-        side, eye = side_for(self.probes), quality_probe(self.probes, self.targets)
+        side, eye = side_for(probes), quality_probe(probes, self._targets)
         new: dict[bytes, tuple[Image, Origin]] = {}
         for picture, origin in zip(pictures, origins, strict=True):
             key = _digest(picture, origin)
@@ -87,7 +97,7 @@ class Collection:
         if not new:
             return 0
         squares = (np.asarray(fit(picture, side)) for picture, _ in new.values())
-        reading = read_pictures(squares, self.probes, eye, progress)
+        reading = read_pictures(squares, probes, eye, progress)
         for row, (key, (picture, origin)) in enumerate(new.items()):
             self._seen[key] = _Seen(
                 origin,
@@ -106,18 +116,25 @@ class Collection:
             DDMError: nothing was.
         """
         seen = list(self._seen.values())
-        given = [np.array([one.probabilities[i] for one in seen]) for i in range(len(self.probes))]
+        given = [np.array([one.probabilities[i] for one in seen]) for i in range(len(self._probes))]
         if not seen:
-            given = [np.zeros((0, len(probe.names))) for probe in self.probes]
+            given = [np.zeros((0, len(probe.names))) for probe in self._probes]
         return Records.of(
             [one.origin.prompt for one in seen],
-            attributes_of(self.probes, self.targets, given),
+            attributes_of(self._probes, self._targets, given),
             [Condition(one.origin.alpha) for one in seen],
             [one.seed for one in seen],
             features=np.array([one.features for one in seen]),
             thumbnails=[one.thumbnail for one in seen],
             names=[one.name for one in seen],
         )
+
+
+def _bare(probe: "Probe") -> "Probe":
+    """What a report says of a probe, without the model that it looks with: a collection may stay for long."""
+    bare = copy(probe)
+    bare.network = bare.extractor = None
+    return bare
 
 
 def _digest(picture: "Image", origin: Origin) -> bytes:

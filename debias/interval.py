@@ -1,6 +1,7 @@
 """How sure one can be: intervals, the score of a perfectly fair model, and verdicts by equivalence test."""
 
 from collections.abc import Callable, Sequence
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -122,10 +123,15 @@ def envelope(draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nda
     """The wider of the two cluster bootstraps: percentiles of draws [2, B, ...], the lower low and the higher high.
 
     Resampling few prompts understates the noise, and resampling seeds takes the prompts as given: the wider is honest.
+    A draw in which nothing was counted is left out; the bounds are NaN where that was all of them.
     """
     tail = 100 * (1 - level) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail], axis=1)
-    return low.min(0), high.max(0)
+    # NumPy's percentile of what is not NaN takes far longer, and warns where there is nothing else.
+    percentile = np.nanpercentile if np.isnan(draws).any() else np.percentile
+    with catch_warnings():
+        simplefilter("ignore", RuntimeWarning)
+        low, high = percentile(draws, [tail, 100 - tail], axis=1)
+    return np.fmin.reduce(low), np.fmax.reduce(high)
 
 
 def centred(draws: np.ndarray, estimate: np.ndarray) -> np.ndarray:
@@ -133,7 +139,10 @@ def centred(draws: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
     A distance is biased upwards by noise, and a resample has the noise twice.
     """
-    return np.maximum(draws - draws.mean(1, keepdims=True) + estimate, 0)
+    with catch_warnings():
+        simplefilter("ignore", RuntimeWarning)
+        mean = np.nanmean(draws, axis=1, keepdims=True)
+    return np.maximum(draws - mean + estimate, 0)
 
 
 def fair_floor(

@@ -92,14 +92,14 @@ def from_pixels(pixels: np.ndarray) -> Image.Image:
             f"A picture has height, width and 1, 3 or 4 channels, but this one has the shape {list(pixels.shape)}. "
             "Connect an IMAGE."
         )
-    pixels = np.nan_to_num(np.asarray(pixels, dtype=np.float32))
-    np.clip(pixels, 0, 1, out=pixels)
+    pixels = np.fmax(np.asarray(pixels, dtype=np.float32), 0)  # which is 0 for NaN too
+    np.fmin(pixels, 1, out=pixels)
     if pixels.shape[-1] == 4:
         opacity = pixels[..., 3:]
         pixels = pixels[..., :3] * opacity + 1 - opacity
     pixels *= 255
-    grey_or_rgb = np.rint(pixels, out=pixels).astype(np.uint8)
-    return Image.fromarray(grey_or_rgb if pixels.shape[-1] == 3 else grey_or_rgb[..., 0]).convert("RGB")
+    whole = np.rint(pixels, out=pixels).astype(np.uint8)
+    return Image.fromarray(whole if whole.shape[-1] == 3 else whole[..., 0]).convert("RGB")
 
 
 def contact_sheet(

@@ -99,6 +99,16 @@ class Target:
         return Target(tuple(names), self.shares[[self.names.index(name) for name in names]])
 
 
+def check_target(text: str) -> None:
+    """Refuse what is no target whatever the classes are, before they are known.
+
+    Raises:
+        DDMError: as in `Target.parse`.
+    """
+    named = [part.rpartition("=")[0].strip() for part in text.split(",") if part.strip()]
+    Target.parse(text, list(dict.fromkeys(named)) if named and all(named) else ("man", "woman"))
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names) or "none"
 

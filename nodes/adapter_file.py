@@ -44,6 +44,11 @@ class AdapterFile:
         """What the file says of itself, if this project wrote it."""
         return self.adapter.card if self.adapter else None
 
+    @property
+    def changes_text(self) -> bool:
+        """Whether it has layers for the text encoder."""
+        return any(key.startswith(("lora_te", "text_encoder")) for key in self.tensors)
+
     def check(self, model: comfy.model_patcher.ModelPatcher) -> str | None:
         """Whether it fits a model.
 
@@ -69,9 +74,9 @@ class AdapterFile:
         warning = check_layers(self.adapter, base, shapes)
         return warning or (None if base and self.card.base_hash else UNKNOWN_BASE)
 
-    def loaded(self, alpha: float, warning: str | None) -> LoadedCard:
-        """What goes along the wire: this file in use at strength `alpha`."""
-        return LoadedCard(self.name, alpha, self.card, warning)
+    def loaded(self, alpha: float, *warnings: str | None) -> LoadedCard:
+        """What goes along the wire: this file in use at strength `alpha`, with what a user should know of that."""
+        return LoadedCard(self.name, alpha, self.card, " ".join(filter(None, warnings)) or None)
 
 
 def check_name(name: str | None) -> str | None:

@@ -13,6 +13,7 @@ SHAPES = ["constant", "ramp", "early", "custom"]
 UNCHECKED = (
     "No model is connected, so whether the adapter fits it is not checked: one that does not fit changes nothing."
 )
+WITHOUT_TEXT = "The file also changes the text encoder; the prompts are encoded already, so this half is left out."
 
 
 def make_schedule(shape: str, alpha: float, alpha_end: float, switch: float, points: str) -> AlphaSchedule:
@@ -125,7 +126,8 @@ class AlphaScheduleNode(io.ComfyNode):
         schedule = make_schedule(shape, alpha, alpha_end, switch, points)
         file = AdapterFile.load(adapter)
         steps = schedule.steps()
-        loaded = file.loaded(steps[0][1], UNCHECKED if model is None else file.check(model))
+        fits = UNCHECKED if model is None else file.check(model)
+        loaded = file.loaded(steps[0][1], fits, WITHOUT_TEXT if file.changes_text else None)
         keyframes = comfy.hooks.HookKeyframeGroup()
         for start, strength in steps:  # the first one starts at 0: before it, α would be that of the first anyhow
             keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))

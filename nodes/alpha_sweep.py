@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..debias.error import DDMError
 from . import adapter_file, files
+from .target import check_target
 from .types import Probe, Report, schema
 
 if TYPE_CHECKING:
@@ -97,14 +98,16 @@ class AlphaSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter: str, alphas: str) -> bool | str:
-        """A sentence if the adapter is not there, or the strengths are no list of numbers with 0 in it."""
+    def validate_inputs(cls, adapter: str, alphas: str, target: str) -> bool | str:
+        """A sentence if the adapter is not there, or strengths or target cannot be read."""
         if adapter is not None and (wrong := adapter_file.check_name(adapter)):
             return wrong
         try:
-            return bool(alphas is None or read_alphas(alphas))
+            if alphas is not None:
+                read_alphas(alphas)
         except DDMError as error:
             return str(error)
+        return check_target(target)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, **rest: object) -> str:
@@ -178,7 +181,7 @@ class AlphaSweep(io.ComfyNode):
                 kept = shown[alpha].setdefault(name, [])
                 made = generator.generate(patched[0], *encoded[moved][name], batches[name], step)
                 for own, pixels in zip(batches[name], made, strict=True):
-                    pictures = _look(seen, pixels, name, alpha, own)
+                    pictures = _look(seen, probes, pixels, name, alpha, own)
                     kept += [fit(one, TILE) for one in pictures[: max(0, ROWS * COLUMNS - len(kept))]]
                     progress(min(done, total), total, pictures[-1])
         study = Study.of(seen.records(), f"Sweep of {adapter}")
@@ -233,12 +236,12 @@ def _conditioning(
     return {name: (positive if positive is not None else encode(name), negative) for name in names}
 
 
-def _look(seen: "Collection", pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
+def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
     from ..debias.collection import Origin
     from ..debias.picture import from_pixels
 
     pictures = [from_pixels(one) for one in pixels.cpu().numpy()]
-    seen.add(pictures, [Origin(prompt, alpha, seed) for seed in seeds])
+    seen.add(probes, pictures, [Origin(prompt, alpha, seed) for seed in seeds])
     return pictures
 
 
@@ -250,8 +253,9 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
 
     report = study.report
     best = recommended_alpha(report, cfg)
-    text = "\n".join(filter(None, (f"Recommended α: {best:g}.", words(report), warning)))
     panel = report_panel(report, "sweep", new_place("sweep").save(report))
+    few = "" if panel["verdict"]["tone"] != "unknown" else " as far as these pictures can tell"
+    text = "\n".join(filter(None, (f"Recommended α: {best:g}{few}.", words(report), warning)))
     panel |= {"points": sweep_points(report), "recommended_alpha": best}
     panel["remarks"] += [warning] if warning else []
     chart = chart_image(pareto(report) or overview(report))

@@ -23,7 +23,7 @@ class LoadedCard:
         name: of the file, as in the host's list.
         alpha: strength, or the strength at the start of a schedule.
         card: None for a LoRA that this project did not write.
-        warning: a sentence about the base, or None when it is the one that the adapter was trained on.
+        warning: sentences on what does not fit, or None when this is the base that the adapter was trained on.
     """
 
     name: str
@@ -39,8 +39,13 @@ class LoadedCard:
     def panel(self) -> dict[str, Any]:
         """The panel of the node, as plain values."""
         card, measured = self.card, (self.card.measured if self.card else None) or {}
-        best = [one for one in measured.get("points", []) if card and one["alpha"] == card.recommended_alpha]
-        fair = any(one["floor_high"] is not None and one["fd"] <= one["floor_high"] for one in best)
+        # As good as a perfectly fair model could look with as many pictures; nothing is said of what was not measured.
+        fair = any(
+            one["alpha"] == card.recommended_alpha
+            and None not in (one["fd"], one["floor_high"])
+            and one["fd"] <= one["floor_high"]
+            for one in measured.get("points", [])
+        )
         tone = "fair" if fair and not self.warning else "unknown"
         told = self.warning or (NO_CARD if not card else "Trained on this base.")
         panel: dict[str, Any] = {
@@ -71,13 +76,13 @@ class LoadedCard:
         card = self.card
         if card is None:
             return NO_CARD
+        if card.objective == "style":
+            return "The style learnt with a DDM adapter: use it at strength 1."
         goal = "equal shares of what it found by itself"
         if card.target:
             goal = ", ".join(f"{name} {share:.0%}" for name, share in card.target.items())
-        text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
-        if card.objective == "style":
-            return "The style learnt with a DDM adapter: use it at strength 1."
         source = "measured" if card.measured else "predicted"
+        text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
         text += f"Recommended α: {card.recommended_alpha:g} ({source})."
         if self.alpha > card.alpha_max:
             text += f" α = {self.alpha:g} is beyond what it was trained for."

@@ -30,8 +30,9 @@ class ClipVision:
         parts, progress = [], Progress(len(images))
         for start in range(0, len(images), BATCH):
             pixels = torch.from_numpy(images[start : start + BATCH]).float() / 255
-            embedded = self.model.encode_image(pixels)["image_embeds"].float()
-            parts.append(torch.nn.functional.normalize(embedded, dim=-1).cpu().numpy())
+            with torch.inference_mode():
+                embedded = self.model.encode_image(pixels)["image_embeds"].float()
+                parts.append(torch.nn.functional.normalize(embedded, dim=-1).cpu().numpy())
             progress(start + len(pixels))
         return np.concatenate(parts)
 

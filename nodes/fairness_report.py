@@ -1,12 +1,14 @@
 """DDM Fairness Report: who is in the pictures of a graph, gathered over queued runs, and how sure one can be."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .target import check_target
 from .types import Probe, Report, schema
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # Collections that are kept while the server runs; the one that was used longest ago goes first.
 KEPT = 32
+# Pictures that are looked at together: a list of large ones would be in memory a second time otherwise.
+AT_ONCE = 32
 
 
 @dataclass
@@ -100,6 +104,11 @@ class FairnessReport(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, target: list[str] | str) -> bool | str:
+        """A sentence if the target is none, before any picture is made."""
+        return check_target(target if isinstance(target, str) else target[0])
+
+    @classmethod
     def execute(
         cls,
         images: "list[torch.Tensor]",
@@ -120,14 +129,18 @@ class FairnessReport(io.ComfyNode):
         from .report_files import chart_image, new_place, words
 
         probes = [probe[0], *(watch or [])[:1]]
-        pictures, origins = _pictures(images, prompt, alpha, seed)
         owner = (cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
         kept = _collection((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
-        progress = Progress(len(pictures))
-        kept.collection.add(pictures, origins, progress)
+        done, total = 0, sum(len(batch) for batch in images)
+        progress = Progress(total)
+        pictures = _pictures(images, prompt, alpha, seed)
+        while some := list(islice(pictures, AT_ONCE)):
+            kept.collection.add(probes, *zip(*some, strict=True))
+            done += len(some)
+            progress(done)
         title = f"Fairness report: {collection[0].strip()}" if collection[0].strip() else "Fairness report"
         study = Study.of(kept.collection.records(), title)
-        progress(len(pictures))
+        progress(total)
         report = study.report
         kept.place = kept.place or new_place("report")
         panel = report_panel(report, files=kept.place.save(report))
@@ -136,13 +149,12 @@ class FairnessReport(io.ComfyNode):
 
 def _pictures(
     images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
-) -> "tuple[list[Image], list[Origin]]":
+) -> "Iterator[tuple[Image, Origin]]":
     """Every picture of a list of batches, with where it comes from; of shorter lists the last is repeated."""
     from ..debias.collection import Origin
     from ..debias.error import DDMError
     from ..debias.picture import from_pixels
 
-    pictures, origins = [], []
     places: dict[tuple, int] = {}
     for index, batch in enumerate(images):
         if batch.ndim != 4:
@@ -152,9 +164,7 @@ def _pictures(
         for pixels in batch.cpu().numpy():
             # A list of batches of one seed goes on counting where the last one ended.
             place = places[key] = places.get(key, -1) + 1
-            pictures.append(from_pixels(pixels))
-            origins.append(Origin(*key, place=0 if key[2] is None else place))
-    return pictures, origins
+            yield from_pixels(pixels), Origin(*key, place=0 if key[2] is None else place)
 
 
 def _collection(owner: tuple, probes: Sequence[Any], target: str, collect: bool) -> Gathered:

@@ -9,6 +9,8 @@ from .adapter_file import AdapterFile, check_name, recommended_alpha
 from .files import ADAPTERS, names, resolve, stamp
 from .types import Card, schema
 
+WITHOUT_TEXT = "The file also changes the text encoder, and no CLIP is connected: this half is left out."
+
 
 class LoadAdapter(io.ComfyNode):
     """Puts an adapter on a model; its strength is α."""
@@ -80,7 +82,7 @@ class LoadAdapter(io.ComfyNode):
         if strength_from == "recommended":
             alpha = recommended_alpha(adapter)
         file = AdapterFile.load(adapter)
-        loaded = file.loaded(alpha, file.check(model))
+        loaded = file.loaded(alpha, file.check(model), WITHOUT_TEXT if clip is None and file.changes_text else None)
         if alpha != 0:
             model, clip = comfy.sd.load_lora_for_models(model, clip, dict(file.tensors), alpha, alpha)
         return io.NodeOutput(model, clip, loaded, ui={"ddm_panel": [loaded.panel()], "text": [loaded.text]})

@@ -56,21 +56,24 @@ def load_model(folder: Path, disable_dynamic: bool = False) -> comfy.model_patch
     """
     files = weight_files(folder)["unet"]
     if _is_stock(files):
-        patcher = comfy.sd.load_diffusion_model_state_dict(
-            _read(files), **_accepted(comfy.sd.load_diffusion_model_state_dict, disable_dynamic=disable_dynamic)
-        )
+        load = comfy.sd.load_diffusion_model_state_dict
+        patcher = load(_read(files), **_accepted(load, disable_dynamic=disable_dynamic))
     else:
         patcher = _build_model(folder, _read(files))
     return _reloadable(patcher, load_model, folder)
 
 
-def load_clip(folder: Path) -> comfy.sd.CLIP:
-    """The text encoder, or both of SDXL's, as a CLIP."""
+def load_clip(folder: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The text encoder, or both of SDXL's, as a CLIP; arguments as in `load_model`."""
     weights = weight_files(folder)
     texts = [_with_prefix(_read(weights[part])) for part in ("text_encoder", "text_encoder_2") if part in weights]
     if _is_stock(weights["unet"]):
         load = comfy.sd.load_text_encoder_state_dicts
-        clip = load(texts, embedding_directory=folder_paths.get_folder_paths("embeddings"))
+        clip = load(
+            texts,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            **_accepted(load, disable_dynamic=disable_dynamic),
+        )
     else:
         clip = _build_clip(folder, texts[0])
     _reloadable(clip.patcher, _clip_patcher, folder)
@@ -87,7 +90,7 @@ def load_vae(folder: Path) -> comfy.sd.VAE:
 
 
 def _clip_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    return load_clip(folder).patcher
+    return load_clip(folder, disable_dynamic).patcher
 
 
 def _vae_patcher(folder: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

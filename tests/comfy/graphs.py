@@ -73,3 +73,45 @@ def sample(
 def scheduled(shape: str, **values) -> dict:
     """A whole graph with a scheduled adapter."""
     return load() | schedule(shape, **values) | sample(positive=("schedule", 0), negative=("schedule", 1))
+
+
+def probe(name: str = "gender.safetensors", node: str = "probe") -> dict:
+    """Node `probe`."""
+    return {node: {"class_type": "DDMLoadProbe", "inputs": {"probe": name}}}
+
+
+def report(node: str = "report", images: tuple = ("decoder", 0), **inputs) -> dict:
+    """Node `report` on the pictures of `sample`."""
+    defaults = {"prompt": PROMPT, "target": "uniform", "alpha": 1.0, "seed": 1, "collect": True, "collection": node}
+    wires = {"images": list(images), "probe": ["probe", 0]}
+    return {node: {"class_type": "DDMFairnessReport", "inputs": {**wires, **defaults, **inputs}}}
+
+
+def reported(seed: int = 1, alpha: float = 1.0, *, batch: int = 2, steps: int = 2, **inputs) -> dict:
+    """A whole graph: pictures of an adapter and the report on them."""
+    graph = load() | adapter(alpha) | probe() | sample("adapter", seed=seed, batch=batch, steps=steps)
+    del graph["latent"]
+    return graph | report(seed=seed, alpha=alpha, **inputs)
+
+
+def sweep(alphas: str = "0, .5, 1", prompts: str = "a firefighter\na doctor", **inputs) -> dict:
+    """A whole graph with node `sweep`, and its pictures saved as `grid` and `chart`."""
+    wires = {"model": ["base", 0], "vae": ["base", 2], "clip": ["base", 1], "probe": ["probe", 0], "adapter": ADAPTER}
+    values = {"prompts": prompts, "alphas": alphas, "count": 3, "steps": 2, "cfg": 3.0, "sampler_name": "euler"}
+    values |= {"scheduler": "simple", "seed": 1, "width": 64, "height": 64, "target": "uniform"}
+    graph = load() | probe() | {"sweep": {"class_type": "DDMAlphaSweep", "inputs": wires | values | inputs}}
+    for place, name in enumerate(("grid", "chart")):
+        graph[name] = {"class_type": "SaveImage", "inputs": {"images": ["sweep", place], "filename_prefix": name}}
+    return graph
+
+
+def audit(folder: str, groups: str = "labels:folder", **inputs) -> dict:
+    """Node `audit`."""
+    values = {"folder": folder, "weights": EMBEDDED, "groups": groups, "target": "uniform", "caption": "", "seed": 0}
+    return {"audit": {"class_type": "DDMAuditImages", "inputs": values | inputs}}
+
+
+def fit(folder: str, name: str = "shade", **inputs) -> dict:
+    """Node `fit`."""
+    values = {"folder": folder, "labels": "folder", "name": name, "steps": 10, "seed": 0}
+    return {"fit": {"class_type": "DDMFitProbe", "inputs": values | inputs}}

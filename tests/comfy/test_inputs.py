@@ -123,6 +123,23 @@ def test_an_ordinary_lora_works_and_says_what_is_not_known(server, loras):
     assert "recommends no strength" in text
 
 
+@pytest.mark.parametrize(("fd", "tone"), [(0.04, "fair"), (0.2, "unknown"), (None, "unknown")])
+def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    points = [
+        {"alpha": alpha, "pictures": 600, "shares": [0.5, 0.5], "fd": fd, "fd_high": fd, "floor_high": 0.06}
+        for alpha in (0.0, 0.75)
+    ]
+    card = load_adapter(SHIPPED).card
+    shutil.copy(SHIPPED, loras / "measured.safetensors")
+    update_card(loras / "measured.safetensors", replace(card, measured={"points": points}, recommended_alpha=0.75))
+    panel = server.run(graph("measured.safetensors"))["adapter"]["ddm_panel"][0]
+    assert panel["measured"] and panel["n"] == 1200 and panel["points"] == points
+    assert panel["verdict"]["tone"] == tone
+    assert "Recommended α: 0.75 (measured)" in panel["summary"]
+
+
 def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
     from comfyui_ddm.debias.adapter import load_adapter, update_card
 
@@ -244,3 +261,14 @@ def test_a_checkpoint_that_is_none_is_refused(server, models):
     assert "zero.safetensors" in failure(server, graphs.load("zero.safetensors") | graphs.sample())
     (models / "checkpoints" / "old.ckpt").write_bytes(b"\x80\x04")
     assert "pickle" in refusal(server, graphs.load("old.ckpt") | graphs.sample(), "base")
+
+
+def test_a_text_half_that_is_left_out_is_mentioned(server, loras):
+    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+
+    tensors, _ = load_tensors(SHIPPED)
+    layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors |= {f"{layer}.lora_down.weight": torch.zeros(1, 128), f"{layer}.lora_up.weight": torch.zeros(512, 1)}
+    save_tensors(loras / "both.safetensors", tensors)
+    assert "no CLIP is connected" in server.run(graph("both.safetensors"))["adapter"]["text"][0]
+    assert "no CLIP" not in server.run(graph("both.safetensors", clip=True))["adapter"]["text"][0]

@@ -1,5 +1,8 @@
 """Pictures that are gathered over several runs, as graphs hand them over."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -42,8 +45,8 @@ def origins(count, seed=7, alpha=1.0, prompt="a lamp"):
 
 def test_pictures_of_several_runs_add_up():
     seen = collection()
-    assert seen.add([picture(10), picture(240)], origins(2, seed=1)) == 2
-    assert seen.add([picture(250)], origins(1, seed=2)) == 1
+    assert seen.add([probe()], [picture(10), picture(240)], origins(2, seed=1)) == 2
+    assert seen.add([probe()], [picture(250)], origins(1, seed=2)) == 1
     records = seen.records()
     assert records.attributes[0].decided().tolist() == [0, 1, 1]
     assert records.prompts == ["a lamp"]
@@ -51,26 +54,26 @@ def test_pictures_of_several_runs_add_up():
 
 def test_the_same_picture_of_the_same_origin_counts_once():
     seen = collection()
-    assert seen.add([picture(10), picture(10)], origins(2)) == 2  # two places of one batch
-    assert seen.add([picture(10), picture(10)], origins(2)) == 0
-    assert seen.add([picture(10)], [Origin("a lamp", 1.0, None)]) == 1
-    assert seen.add([picture(10)], [Origin("a lamp", 1.0, None)]) == 0
+    assert seen.add([probe()], [picture(10), picture(10)], origins(2)) == 2  # two places of one batch
+    assert seen.add([probe()], [picture(10), picture(10)], origins(2)) == 0
+    assert seen.add([probe()], [picture(10)], [Origin("a lamp", 1.0, None)]) == 1
+    assert seen.add([probe()], [picture(10)], [Origin("a lamp", 1.0, None)]) == 0
     assert len(seen.records().prompt) == 3
 
 
 def test_the_same_picture_of_another_prompt_or_strength_counts_again():
     seen = collection()
-    seen.add([picture(10)], origins(1))
-    assert seen.add([picture(10)], origins(1, alpha=0.0)) == 1
-    assert seen.add([picture(10)], origins(1, prompt="a fire")) == 1
+    seen.add([probe()], [picture(10)], origins(1))
+    assert seen.add([probe()], [picture(10)], origins(1, alpha=0.0)) == 1
+    assert seen.add([probe()], [picture(10)], origins(1, prompt="a fire")) == 1
 
 
 def test_pictures_of_one_seed_and_place_are_a_pair_and_others_are_not():
     seen = collection()
     for alpha, shade in ((0.0, 10), (1.0, 240)):
-        seen.add([picture(shade), picture(shade + 1)], origins(2, seed=5, alpha=alpha))
-        seen.add([picture(shade + 2)], origins(1, seed=6, alpha=alpha))
-        seen.add([picture(shade + 3)], [Origin("a lamp", alpha)])
+        seen.add([probe()], [picture(shade), picture(shade + 1)], origins(2, seed=5, alpha=alpha))
+        seen.add([probe()], [picture(shade + 2)], origins(1, seed=6, alpha=alpha))
+        seen.add([probe()], [picture(shade + 3)], [Origin("a lamp", alpha)])
     records = seen.records()
     assert len(records.pairs(records.after)) == 3
     assert len(set(records.seed.tolist())) == 5
@@ -84,9 +87,22 @@ def test_what_is_cancelled_leaves_nothing_behind():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        seen.add([picture(10)], origins(1), cancel)
+        seen.add([probe()], [picture(10)], origins(1), cancel)
     assert len(seen) == 0
-    assert seen.add([picture(10)], origins(1)) == 1
+    assert seen.add([probe()], [picture(10)], origins(1)) == 1
+
+
+def test_the_model_behind_a_probe_is_not_kept():
+    model = Brightness()
+    gone = weakref.ref(model)
+    one = probe()
+    one.extractor = model
+    seen = Collection([one], [None])
+    seen.add([one], [picture(10)], origins(1))
+    del model, one
+    gc.collect()
+    assert gone() is None
+    assert len(seen) == 1
 
 
 def test_a_collection_without_pictures_has_nothing_to_report():
@@ -103,7 +119,7 @@ def test_a_target_over_other_classes_is_refused_before_any_picture():
 
 def test_the_report_shows_the_pictures_though_they_are_not_kept():
     seen = collection()
-    seen.add([picture(shade) for shade in range(0, 240, 10)], origins(24))
+    seen.add([probe()], [picture(shade) for shade in range(0, 240, 10)], origins(24))
     report = Study.of(seen.records()).report
     shown = [one for sheet in report.sheets for row in sheet.pictures for one in row]
     assert len(shown) == 10

@@ -117,6 +117,15 @@ def test_the_same_records_make_the_same_report(report):
     assert again.to_html() == report.to_html()
 
 
+def test_a_report_of_hardly_any_determined_picture_keeps_its_interval_and_its_chart():
+    said = np.array([[0.9, 0.1], [0.5, 0.5]] * 4)
+    attribute = Attribute("gender", ("man", "woman"), said, Target.uniform(("man", "woman")))
+    conditions = [Condition(alpha) for alpha in (0.0, 1.0) for _ in range(4)]
+    report = build_report(Records.of(["a doctor"] * 8, [attribute], conditions, list(range(4)) * 2))
+    assert report.attributes[0].overall[1].fd.low is not None
+    assert "<svg" in report.to_html()
+
+
 def test_undetermined_pictures_are_shown_and_not_counted():
     records = _records(alphas=(0,))
     records.attributes[0].probabilities[:60] = 0.5

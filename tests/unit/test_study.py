@@ -27,6 +27,7 @@ def records(men, alpha=None, count=80, prompts=("a doctor",), first_seed=0, targ
         [Condition(alpha)] * len(said),
         [first_seed + p * count + i for p in range(len(prompts)) for i in range(count)],
         features=np.random.default_rng(men).normal(size=(len(said), 4)),
+        thumbnails=["data:image/gif;base64,R0lGODlhAQABAAAAACw="] * len(said),
     )
 
 
@@ -146,3 +147,9 @@ def test_a_sweep_has_a_point_for_every_strength_with_its_quality():
     assert [one["alpha"] for one in points] == [0.0, 1.0]
     assert points[0]["quality"] == 0.0 < points[1]["quality"]
     assert points[0]["fd"] > points[1]["fd"]
+
+
+def test_the_page_speaks_of_one_noise_only_where_seeds_are_shared():
+    paired, apart = (compare(study(44), study(40, first_seed=seed)).report for seed in (0, 1000))
+    assert "starts from the same noise" in paired.to_html()
+    assert "starts from the same noise" not in apart.to_html()

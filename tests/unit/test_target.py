@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.target import Target
+from comfyui_ddm.debias.target import Target, check_target
 
 NAMES = ("man", "woman")
 
@@ -60,3 +60,22 @@ def test_a_target_over_other_classes_names_both_lists():
     with pytest.raises(DDMError) as caught:
         Target.uniform(("cat", "dog")).ordered_as(NAMES)
     assert all(name in str(caught.value) for name in ("cat", "dog", "man", "woman"))
+
+
+@pytest.mark.parametrize("text", ["uniform", " Uniform", "man=.5,woman=.5", "a=.2,b=.3,c=.5"])
+def test_what_could_be_a_target_passes_before_the_classes_are_known(text):
+    check_target(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("men & women", "Write 'uniform'"),
+        ("man=1", "at least two"),
+        ("a=.5,a=.5", "twice"),
+        ("a=.9,b=.9", "sum to 1.8"),
+    ],
+)
+def test_what_no_probe_could_have_as_a_target_is_refused_before_the_classes_are_known(text, said):
+    with pytest.raises(DDMError, match=said):
+        check_target(text)

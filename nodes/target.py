@@ -1,0 +1,14 @@
+"""The target as a node's input."""
+
+from ..debias import target
+from ..debias.error import DDMError
+
+
+def check_target(text: str | None) -> bool | str:
+    """A sentence if this can be no target of any probe, else True; None comes from another node."""
+    try:
+        if text is not None and text.strip():
+            target.check_target(text)
+    except DDMError as error:
+        return str(error)
+    return True

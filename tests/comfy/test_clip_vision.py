@@ -1,0 +1,98 @@
+"""Probes on the features of the host's CLIP vision model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.probe import Probe
+
+from . import graphs
+from .server import PACK, Failed, run_in_host
+
+# A real CLIP vision model of the host's own class, small and random.
+LOOK = """
+import importlib.util, json, sys
+from comfy.cli_args import args
+args.cpu = True
+import numpy as np, torch
+import comfy.clip_vision
+pack, config, saved = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.debias.probe import Probe, fit_linear_probe
+from pack.nodes.clip_vision import ClipVision
+def made(seed):
+    model = comfy.clip_vision.ClipVisionModel(config)
+    values = torch.Generator().manual_seed(seed)
+    state = {k: torch.randn(v.shape, generator=values) * .1 if v.is_floating_point() else v
+             for k, v in model.get_sd().items()}
+    model.load_sd(state)
+    return ClipVision(model)
+rng = np.random.default_rng(0)
+levels = np.repeat([40, 210], 20)
+images = np.clip(rng.normal(levels[:, None, None, None], 9, (40, 50, 40, 3)), 0, 255).astype(np.uint8)
+with torch.inference_mode():
+    one, same, other = made(0), made(0), made(1)
+    features = one(images)
+    probe = fit_linear_probe(images, ["light" if level > 99 else "dark" for level in levels], "shade", one)
+    probe.save(saved)
+    again = Probe.load(saved, same).predict(images)
+    try:
+        refused = str(Probe.load(saved, other))
+    except Exception as error:
+        refused = str(error)
+print(json.dumps({
+    "shape": features.shape, "length": float(np.linalg.norm(features, axis=1).mean()), "accuracy": probe.accuracy,
+    "same": bool(np.allclose(again, probe.predict(images))), "identity": one.identity == same.identity,
+    "refused": refused,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(host, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "num_channels": 3,
+        "image_size": 32,
+        "patch_size": 8,
+        "projection_dim": 16,
+        "hidden_act": "quick_gelu",
+        "model_type": "clip_vision_model",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    said = run_in_host(host, LOOK, str(PACK), str(folder / "config.json"), str(folder / "shade.safetensors"))
+    return json.loads(said.splitlines()[-1])
+
+
+def test_pictures_become_embeddings_of_length_one(seen):
+    assert seen["shape"] == [40, 16]
+    assert seen["length"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_probe_is_fitted_on_them_and_read_back_with_the_same_model(seen):
+    assert seen["accuracy"] > 0.7
+    assert seen["same"]
+    assert seen["identity"]
+
+
+def test_another_model_is_refused_in_a_sentence(seen):
+    assert "Give the same model" in seen["refused"]
+
+
+def test_without_its_model_such_a_probe_says_which_one_to_connect(server):
+    head = torch.nn.Linear(4, 2)
+    file = server.base / "models" / "ddm" / "on clip.safetensors"
+    probe = Probe(("a", "b"), "letter", head, None, None, "CLIP vision (0123456789ab)")
+    probe.confusion = np.eye(2)
+    probe.save(file)
+    graph = graphs.probe(file.name) | graphs.report()
+    graph["decoder"] = {"class_type": "EmptyImage", "inputs": dict(width=8, height=8, batch_size=1, color=0)}
+    with pytest.raises(Failed, match=r"CLIP vision \(0123456789ab\).*clip_vision"):
+        server.run(graph)
