@@ -4,8 +4,8 @@ import { app } from "../../scripts/app.js";
 import { adapterCard } from "./adapter.js";
 import { cardView } from "./panel/card.js";
 import { html } from "./panel/element.js";
-import { panelView, verdictView } from "./panel/view.js";
-import { attachPanel, valuesOf, watch } from "./panel/widget.js";
+import { panelView } from "./panel/view.js";
+import { attachPanel, PENDING, valuesOf, watch } from "./panel/widget.js";
 import { scheduleView } from "./schedule.js";
 import { registerSidebar } from "./sidebar.js";
 
@@ -35,8 +35,8 @@ function adapterPanel(node) {
   const view = (panel) => {
     const { adapter, alpha, strength_from: source } = valuesOf(node);
     if (adapter !== shown.name) read(adapter);
-    if (shown.card === undefined) return hint("Reading the card …");
-    const told = panel?.title === adapter && panel.verdict && verdictView(panel.verdict);
+    if (shown.card === undefined) return [html("p", { class: "ddm-hint", [PENDING]: true }, "Reading the card …")];
+    const told = panel?.title === adapter && panel.verdict && html("p", { class: "ddm-told" }, panel.verdict.text);
     const now = source === "recommended" ? { alpha: shown.card?.recommended_alpha } : { alpha, use };
     return [told, cardView(shown.card, now)].flat();
   };

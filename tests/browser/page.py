@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class ComfyPage:
     def open(self, vue: bool = False, palette: str = "dark") -> "ComfyPage":
         """Load the page with a renderer and a colour palette, and wait until it is ready."""
         settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue, "Comfy.ColorPalette": palette}
-        self.server.request("/settings", {**settings, "Comfy.Workflow.Persist": False})
+        quiet = {"Comfy.Workflow.Persist": False, "Comfy.Workflow.ShowMissingModelsWarning": False}
+        self.server.request("/settings", settings | quiet)
         self.page.goto(self.server.url)
         ready = "() => Boolean(window.app?.graph && window.LiteGraph?.registered_node_types?.DDMLoadAdapter)"
         self.page.wait_for_function(ready, timeout=60_000)
@@ -73,7 +74,7 @@ class ComfyPage:
         return self
 
     def draws_panels(self) -> bool:
-        """Whether this renderer shows elements of extensions in nodes at all: the first versions of the new one did not."""
+        """Whether this renderer shows elements of extensions in nodes at all; the first new ones did not."""
         drawn = self.js(
             """async () => {
                 const node = LiteGraph.createNode("DDMFairnessReport");
@@ -144,21 +145,23 @@ class ComfyPage:
         """All text in the panel of a node, folded parts too."""
         return self.panel(node).text_content()
 
-    def frame(self, bars: tuple[int, int] = (80, 70)) -> None:
-        """Move the view so that the whole graph is in it, beside the bars at the left and at the top (pixels)."""
+    def frame(self, nodes: Sequence[int] = ()) -> None:
+        """Move the view so that the whole graph is in it, or only these nodes."""
         self.js(
-            """([barX, barY]) => {
-                const boxes = app.graph._nodes.map((node) => [...node.pos, node.size[0], node.size[1]]);
+            """(nodes) => {
+                const all = app.graph._nodes;
+                const wanted = nodes.length ? all.filter((node) => nodes.includes(node.id)) : all;
+                const boxes = wanted.map((node) => [...node.pos, ...node.size]);
                 const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])) - (i ? 60 : 30));
                 const [right, bottom] = [0, 1].map((i) => Math.max(...boxes.map((box) => box[i] + box[i + 2])) + 30);
                 const view = app.canvas.canvas.getBoundingClientRect();
-                const scale = Math.min((view.width - barX) / (right - left), (view.height - barY) / (bottom - top), 1);
+                const scale = Math.min(view.width / (right - left), view.height / (bottom - top), 2);
                 app.canvas.ds.scale = scale;
-                const [spareX, spareY] = [view.width - barX - (right - left) * scale, view.height - barY - (bottom - top) * scale];
-                app.canvas.ds.offset = [(barX + spareX / 2) / scale - left, (barY + spareY / 2) / scale - top];
+                const middle = [(left + right) / 2, (top + bottom) / 2];
+                app.canvas.ds.offset = [view.width, view.height].map((size, i) => size / 2 / scale - middle[i]);
                 app.canvas.setDirty(true, true);
             }""",
-            list(bars),
+            list(nodes),
         )
         self.page.wait_for_timeout(800)
 

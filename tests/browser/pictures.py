@@ -2,13 +2,15 @@
 
     python -m tests.browser.pictures [NAME ...]
 
-Names are those of examples; without any, everything is made. It takes some minutes, and needs what the browser tests need.
+Names are those of examples; without any, everything is made. It takes some minutes, and needs what the browser tests
+need.
 """
 
 import io
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +25,28 @@ THUMBNAIL, JPEG_QUALITY = (640, 400), 86
 # Screenshots for README: the example, the size of the window, what to do before.
 SCREENSHOTS = {
     "before_and_after": ("Before and after", (1720, 1110)),
-    "alpha_sweep": ("Alpha sweep", (1500, 1010)),
+    "alpha_sweep": ("Alpha sweep", (1560, 1400)),
     "fair_pictures": ("Fair pictures", (1500, 830)),
 }
 # All but the canvas and what lies on it.
 BARE = """.comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-body-bottom, .side-tool-bar-container,
-    .graph-canvas-menu, .minimap-main-container, .litegraph-minimap, .p-toast, .actionbar-container, .workflow-tabs-container,
-    .p-buttongroup, [data-testid="minimap-container"], .top-menubar, .comfy-menu-button-wrapper
-    { display: none !important; }"""
+    .graph-canvas-menu, .minimap-main-container, .litegraph-minimap, .p-toast, .actionbar-container,
+    .workflow-tabs-container, .p-buttongroup, [data-testid="minimap-container"], .top-menubar,
+    .comfy-menu-button-wrapper { display: none !important; }"""
 
 
-def run_example(comfy: ComfyPage, name: str, palette: str) -> None:
-    """Load an example, run it, and show the whole of it, with nothing of the page around."""
+# What a thumbnail shows of an example; without an entry, all of it.
+FOCUS = {
+    "Fair pictures": (2, 8),
+    "Before and after": (13,),
+    "Alpha sweep": (8,),
+    "Audit a folder": (1, 2),
+    "Alpha schedule": (2, 8),
+}
+
+
+def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] = ()) -> None:
+    """Load an example, run it, and show the whole of it, or some nodes, with nothing of the page around."""
     comfy.open(palette=palette)
     comfy.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
     if not name.startswith("SD"):
@@ -42,7 +54,7 @@ def run_example(comfy: ComfyPage, name: str, palette: str) -> None:
     comfy.page.add_style_tag(content=BARE)
     comfy.js("() => { app.canvas.show_info = false; app.canvas.deselectAll?.(); }")
     comfy.page.wait_for_timeout(1500)
-    comfy.frame(bars=(0, 0))
+    comfy.frame(focus)
 
 
 def picture(comfy: ComfyPage) -> Image.Image:
@@ -67,7 +79,7 @@ def main(names: list[str]) -> None:
     ):
         for name in wanted:
             comfy = open_page(browser, server, (THUMBNAIL[0] * 5 // 2, THUMBNAIL[1] * 5 // 2))
-            run_example(comfy, name, "dark")
+            run_example(comfy, name, "dark", FOCUS.get(name, ()))
             made = picture(comfy).resize(THUMBNAIL, Image.Resampling.LANCZOS)
             made.save(EXAMPLES / f"{name}.jpg", quality=JPEG_QUALITY, optimize=True)
             comfy.page.context.close()

@@ -97,7 +97,11 @@ def test_points_that_cannot_be_read_are_told_while_they_are_written(comfy):
         "() => { const node = LiteGraph.createNode('DDMAlphaSchedule'); app.graph.add(node); return node.id; }"
     )
     comfy.widget(node, "shape", "custom")
-    for points, sentence in {"nonsense": "position:α pairs", "2:1": "from 0, pure noise", "0:9": "between -1 and 2"}.items():
+    for points, sentence in {
+        "nonsense": "position:α pairs",
+        "2:1": "from 0, pure noise",
+        "0:9": "between -1 and 2",
+    }.items():
         comfy.widget(node, "points", points)
         assert sentence in comfy.text(node)
 

@@ -43,7 +43,14 @@ def show(comfy, panel, kind="DDMFairnessReport"):
 def test_a_panel_shows_shares_verdict_and_counts(comfy, vue):
     comfy.open(vue=vue)
     shown = comfy.text(show(comfy, report_panel()))
-    for part in ("not fair", "Men have most of the pictures.", "75% 70–80", "25% 20–30", "120 pictures", "3 undetermined"):
+    for part in (
+        "not fair",
+        "Men have most of the pictures.",
+        "75% 70–80",
+        "25% 20–30",
+        "120 pictures",
+        "3 undetermined",
+    ):
         assert part in shown
 
 
@@ -131,7 +138,9 @@ def test_a_cloned_node_has_a_panel_of_its_own(comfy):
 def test_the_full_report_opens_in_a_tab_and_runs_no_script(comfy, server):
     folder = server.base / "output" / "ddm"
     folder.mkdir(exist_ok=True)
-    page = '<!doctype html><html><head><title>R</title></head><body><p id="a">Report</p><script>a.textContent=1</script>'
+    page = (
+        '<!doctype html><html><head><title>R</title></head><body><p id="a">Report</p><script>a.textContent=1</script>'
+    )
     (folder / "nasty.html").write_text(page, encoding="utf-8")
     comfy.open()
     file = {"filename": "nasty.html", "subfolder": "ddm", "type": "output"}

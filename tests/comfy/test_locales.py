@@ -12,8 +12,8 @@ import pytest
 from .server import PACK
 
 LOCALES = PACK / "locales"
-# The front end would read these as its own message syntax, and offers no escape that all of its versions know. So a text
-# with one of them stays out of the files, and the front end shows that of the node itself.
+# The front end would read these as its own message syntax, and there is no escape that all of its versions know. So a
+# text with one of them stays out of the files, and the front end shows that of the node itself.
 SYNTAX = re.compile(r"[{}@|]")
 
 

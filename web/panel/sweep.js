@@ -16,6 +16,9 @@ const rangeOf = (values, least) => {
   return [low - room, high + room];
 };
 
+/** From a round share below all of them up to 100%. */
+const shareRange = (values) => [Math.max(Math.floor(Math.min(...values) * 10 - 1) / 10, 0), 1];
+
 const alphaTicks = (points) => points.map((point) => ({ at: point.alpha, text: strength(point.alpha) }));
 
 const cursorOf = ({ recommended_alpha: alpha }) =>
@@ -74,8 +77,9 @@ function pareto({ points }) {
   if (shown.length < 2) return null;
   const name = shown.at(-1).quality_name || "quality";
   const x = rangeOf(shown.map((one) => one.fd), 0.05);
-  const y = rangeOf(shown.map((one) => one.quality), 0.02);
-  const ticks = (range, write) => [0.1, 0.9].map((part) => range[0] + part * (range[1] - range[0])).map((at) => ({ at, text: write(at) }));
+  const y = isShare(name) ? shareRange(shown.map((one) => one.quality)) : rangeOf(shown.map((one) => one.quality), 0.02);
+  const ticks = (range, write) =>
+    [0.1, 0.9].map((part) => range[0] + part * (range[1] - range[0])).map((at) => ({ at, text: write(at) }));
   const told = shown.map((one) => `α ${strength(one.alpha)}: FD ${distance(one.fd)}, ${name} ${qualityOf(one)}`);
   return plotOf({
     label: `Fairness against quality. ${told.join("; ")}`,
@@ -83,7 +87,7 @@ function pareto({ points }) {
     x,
     y,
     xTicks: ticks(x, distance),
-    yTicks: ticks(y, isShare(name) ? percent : distance),
+    yTicks: isShare(name) ? [y[0], 1].map((at) => ({ at, text: percent(at) })) : ticks(y, distance),
     xTitle: "Distance to the target (FD): further left is fairer",
     yTitle: `${name[0].toUpperCase()}${name.slice(1)}: ${isShare(name) ? "higher" : "lower"} is better`,
   });

@@ -43,7 +43,7 @@ function heading({ verdict, summary, n }) {
 }
 
 /** One verdict; its tone is fair, unfair or unknown. */
-export function verdictView({ tone, text }) {
+function verdictView({ tone, text }) {
   const kind = tone in SIGNS ? tone : "unknown";
   const long = text.length > LONG ? " ddm-long" : "";
   return html("div", { class: `ddm-verdict ddm-${kind}${long}` }, html("span", { "aria-hidden": "true" }, SIGNS[kind]), html("span", {}, text));

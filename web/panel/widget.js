@@ -1,10 +1,15 @@
 // A panel inside a node, in both renderers: an element that grows with what it shows, and a result that is kept.
 
+import { app } from "../../../scripts/app.js";
 import { html } from "./element.js";
 
 const KEPT = "ddm_panel";
 const LEAST_WIDTH = 380;
 const MOST_HEIGHT = 1200;
+const MARGIN = 8;
+
+/** Attribute of a part that is about to be replaced: the node keeps its size until then. */
+export const PENDING = "data-pending";
 
 /**
  * Give a node a panel.
@@ -19,25 +24,27 @@ export function attachPanel(node, view) {
   root.dataset.captureWheel = "true";
   root.addEventListener("wheel", (event) => scrolls(root) && root.contains(document.activeElement) && event.stopPropagation());
 
-  let height = 0;
+  let height;
+  const room = () => (height ?? 0) + 2 * MARGIN;
   const widget = node.addDOMWidget("ddm_panel", "ddm_panel", root, {
     serialize: false,
     hideOnZoom: false,
-    margin: 8,
-    getMinHeight: () => height + 16,
+    margin: MARGIN,
+    getMinHeight: room,
+    getMaxHeight: room,
   });
   widget.serialize = false;
   widget.serializeValue = () => undefined;
 
   const fit = () => {
     const wanted = Math.min(content.offsetHeight, MOST_HEIGHT);
-    if (!content.isConnected || !wanted || wanted === height) return;
-    const natural = node.computeSize()[1];
-    const snug = node.size[1] <= natural + 2;
+    if (!content.isConnected || !wanted || wanted === height || content.querySelector(`[${PENDING}]`)) return;
+    // What the user has given the node beyond its need stays; a loaded graph brings the size that it was saved with.
+    const spare = height === undefined ? 0 : Math.max(node.size[1] - node.computeSize()[1], 0);
+    const least = height === undefined ? node.size[1] : 0;
     height = wanted;
     root.style.minHeight = `${height}px`;
-    const needed = node.computeSize()[1];
-    node.setSize([Math.max(node.size[0], LEAST_WIDTH), snug ? needed : Math.max(node.size[1], needed)]);
+    node.setSize([Math.max(node.size[0], LEAST_WIDTH), Math.max(node.computeSize()[1] + spare, least)]);
     node.setDirtyCanvas?.(true, true);
   };
   new ResizeObserver(fit).observe(content);
@@ -48,12 +55,20 @@ export function attachPanel(node, view) {
     const panel = output?.ddm_panel?.[0];
     if (!panel) return;
     node.properties[KEPT] = panel;
+    dropPreview(node);
     draw();
   });
   after(node, "onConfigure", draw);
   draw();
   node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
   return draw;
+}
+
+/** The last preview of the sampling is one picture of many; beside the result it only takes room. */
+function dropPreview(node) {
+  if (app.nodePreviewImages) delete app.nodePreviewImages[node.id];
+  node.imgs = undefined;
+  node.widgets = node.widgets.filter((widget) => widget.name !== "$$canvas-image-preview");
 }
 
 /** Call `then` after a node's own callback of that name. */
