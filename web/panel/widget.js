@@ -39,8 +39,10 @@ export function attachPanel(node, view) {
   const fit = () => {
     const wanted = Math.min(content.offsetHeight, MOST_HEIGHT);
     if (!content.isConnected || !wanted || wanted === height || content.querySelector(`[${PENDING}]`)) return;
-    // What the user has given the node beyond its need stays; a loaded graph brings the size that it was saved with.
-    const spare = height === undefined ? 0 : Math.max(node.size[1] - node.computeSize()[1], 0);
+    // What the user has given the node beyond its need stays, and a loaded graph brings the size that it was saved with.
+    // The new renderer lays nodes out by itself: there only the least size is ours to say.
+    const ours = height !== undefined && !globalThis.LiteGraph.vueNodesMode;
+    const spare = ours ? Math.max(node.size[1] - node.computeSize()[1], 0) : 0;
     const least = height === undefined ? node.size[1] : 0;
     height = wanted;
     root.style.minHeight = `${height}px`;
