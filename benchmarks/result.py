@@ -69,7 +69,8 @@ class Figure:
         return {True: "met", False: "not met", None: ""}[self.met]
 
     def _number(self, value: float) -> str:
-        text = f"{value:,.{DIGITS[self.unit]}f}"
+        digits = DIGITS[self.unit] + (self.unit == "s" and value < 5)  # a second more or less says much of few
+        text = f"{value:,.{digits}f}"
         return text.replace("0.", ".", 1) if not self.unit and text.lstrip("-").startswith("0.") else text
 
 

@@ -137,10 +137,11 @@ def pareto(
         colour = LIGHT[0] if i in best else MUTED
         axes.plot(x[i], y[i], color=colour, marker="o", markersize=8)
         _text(axes, x[i], y[i], label, INK, (8, 5))
-    if percent:
-        axes.yaxis.set_major_formatter(_percent)
     axes.margins(0.14)
     axes.set_xlim(left=0)
+    if percent:
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_ylim(min(0.895, float(y.min()) - 0.03), 1.01)
     return _literal(figure)
 
 
@@ -238,11 +239,16 @@ def save_png(figure: "Figure", path: str | os.PathLike, dpi: int = 160) -> None:
 
 
 def _pair() -> tuple["Figure", tuple["Axes", "Axes"]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+    figure = _row(2)
     left, right = figure.subplots(1, 2)
     return figure, (left, right)
+
+
+def _row(count: int) -> "Figure":
+    """An empty figure with room for some charts side by side."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(5.2 * count, 3.9), layout="constrained")
 
 
 def _canvas(axes: "Axes | None", vertical: str, horizontal: str) -> tuple["Figure", "Axes"]:

@@ -44,15 +44,33 @@ def render(report: FairnessReport) -> str:
 def overview(report: FairnessReport) -> "Figure":
     """Shares and distance of the first attribute under the summary sentence; what `to_png` writes."""
     first = report.attributes[0]
-    on_dial = _on_dial(report, first)
-    if len(on_dial) < 2:
-        figure = _bars(report, first)
-    else:
-        figure, (left, right) = chart._pair()
-        _dial(report, first, left)
-        _distance(report, first, right)
+    if len(_on_dial(report, first)) < 2:
+        return _titled(_bars(report, first), report)
+    figure, (left, right) = chart._pair()
+    _dial(report, first, left)
+    _distance(report, first, right)
+    return _titled(figure, report)
+
+
+def sweep_overview(report: FairnessReport, recommended: float | None = None) -> "Figure":
+    """The overview with the recommended α marked in it, and fairness against quality beside it."""
+    first = report.attributes[0]
+    if len(_on_dial(report, first)) < 2 or pareto(report) is None:
+        return overview(report)
+    figure = chart._row(3)
+    _dial(report, first, figure.add_subplot(1, 3, 1))
+    _distance(report, first, figure.add_subplot(1, 3, 2))
+    if recommended is not None:
+        chart.mark_alpha(figure, recommended)
+    pareto(report, figure.add_subplot(1, 3, 3))
+    return _titled(figure, report)
+
+
+def _titled(figure: "Figure", report: FairnessReport) -> "Figure":
+    """The figure under the summary sentence."""
+    width = int(figure.get_figwidth() * 9)
     figure.suptitle(
-        "\n".join(textwrap.wrap(report.summary, 92)) + "\n",
+        "\n".join(textwrap.wrap(report.summary, width)) + "\n",
         x=0.01,
         ha="left",
         fontsize=12,
@@ -167,7 +185,7 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
     )
 
 
-def pareto(report: FairnessReport) -> "Figure | None":
+def pareto(report: FairnessReport, axes: Any = None) -> "Figure | None":
     """FD of the first attribute against the first measure of quality that three conditions have, or None.
 
     These are: how often the subject is recognised, KID, and the distance to the base's picture of the same seed.
@@ -194,6 +212,7 @@ def pareto(report: FairnessReport) -> "Figure | None":
                 name,
                 lower_is_better=lower,
                 percent=not lower,
+                axes=axes,
             )
     return None
 

@@ -70,7 +70,7 @@ class AlphaSweep(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    control_after_generate=True,
+                    control_after_generate=False,
                     tooltip="The first seed. Every prompt has seeds of its own, the same at every α.",
                 ),
                 io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
@@ -90,7 +90,9 @@ class AlphaSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="The same seeds, one block for each α."),
-                io.Image.Output(display_name="chart", tooltip="Fairness against quality, one point for each α."),
+                io.Image.Output(
+                    display_name="chart", tooltip="Shares and distance over α, and fairness against quality."
+                ),
                 Report.Output(display_name="report"),
                 io.Float.Output(display_name="recommended_alpha"),
                 io.String.Output(display_name="text"),
@@ -246,7 +248,7 @@ def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: flo
 
 
 def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
-    from ..debias.page import overview, pareto
+    from ..debias.page import sweep_overview
     from ..debias.panel import report_panel, sweep_points
     from ..training.sweep import recommended_alpha
     from .report_files import chart_image, new_place, picture_image, words
@@ -258,7 +260,7 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
     text = "\n".join(filter(None, (f"Recommended α: {best:g}{few}.", words(report), warning)))
     panel |= {"points": sweep_points(report), "recommended_alpha": best}
     panel["remarks"] += [warning] if warning else []
-    chart = chart_image(pareto(report) or overview(report))
+    chart = chart_image(sweep_overview(report, best))
     return io.NodeOutput(picture_image(_grid(study, shown)), chart, study, best, text, ui={"ddm_panel": [panel]})
 
 

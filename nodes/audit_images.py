@@ -49,7 +49,14 @@ class AuditImages(io.ComfyNode):
                     tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
                     "metadata.jsonl.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**31 - 1, tooltip="Of the noises, and of the examples."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Of the noises, and of the examples.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="chart"),

@@ -75,6 +75,7 @@ class FairnessReport(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=2**64 - 1,
+                    control_after_generate=False,
                     tooltip="The sampler's seed, so that pictures of one seed are compared as pairs. −1: not known.",
                 ),
                 io.Boolean.Input(

@@ -48,7 +48,12 @@ class FitProbe(io.ComfyNode):
                     tooltip="Steps of each of the two trainings: one to measure, one to keep. Not used with CLIP.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**31 - 1, tooltip="Of the pictures kept apart and of the training."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Of the pictures kept apart and of the training.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",

@@ -151,6 +151,16 @@ def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
     assert "trained on another base" in outputs["text"][0]
 
 
+def test_where_the_base_cannot_be_known_the_card_says_so(server, loras):
+    from comfyui_ddm.debias.adapter import load_adapter, update_card
+
+    shutil.copy(SHIPPED, loras / "orphan.safetensors")
+    update_card(loras / "orphan.safetensors", replace(load_adapter(SHIPPED).card, base_hash=""))
+    text = server.run(graph("orphan.safetensors"))["adapter"]["text"][0]
+    assert "Which base the model comes from is not known here" in text
+    assert "No model is connected" in server.run(graphs.scheduled("early"))["schedule"]["text"][0]
+
+
 def test_an_adapter_of_a_newer_format_asks_for_an_update(server, loras):
     from comfyui_ddm.debias.adapter import load_adapter, update_card
 

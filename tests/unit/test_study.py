@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.page import sweep_overview
 from comfyui_ddm.debias.panel import report_panel, sweep_points
 from comfyui_ddm.debias.record import Attribute, Condition, Records
 from comfyui_ddm.debias.study import Study, compare
@@ -153,3 +155,27 @@ def test_the_page_speaks_of_one_noise_only_where_seeds_are_shared():
     paired, apart = (compare(study(44), study(40, first_seed=seed)).report for seed in (0, 1000))
     assert "starts from the same noise" in paired.to_html()
     assert "starts from the same noise" not in apart.to_html()
+
+
+def test_the_chart_of_a_sweep_marks_the_recommended_strength_beside_fairness_against_quality():
+    alphas = (0.0, 0.5, 1.0)
+    halves = [records(men, alpha) for men, alpha in zip((72, 60, 40), alphas, strict=True)]
+    said = np.concatenate([one.attributes[0].probabilities for one in halves])
+    merged = Records.of(
+        ["a doctor"] * len(said),
+        [replace(halves[0].attributes[0], probabilities=said)],
+        [Condition(alpha) for alpha in alphas for _ in range(80)],
+        [*range(80)] * 3,
+        features=np.concatenate([one.features for one in halves]),
+    )
+    figure = sweep_overview(Study.of(merged).report, 0.5)
+    words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert len(words) == 3
+    assert "recommended α = 0.5" in words[0]
+    assert words[2] == ["α = 0", "α = 0.5", "α = 1"]
+    assert len(sweep_overview(compare(study(72, 0.0), study(40, 1.0)).report).axes) == 2
+
+
+def test_a_share_beside_fairness_never_goes_beyond_all():
+    axes = chart.pareto([0.6, 0.3, 0.1], [1.0, 1.0, 1.0], ["a", "b", "c"], "Recognised", percent=True).axes[0]
+    assert axes.get_ylim()[1] < 1.02
