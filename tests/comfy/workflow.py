@@ -37,7 +37,7 @@ def _values(node: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple
     values = iter(node.get("widgets_values", []))
     for name, options in widgets(known):
         yield name, next(values)
-        if options.get("control_after_generate") or (name in ("seed", "noise_seed") and "min" in options):
+        if options.get("control_after_generate", name in ("seed", "noise_seed")):
             next(values)  # "fixed", "randomize", ...: the front end's own
         if options.get("image_upload"):
             next(values)
