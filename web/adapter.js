@@ -16,7 +16,11 @@ export async function adapterNames() {
  * @returns {Promise<object|null>} its `ddm.*` values; null for a LoRA that this project did not write
  */
 export function adapterCard(name, { again = false } = {}) {
-  if (again || !known.has(name)) known.set(name, read(name).catch(() => null));
+  if (again || !known.has(name))
+    known.set(
+      name,
+      read(name).catch(() => null),
+    );
   return known.get(name);
 }
 

@@ -17,7 +17,8 @@ const PANELS = {
   DDMFairnessReport: (node) => resultPanel(node, "The report appears here when the graph has run."),
   DDMCompareReports: (node) => resultPanel(node, "Before and after appear here when the graph has run."),
   DDMAlphaSweep: (node) => resultPanel(node, "The shares at every α appear here when the sweep has run."),
-  DDMAuditImages: (node) => resultPanel(node, "What is common in the folder, and what is rare, appears here when the graph has run."),
+  DDMAuditImages: (node) =>
+    resultPanel(node, "What is common in the folder, and what is rare, appears here when the graph has run."),
 };
 
 function resultPanel(node, before) {

@@ -15,9 +15,20 @@ const HIGHEST = 2;
  */
 export function scheduleCorners({ shape, alpha, alpha_end: end, switch: change, points }) {
   if (shape === "constant") return withEnds([[0, alpha]]);
-  if (shape === "ramp") return withEnds([[0, alpha], [1, end]]);
-  if (shape === "early") return withEnds([[0, alpha], [change, alpha], [change, end]]);
-  const parts = String(points ?? "").split(/[,;]/).filter((part) => part.trim());
+  if (shape === "ramp")
+    return withEnds([
+      [0, alpha],
+      [1, end],
+    ]);
+  if (shape === "early")
+    return withEnds([
+      [0, alpha],
+      [change, alpha],
+      [change, end],
+    ]);
+  const parts = String(points ?? "")
+    .split(/[,;]/)
+    .filter((part) => part.trim());
   const pairs = parts.map((part) => part.split(":").map((one) => (one.trim() ? Number(one) : NaN)));
   if (!pairs.length || !pairs.every((pair) => pair.length === 2 && pair.every(Number.isFinite))) {
     return "Write the points as position:α pairs, such as 0:1, .4:.5, 1:0.";

@@ -49,7 +49,13 @@ async function cardsOf(names, again) {
 }
 
 function empty() {
-  return html("p", {}, "None of your LoRA files carries a fairness card yet. Train one with ", html("code", {}, "ddm train"), " and put it into models/loras.");
+  return html(
+    "p",
+    {},
+    "None of your LoRA files carries a fairness card yet. Train one with ",
+    html("code", {}, "ddm train"),
+    " and put it into models/loras.",
+  );
 }
 
 function entry(name, card) {

@@ -16,7 +16,14 @@ const SOURCES = {
  * @param {{alpha?: number, use?: (alpha: number) => void}} [now] - the strength in use, and how to set it
  */
 export function cardView(card, { alpha, use } = {}) {
-  if (!card) return [html("p", { class: "ddm-summary ddm-muted" }, "This LoRA has no fairness card: nobody has said what its strengths do.")];
+  if (!card)
+    return [
+      html(
+        "p",
+        { class: "ddm-summary ddm-muted" },
+        "This LoRA has no fairness card: nobody has said what its strengths do.",
+      ),
+    ];
   if (card.objective === "style") return [html("p", { class: "ddm-summary" }, card.description)];
   const best = card.recommended_alpha;
   const away = known(alpha) && known(best) && Math.abs(alpha - best) > 1e-6;
@@ -25,11 +32,17 @@ export function cardView(card, { alpha, use } = {}) {
       "div",
       { class: "ddm-head" },
       html("span", { class: "ddm-chip" }, `recommended α ${strength(best)}`),
-      away && use && html("button", { type: "button", class: "ddm-link", onclick: () => use(best) }, `Use ${strength(best)}`),
+      away &&
+        use &&
+        html("button", { type: "button", class: "ddm-link", onclick: () => use(best) }, `Use ${strength(best)}`),
       html("span", { class: "ddm-muted" }, card.measured ? "measured" : "predicted"),
     ),
     curve(card, alpha),
-    html("dl", { class: "ddm-facts" }, facts(card).map(([term, value]) => [html("dt", {}, term), html("dd", {}, value)])),
+    html(
+      "dl",
+      { class: "ddm-facts" },
+      facts(card).map(([term, value]) => [html("dt", {}, term), html("dd", {}, value)]),
+    ),
   ];
 }
 
@@ -50,9 +63,19 @@ function facts({ groups, target, base_hash, concepts, training, measured, alpha_
   return [
     ["Groups", SOURCES[groups] ?? groups],
     ["Target", shares?.join(", ") ?? "balance of whatever stands out"],
-    ["Trained on", [training?.pictures && `${training.pictures} pictures`, concepts?.length && `${concepts.length} concepts`].filter(Boolean).join(", ")],
+    [
+      "Trained on",
+      [training?.pictures && `${training.pictures} pictures`, concepts?.length && `${concepts.length} concepts`]
+        .filter(Boolean)
+        .join(", "),
+    ],
     ["Strengths", `0 to ${strength(alpha_max)}`],
-    ["Measured", measured ? `${measured.points.reduce((sum, one) => sum + one.pictures, 0)} pictures of ${measured.prompts} prompts` : "not yet: DDM Alpha Sweep does it"],
+    [
+      "Measured",
+      measured
+        ? `${measured.points.reduce((sum, one) => sum + one.pictures, 0)} pictures of ${measured.prompts} prompts`
+        : "not yet: DDM Alpha Sweep does it",
+    ],
     ["Base model", base_hash ? base_hash.slice(0, 10) : ""],
   ].filter(([, value]) => value);
 }

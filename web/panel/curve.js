@@ -3,7 +3,12 @@
 import { html, svg } from "./element.js";
 import { known, place } from "./number.js";
 
-const MARKS = ["M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-3.6,-3.6h7.2v7.2h-7.2z", "M0,-4.8L4.6,3.4H-4.6z", "M0,-5L5,0L0,5L-5,0z"];
+const MARKS = [
+  "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
+  "M-3.6,-3.6h7.2v7.2h-7.2z",
+  "M0,-4.8L4.6,3.4H-4.6z",
+  "M0,-5L5,0L0,5L-5,0z",
+];
 
 /** Sign of the k-th series, so that colour is never the only difference. */
 export const mark = (k) => MARKS[k % MARKS.length];
@@ -31,12 +36,14 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
   const drawing = svg("svg", { class: "ddm-plot-drawing", width: "100%", height: "100%", "aria-hidden": "true" });
   const lines = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", width: "100%", height: "100%" });
   drawing.append(lines);
-  const point = ({ x: at, y: value }) => `${(100 * across(at)).toFixed(2)},${(100 * Math.min(Math.max(up(value), 0), 1)).toFixed(2)}`;
+  const point = ({ x: at, y: value }) =>
+    `${(100 * across(at)).toFixed(2)},${(100 * Math.min(Math.max(up(value), 0), 1)).toFixed(2)}`;
   if (band) {
     const [top, bottom] = [100 * up(band.high), 100 * up(band.low)];
     lines.append(svg("rect", { class: "ddm-floor", x: 0, width: 100, y: top, height: Math.max(bottom - top, 0) }));
   }
-  for (const { at } of yTicks) drawing.append(svg("line", { class: "ddm-grid", x1: 0, x2: "100%", y1: place(up(at)), y2: place(up(at)) }));
+  for (const { at } of yTicks)
+    drawing.append(svg("line", { class: "ddm-grid", x1: 0, x2: "100%", y1: place(up(at)), y2: place(up(at)) }));
   for (const level of new Set(targets)) {
     drawing.append(svg("line", { class: "ddm-target", x1: 0, x2: "100%", y1: place(up(level)), y2: place(up(level)) }));
   }
@@ -49,10 +56,14 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
     const drawn = one.points.filter((each) => known(each.x) && known(each.y));
     const sure = drawn.filter((each) => known(each.low) && known(each.high));
     if (sure.length > 1) {
-      const edge = [...sure.map((each) => point({ x: each.x, y: each.high })), ...[...sure].reverse().map((each) => point({ x: each.x, y: each.low }))];
+      const edge = [
+        ...sure.map((each) => point({ x: each.x, y: each.high })),
+        ...[...sure].reverse().map((each) => point({ x: each.x, y: each.low })),
+      ];
       lines.append(svg("polygon", { points: edge.join(" "), fill: colour, opacity: 0.16 }));
     }
-    if (one.line !== false) lines.append(svg("polyline", { class: "ddm-line", points: drawn.map(point).join(" "), stroke: colour }));
+    if (one.line !== false)
+      lines.append(svg("polyline", { class: "ddm-line", points: drawn.map(point).join(" "), stroke: colour }));
     if (one.marks === false) return;
     for (const each of drawn) {
       const spot = svg("svg", { class: "ddm-spot", x: place(across(each.x)), y: place(up(each.y)) });
@@ -62,7 +73,11 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
     }
   });
   const tick = ({ at, text }, axis) =>
-    html("span", { class: `ddm-tick-${axis}`, style: axis === "x" ? { left: place(across(at)) } : { top: place(up(at)) } }, text);
+    html(
+      "span",
+      { class: `ddm-tick-${axis}`, style: axis === "x" ? { left: place(across(at)) } : { top: place(up(at)) } },
+      text,
+    );
   return html(
     "figure",
     { class: "ddm-figure" },
@@ -91,6 +106,14 @@ function endLabels(series, up) {
     if (i) one.at = Math.max(one.at, ends[i - 1].at + 0.13);
   });
   return ends.map(({ name, k, at }) =>
-    html("span", { class: "ddm-end", title: name, style: { top: `${(100 * at).toFixed(2)}%`, color: `var(--ddm-series-${k % 8})` } }, name),
+    html(
+      "span",
+      {
+        class: "ddm-end",
+        title: name,
+        style: { top: `${(100 * at).toFixed(2)}%`, color: `var(--ddm-series-${k % 8})` },
+      },
+      name,
+    ),
   );
 }

@@ -25,7 +25,13 @@ function rail(group, colour) {
 
 function whisker(low, high, y) {
   const line = (x1, x2, y1, y2) => svg("line", { x1: place(x1), x2: place(x2), y1, y2 });
-  return svg("g", { class: "ddm-whisker" }, line(low, high, y, y), line(low, low, y - 4, y + 4), line(high, high, y - 4, y + 4));
+  return svg(
+    "g",
+    { class: "ddm-whisker" },
+    line(low, high, y, y),
+    line(low, low, y - 4, y + 4),
+    line(high, high, y - 4, y + 4),
+  );
 }
 
 function said(group) {
@@ -56,16 +62,33 @@ export function distanceMeter({ fd, floor, groups }) {
   const whole = Math.max(Math.SQRT1_2, fd.high ?? 0, floor ?? 0) * 1.04;
   const drawing = svg("svg", { class: "ddm-rail", width: "100%", height: RAIL, "aria-hidden": "true" });
   drawing.append(svg("rect", { class: "ddm-rail-ground", width: "100%", y: 9, height: 6, rx: 3 }));
-  if (known(floor)) drawing.append(svg("rect", { class: "ddm-floor", width: place(floor / whole), y: 5, height: 14, rx: 3 }));
+  if (known(floor))
+    drawing.append(svg("rect", { class: "ddm-floor", width: place(floor / whole), y: 5, height: 14, rx: 3 }));
   if (known(fd.low)) drawing.append(whisker(fd.low / whole, fd.high / whole, RAIL / 2));
   drawing.append(svg("circle", { class: "ddm-dot", cx: place(fd.value / whole), cy: RAIL / 2, r: 5 }));
   const fair = known(floor) ? `; a fair model would show ${distance(floor)}` : "";
   return html(
     "div",
-    { class: "ddm-bars ddm-meter", role: "img", "aria-label": `Distance to the target, FD: ${distance(fd.value)}${fair}` },
-    html("span", { class: "ddm-label", title: `Distance of the shares to the target, averaged over prompts (${groups.length} groups)` }, "FD"),
+    {
+      class: "ddm-bars ddm-meter",
+      role: "img",
+      "aria-label": `Distance to the target, FD: ${distance(fd.value)}${fair}`,
+    },
+    html(
+      "span",
+      {
+        class: "ddm-label",
+        title: `Distance of the shares to the target, averaged over prompts (${groups.length} groups)`,
+      },
+      "FD",
+    ),
     drawing,
-    html("span", { class: "ddm-value" }, distance(fd.value), known(fd.low) && html("small", {}, ` ${distance(fd.low)}–${distance(fd.high)}`)),
+    html(
+      "span",
+      { class: "ddm-value" },
+      distance(fd.value),
+      known(fd.low) && html("small", {}, ` ${distance(fd.low)}–${distance(fd.high)}`),
+    ),
   );
 }
 
@@ -79,7 +102,11 @@ export function legend(attributes) {
     [attributes.some((one) => known(one.floor) && known(one.fd?.value)), "ddm-sign-floor", "a fair model"],
   ];
   const shown = signs.filter(([occurs]) => occurs);
-  return html("div", { class: "ddm-legend", "aria-hidden": "true" }, shown.map(([, sign, text]) => html("span", {}, html("i", { class: sign }), text)));
+  return html(
+    "div",
+    { class: "ddm-legend", "aria-hidden": "true" },
+    shown.map(([, sign, text]) => html("span", {}, html("i", { class: sign }), text)),
+  );
 }
 
 /** Prompts, worst first, each as one bar of its groups. */
@@ -89,13 +116,21 @@ export function promptList(prompts, names) {
     stack(row, names),
     html("span", { class: "ddm-value" }, percent(row.groups[0]?.share), html("small", {}, ` of ${row.n}`)),
   ]);
-  const key = names.map((name, k) => html("span", {}, html("i", { style: { background: `var(--ddm-series-${k % 8})` } }), name));
+  const key = names.map((name, k) =>
+    html("span", {}, html("i", { style: { background: `var(--ddm-series-${k % 8})` } }), name),
+  );
   return html("div", {}, html("div", { class: "ddm-legend" }, key), html("div", { class: "ddm-prompts" }, rows));
 }
 
 function stack(row, names) {
   const text = row.groups.map((group) => `${group.name} ${percentRange(group)}`).join(", ");
-  const drawing = svg("svg", { class: "ddm-rail", width: "100%", height: 16, role: "img", "aria-label": `${row.prompt}: ${text}` });
+  const drawing = svg("svg", {
+    class: "ddm-rail",
+    width: "100%",
+    height: 16,
+    role: "img",
+    "aria-label": `${row.prompt}: ${text}`,
+  });
   drawing.append(svg("rect", { class: "ddm-rail-ground", width: "100%", y: 4, height: 9 }));
   let start = 0;
   for (const group of row.groups) {

@@ -33,7 +33,10 @@ export function sharesOverAlpha({ points, attributes, recommended_alpha }, curso
     points: points.map((point) => ({ x: point.alpha, ...spread(shareOf(point, k)) })),
   }));
   const alphas = points.map((point) => point.alpha);
-  const said = points.map((point) => `α ${strength(point.alpha)}: ${groups.map((one, k) => `${one.name} ${percent(shareOf(point, k).share)}`).join(", ")}`);
+  const said = points.map(
+    (point) =>
+      `α ${strength(point.alpha)}: ${groups.map((one, k) => `${one.name} ${percent(shareOf(point, k).share)}`).join(", ")}`,
+  );
   return plotOf({
     label: `Shares over α. ${said.join("; ")}`,
     series,
@@ -59,7 +62,12 @@ export function distanceOverAlpha({ points, recommended_alpha, unmarked }, curso
   const floor = Math.max(0, ...shown.map((point) => point.floor_high ?? point.floor ?? 0));
   return plotOf({
     label: `Distance to the target over α. ${shown.map((one) => `α ${strength(one.alpha)}: ${distance(one.fd)}`).join("; ")}`,
-    series: [{ points: shown.map((one) => ({ x: one.alpha, y: one.fd, low: one.fd_low, high: one.fd_high })), marks: !unmarked }],
+    series: [
+      {
+        points: shown.map((one) => ({ x: one.alpha, y: one.fd, low: one.fd_low, high: one.fd_high })),
+        marks: !unmarked,
+      },
+    ],
     x: [Math.min(...alphas), Math.max(...alphas)],
     y: [0, top],
     xTicks: roundAlphas(shown),
@@ -76,8 +84,16 @@ function pareto({ points }) {
   const shown = points.filter((point) => known(point.fd) && known(point.quality));
   if (shown.length < 2) return null;
   const name = shown.at(-1).quality_name || "quality";
-  const x = rangeOf(shown.map((one) => one.fd), 0.05);
-  const y = isShare(name) ? shareRange(shown.map((one) => one.quality)) : rangeOf(shown.map((one) => one.quality), 0.02);
+  const x = rangeOf(
+    shown.map((one) => one.fd),
+    0.05,
+  );
+  const y = isShare(name)
+    ? shareRange(shown.map((one) => one.quality))
+    : rangeOf(
+        shown.map((one) => one.quality),
+        0.02,
+      );
   const ticks = (range, write) =>
     [0.1, 0.9].map((part) => range[0] + part * (range[1] - range[0])).map((at) => ({ at, text: write(at) }));
   const told = shown.map((one) => `α ${strength(one.alpha)}: FD ${distance(one.fd)}, ${name} ${qualityOf(one)}`);
@@ -116,5 +132,7 @@ export function priceOfBalance({ points, recommended_alpha }) {
 function roundAlphas(points) {
   if (points.length < 9) return alphaTicks(points);
   const [low, high] = [points[0].alpha, points.at(-1).alpha];
-  return [-1, -0.5, 0, 0.5, 1, 1.5, 2].filter((at) => at >= low && at <= high).map((at) => ({ at, text: strength(at) }));
+  return [-1, -0.5, 0, 0.5, 1, 1.5, 2]
+    .filter((at) => at >= low && at <= high)
+    .map((at) => ({ at, text: strength(at) }));
 }

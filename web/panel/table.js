@@ -10,8 +10,20 @@ function table(caption, heads, rows) {
     "table",
     {},
     html("caption", {}, caption),
-    html("thead", {}, html("tr", {}, heads.map((head) => html("th", { scope: "col" }, head)))),
-    html("tbody", {}, rows.map((row) => html("tr", {}, row.map(cell)))),
+    html(
+      "thead",
+      {},
+      html(
+        "tr",
+        {},
+        heads.map((head) => html("th", { scope: "col" }, head)),
+      ),
+    ),
+    html(
+      "tbody",
+      {},
+      rows.map((row) => html("tr", {}, row.map(cell))),
+    ),
   );
 }
 
@@ -19,7 +31,13 @@ const range = ({ low, high }) => `${percent(low)} to ${percent(high)}`;
 
 function ofAttribute({ name, groups, fd, floor }) {
   const compared = groups.some((group) => group.before);
-  const heads = [name, ...(compared ? ["Before", "95% interval"] : []), compared ? "After" : "Share", "95% interval", "Target"];
+  const heads = [
+    name,
+    ...(compared ? ["Before", "95% interval"] : []),
+    compared ? "After" : "Share",
+    "95% interval",
+    "Target",
+  ];
   const rows = groups.map((group) => [
     group.name,
     ...(compared ? [percent(group.before?.share), range(group.before ?? {})] : []),
@@ -27,13 +45,19 @@ function ofAttribute({ name, groups, fd, floor }) {
     range(group),
     percent(group.target),
   ]);
-  const told = fd ? `${name}. FD ${distance(fd.value)} (${distance(fd.low)} to ${distance(fd.high)}), a fair model ${distance(floor)}.` : name;
+  const told = fd
+    ? `${name}. FD ${distance(fd.value)} (${distance(fd.low)} to ${distance(fd.high)}), a fair model ${distance(floor)}.`
+    : name;
   return table(told, heads, rows);
 }
 
 function ofPrompts(prompts) {
   const names = prompts[0].groups.map((group) => group.name);
-  const rows = prompts.map((row) => [row.prompt, String(row.n), ...row.groups.map((group) => `${percent(group.share)}, ${range(group)}`)]);
+  const rows = prompts.map((row) => [
+    row.prompt,
+    String(row.n),
+    ...row.groups.map((group) => `${percent(group.share)}, ${range(group)}`),
+  ]);
   return table("Prompts", ["Prompt", "Pictures", ...names], rows);
 }
 

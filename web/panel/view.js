@@ -46,7 +46,12 @@ function heading({ verdict, summary, n }) {
 function verdictView({ tone, text }) {
   const kind = tone in SIGNS ? tone : "unknown";
   const long = text.length > LONG ? " ddm-long" : "";
-  return html("div", { class: `ddm-verdict ddm-${kind}${long}` }, html("span", { "aria-hidden": "true" }, SIGNS[kind]), html("span", {}, text));
+  return html(
+    "div",
+    { class: `ddm-verdict ddm-${kind}${long}` },
+    html("span", { "aria-hidden": "true" }, SIGNS[kind]),
+    html("span", {}, text),
+  );
 }
 
 /** Attributes with a target, and those without. Where none has any, the first one leads; an audit's are then unnamed. */
@@ -63,7 +68,12 @@ function attributeView(attribute) {
   return html(
     "section",
     { class: "ddm-attribute" },
-    html("h4", {}, words(name), notes.map((note) => html("small", {}, ` · ${note}`))),
+    html(
+      "h4",
+      {},
+      words(name),
+      notes.map((note) => html("small", {}, ` · ${note}`)),
+    ),
     shareBars(attribute),
     groups.some((group) => known(group.target)) && distanceMeter(attribute),
   );
@@ -71,7 +81,13 @@ function attributeView(attribute) {
 
 function othersView(others) {
   const names = others.map((one) => words(one.name)).join(", ");
-  return html("details", {}, html("summary", {}, `Not asked to change: ${names}`), others.map(attributeView), legend(others));
+  return html(
+    "details",
+    {},
+    html("summary", {}, `Not asked to change: ${names}`),
+    others.map(attributeView),
+    legend(others),
+  );
 }
 
 const words = (name) => String(name).replaceAll("_", " ");
@@ -82,7 +98,11 @@ function promptsView({ prompts, attributes }) {
 }
 
 function remarksView(remarks) {
-  const list = html("ul", {}, remarks.map((one) => html("li", {}, one)));
+  const list = html(
+    "ul",
+    {},
+    remarks.map((one) => html("li", {}, one)),
+  );
   return html("details", {}, html("summary", {}, `What else to know (${remarks.length})`), list);
 }
 

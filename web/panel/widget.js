@@ -22,7 +22,10 @@ export function attachPanel(node, view) {
   const content = html("div", { class: "ddm-content" });
   const root = html("div", { class: "ddm", role: "region", "aria-label": node.title, tabindex: "0" }, content);
   root.dataset.captureWheel = "true";
-  root.addEventListener("wheel", (event) => scrolls(root) && root.contains(document.activeElement) && event.stopPropagation());
+  root.addEventListener(
+    "wheel",
+    (event) => scrolls(root) && root.contains(document.activeElement) && event.stopPropagation(),
+  );
 
   let height;
   const room = () => (height ?? 0) + 2 * MARGIN;
