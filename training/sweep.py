@@ -12,8 +12,9 @@ def recommended_alpha(report: FairnessReport, cfg: float) -> float | None:
     """The smallest α, at a guidance scale, that is as near to the target as can be told.
 
     That is: its distance FD is one that a perfectly fair model could show with as many pictures; or, where none gets
-    there, it lies within the interval of the best. Strengths at which the subject is recognised more than three points
-    less often than at α = 0 are left out while others remain.
+    there, it is no further beyond the best than that. (The intervals of FD would not do: they hold how much prompts
+    differ, and all strengths have the same prompts.) Strengths at which the subject is recognised more than three
+    points less often than at α = 0 are left out while others remain.
 
     Returns:
         None when the first attribute has no target, or no α was measured.
@@ -28,7 +29,7 @@ def recommended_alpha(report: FairnessReport, cfg: float) -> float | None:
         points = good or points
     fair = [one for one in points if one["floor_high"] is not None and one["fd"] <= one["floor_high"]]
     best = min(points, key=lambda one: one["fd"])
-    near = [one for one in points if one["fd"] <= (best["fd"] if best["fd_high"] is None else best["fd_high"])]
+    near = [one for one in points if one["fd"] <= best["fd"] + (best["floor_high"] or 0.0)]
     return min(one["alpha"] for one in fair or near)
 
 

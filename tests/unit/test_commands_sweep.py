@@ -21,13 +21,17 @@ from typer.testing import CliRunner
 PICTURES = 80
 
 
-def measured(shares: dict[tuple[float, float], float], recognised: dict[float, float] | None = None, target=True):
-    """A report of two prompts whose share of men at (α, CFG) is given, with a probe for the subject if asked."""
+def measured(
+    shares: dict[tuple[float, float], float], recognised: dict[float, float] | None = None, target=True, apart=0.0
+):
+    """A report of two prompts whose shares of men at (α, CFG) are the given one ± apart, with a probe for the subject
+    if asked."""
     seen, subject, prompts, conditions, seeds = [], [], [], [], []
     for (alpha, cfg), share in shares.items():
         for prompt, role in enumerate(("a doctor", "a pilot")):
             for i in range(PICTURES):
-                seen.append([1, 0] if i < round(share * PICTURES) else [0, 1])
+                men = share + (apart if prompt else -apart)
+                seen.append([1, 0] if i < round(men * PICTURES) else [0, 1])
                 right = i < (recognised or {}).get(alpha, 1) * PICTURES
                 subject.append([1, 0] if right == (prompt == 0) else [0, 1])
                 prompts.append(role)
@@ -50,6 +54,11 @@ def test_the_smallest_fair_alpha_is_recommended():
 
 def test_without_a_fair_alpha_the_best_one_is_recommended():
     report = measured({(0.0, 3.0): 0.95, (0.5, 3.0): 0.9, (1.0, 3.0): 0.7})
+    assert recommended_alpha(report, 3.0) == 1.0
+
+
+def test_prompts_that_differ_do_not_make_a_weaker_alpha_as_good():
+    report = measured({(0.0, 3.0): 0.8, (0.5, 3.0): 0.74, (1.0, 3.0): 0.55}, apart=0.12)
     assert recommended_alpha(report, 3.0) == 1.0
 
 
