@@ -1,8 +1,8 @@
-"""Calibration of a trained adapter's scale, without a label: α = 1 shall move the model as far as promised.
+"""Calibration of a trained adapter's scale, without looking at a label: α = 1 shall move the model as far as promised.
 
 Log-odds are linear in the strength, but a short training under guidance reaches only part of the way. So the model
-makes pictures at three strengths with the same seeds, a regression learnt on the set reads them in the base's own
-features, and the strength at which their score is what the weights predict for α = 1 becomes the file's α = 1.
+makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the base's
+own features, and the strength at which their shares are what the weights predict for α = 1 becomes the file's α = 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.feature import centre, places, unet_features
-from ..debias.weight import Weighting
 from .lora import lora_names, set_alpha
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Base
+    from .grouping import Grouping
 
 STRENGTHS = (0.0, 1.0, 2.0)
-COMPONENTS = 48
-# Fewer pictures teach no regression; and a score is in nats, so a smaller move is rounding.
-FEWEST, LEAST = 8, 1e-6
+# Fewer pictures teach no classifier; less progress than this is rounding.
+FEWEST, LEAST = 8, 1e-3
+# A goal at this distance from the shares at strength 0 is reached: 160 pictures tell no better.
+NEAR = 0.08
 
 
 @dataclass(frozen=True)
@@ -33,36 +34,41 @@ class Calibration:
     Attributes:
         scale: factor on the LoRA, within 0.5…2; 1 where it found no effect.
         strengths: the strengths that were tried.
-        scores: mean score of the pictures at each.
-        goal: the score that the weights promise at α = 1.
+        progress: how far the shares are on their way from those at strength 0 to the goal, at each; 1 is the goal.
+        shares: shares of every group at each strength, all attributes after one another.
+        goal: the shares that the weights promise at α = 1.
     """
 
     scale: float
     strengths: tuple[float, ...]
-    scores: tuple[float, ...]
-    goal: float
+    progress: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+    goal: tuple[float, ...]
 
 
-def scale_of(strengths: Sequence[float], scores: Sequence[float], goal: float) -> float:
-    """Interpolate the strength at which the score reaches the goal, within 0.5…2; 1 where nothing moves towards it."""
-    moved = (np.asarray(scores) - scores[0]) * np.sign(goal - scores[0])
-    moved = np.maximum.accumulate(moved)
+def progress_of(shares: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Project shares [S, K] onto the way from the first of them to the goal [K]: 0 is the start, 1 the goal.
+
+    All are 0 where the goal is so near that the way is chance.
+    """
+    way = goal - shares[0]
+    far = float(way @ way)
+    return (shares - shares[0]) @ way / far if far > NEAR**2 else np.zeros(len(shares))
+
+
+def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
+    """Interpolate the strength of progress 1, within 0.5…2; 1 where nothing moves towards the goal."""
+    moved = np.maximum.accumulate(progress)
     if moved[-1] <= LEAST:
         return 1.0
-    return float(np.clip(np.interp(abs(goal - scores[0]), moved, strengths), 0.5, 2.0))
-
-
-def scores_of_set(weighting: Weighting) -> np.ndarray:
-    """Say how strongly the weights ask for each picture [N]: its log-weight at α = 1."""
-    return np.log(np.maximum(weighting.weights(1.0), 1e-9))
+    return float(np.clip(np.interp(1.0, moved, strengths), 0.5, 2.0))
 
 
 def calibrate(
     base: "Base",
     latents: "torch.Tensor",
     captions: Sequence[str],
-    concept: np.ndarray,
-    weighting: Weighting,
+    grouping: "Grouping",
     *,
     pictures: int,
     seed: int,
@@ -73,20 +79,15 @@ def calibrate(
     Args:
         latents: [N, C, h, w] scaled latents of the set.
         captions: [N]; pictures are made of captions drawn from them.
-        concept: [N] which pictures are compared with each other (see `group.peers`).
-        weighting: the weights that were trained towards.
+        grouping: the groups and weights that were trained towards.
         pictures: how many to make at each strength.
         seed: of captions and noise.
     """
     import torch
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     from .sampler import generate_batches
 
+    concept = grouping.weighting.concept
     rng = np.random.default_rng([seed, 77])
     drawn = np.sort(rng.integers(len(captions), size=pictures))
     prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(pictures)]
@@ -104,25 +105,36 @@ def calibrate(
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 0.0)
     own = _features(base, latents, captions)
-    centred = centre(own, concept)
     new = [_features(base, part, prompts) for part in made]
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 1.0)
-    model = make_pipeline(
-        StandardScaler(), PCA(min(COMPONENTS, len(captions) // 4), random_state=0), RidgeCV(np.logspace(-2, 4, 13))
-    )
-    asked = scores_of_set(weighting)
+    centred = centre(own, concept)
     x = np.concatenate(list(centred.values()), 1)
-    guessed = cross_val_predict(model, x, asked)
-    model.fit(x, asked)
-    means = {name: values - centred[name] for name, values in own.items()}
-    scores = [
-        float(model.predict(np.concatenate([part[name] - means[name][drawn] for name in part], 1)).mean())
-        for part in new
-    ]
-    gap = float((weighting.weights(1.0) * guessed).sum() / weighting.weights(1.0).sum() - guessed.mean())
-    goal = (scores[0] if weighting.by_indicator else float(guessed.mean())) + gap
-    return Calibration(scale_of(STRENGTHS, scores, goal), STRENGTHS, tuple(scores), goal)
+    shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
+    y = [np.concatenate(list(part.values()), 1) - shift for part in new]
+    shares, goal = [], []
+    for part in grouping.groups:
+        shares.append(shares_of(x, part.membership, y))
+        goal.append(grouping.weighting.predicted_shares(1.0, part.membership))
+    shares, goal = np.concatenate(shares, 1), np.concatenate(goal)
+    way = progress_of(shares, goal)
+    return Calibration(
+        scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
+    )
+
+
+def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:
+    """Shares [S, K] of the groups among pictures [S][M, D], by a logistic regression learnt on the set [N, D]."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    known = membership.sum(1) > 0.5
+    group = membership.argmax(1)
+    # Balanced: a majority in the set must not read itself into what is made.
+    reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))
+    reader.fit(x[known], group[known])
+    return np.stack([np.bincount(reader.predict(part), minlength=membership.shape[1]) / len(part) for part in made])
 
 
 def _features(base: "Base", latents: "torch.Tensor", captions: Sequence[str]) -> dict[str, np.ndarray]:

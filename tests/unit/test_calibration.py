@@ -7,52 +7,55 @@ from comfyui_ddm.debias.group import Groups, concepts
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, calibrate, scale_of, scores_of_set
+from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, calibrate, progress_of, scale_of, shares_of
+from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
 
 
 @pytest.mark.parametrize(
-    ("scores", "goal", "scale"),
+    ("progress", "scale"),
     [
-        ((0.0, 1.0, 2.0), 1.0, 1.0),
-        ((0.0, 1.0, 2.0), 1.5, 1.5),
-        ((0.0, 2.0, 3.0), 1.5, 0.75),
-        ((0.0, -1.0, -2.0), -1.25, 1.25),
-        ((0.4, 0.6, 1.0), 0.8, 1.5),
-        ((1.0, 3.0, 2.0), 2.0, 0.5),
-    ],
-)
-def test_the_scale_is_the_strength_at_which_the_goal_is_met(scores, goal, scale):
-    assert scale_of(STRENGTHS, scores, goal) == pytest.approx(scale)
-
-
-@pytest.mark.parametrize(("goal", "scale"), [(0.1, 0.5), (9.0, 2.0), (0.0, 1.0)])
-def test_the_scale_stays_within_a_half_and_two(goal, scale):
-    assert scale_of(STRENGTHS, (0.0, 1.0, 2.0), goal) == scale
-
-
-@pytest.mark.parametrize(
-    ("scores", "goal"),
-    [
+        ((0.0, 1.0, 2.0), 1.0),
+        ((0.0, 0.5, 1.5), 1.5),
+        ((0.0, 2.0, 3.0), 0.5),
+        ((0.0, 1.25, 1.5), 0.8),
+        ((0.0, 0.1, 0.2), 2.0),
+        ((0.0, 1.6, 1.2), 0.625),
         ((0.0, 0.0, 0.0), 1.0),
-        ((0.0, -1.0, -2.0), 1.0),
-        ((0.3, 0.3 + 1e-12, 0.3 + 2e-12), 0.3 + 1e-12),
-        ((0.3, 0.3 + 1e-12, 0.3 + 2e-12), 1.0),
+        ((0.0, -0.5, -1.0), 1.0),
     ],
 )
-def test_what_does_not_move_towards_the_goal_is_left_as_it_is(scores, goal):
-    assert scale_of(STRENGTHS, scores, goal) == 1.0
+def test_the_scale_is_the_strength_at_which_the_goal_is_met_within_a_half_and_two(progress, scale):
+    assert scale_of(STRENGTHS, progress) == pytest.approx(scale)
 
 
-def weighting(labels, captions, target=(0.5, 0.5)):
+def test_progress_is_the_share_of_the_way_from_the_start_to_the_goal():
+    shares, goal = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7]]), np.array([0.5, 0.5])
+    assert progress_of(shares, goal) == pytest.approx([0, 0.5, 1.5])
+
+
+def test_what_is_at_its_goal_already_makes_no_progress():
+    assert not progress_of(np.array([[0.52, 0.48], [0.3, 0.7]]), np.array([0.5, 0.5])).any()
+
+
+def test_shares_are_read_from_the_features():
+    rng = np.random.default_rng(0)
+    group = (np.arange(300) % 6 == 0).astype(int)
+    x = rng.normal(size=(300, 20)) + 3 * group[:, None]
+    made = [rng.normal(size=(100, 20)) + 3 * (np.arange(100) < rare)[:, None] for rare in (10, 40, 70)]
+    assert shares_of(x, np.eye(2)[group], made)[:, 1] == pytest.approx([0.1, 0.4, 0.7], abs=0.02)
+
+
+def test_pictures_without_a_group_teach_nothing():
+    x = np.array([[-1.0], [-1.1], [1.0], [1.1], [50.0]] * 4)
+    membership = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]] * 4, float)
+    assert shares_of(x, membership, [np.array([[-1.0], [1.0], [1.0], [1.0]])])[0] == pytest.approx([0.25, 0.75])
+
+
+def grouped(labels, captions):
     groups = Groups.from_labels(labels, "labels:gender")
-    return Weighting.of_groups(groups, Target(groups.names, np.array(target)), concepts(captions)[1])
-
-
-def test_rare_pictures_are_asked_for_most():
-    labels = ["man"] * 9 + ["woman"] * 3
-    scores = scores_of_set(weighting(labels, ["a doctor"] * 12))
-    assert scores[-1] > 0 > scores[0]
+    target = Target.uniform(groups.names)
+    return Grouping("labels:gender", [groups], [target], Weighting.of_groups(groups, target, concepts(captions)[1]))
 
 
 @pytest.fixture
@@ -69,15 +72,13 @@ def trained(tiny_base):
 def run(base, count=16, pictures=4, labels=None):
     captions = [("a doctor", "a judge")[i % 2] for i in range(count)]
     labels = labels or [("woman" if i % 4 == 3 else "man") for i in range(count)]
-    concept = concepts(captions)[1]
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     steps = []
     found = calibrate(
         base,
         latents,
         captions,
-        concept,
-        weighting(labels, captions),
+        grouped(labels, captions),
         pictures=pictures,
         seed=0,
         progress=lambda done, total: steps.append((done, total)),
@@ -88,8 +89,8 @@ def run(base, count=16, pictures=4, labels=None):
 def test_a_trained_lora_is_measured_without_being_changed(trained):
     before = export_lora(trained.unet, "debias")
     found, steps = run(trained)
-    assert 0.5 <= found.scale <= 2 and np.isfinite([*found.scores, found.goal]).all()
-    assert found.strengths == STRENGTHS and len(found.scores) == 3
+    assert 0.5 <= found.scale <= 2 and np.isfinite(found.progress).all() and sum(found.goal) == pytest.approx(1)
+    assert found.strengths == STRENGTHS and np.sum(found.shares, axis=1) == pytest.approx([1, 1, 1])
     assert steps[-1][0] == steps[-1][1] and [done for done, _ in steps] == sorted(done for done, _ in steps)
     after = export_lora(trained.unet, "debias")
     assert all(torch.equal(before[name].up, after[name].up) for name in before)
