@@ -24,7 +24,7 @@ def tiny_configuration(family, prediction="epsilon"):
     text |= {"hidden_act": "quick_gelu", "bos_token_id": SPECIAL["bos"], "eos_token_id": SPECIAL["eos"]}
     config = {"unet": unet, "vae": vae, "text_encoder": text, "tokenizer": {"pad_token": "<|endoftext|>"}}
     schedule = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
-    config["scheduler"] = schedule | {"beta_schedule": "scaled_linear", "clip_sample": False}
+    config["scheduler"] = schedule | {"beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
     config["scheduler"]["prediction_type"] = prediction
     if family == "sd2":
         unet |= {"use_linear_projection": True, "cross_attention_dim": 1024}
