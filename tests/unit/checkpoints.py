@@ -85,7 +85,9 @@ def make_tokenizer(folder):
 
 def ldm_tensors(family, models):
     """The weights of all models under the keys of a single-file checkpoint."""
-    tensors = {"model.diffusion_model." + unet_key(k): v for k, v in models["unet"].state_dict().items()}
+    unet = models["unet"]
+    plain = [number for number, kind in enumerate(unet.config.up_block_types) if kind == "UpBlock2D"]
+    tensors = {"model.diffusion_model." + unet_key(key, plain): value for key, value in unet.state_dict().items()}
     levels = len(models["vae"].config.block_out_channels)
     for name, value in models["vae"].state_dict().items():
         key = vae_key(name, levels)
@@ -123,8 +125,8 @@ OUTSIDE |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2"
 OUTSIDE |= {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 
 
-def unet_key(name):
-    """LDM's name of a weight of diffusers' U-Net with two residual blocks per level."""
+def unet_key(name, plain=()):
+    """LDM's name of a weight of a U-Net with two residual blocks per level; `plain` up-blocks do not attend."""
     module, kind = name.rsplit(".", 1)
     if module in OUTSIDE:
         return f"{OUTSIDE[module]}.{kind}"
@@ -138,7 +140,7 @@ def unet_key(name):
     if part == "downsamplers":
         return f"input_blocks.{3 * block + 3}.0.op.{kind}"
     if part == "upsamplers":
-        return f"output_blocks.{3 * block + 2}.2.conv.{kind}"
+        return f"output_blocks.{3 * block + 2}.{1 if block in plain else 2}.conv.{kind}"
     place = f"input_blocks.{3 * block + number + 1}" if side == "down" else f"output_blocks.{3 * block + number}"
     return f"{place}.{int(part == 'attentions')}.{inner(rest)}"
 
