@@ -189,7 +189,7 @@ class Base:
         conditions = {}
         if text.pooled is not None:
             height, width = (side * self.vae_factor for side in noisy.shape[2:])
-            size = text.pooled.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+            size = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
             conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": size}
         return self.unet(noisy.to(self.dtype), t, text.tokens, return_dict=False, **conditions)[0].float()
 

@@ -42,7 +42,8 @@ def folders(tmp_path_factory):
             models = make_models(config)
             make_folder(root / kind, config, models)
             (root / f"{family}.json").write_text(json.dumps(config))
-            tensors = ldm_tensors(family, models) | ({"v_pred": torch.zeros(1)} if kind.endswith("-v") else {})
+            told = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)} if kind.endswith("-v") else {}
+            tensors = ldm_tensors(family, models) | told
             save_file({key: value.clone().contiguous() for key, value in tensors.items()}, root / f"{kind}.safetensors")
     write_folder(root / "pictures")
     return root
@@ -63,10 +64,10 @@ def with_random_lora(base):
     return base
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sd1"])
 def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, kind):
     base = load_base(folders / kind)
-    settings = Settings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8)
+    settings = Settings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
     pictures = folder_set(base, read_folder(folders / "pictures"))
     run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     assert run.train()
@@ -118,6 +119,16 @@ def test_sampling_follows_the_prediction(folders, kind):
     base.run_unet = perfect(base, GOAL)
     pictures = generate(base, ["a doctor", "a judge"], [1, 2], steps=8)
     assert np.abs(pictures.astype(int) - base.decode(GOAL).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["sd2-v", "sdxl"])
+def test_a_base_in_half_precision_makes_nearly_the_same_pictures(folders, kind):
+    def draw(dtype):
+        base = load_base(folders / kind, dtype=dtype)
+        assert base.encode_text(["a doctor"]).tokens.dtype == dtype
+        return generate(base, ["a doctor"], [1], steps=2).astype(int)
+
+    assert np.abs(draw(torch.bfloat16) - draw(torch.float32)).mean() < 4
 
 
 def test_sdxl_is_told_the_pictures_size(folders):
