@@ -78,6 +78,7 @@ def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, ki
     fresh = load_base(folders / kind)
     before = answer(fresh)
     assert load_lora_into(fresh.unet, adapter, "debias", fresh.hash) is None
+    set_alpha(base.unet, "debias", 1.0)
     assert torch.equal(answer(fresh), answer(base))
     assert not torch.equal(answer(fresh), before)
     set_alpha(fresh.unet, "debias", 0.0)
