@@ -14,9 +14,11 @@ from ..debias.adapter import content_hash
 from ..debias.interval import wilson
 from ..debias.probe import Probe, fit_probe
 from ..debias.storage import atomic_path, load_tensors, save_tensors
-from ..training.base import check_folder, hash_files, resolve_device
+from ..training.base import resolve_device
+from ..training.file_hash import hash_files
 from ..training.folder import read_folder
 from ..training.model import load_model
+from ..training.pipeline_folder import check_folder
 from ..training.sampler import generate
 from ..training.tiny_people import caption
 from .imbalance import OCCUPATIONS

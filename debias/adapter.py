@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .error import DDMError
+from .ldm import from_ldm, to_ldm
 from .storage import check_tensors, load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class AdapterCard:
         predicted: the predicted curve, one mapping per α.
         measured: the measured fairness card, or None before a measurement.
         training: settings it was trained with (steps, seed, rank, ...).
+        architecture: of the base, as `modelspec.architecture` names it, with "/lora".
+        prediction: what the base predicts, "epsilon" or "v_prediction".
     """
 
     objective: str = "ddm"
@@ -71,7 +74,13 @@ class AdapterCard:
     title: str = "DDM adapter"
     description: str = "Fair adapter: its strength is α. 0 is the model as it was, 1 the target distribution."
     architecture: str = "stable-diffusion-v1/lora"
+    prediction: str = "epsilon"
     format_version: int = FORMAT_VERSION
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether it is made for SDXL."""
+        return self.architecture.startswith("stable-diffusion-xl")
 
     def to_metadata(self) -> dict[str, str]:
         """The `ddm.*` metadata: a JSON text for each field."""
@@ -108,7 +117,8 @@ class Adapter:
     """A LoRA as read from a file.
 
     Attributes:
-        modules: updates by kohya's layer name, for instance "lora_unet_mid_block_resnets_0_conv1".
+        modules: updates by kohya's layer name, for instance "lora_unet_mid_block_resnets_0_conv1"; a file of SDXL has
+            LDM's names, which are translated (see `ldm`).
         card: None for a LoRA that this project did not write.
     """
 
@@ -128,7 +138,8 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
     Args:
         path: a .safetensors file.
         lora: by diffusers module name (see `kohya_name`).
-        card: without one, only `modelspec.*` and `ss_*` are written.
+        card: without one, only `modelspec.*` and `ss_*` are written. Its architecture decides on the names in the file:
+            LDM's for SDXL (see `ldm`).
 
     Raises:
         DDMError: the LoRA is empty or not finite, the name is not .safetensors, or the disk refuses.
@@ -146,7 +157,7 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
                 f"The adapter is not saved to {path}: its layer {module} is not finite, so training has diverged. "
                 "Train again with a lower learning rate."
             )
-        name = kohya_name(module)
+        name = to_ldm(kohya_name(module)) if card and card.is_xl else kohya_name(module)
         tensors[name + DOWN] = down
         tensors[name + UP] = up
         tensors[name + ALPHA] = torch.tensor(float(alpha))
@@ -173,7 +184,7 @@ def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metad
         if up is None or up.ndim != down.ndim or up.shape[1] != down.shape[0]:
             raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
         alpha = tensors.get(name + ALPHA)
-        modules[name] = Lora(down, up, float(down.shape[0] if alpha is None else alpha))
+        modules[from_ldm(name)] = Lora(down, up, float(down.shape[0] if alpha is None else alpha))
     if not modules:
         raise DDMError(
             f"{path} is not a LoRA in kohya's format: it holds no key that ends in {DOWN}. "
@@ -253,17 +264,20 @@ def _metadata(lora: Mapping[str, Lora], card: AdapterCard | None) -> dict[str, s
     about = card or AdapterCard()
     rank = max(layer.rank for layer in lora.values())
     alphas = {layer.alpha for layer in lora.values()}
+    is_v2 = about.architecture.startswith("stable-diffusion-v2")
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": about.architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.prediction_type": "v" if about.prediction == "v_prediction" else about.prediction,
         "modelspec.title": about.title,
         "modelspec.description": about.description,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alphas.pop() if len(alphas) == 1 else float(rank)),
-        "ss_base_model_version": "sd_v2" if about.architecture.startswith("stable-diffusion-v2") else "sd_v1",
+        "ss_base_model_version": "sdxl_base_v1-0" if about.is_xl else "sd_v2" if is_v2 else "sd_v1",
+        "ss_v2": str(is_v2),
         "ss_output_name": about.title,
     }
     if any(layer.down.ndim == 4 and layer.down.shape[-1] > 1 for layer in lora.values()):

@@ -40,7 +40,7 @@ def load_folder(folder: Path) -> tuple[comfy.model_patcher.ModelPatcher, comfy.s
     Raises:
         DDMError: the folder is incomplete, or of a kind that cannot be built.
     """
-    from ..training.base import hash_files
+    from ..training.file_hash import hash_files
 
     weights = weight_files(folder)
     model = load_model(folder)
@@ -115,10 +115,9 @@ def weight_files(folder: Path) -> Mapping[str, list[Path]]:
     Raises:
         DDMError: a part is missing, broken or a pickle.
     """
-    from ..training.base import PARTS, check_parts
+    from ..training.pipeline_folder import PARTS, SECOND, check_parts
 
-    second = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}
-    return check_parts(folder, PARTS | (second if (folder / "text_encoder_2").is_dir() else {}))
+    return check_parts(folder, PARTS | (SECOND if (folder / "text_encoder_2").is_dir() else {}))
 
 
 def _read(files: list[Path]) -> Tensors:

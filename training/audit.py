@@ -17,25 +17,26 @@ def audit_folder(
     title: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    tokenizer: Path | None = None,
     report: Report | None = None,
 ) -> Audit:
     """Audit a folder.
 
     Args:
         pictures: from `read_folder`.
-        base: a model in diffusers layout; it is not opened for labels.
+        base: a pipeline folder or a checkpoint; it is not opened for labels.
         groups: the source, as in `Grouper.group`.
         target: `uniform`, or shares; named groups only.
         title: what stands above the page.
         seed: of the noises, and of the choice of examples.
-        device: as in `load_base`.
+        device, tokenizer: as in `load_base`.
         report: called with (what, done, total) while the base looks at the pictures.
 
     Raises:
         DDMError: a source that is not known, a target that it cannot have, or a base that cannot be opened.
     """
     check_source(groups, target)
-    found = _group(pictures, base, groups, target, seed, device, report)
+    found = _group(pictures, base, groups, target, seed, device, tokenizer, report)
     return inspect(
         AuditedSet(
             files=[item.path for item in pictures.items],
@@ -61,6 +62,7 @@ def _group(
     target: str,
     seed: int,
     device: str,
+    tokenizer: Path | None,
     report: Report | None,
 ) -> Grouping:
     if groups.startswith("labels:"):
@@ -68,7 +70,7 @@ def _group(
     from .base import load_base
     from .latents import encode_moments
 
-    model = load_base(base, device)
+    model = load_base(base, device, tokenizer=tokenizer)
     latents, _ = encode_moments(model, pictures, report and (lambda done, total: report("encoding", done, total)))
     return Grouper(model, latents, pictures.captions, seed, report).group(groups, target)
 

@@ -1,14 +1,14 @@
-"""The base model: a Stable Diffusion pipeline folder in diffusers layout, opened for training and sampling."""
+"""The base model: Stable Diffusion 1.x, 2.x or XL, a folder or a checkpoint, opened for training and sampling."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
+from .file_hash import hash_files
+from .pipeline_folder import check_folder, load_folder
+from .text import Text
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -16,18 +16,13 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-# What each part of the pipeline needs, and the stem of its weight file (None: no weights).
-PARTS = {
-    "unet": ("config.json", "diffusion_pytorch_model"),
-    "vae": ("config.json", "diffusion_pytorch_model"),
-    "text_encoder": ("config.json", "model"),
-    "tokenizer": ("tokenizer_config.json", None),
-    "scheduler": ("scheduler_config.json", None),
-}
+PREDICTIONS = ("epsilon", "v_prediction")
 # How many pictures the VAE takes at a time: it needs far more memory per picture than the U-Net.
 VAE_PIXELS = 64 * 64 * 64
+# Width of SD 2.x's text embeddings; SD 1.x has 768.
+OPENCLIP_WIDTH = 1024
 # How many sentences the text encoder takes at a time.
 TEXTS = 256
 
@@ -37,8 +32,11 @@ class Base:
     """A frozen base model: everything in eval mode, no parameter requires a gradient.
 
     Attributes:
-        hash: sha256 (hex) over the bytes of the U-Net's weight files; adapters remember it.
-        dtype: the dtype of U-Net and text encoder. The VAE always computes in float32.
+        path: the pipeline folder, or the checkpoint file.
+        hash: sha256 (hex) over the bytes of the file or files that hold the U-Net's weights; adapters remember it. So a
+            checkpoint and the folder that it was converted to have different hashes.
+        dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
+        text_encoder_2, tokenizer_2: SDXL's second ones, else None.
     """
 
     unet: "UNet2DConditionModel"
@@ -46,10 +44,12 @@ class Base:
     text_encoder: "CLIPTextModel"
     tokenizer: "CLIPTokenizer"
     scheduler: "DDPMScheduler"
-    folder: Path
+    path: Path
     hash: str
     device: "torch.device"
     dtype: "torch.dtype"
+    text_encoder_2: "CLIPTextModelWithProjection | None" = None
+    tokenizer_2: "CLIPTokenizer | None" = None
 
     @property
     def latent_channels(self) -> int:
@@ -66,21 +66,47 @@ class Base:
         """Side of the model's native picture in pixels."""
         return self.unet.config.sample_size * self.vae_factor
 
-    def encode_text(self, prompts: list[str]) -> "torch.Tensor":
-        """Text embeddings [N, tokens, D] of N prompts, padded (and cut) to the tokenizer's model_max_length."""
+    @property
+    def prediction(self) -> str:
+        """What the U-Net answers: "epsilon", or "v_prediction" (arXiv 2202.00512)."""
+        return self.scheduler.config.prediction_type
+
+    @property
+    def architecture(self) -> str:
+        """`modelspec.architecture` of the LoRAs that are made for this base."""
+        if self.text_encoder_2 is not None:
+            return "stable-diffusion-xl-v1-base/lora"
+        if self.unet.config.cross_attention_dim != OPENCLIP_WIDTH:
+            return "stable-diffusion-v1/lora"
+        return f"stable-diffusion-v2-{'512' if self.prediction == 'epsilon' else '768-v'}/lora"
+
+    def encode_text(self, prompts: Sequence[str]) -> Text:
+        """Encode N prompts, padded (and cut) to the tokenizer's model_max_length.
+
+        SDXL takes the last hidden states but one of both encoders, side by side, and the second's projected embedding
+        (arXiv 2307.01952, section 2.1); the others take the last hidden states.
+        """
         import torch
 
-        ids = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        prompts = list(prompts)
+        # A set may have a caption for every picture: all at once would need gigabytes.
         with torch.no_grad():
-            # A set may have a caption for every picture: all at once would need gigabytes.
-            parts = [self.text_encoder(part).last_hidden_state for part in ids.to(self.device).split(TEXTS)]
-        return torch.cat(parts)
+            return Text.cat([self._encode(prompts[at : at + TEXTS]) for at in range(0, max(len(prompts), 1), TEXTS)])
+
+    def _encode(self, prompts: list[str]) -> Text:
+        import torch
+
+        ids = self._token_ids(self.tokenizer, prompts)
+        if self.text_encoder_2 is None:
+            return Text(self.text_encoder(ids).last_hidden_state)
+        first = self.text_encoder(ids, output_hidden_states=True)
+        second = self.text_encoder_2(self._token_ids(self.tokenizer_2, prompts), output_hidden_states=True)
+        return Text(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second.text_embeds)
+
+    def _token_ids(self, tokenizer: "CLIPTokenizer", prompts: list[str]) -> "torch.Tensor":
+        length = tokenizer.model_max_length
+        ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return ids.input_ids.to(self.device)
 
     def encode_pictures(
         self, pictures: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
@@ -132,10 +158,45 @@ class Base:
         half = self.dtype if self.dtype != torch.float32 else torch.bfloat16
         return torch.autocast(self.device.type, half, enabled=self.half_is_native)
 
-    def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: "torch.Tensor") -> "torch.Tensor":
-        """Predict ε [B, C, h, w] of noisy latents at timesteps [B] under text [B, tokens, D], in mixed precision."""
+    def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
+        """Predict ε [B, C, h, w] of noisy latents at timesteps [B] under B texts, in mixed precision.
+
+        A v-prediction is converted: ε = √ᾱ v + √(1 − ᾱ) x_t.
+        """
+        predicted = self.predict(noisy, t, text)
+        if self.prediction == "epsilon":
+            return predicted
+        signal, spread = self._rates(t)
+        return signal * predicted + spread * noisy
+
+    def predict(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
+        """As `denoise`, but what the U-Net itself answers: ε or v. Training compares it with `target`."""
         with self.autocast():
-            return self.unet(noisy.to(self.dtype), t, text, return_dict=False)[0].float()
+            return self.run_unet(noisy, t, text)
+
+    def target(self, latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
+        """What `predict` should answer [B, C, h, w] for latents with that noise: ε, or v = √ᾱ ε − √(1 − ᾱ) x."""
+        if self.prediction == "epsilon":
+            return noise
+        signal, spread = self._rates(t)
+        return signal * noise - spread * latents
+
+    def run_unet(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
+        """The U-Net's own answer [B, C, h, w] in float32, computed in the precision at hand; t is [B] or one for all.
+
+        SDXL is told that the picture has the size of the latents and was not cropped.
+        """
+        conditions = {}
+        if text.pooled is not None:
+            height, width = (side * self.vae_factor for side in noisy.shape[2:])
+            size = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+            conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": size}
+        return self.unet(noisy.to(self.dtype), t, text.tokens, return_dict=False, **conditions)[0].float()
+
+    def _rates(self, t: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+        """√ᾱ and √(1 − ᾱ) at timesteps [B], as [B, 1, 1, 1]."""
+        kept = self.scheduler.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+        return kept.sqrt(), (1 - kept).sqrt()
 
     @staticmethod
     def _vae_batch(height: int, width: int) -> int:
@@ -157,154 +218,63 @@ def resolve_device(name: str = "auto") -> "torch.device":
     return device
 
 
-def load_base(folder: str | Path, device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None) -> Base:
-    """Open a Stable Diffusion 1.x or 2.x pipeline folder in diffusers layout. Never downloads anything.
+def load_base(
+    path: str | Path,
+    device: "str | torch.device" = "cpu",
+    dtype: "torch.dtype | None" = None,
+    tokenizer: str | Path | None = None,
+) -> Base:
+    """Open a Stable Diffusion 1.x, 2.x or XL base. Never downloads anything.
 
     Args:
-        folder: the folder that holds model_index.json.
+        path: a pipeline folder in diffusers layout (it holds model_index.json), or a checkpoint file (see
+            `single_file`).
         device: a torch device, or its name as `resolve_device` takes it.
-        dtype: of U-Net and text encoder; by default float32 on the CPU (whatever the files hold: half precision is
+        dtype: of U-Net and text encoders; by default float32 on the CPU (whatever the files hold: half precision is
             slow there) and bfloat16 on a GPU (float16 where it has no bfloat16).
+        tokenizer: folder of the tokenizer, for a checkpoint; by default it is looked for (see `find_tokenizer`). A
+            pipeline folder has its own.
 
     Raises:
-        DDMError: the folder is no such pipeline, or parts or weights of it are missing or broken.
+        DDMError: it is no such base, or parts or weights of it are missing or broken; or no tokenizer is found.
     """
     import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = Path(folder)
-    weights = check_folder(folder)
+    path = Path(path)
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if dtype is None:
         dtype = torch.float32
         if device.type == "cuda":
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    with _no_progress_bars():
-        unet = _load_model(UNet2DConditionModel, folder, "unet", dtype, weights)
-        vae = _load_model(AutoencoderKL, folder, "vae", torch.float32, weights)
-        text_encoder = _load_model(CLIPTextModel, folder, "text_encoder", dtype, weights)
-        tokenizer = _load_part(CLIPTokenizer, folder, "tokenizer")
-        scheduler = _load_part(DDPMScheduler, folder, "scheduler")
-    for model in (unet, vae, text_encoder):
-        model.to(device).eval().requires_grad_(False)
-    return Base(unet, vae, text_encoder, tokenizer, scheduler, folder, hash_files(weights["unet"]), device, dtype)
+    files = check_weights(path)
+    if path.is_dir():
+        parts = load_folder(path, files, dtype)
+    else:
+        from .single_file import load_single_file
+
+        parts = load_single_file(path, dtype, tokenizer)
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(device).eval().requires_grad_(False)
+    base = Base(path=path, hash=hash_files(files["unet"]), device=device, dtype=dtype, **parts)
+    if base.prediction not in PREDICTIONS:
+        raise DDMError(
+            f"The base model in {path} predicts “{base.prediction}”, which the trainer does not know. "
+            f"Use one that predicts {' or '.join(PREDICTIONS)}."
+        )
+    return base
 
 
-def check_folder(folder: str | Path) -> dict[str, list[Path]]:
-    """Weight files of each part of a pipeline folder, without loading them.
+def check_weights(path: str | Path) -> dict[str, list[Path]]:
+    """The files that hold a base's weights, by part, without loading them: a pipeline folder's or one checkpoint.
 
     Raises:
-        DDMError: it is no pipeline folder of a kind that we support; the message says what is missing or broken.
+        DDMError: it is no base of a kind that we support; the message says what is missing or broken.
     """
-    folder = Path(folder)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise DDMError(
-            f"{folder} is not a base model: it holds no model_index.json. Give a folder in diffusers layout "
-            "(unet, vae, text_encoder, tokenizer, scheduler), for instance examples/tiny_people."
-        )
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DDMError(f"{index} cannot be read ({error}). Copy or download the base model again.") from error
-    if isinstance(names, dict) and "text_encoder_2" in names:
-        raise DDMError(
-            f"{folder} is a pipeline with two text encoders ({names.get('_class_name', 'SDXL')}), which the trainer "
-            "does not support yet. Use a Stable Diffusion 1.x or 2.x base."
-        )
-    return check_parts(folder)
+    path = Path(path)
+    if path.is_dir() or not path.suffix:
+        return check_folder(path)
+    from .single_file import check_single_file
 
-
-def check_parts(folder: Path, parts: Mapping[str, tuple[str, str | None]] = PARTS) -> dict[str, list[Path]]:
-    """Weight files of the given parts of a pipeline folder (see `PARTS`); errors as in `check_folder`."""
-    weights = {}
-    for part, (config, stem) in parts.items():
-        if not (folder / part / config).is_file():
-            raise DDMError(
-                f"The base model in {folder} is incomplete: {part}/{config} is missing. "
-                "Copy or download the base model again."
-            )
-        if stem is not None:
-            weights[part] = _weight_files(folder, part, stem)
-    return weights
-
-
-def hash_files(files: list[Path]) -> str:
-    """sha256 (hex) over the bytes of the files, in the given order."""
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _weight_files(folder: Path, part: str, stem: str) -> list[Path]:
-    """The weights of one part: the plain file or shards, else those of the fp16 variant."""
-    found = sorted((folder / part).glob(f"{stem}*.safetensors"))
-    half = [path for path in found if ".fp16" in path.name]
-    files = [path for path in found if path not in half] or half
-    if not files:
-        pickles = sorted((folder / part).glob(f"{stem}*.bin"))
-        if pickles:
-            raise DDMError(
-                f"The base model in {folder} has only pickled weights ({part}/{pickles[0].name}), which can run code "
-                "when they are opened, so they are refused. Convert them to safetensors first."
-            )
-        raise DDMError(
-            f"The base model in {folder} is incomplete: {part}/{stem}.safetensors is missing. "
-            "Copy or download the base model again."
-        )
-    from safetensors import safe_open
-
-    for path in files:
-        try:
-            with safe_open(path, framework="np"):
-                pass
-        except Exception as error:
-            raise DDMError(
-                f"{path} is not a complete safetensors file ({error}). Copy or download the base model again."
-            ) from error
-    return files
-
-
-def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weights: dict[str, list[Path]]):
-    variant = "fp16" if ".fp16" in weights[part][0].name else None
-    # The two libraries call the argument by different names.
-    precision = {"dtype" if part == "text_encoder" else "torch_dtype": dtype}
-    model, info = _load_part(
-        kind, folder, part, use_safetensors=True, variant=variant, output_loading_info=True, **precision
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise DDMError(
-            f"The weights of {folder / part} do not fit its config.json: {len(missing)} are missing, the first is "
-            f"{missing[0]}. Copy or download the base model again."
-        )
-    return model
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """transformers draws a bar on stderr for every model that it opens."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load_part(kind: type, folder: Path, part: str, **options: object):
-    try:
-        # An absolute path is never mistaken for the name of a model on a hub.
-        return kind.from_pretrained(str((folder / part).resolve()), local_files_only=True, **options)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DDMError(
-            f"{folder / part} cannot be opened as {kind.__name__} ({reason}). Copy or download the base model again."
-        ) from error
+    check_single_file(path)
+    return {"unet": [path]}

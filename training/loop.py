@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from .base import Base
+    from .text import Text
     from .text_table import TextTable
 
 
@@ -65,7 +66,7 @@ class Plan:
     """One step's rows [B]: pictures, strengths, timesteps, texts, and where the target comes from.
 
     Attributes:
-        teacher: text row under which the base itself gives the target, or −1 where the target is the noise.
+        teacher: text row under which the base itself gives the target, or −1 where the pictures do.
         style: whether the step teaches the style LoRA, and it alone (α is 0).
     """
 
@@ -176,18 +177,18 @@ class FairTraining:
         t = torch.as_tensor(plan.timestep, device=base.device)
         signal = self.schedule[t].sqrt().view(-1, 1, 1, 1)
         noisy = signal * latents + (1 - signal.square()).sqrt() * noise
-        target = noise
+        target = base.target(latents, noise, t)
         taught = np.flatnonzero(plan.teacher >= 0)
         if len(taught):
             rows = torch.as_tensor(taught, device=base.device)
             set_alpha(base.unet, "debias", 0.0)
             with torch.no_grad():
-                answer = base.denoise(noisy[rows], t[rows], self._text(plan.teacher[taught]))
-            target = noise.index_copy(0, rows, answer)
+                answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
+            target = target.index_copy(0, rows, answer)
         set_alpha(base.unet, "debias", plan.alpha)
         if "style" in self.names:
             set_trainable(base.unet, "style", plan.style)
-        predicted = base.denoise(noisy, t, self._text(plan.text))
+        predicted = base.predict(noisy, t, self._text(plan.text))
         loss = (predicted - target).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -198,7 +199,7 @@ class FairTraining:
         self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
         self.step += 1
 
-    def _text(self, rows: np.ndarray) -> "torch.Tensor":
+    def _text(self, rows: np.ndarray) -> "Text":
         import torch
 
         return self.captions.table[torch.as_tensor(rows, device=self.base.device)]

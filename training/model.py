@@ -32,17 +32,18 @@ class Model:
 
 
 def load_model(
-    folder: str | Path,
+    path: str | Path,
     adapter: str | Path | None = None,
     style: str | Path | None = None,
     device: "str | torch.device" = "auto",
+    tokenizer: str | Path | None = None,
 ) -> Model:
     """Open a base and put the files on it; errors as in `load_base`, `load_adapter` and `load_lora_into`."""
     from .lora import load_lora_into
 
     # Files first: a wrong one is found before the base is loaded.
     read = {name: load_adapter(path) for name, path in (("style", style), ("debias", adapter)) if path is not None}
-    model = Model(load_base(folder, device))
+    model = Model(load_base(path, device, tokenizer=tokenizer))
     for name, lora in read.items():
         warning = load_lora_into(model.base.unet, lora, name, model.base.hash)
         if warning:

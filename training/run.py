@@ -241,6 +241,8 @@ class Run:
             alpha_max=self.settings.alpha_max,
             recommended_alpha=self.recommended,
             base_hash=self.base.hash,
+            architecture=self.base.architecture,
+            prediction=self.base.prediction,
             concepts=self.concepts[:200],
             predicted=[
                 {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
@@ -258,6 +260,8 @@ class Run:
                 objective="style",
                 groups=self.groups,
                 base_hash=self.base.hash,
+                architecture=card.architecture,
+                prediction=card.prediction,
                 concepts=self.concepts[:200],
                 training=card.training,
                 title=self.style.stem,

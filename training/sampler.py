@@ -9,6 +9,7 @@ import numpy as np
 from ..debias.error import DDMError
 from .base import Base
 from .lora import lora_names, set_alpha
+from .text import Text
 
 if TYPE_CHECKING:
     import torch
@@ -161,8 +162,8 @@ def _strength(base: Base, alpha: "float | torch.Tensor") -> Iterator[None]:
 def _denoise(
     base: Base,
     noise: "torch.Tensor",
-    text: "torch.Tensor",
-    empty: "torch.Tensor | None",
+    text: Text,
+    empty: Text | None,
     guidance_scale: float,
     steps: int,
     scheduler: "SchedulerMixin",
@@ -181,18 +182,19 @@ def _denoise(
     base.unet.eval()
     try:
         with torch.inference_mode(), precision:
-            context = torch.cat([empty.expand(len(text), -1, -1), text]) if guided else text
+            context = Text.cat([empty[[0] * len(text)], text]) if guided else text
             scheduler.set_timesteps(steps, device=base.device)
             latents = noise.to(base.device) * scheduler.init_noise_sigma
             for done, timestep in enumerate(scheduler.timesteps, 1):
                 if cancelled():
                     return None
                 inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
-                epsilon = base.unet(inputs.to(base.dtype), timestep, context).sample.float()
+                # ε or v: the scheduler knows which, and guidance is linear in either.
+                predicted = base.run_unet(inputs, timestep, context)
                 if guided:
-                    without, with_text = epsilon.chunk(2)
-                    epsilon = without + guidance_scale * (with_text - without)
-                latents = scheduler.step(epsilon, timestep, latents, return_dict=False)[0]
+                    without, with_text = predicted.chunk(2)
+                    predicted = without + guidance_scale * (with_text - without)
+                latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
                 progress(done)
         # A clone made outside of inference mode can be used in training.
         return latents.clone()

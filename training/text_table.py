@@ -10,9 +10,8 @@ from ..debias.diffusion_classifier import ATTRIBUTES, say
 from .grouping import Grouping, said_by_group
 
 if TYPE_CHECKING:
-    import torch
-
     from .base import Base
+    from .text import Text
 
 # How many sentences with a word said are encoded at the most.
 SENTENCES = 4000
@@ -23,14 +22,14 @@ class TextTable:
     """Text embeddings, and how rows of a batch find their sentences.
 
     Attributes:
-        table: [M, L, D] text embeddings.
+        table: M encoded sentences, in float32.
         neutral: [N] row of each picture's own caption.
         empty: row of the empty caption.
         said: [N, V] rows of the caption with one word said, a group's or a gender: what explicit prompts say most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.
     """
 
-    table: "torch.Tensor"
+    table: "Text"
     neutral: np.ndarray
     empty: int
     said: np.ndarray

@@ -7,36 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load as load_safetensors
 
+from ..unit.checkpoints import ldm_tensors, make_models
 from . import graphs
 from .server import PACK, run_in_host
 
-SD15 = {
-    "sample_size": 64,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
+FAMILIES = {"SD 1.5": "sd1", "SD 2.1": "sd2", "SDXL": "sdxl"}
+CONFIGS = {
+    kind: json.loads((PACK / "training" / "families" / f"{family}.json").read_text(encoding="utf-8"))
+    for kind, family in FAMILIES.items()
 }
-SD21 = {
-    "sample_size": 96,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "cross_attention_dim": 1024,
-    "attention_head_dim": [5, 10, 20, 20],
-    "use_linear_projection": True,
-}
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "cross_attention_dim": 2048,
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-CONFIGS = {"SD 1.5": SD15, "SD 2.1": SD21, "SDXL": SDXL}
+SD15 = CONFIGS["SD 1.5"]["unet"]
 # Run in the host's Python: the layers that its LoRA code knows, and what our own construction makes of the config.
 INSPECT = """
 import importlib.util, json, sys
@@ -44,7 +24,7 @@ from comfy.cli_args import args
 args.cpu = True
 import torch, comfy.lora, comfy.model_detection
 from diffusers import UNet2DConditionModel
-pack, configs = sys.argv[1], json.loads(sys.argv[2])
+pack, (configs, files) = sys.argv[1], json.load(open(sys.argv[2]))
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -52,7 +32,7 @@ from pack.nodes.native import unet_config
 seen = {}
 for kind, config in configs.items():
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
+        unet = UNet2DConditionModel.from_config(config["unet"])
     found = comfy.model_detection.model_config_from_diffusers_unet(unet.state_dict())
     found.set_inference_dtype(torch.float16, None)
     model = found.get_model({}, "", device="meta")
@@ -60,13 +40,37 @@ for kind, config in configs.items():
     keys = comfy.lora.model_lora_keys_unet(model, {})  # holds names of layers that are not there, too
     layers = {name: sizes[key] for name, key in keys.items() if name.startswith("lora_unet_") and key in sizes}
     seen[kind] = {"layers": layers, "ours": unet_config(dict(unet.config)), "host": found.unet_config}
+    # A checkpoint with these keys, as the host reads it.
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in files[kind].items()}
+    found = comfy.model_detection.model_config_from_unet(tensors, "model.diffusion_model.")
+    found.set_inference_dtype(torch.float16, None)
+    model = found.get_model({}, "", device="meta").diffusion_model
+    seen[kind]["unet"] = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    text = found.process_clip_state_dict(dict(tensors))
+    with torch.device("meta"):
+        clip = found.clip_target(text).clip(device="meta", dtype=torch.float16)
+    seen[kind]["clip"] = {key: tuple(value.shape) for key, value in clip.state_dict().items()}
+    seen[kind]["read"] = {key: tuple(value.shape) for key, value in text.items()}
 print(json.dumps(seen, default=str))
 """
 
 
 @pytest.fixture(scope="module")
-def seen(host):
-    return json.loads(run_in_host(host, INSPECT, str(PACK), json.dumps(CONFIGS)).splitlines()[-1])
+def files():
+    """Shape of every tensor in a checkpoint of each family."""
+    found = {}
+    for kind, config in CONFIGS.items():
+        with torch.device("meta"):
+            tensors = ldm_tensors(FAMILIES[kind], make_models(config))
+        found[kind] = {key: list(value.shape) for key, value in tensors.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(host, files, tmp_path_factory):
+    path = tmp_path_factory.mktemp("seen") / "models.json"
+    path.write_text(json.dumps([CONFIGS, files]))
+    return json.loads(run_in_host(host, INSPECT, str(PACK), str(path)).splitlines()[-1])
 
 
 def lora_shapes(config):
@@ -82,11 +86,25 @@ def lora_shapes(config):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_host_knows_every_layer_that_the_trainer_changes(seen, kind):
     from comfyui_ddm.debias.adapter import kohya_name
+    from comfyui_ddm.debias.ldm import to_ldm
 
-    shapes = {kohya_name(name): list(shape) for name, shape in lora_shapes(CONFIGS[kind]).items()}
+    shapes = {kohya_name(name): list(shape) for name, shape in lora_shapes(CONFIGS[kind]["unet"]).items()}
     assert len(shapes) > 200
     known = seen[kind]["layers"]
     assert {name: known.get(name) for name in shapes} == shapes
+    if kind == "SDXL":  # the names in its files
+        assert {to_ldm(name): known.get(to_ldm(name)) for name in shapes} == {to_ldm(n): s for n, s in shapes.items()}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_checkpoint_of_these_keys_is_one_to_the_host(seen, files, kind):
+    """So what the trainer reads from a checkpoint is what the host reads from it."""
+    prefix = "model.diffusion_model."
+    unet = {key.removeprefix(prefix): shape for key, shape in files[kind].items() if key.startswith(prefix)}
+    assert seen[kind]["unet"] == unet
+    # The host's encoders have a projection and a scale of their own, which not every file holds.
+    missing = {key for key in seen[kind]["clip"].keys() - seen[kind]["read"].keys()}
+    assert all(key.endswith(("text_projection.weight", "logit_scale")) for key in missing)
 
 
 @pytest.mark.parametrize("kind", ["SD 1.5", "SD 2.1"])

@@ -48,7 +48,7 @@ def euler(base, noise, prompt, steps, cfg):
     sigmas = ((1 - base.scheduler.alphas_cumprod) / base.scheduler.alphas_cumprod) ** 0.5
     times = [999 - int(step * 1000 / steps) for step in range(steps)]
     schedule = [*sigmas[times].tolist(), 0.0]
-    text = base.encode_text([""] * len(noise) + [prompt] * len(noise))
+    text = base.encode_text([""] * len(noise) + [prompt] * len(noise)).tokens
     x = noise * (1 + schedule[0] ** 2) ** 0.5
     for time, sigma, after in zip(times, schedule[:-1], schedule[1:], strict=True):
         scaled = torch.cat([x, x]) / (1 + sigma**2) ** 0.5

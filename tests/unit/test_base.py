@@ -1,5 +1,6 @@
 """The base model: what opens, what it computes, and what is refused with a sentence."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.training.base import check_folder, load_base, resolve_device
+from comfyui_ddm.training.base import load_base, resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,10 @@ def test_a_base_is_frozen_and_in_eval_mode(base):
 
 
 def test_prompts_are_padded_to_the_tokenizers_length(base):
-    short, long = base.encode_text(["a firefighter", "a doctor " * 50])
-    assert short.shape == long.shape == (77, 32)
-    assert torch.equal(base.encode_text(["a firefighter"])[0], short)
-    assert not torch.equal(short, long)
+    text = base.encode_text(["a firefighter", "a doctor " * 50])
+    assert text.tokens.shape == (2, 77, 32) and text.pooled is None
+    assert torch.equal(base.encode_text(["a firefighter"]).tokens, text[:1].tokens)
+    assert not torch.equal(text.tokens[0], text.tokens[1])
 
 
 def test_pictures_become_scaled_latents_and_back(base):
@@ -128,10 +129,42 @@ def test_broken_json_is_a_sentence(copy, name):
         load_base(copy)
 
 
-def test_a_pipeline_with_two_text_encoders_is_refused_for_now(copy):
+def test_the_second_text_encoder_that_the_index_names_must_be_there(copy):
     (copy / "model_index.json").write_text('{"text_encoder_2": []}', encoding="utf-8")
-    with pytest.raises(DDMError, match="two text encoders"):
-        check_folder(copy)
+    with pytest.raises(DDMError, match=r"incomplete: text_encoder_2/config.json is missing"):
+        load_base(copy)
+
+
+def predicting(folder, kind):
+    """The same folder, whose scheduler says that the U-Net predicts `kind`."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}), encoding="utf-8")
+    return load_base(folder)
+
+
+def test_a_prediction_of_v_is_converted_to_noise(copy):
+    base = predicting(copy, "v_prediction")
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    t, text = torch.tensor([1, 500, 998]), base.encode_text(["a doctor"] * 3)
+    signal = base.scheduler.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
+    noisy = signal * latents + (1 - signal**2).sqrt() * noise
+    assert torch.equal(base.target(latents, noise, t), base.scheduler.get_velocity(latents, noise, t))
+    # A U-Net that answers exactly what it should has the noise right.
+    base.run_unet = lambda noisy, t, text: base.target(latents, noise, t)
+    assert torch.allclose(base.denoise(noisy, t, text), noise, atol=1e-5)
+
+
+def test_a_prediction_of_noise_is_taken_as_it_is(base):
+    noisy, t = torch.ones(1, 4, 8, 8), torch.tensor([500])
+    text = base.encode_text(["a doctor"])
+    assert torch.equal(base.denoise(noisy, t, text), base.predict(noisy, t, text))
+    assert torch.equal(base.target(noisy, noisy * 2, t), noisy * 2)
+
+
+def test_a_prediction_that_is_not_known_is_refused(copy):
+    with pytest.raises(DDMError, match="predicts “sample”"):
+        predicting(copy, "sample")
 
 
 def test_an_unknown_device_is_a_sentence():

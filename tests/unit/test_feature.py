@@ -32,7 +32,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
 
     def read(batch):
         return unet_features(
-            lambda noisy, t, said: base.unet(noisy, t, said, return_dict=False)[0],
+            base.denoise,
             places(base.unet),
             base.scheduler.alphas_cumprod,
             latents,

@@ -11,7 +11,14 @@ def audit(
     folder: Annotated[Path, typer.Argument(help="Pictures, with captions beside them where there are any.")],
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
     ] = None,
     groups: Annotated[
         str,
@@ -52,6 +59,7 @@ def audit(
             title=title,
             seed=seed,
             device=device,
+            tokenizer=tokenizer,
             report=report,
         )
     files = {"html": out, "json": out.with_suffix(".json")}

@@ -20,7 +20,14 @@ def sample(
     ],
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
     ] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
@@ -58,7 +65,7 @@ def sample(
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
     require_adapter(alphas, adapter)
-    model = load_model(base or EMBEDDED, adapter, style, device)
+    model = load_model(base or EMBEDDED, adapter, style, device, tokenizer)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     shots = plan_shots(texts, per_prompt, alphas, [cfg], seed)

@@ -21,7 +21,14 @@ def sweep(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, report.html, .json and .png go.")],
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
     ] = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     target: Annotated[
@@ -72,7 +79,7 @@ def sweep(
     probes = [Probe.load(path, device=place) for path in probe]
     targets = targets_of(probes, target)
     check_probes(probes, targets)
-    model = load_model(base or EMBEDDED, adapter, style, place)
+    model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     pictures = out / "pictures"
@@ -94,7 +101,7 @@ def sweep(
         save_png(front, files["pareto.png"])
     best = measured["recommended_alpha"]
     if save_card:
-        card = model.card or AdapterCard(base_hash=model.base.hash)
+        card = model.card or AdapterCard(base_hash=model.base.hash, architecture=model.base.architecture)
         recommended = card.recommended_alpha if best is None else best
         update_card(adapter, replace(card, measured=measured, recommended_alpha=recommended))
     if as_json:

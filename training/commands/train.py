@@ -16,7 +16,14 @@ def train(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Base model in diffusers layout; without one, the embedded model."),
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
     ] = None,
     groups: Annotated[
         str,
@@ -56,7 +63,7 @@ def train(
     Example: ddm train my_pictures --out fair.safetensors
     """
     from ...debias.error import DDMError
-    from ..base import check_folder, load_base
+    from ..base import check_weights, load_base
     from ..checkpoint import checkpoint_path
     from ..folder import read_folder
     from ..grouping import check_source
@@ -81,7 +88,7 @@ def train(
         raise DDMError(f"A stopped run left {checkpoint}. Go on with --resume, or begin anew with --restart.")
     check_source(groups, target)
     base = base or EMBEDDED
-    check_folder(base)
+    check_weights(base)
     pictures = read_folder(folder, caption) if folder else None
     prompts = read_prompts(self_prompts) if self_prompts else []
     given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate, "calibrate": calibrate}
@@ -91,7 +98,7 @@ def train(
             typer.echo(f"Skipped {skipped.path.name}: {skipped.reason}", err=True)
         for note in pictures.notes:
             typer.echo(note, err=True)
-    model = load_base(base, device)
+    model = load_base(base, device, tokenizer=tokenizer)
     sets = []
     if pictures:
         with picture_progress("Encoding pictures") as report:

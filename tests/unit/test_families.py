@@ -1,0 +1,205 @@
+"""Every family trains, samples and is audited like the embedded model, and its adapters work in diffusers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.adapter import AdapterCard, load_adapter, save_adapter
+from comfyui_ddm.training import single_file
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.loop import Settings
+from comfyui_ddm.training.lora import add_lora, export_lora, load_lora_into, lora_parameters, set_alpha
+from comfyui_ddm.training.run import Run, folder_set
+from comfyui_ddm.training.sampler import generate
+from safetensors import safe_open
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from .checkpoints import ldm_tensors, make_folder, make_models, tiny_configuration
+from .runs import write_folder
+
+KINDS = {
+    "sd1": "epsilon",
+    "sd1-v": "v_prediction",
+    "sd2-v": "v_prediction",
+    "sdxl": "epsilon",
+    "sdxl-v": "v_prediction",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder for each family and prediction; the XL one is also a checkpoint."""
+    root = tmp_path_factory.mktemp("families")
+    with torch.random.fork_rng():
+        for kind, prediction in KINDS.items():
+            torch.manual_seed(2)
+            family = kind.removesuffix("-v")
+            config = tiny_configuration(family, prediction)
+            models = make_models(config)
+            make_folder(root / kind, config, models)
+            (root / f"{family}.json").write_text(json.dumps(config))
+            told = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)} if kind.endswith("-v") else {}
+            tensors = ldm_tensors(family, models) | told
+            save_file({key: value.clone().contiguous() for key, value in tensors.items()}, root / f"{kind}.safetensors")
+    write_folder(root / "pictures")
+    return root
+
+
+def answer(base, seed=0):
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return base.denoise(noisy, torch.tensor([300, 800]), base.encode_text(["a doctor", "a judge"]))
+
+
+def with_random_lora(base):
+    add_lora(base.unet, "debias", 2)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for matrix in lora_parameters(base.unet, "debias"):
+            matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.1)
+    return base
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sd1"])
+def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, kind):
+    base = load_base(folders / kind)
+    settings = Settings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
+    pictures = folder_set(base, read_folder(folders / "pictures"))
+    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
+    assert run.train()
+    assert torch.isfinite(run.training.loss)
+    adapter = load_adapter(tmp_path / "fair.safetensors")
+    assert (adapter.card.architecture, adapter.card.prediction) == (base.architecture, base.prediction)
+    assert adapter.card.base_hash == base.hash
+    fresh = load_base(folders / kind)
+    before = answer(fresh)
+    assert load_lora_into(fresh.unet, adapter, "debias", fresh.hash) is None
+    set_alpha(base.unet, "debias", 1.0)
+    assert torch.equal(answer(fresh), answer(base))
+    assert not torch.equal(answer(fresh), before)
+    set_alpha(fresh.unet, "debias", 0.0)
+    assert torch.equal(answer(fresh), before)
+
+
+def perfect(base, goal):
+    """A stand-in for `Base.run_unet` that answers rightly for a set of nothing but `goal` [1, 4, 8, 8]."""
+
+    def run_unet(noisy, t, text):
+        t = t.expand(len(noisy)) if t.ndim == 0 else t
+        kept = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return base.target(goal, (noisy - kept.sqrt() * goal) / (1 - kept).sqrt(), t)
+
+    return run_unet
+
+
+GOAL = torch.linspace(-1, 1, 4).view(1, 4, 1, 1).expand(1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd1-v"])
+def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, kind):
+    base = load_base(folders / kind)
+    pictures = folder_set(base, read_folder(folders / "pictures"))
+    mean, deviation = pictures.moments
+    mean.copy_(GOAL), deviation.zero_()
+    settings = Settings(steps=1, batch=16, keep=0.0, rank=1)
+    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
+    right = perfect(base, GOAL)
+    base.run_unet = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
+    run.training.advance()
+    assert run.training.loss < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["sd1-v", "sdxl"])
+def test_sampling_follows_the_prediction(folders, kind):
+    """A U-Net that answers rightly for one picture leads there from any noise."""
+    base = load_base(folders / kind)
+    base.run_unet = perfect(base, GOAL)
+    pictures = generate(base, ["a doctor", "a judge"], [1, 2], steps=8)
+    assert np.abs(pictures.astype(int) - base.decode(GOAL).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["sd2-v", "sdxl"])
+def test_a_base_in_half_precision_makes_nearly_the_same_pictures(folders, kind):
+    def draw(dtype):
+        base = load_base(folders / kind, dtype=dtype)
+        assert base.encode_text(["a doctor"]).tokens.dtype == dtype
+        return generate(base, ["a doctor"], [1], steps=2).astype(int)
+
+    assert np.abs(draw(torch.bfloat16) - draw(torch.float32)).mean() < 4
+
+
+def test_sdxl_is_told_the_pictures_size(folders):
+    base = load_base(folders / "sdxl")
+    seen = []
+    base.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
+    text = base.encode_text(["a doctor"] * 3)
+    base.denoise(torch.zeros(3, 4, 8, 6), torch.tensor([5, 6, 7]), text)
+    assert seen[0]["time_ids"].tolist() == [[64, 48, 0, 0, 64, 48]] * 3
+    assert torch.equal(seen[0]["text_embeds"], text.pooled)
+
+
+def test_sdxls_text_is_that_of_diffusers_pipeline(folders):
+    base = load_base(folders / "sdxl")
+    text = base.encode_text(["a doctor!", "a"])
+    tokens, _, pooled, _ = pipeline(base).encode_prompt(
+        ["a doctor!", "a"], device=torch.device("cpu"), do_classifier_free_guidance=False
+    )
+    assert torch.equal(text.tokens, tokens) and torch.equal(text.pooled, pooled)
+
+
+def pipeline(base):
+    """diffusers' own pipeline around a base."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    parts = {"vae": base.vae, "text_encoder": base.text_encoder, "tokenizer": base.tokenizer, "unet": base.unet}
+    if base.text_encoder_2 is not None:
+        parts |= {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
+        return StableDiffusionXLPipeline(**parts, scheduler=base.scheduler, add_watermarker=False)
+    off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts, scheduler=base.scheduler, **off)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2-v", "sdxl"])
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_an_adapter_has_the_same_effect_in_diffusers(folders, tmp_path, kind, alpha):
+    ours = with_random_lora(load_base(folders / kind))
+    path = tmp_path / "fair.safetensors"
+    save_adapter(path, export_lora(ours.unet, "debias"), AdapterCard(architecture=ours.architecture))
+    with safe_open(path, framework="pt") as file:
+        assert any("input_blocks" in key for key in file.keys()) == (kind == "sdxl")  # noqa: SIM118
+    set_alpha(ours.unet, "debias", alpha)
+    theirs = load_base(folders / kind)
+    plain, pipe = answer(theirs), pipeline(theirs)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="fair", local_files_only=True)
+    pipe.set_adapters("fair", alpha)
+    found = answer(theirs)
+    assert (found - plain).abs().mean() > 1e-2
+    assert torch.allclose(found, answer(ours), atol=1e-5)
+
+
+def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(single_file, "FAMILIES", folders)
+    checkpoint = ["--base", str(folders / "sdxl-v.safetensors")]
+    checkpoint += ["--tokenizer", str(folders / "sdxl" / "vocabulary"), "--device", "cpu"]
+    adapter, out = tmp_path / "fair.safetensors", tmp_path / "out"
+
+    def ddm(*arguments):
+        done = CliRunner().invoke(app, [*arguments, *checkpoint], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    small = ["--steps", "2", "--batch", "2", "--calibrate", "0"]
+    ddm("train", str(folders / "pictures"), "--out", str(adapter), *small)
+    card = load_adapter(adapter).card
+    assert (card.architecture, card.prediction) == ("stable-diffusion-xl-v1-base/lora", "v_prediction")
+    ddm("sample", "--prompts", "a", "--adapter", str(adapter), "--alpha", "0,1", "--steps", "2", "--out", str(out))
+    assert len(list(out.rglob("*.png"))) == 8
+    ddm("audit", str(folders / "pictures"), "--out", str(tmp_path / "audit.html"))
+    assert (tmp_path / "audit.html").is_file()
+    done = CliRunner().invoke(app, ["sample", "--prompts", "a", "--out", str(out), "--base", str(tmp_path / "a.ckpt")])
+    assert done.exit_code == 2

@@ -1,0 +1,156 @@
+"""Pipeline folders in diffusers layout: what they must hold, and how it is opened."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..debias.error import DDMError
+
+if TYPE_CHECKING:
+    import torch
+
+# What each part of the pipeline needs, and the stem of its weight file (None: no weights).
+PARTS = {
+    "unet": ("config.json", "diffusion_pytorch_model"),
+    "vae": ("config.json", "diffusion_pytorch_model"),
+    "text_encoder": ("config.json", "model"),
+    "tokenizer": ("tokenizer_config.json", None),
+    "scheduler": ("scheduler_config.json", None),
+}
+# What SDXL has besides.
+SECOND = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}
+
+
+def check_folder(folder: str | Path) -> dict[str, list[Path]]:
+    """Weight files of each part of a pipeline folder, without loading them.
+
+    Raises:
+        DDMError: it is no pipeline folder of a kind that we support; the message says what is missing or broken.
+    """
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise DDMError(
+            f"{folder} is not a base model: it holds no model_index.json. Give a checkpoint (.safetensors), or a "
+            "folder in diffusers layout (unet, vae, text_encoder, tokenizer, scheduler) such as examples/tiny_people."
+        )
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DDMError(f"{index} cannot be read ({error}). Copy or download the base model again.") from error
+    two = isinstance(names, dict) and "text_encoder_2" in names
+    return check_parts(folder, PARTS | (SECOND if two else {}))
+
+
+def check_parts(folder: Path, parts: Mapping[str, tuple[str, str | None]] = PARTS) -> dict[str, list[Path]]:
+    """Weight files of the given parts of a pipeline folder (see `PARTS`); errors as in `check_folder`."""
+    weights = {}
+    for part, (config, stem) in parts.items():
+        if not (folder / part / config).is_file():
+            raise DDMError(
+                f"The base model in {folder} is incomplete: {part}/{config} is missing. "
+                "Copy or download the base model again."
+            )
+        if stem is not None:
+            weights[part] = _weight_files(folder, part, stem)
+    return weights
+
+
+def load_folder(folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtype") -> dict[str, object]:
+    """Open a pipeline folder as the parts of a `Base`, on the CPU.
+
+    Args:
+        weights: from `check_folder`.
+        dtype: of U-Net and text encoders; the VAE is float32.
+
+    Raises:
+        DDMError: a part cannot be opened, or its weights do not fit its configuration.
+    """
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    with _no_progress_bars():
+        parts = {
+            "unet": _load_model(UNet2DConditionModel, folder, "unet", dtype, weights),
+            "vae": _load_model(AutoencoderKL, folder, "vae", torch.float32, weights),
+            "text_encoder": _load_model(CLIPTextModel, folder, "text_encoder", dtype, weights),
+            "tokenizer": _load_part(CLIPTokenizer, folder, "tokenizer"),
+            "scheduler": _load_part(DDPMScheduler, folder, "scheduler"),
+        }
+        if "text_encoder_2" in weights:
+            parts["text_encoder_2"] = _load_model(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype, weights)
+            parts["tokenizer_2"] = _load_part(CLIPTokenizer, folder, "tokenizer_2")
+    return parts
+
+
+def _weight_files(folder: Path, part: str, stem: str) -> list[Path]:
+    """The weights of one part: the plain file or shards, else those of the fp16 variant."""
+    found = sorted((folder / part).glob(f"{stem}*.safetensors"))
+    half = [path for path in found if ".fp16" in path.name]
+    files = [path for path in found if path not in half] or half
+    if not files:
+        pickles = sorted((folder / part).glob(f"{stem}*.bin"))
+        if pickles:
+            raise DDMError(
+                f"The base model in {folder} has only pickled weights ({part}/{pickles[0].name}), which can run code "
+                "when they are opened, so they are refused. Convert them to safetensors first."
+            )
+        raise DDMError(
+            f"The base model in {folder} is incomplete: {part}/{stem}.safetensors is missing. "
+            "Copy or download the base model again."
+        )
+    from safetensors import safe_open
+
+    for path in files:
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except Exception as error:
+            raise DDMError(
+                f"{path} is not a complete safetensors file ({error}). Copy or download the base model again."
+            ) from error
+    return files
+
+
+def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weights: dict[str, list[Path]]):
+    variant = "fp16" if ".fp16" in weights[part][0].name else None
+    # The two libraries call the argument by different names.
+    precision = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
+    model, info = _load_part(
+        kind, folder, part, use_safetensors=True, variant=variant, output_loading_info=True, **precision
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DDMError(
+            f"The weights of {folder / part} do not fit its config.json: {len(missing)} are missing, the first is "
+            f"{missing[0]}. Copy or download the base model again."
+        )
+    return model
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar on stderr for every model that it opens."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _load_part(kind: type, folder: Path, part: str, **options: object):
+    try:
+        # An absolute path is never mistaken for the name of a model on a hub.
+        return kind.from_pretrained(str((folder / part).resolve()), local_files_only=True, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DDMError(
+            f"{folder / part} cannot be opened as {kind.__name__} ({reason}). Copy or download the base model again."
+        ) from error
