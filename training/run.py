@@ -63,12 +63,17 @@ class PictureSet:
         return PictureSet(moments, [*self.captions, *other.captions], both, self.folder, self.rows)
 
 
-def folder_set(base: Base, folder: ImageFolder, progress: Callable[[int, int], None] | None = None) -> PictureSet:
-    """Encode a folder, each picture as often as its repeats say."""
+def folder_set(
+    base: Base,
+    folder: ImageFolder,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> PictureSet:
+    """Encode a folder, each picture as often as its repeats say; `cache` is a folder that keeps the latents."""
     rows = [row for row, item in enumerate(folder.items) for _ in range(item.repeats)]
     captions = [folder.items[row].caption for row in rows]
     digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
-    mean, deviation = encode_moments(base, folder, progress)
+    mean, deviation = encode_moments(base, folder, progress, cache=cache)
     return PictureSet((mean[rows], deviation[rows]), captions, digest, folder, rows)
 
 

@@ -104,3 +104,18 @@ def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, f
 
 def test_resuming_without_a_checkpoint_begins_at_0(ddm, folder):
     assert "training begins at step 0" in ddm(folder, "--groups", "labels:gender", "--resume").said
+
+
+def test_encoded_pictures_are_kept_in_the_folder_or_where_one_says_or_nowhere(ddm, tmp_path):
+    folder = write_folder(tmp_path / "set")
+    given = (folder, "--groups", "labels:gender")
+    ddm(*given, "--no-cache")
+    assert not (folder / ".ddm_cache").exists()
+    ddm(*given, "--cache", tmp_path / "kept")
+    assert not (folder / ".ddm_cache").exists() and list((tmp_path / "kept").glob("latents-*.safetensors"))
+    plain = (tmp_path / "fair.safetensors").read_bytes()
+    for _ in range(2):
+        ddm(*given)
+        assert list((folder / ".ddm_cache").glob("latents-*.safetensors"))
+        assert (tmp_path / "fair.safetensors").read_bytes() == plain
+    assert "exclude each other" in ddm(*given, "--cache", tmp_path / "kept", "--no-cache", code=2).said

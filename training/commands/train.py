@@ -37,6 +37,15 @@ def train(
     ] = None,
     self_count: Annotated[int, typer.Option(min=1, help="Pictures of each --self prompt.")] = 24,
     caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where encoded pictures are kept for the next run; without one, .ddm_cache in FOLDER. "
+            "It may be deleted at any time.",
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no encoded pictures on disk.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
@@ -58,8 +67,10 @@ def train(
     from ...debias.error import DDMError
     from ..base import check_folder, load_base
     from ..checkpoint import checkpoint_path
+    from ..file_index import FileIndex
     from ..folder import read_folder
     from ..grouping import check_source
+    from ..latent_cache import FOLDER
     from ..loop import Settings
     from ..model import EMBEDDED
     from ..progress import picture_progress, steps_progress
@@ -82,7 +93,11 @@ def train(
     check_source(groups, target)
     base = base or EMBEDDED
     check_folder(base)
-    pictures = read_folder(folder, caption) if folder else None
+    if cache is not None and no_cache:
+        raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
+    kept = None if no_cache or folder is None else cache or folder / FOLDER
+    index = FileIndex(kept / "files.json", folder) if kept else None
+    pictures = read_folder(folder, caption, index=index) if folder else None
     prompts = read_prompts(self_prompts) if self_prompts else []
     given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate, "calibrate": calibrate}
     settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
@@ -95,7 +110,7 @@ def train(
     sets = []
     if pictures:
         with picture_progress("Encoding pictures") as report:
-            sets.append(folder_set(model, pictures, report))
+            sets.append(folder_set(model, pictures, report, kept))
     if prompts:
         with picture_progress("Making the base's own pictures") as report:
             sets.append(self_set(model, prompts, self_count, seed, report))
