@@ -19,7 +19,7 @@ class FileIndex:
 
     Args:
         path: a JSON file to remember them in; None remembers nothing.
-        root: the paths in the file are relative to it, so that the folder may be moved.
+        root: the folder of the pictures; the paths in the file are relative to it.
     """
 
     def __init__(self, path: Path | None = None, root: Path | None = None):
@@ -32,6 +32,12 @@ class FileIndex:
             except (OSError, ValueError, RecursionError):
                 found = None  # it only saves time
             self.entries = {key: row for key, row in found.items() if _whole(row)} if isinstance(found, dict) else {}
+
+    @classmethod
+    def of(cls, root: Path, cache: Path | None) -> "FileIndex":
+        """The index of a folder in a cache, which may hold those of other folders too; None remembers nothing."""
+        name = hashlib.sha256(str(root.resolve()).encode("utf-8", "replace")).hexdigest()[:8]
+        return cls(cache / f"files-{name}.json" if cache else None, root)
 
     def look(self, file: Path) -> tuple[str, int, int]:
         """Make sure that a picture can be read to its end.

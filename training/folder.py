@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..debias.picture import SUFFIXES, open_picture
 from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"
+MASK = "-masklabel"  # how masks beside pictures are named: face.png has face-masklabel.png
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
@@ -109,6 +110,17 @@ class ImageFolder:
             lines.append(f"Skipped {len(self.skipped) - most} more.")
         return [*self.notes, *lines]
 
+    def triggered(self, word: str) -> "ImageFolder":
+        """The same pictures with a trigger word before every caption that does not begin with it already."""
+        word = " ".join(word.split()).strip(",").strip()
+
+        def said(caption: str) -> str:
+            first = caption.split(",")[0].strip().lower()
+            return caption if first == word.lower() else f"{word}, {caption}" if caption else word
+
+        items = [replace(item, caption=said(item.caption)) for item in self.items] if word else self.items
+        return replace(self, items=items)
+
     def pictures(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield every item's index and its picture as uint8 [size, size, 3], cropped to the centre square.
 
@@ -167,7 +179,9 @@ def read_folder(
         reading.read_table(table)
     for file in files:
         if file.suffix.lower() in SUFFIXES and file not in reading.seen:
-            if any(table.parent in file.parents for table in tables):
+            if file.stem.endswith(MASK):
+                reading.skip(file, "a mask; masks are not used")
+            elif any(table.parent in file.parents for table in tables):
                 reading.skip(file, f"not named in {METADATA}")
             else:
                 reading.read_file(file)

@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +38,22 @@ def train(
         ),
     ] = None,
     self_count: Annotated[int, typer.Option(min=1, help="Pictures of each --self prompt.")] = 24,
+    reg: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Pictures that keep what the base knows already (regularisation): as many of them as of your own are "
+            "mixed in, without labels and without the trigger word.",
+        ),
+    ] = None,
     caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
+    trigger: Annotated[
+        str, typer.Option(metavar="WORD", help="Said at the beginning of every caption of your own pictures.")
+    ] = "",
+    caption_dropout: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.9, help="Share of the pictures that are learnt without their caption (.15)."),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -68,7 +85,7 @@ def train(
     from ..base import check_folder, load_base
     from ..checkpoint import checkpoint_path
     from ..file_index import FileIndex
-    from ..folder import read_folder
+    from ..folder import ImageFolder, read_folder
     from ..grouping import check_source
     from ..latent_cache import FOLDER
     from ..loop import Settings
@@ -85,6 +102,8 @@ def train(
         raise DDMError(f"--style and --out are the same file, {out}. They are two LoRAs: give two names.")
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
+    if reg is not None and folder is None:
+        raise DDMError("--reg goes with pictures to learn. Give a FOLDER too, or make the other folder the FOLDER.")
     checkpoint = checkpoint_path(out)
     if restart:
         checkpoint.unlink(missing_ok=True)
@@ -95,29 +114,45 @@ def train(
     check_folder(base)
     if cache is not None and no_cache:
         raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
-    kept = None if no_cache or folder is None else cache or folder / FOLDER
-    index = FileIndex(kept / "files.json", folder) if kept else None
-    pictures = read_folder(folder, caption, index=index) if folder else None
+
+    def kept(place: Path) -> Path | None:
+        return None if no_cache else cache or place / FOLDER
+
+    def read(place: Path) -> ImageFolder:
+        return read_folder(place, caption, index=FileIndex.of(place, kept(place)))
+
+    pictures = read(folder).triggered(trigger) if folder else None
+    regular = read(reg) if reg else None
     prompts = read_prompts(self_prompts) if self_prompts else []
-    given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate, "calibrate": calibrate}
+    given = {
+        "dropout": caption_dropout,
+        "steps": steps,
+        "rank": rank,
+        "batch": batch,
+        "rate": rate,
+        "calibrate": calibrate,
+    }
     settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
-    if pictures:
-        for skipped in pictures.skipped:
+    for part in filter(None, (pictures, regular)):
+        for skipped in part.skipped:
             typer.echo(f"Skipped {skipped.path.name}: {skipped.reason}", err=True)
-        for note in pictures.notes:
+        for note in part.notes:
             typer.echo(note, err=True)
     model = load_base(base, device)
     sets = []
     if pictures:
         with picture_progress("Encoding pictures") as report:
-            sets.append(folder_set(model, pictures, report, kept))
+            sets.append(folder_set(model, pictures, report, kept(folder)))
+    if regular:
+        with picture_progress("Encoding regularisation pictures") as report:
+            sets.append(folder_set(model, regular, report, kept(reg), len(sets[0].captions)))
     if prompts:
         with picture_progress("Making the base's own pictures") as report:
             sets.append(self_set(model, prompts, self_count, seed, report))
     with picture_progress("Finding groups") as report:
         run = Run(
             model,
-            sets[0] if len(sets) == 1 else sets[0] + sets[1],
+            reduce(add, sets),
             out,
             style,
             groups,
