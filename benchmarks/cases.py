@@ -20,6 +20,7 @@ from ..training.lora import load_lora_into
 from ..training.run import Run, folder_set
 from ..training.sampler import generate
 from ..training.tiny_people import TONE_SHARES, caption
+from .cache import cache_costs
 from .host import host_costs
 from .imbalance import IMBALANCES, OCCUPATIONS
 from .measure import Bench, Sample
@@ -257,6 +258,7 @@ SOURCES = ("auto", "discovered")
 CASES: dict[str, Case] = {
     "base": Case("the embedded model", base),
     "host": Case("in ComfyUI", lambda bench: host_costs()),
+    "cache": Case("a folder of 10,000 pictures", lambda bench: cache_costs(bench.base)),
     "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},
     **{

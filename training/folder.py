@@ -9,15 +9,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from ..debias.error import DDMError
-from ..debias.picture import SUFFIXES, check_picture, open_picture
+from ..debias.picture import SUFFIXES, open_picture
+from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"
+MASK = "-masklabel"  # how masks beside pictures are named: face.png has face-masklabel.png
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
@@ -35,12 +37,14 @@ class Item:
         caption: what the picture shows, in one line; may be empty.
         labels: what is known about it by column: the columns of metadata.jsonl, or "folder".
         repeats: how often the picture counts (kohya's `N_name` folders).
+        digest: SHA-256 (hexadecimal) of the file.
     """
 
     path: Path
     caption: str
     labels: dict[str, str]
     repeats: int = 1
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,17 @@ class ImageFolder:
             lines.append(f"Skipped {len(self.skipped) - most} more.")
         return [*self.notes, *lines]
 
+    def triggered(self, word: str) -> "ImageFolder":
+        """The same pictures with a trigger word before every caption that does not begin with it already."""
+        word = " ".join(word.split()).strip(",").strip()
+
+        def said(caption: str) -> str:
+            first = caption.split(",")[0].strip().lower()
+            return caption if first == word.lower() else f"{word}, {caption}" if caption else word
+
+        items = [replace(item, caption=said(item.caption)) for item in self.items] if word else self.items
+        return replace(self, items=items)
+
     def pictures(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield every item's index and its picture as uint8 [size, size, 3], cropped to the centre square.
 
@@ -120,17 +135,19 @@ class ImageFolder:
         return np.stack([picture for _, picture in self.pictures(size)])
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over the name, size and bytes of every item; a copy of the folder has the same."""
+        """SHA-256 (hexadecimal) over the name and content of every item; a copy of the folder has the same."""
         digest = hashlib.sha256()
         for item in self.items:
-            data = item.path.read_bytes()
-            digest.update(f"{item.path.relative_to(self.root).as_posix()}\0{len(data)}\0".encode("utf-8", "replace"))
-            digest.update(data)
+            name = item.path.relative_to(self.root).as_posix()
+            digest.update(f"{name}\0{item.digest}\0".encode("utf-8", "replace"))
         return digest.hexdigest()
 
 
 def read_folder(
-    path: str | os.PathLike, caption: str | None = None, progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike,
+    caption: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    index: FileIndex | None = None,
 ) -> ImageFolder:
     """Read an image folder with its captions and labels.
 
@@ -146,6 +163,7 @@ def read_folder(
         path: the folder.
         caption: for pictures that have none. `{column}` in it stands for a label: "a {role}".
         progress: called with (files looked at, of about how many); what it raises stops the reading.
+        index: remembers the files, so that unchanged ones are not read again.
 
     Raises:
         DDMError: no such folder, no usable picture in it, or a `{column}` that a picture does not have.
@@ -154,16 +172,20 @@ def read_folder(
     if not root.is_dir():
         raise DDMError(f"There is no folder {root}. Give the folder that has your pictures in it.")
     files = _files(root)
-    reading = _Reading(root, caption, files, progress)
+    index = index or FileIndex()
+    reading = _Reading(root, caption, files, progress, index)
     tables = [file for file in files if file.name == METADATA]
     for table in tables:
         reading.read_table(table)
     for file in files:
         if file.suffix.lower() in SUFFIXES and file not in reading.seen:
-            if any(table.parent in file.parents for table in tables):
+            if file.stem.endswith(MASK):
+                reading.skip(file, "a mask; masks are not used")
+            elif any(table.parent in file.parents for table in tables):
                 reading.skip(file, f"not named in {METADATA}")
             else:
                 reading.read_file(file)
+    index.save()
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
     reading.note_encodings()
@@ -173,8 +195,8 @@ def read_folder(
 class _Reading:
     """A folder while it is being read."""
 
-    def __init__(self, root: Path, caption: str | None, files: list[Path], progress: Callable | None):
-        self.root = root
+    def __init__(self, root: Path, caption: str | None, files: list[Path], progress: Callable | None, index: FileIndex):
+        self.root, self.index = root, index
         self.caption = caption
         self.progress, self.looked, self.files = progress, 0, len(files)
         self.items: list[Item] = []
@@ -231,7 +253,7 @@ class _Reading:
         if self.progress:
             self.progress(self.looked, max(self.looked, self.files))
         try:
-            width, height = check_picture(file)
+            digest, width, height = self.index.look(file)
         except DDMError as error:
             self.skip(file, str(error))
             return
@@ -241,7 +263,7 @@ class _Reading:
         text = " ".join(text.split())
         if not text:
             text = fallback if self.caption is None else self.filled(labels, file)
-        self.items.append(Item(file, text, labels, repeats))
+        self.items.append(Item(file, text, labels, repeats, digest))
 
     def filled(self, labels: dict[str, str], file: Path) -> str:
         def value(match: re.Match) -> str:

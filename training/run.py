@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
@@ -35,7 +37,7 @@ class PictureSet:
         captions: [N].
         fingerprint: of pictures and captions.
         folder: where they come from; None when the base made all of them.
-        rows: which picture of the folder each is; a picture with repeats comes more than once.
+        rows: which picture of the folder each of the first ones is; a picture with repeats comes more than once.
     """
 
     moments: tuple["torch.Tensor", "torch.Tensor"]
@@ -55,7 +57,7 @@ class PictureSet:
         return labels + [None] * (len(self.captions) - len(labels))
 
     def __add__(self, other: "PictureSet") -> "PictureSet":
-        """Append pictures that the base made."""
+        """Append pictures that are not to be grouped by labels: of the base, or of a regularisation set."""
         import torch
 
         moments = tuple(torch.cat(pair) for pair in zip(self.moments, other.moments, strict=True))
@@ -63,12 +65,26 @@ class PictureSet:
         return PictureSet(moments, [*self.captions, *other.captions], both, self.folder, self.rows)
 
 
-def folder_set(base: Base, folder: ImageFolder, progress: Callable[[int, int], None] | None = None) -> PictureSet:
-    """Encode a folder, each picture as often as its repeats say."""
+def folder_set(
+    base: Base,
+    folder: ImageFolder,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+    count: int | None = None,
+) -> PictureSet:
+    """Encode a folder, each picture as often as its repeats say.
+
+    Args:
+        cache: a folder that keeps the latents.
+        count: how many pictures shall be used in all, as a regularisation set has as many as there are pictures to
+            learn: more are left out (by a draw that is always the same), fewer are repeated.
+    """
     rows = [row for row, item in enumerate(folder.items) for _ in range(item.repeats)]
+    if count is not None:
+        rows = sorted(np.resize(np.random.default_rng(0).permutation(rows), count).tolist())
     captions = [folder.items[row].caption for row in rows]
     digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
-    mean, deviation = encode_moments(base, folder, progress)
+    mean, deviation = encode_moments(base, folder, progress, cache=cache)
     return PictureSet((mean[rows], deviation[rows]), captions, digest, folder, rows)
 
 

@@ -104,3 +104,35 @@ def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, f
 
 def test_resuming_without_a_checkpoint_begins_at_0(ddm, folder):
     assert "training begins at step 0" in ddm(folder, "--groups", "labels:gender", "--resume").said
+
+
+def test_encoded_pictures_are_kept_in_the_folder_or_where_one_says_or_nowhere(ddm, tmp_path):
+    folder = write_folder(tmp_path / "set")
+    given = (folder, "--groups", "labels:gender")
+    ddm(*given, "--no-cache")
+    assert not (folder / ".ddm_cache").exists()
+    ddm(*given, "--cache", tmp_path / "kept")
+    assert not (folder / ".ddm_cache").exists() and list((tmp_path / "kept").glob("latents-*.safetensors"))
+    plain = (tmp_path / "fair.safetensors").read_bytes()
+    for _ in range(2):
+        ddm(*given)
+        assert list((folder / ".ddm_cache").glob("latents-*.safetensors"))
+        assert (tmp_path / "fair.safetensors").read_bytes() == plain
+    assert "exclude each other" in ddm(*given, "--cache", tmp_path / "kept", "--no-cache", code=2).said
+
+
+def test_a_regularisation_set_is_as_large_as_the_pictures_and_has_neither_labels_nor_trigger(ddm, tmp_path):
+    folder, plain = write_folder(tmp_path / "set"), write_folder(tmp_path / "plain", 3)
+    found = ddm(folder, "--reg", plain, "--trigger", "sks", "--groups", "labels:gender", "--json")
+    data = json.loads(found.stdout)
+    assert data["pictures"] == 16 and data["found"][0]["shares"] == {"man": 0.75, "woman": 0.25}
+    card = load_adapter(tmp_path / "fair.safetensors").card
+    assert sorted(card.concepts) == ["a doctor", "a judge", "sks, a doctor", "sks, a judge"]
+    assert "Give a FOLDER too" in ddm("--self", "a judge", "--reg", plain, code=2).said
+
+
+def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
+    folder = write_folder(tmp_path / "set")
+    given = (folder, "--groups", "labels:gender")
+    ddm(*given, "--caption-dropout", 0.5)
+    assert load_adapter(tmp_path / "fair.safetensors").card.training["dropout"] == 0.5

@@ -228,3 +228,19 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     save(tmp_path / "two" / "a.png")
     (tmp_path / "two" / "a.png").rename(tmp_path / "two" / "b.png")
     assert read_folder(tmp_path / "two").fingerprint() != first
+
+
+def test_a_trigger_word_is_said_first_and_only_once(tmp_path):
+    for name, caption in (("a", "a doctor, smiling"), ("b", "SKS, a pilot"), ("c", "")):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(caption, encoding="utf-8")
+    folder = read_folder(tmp_path)
+    assert folder.triggered(" sks, ").captions == ["sks, a doctor, smiling", "SKS, a pilot", "sks"]
+    assert folder.triggered("").captions == folder.captions == ["a doctor, smiling", "SKS, a pilot", ""]
+
+
+def test_a_mask_beside_a_picture_is_not_a_picture(tmp_path):
+    for name in ("face.png", "face-masklabel.png"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    folder = read_folder(tmp_path)
+    assert [item.path.name for item in folder.items] == ["face.png"] and "mask" in folder.skipped[0].reason

@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +45,31 @@ def train(
         ),
     ] = None,
     self_count: Annotated[int, typer.Option(min=1, help="Pictures of each --self prompt.")] = 24,
+    reg: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Pictures that keep what the base knows already (regularisation): as many of them as of your own are "
+            "mixed in, without labels and without the trigger word.",
+        ),
+    ] = None,
     caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
+    trigger: Annotated[
+        str, typer.Option(metavar="WORD", help="Said at the beginning of every caption of your own pictures.")
+    ] = "",
+    caption_dropout: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.9, help="Share of the pictures that are learnt without their caption (.15)."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where encoded pictures are kept for the next run; without one, .ddm_cache in FOLDER. "
+            "It may be deleted at any time.",
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no encoded pictures on disk.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures per step.")] = None,
@@ -65,8 +91,10 @@ def train(
     from ...debias.error import DDMError
     from ..base import check_weights, load_base
     from ..checkpoint import checkpoint_path
-    from ..folder import read_folder
+    from ..file_index import FileIndex
+    from ..folder import ImageFolder, read_folder
     from ..grouping import check_source
+    from ..latent_cache import FOLDER
     from ..loop import Settings
     from ..model import EMBEDDED
     from ..progress import picture_progress, steps_progress
@@ -81,6 +109,8 @@ def train(
         raise DDMError(f"--style and --out are the same file, {out}. They are two LoRAs: give two names.")
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
+    if reg is not None and folder is None:
+        raise DDMError("--reg goes with pictures to learn. Give a FOLDER too, or make the other folder the FOLDER.")
     checkpoint = checkpoint_path(out)
     if restart:
         checkpoint.unlink(missing_ok=True)
@@ -89,27 +119,47 @@ def train(
     check_source(groups, target)
     base = base or EMBEDDED
     check_weights(base)
-    pictures = read_folder(folder, caption) if folder else None
+    if cache is not None and no_cache:
+        raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
+
+    def kept(place: Path) -> Path | None:
+        return None if no_cache else cache or place / FOLDER
+
+    def read(place: Path) -> ImageFolder:
+        return read_folder(place, caption, index=FileIndex.of(place, kept(place)))
+
+    pictures = read(folder).triggered(trigger) if folder else None
+    regular = read(reg) if reg else None
     prompts = read_prompts(self_prompts) if self_prompts else []
-    given = {"steps": steps, "rank": rank, "batch": batch, "rate": rate, "calibrate": calibrate}
+    given = {
+        "dropout": caption_dropout,
+        "steps": steps,
+        "rank": rank,
+        "batch": batch,
+        "rate": rate,
+        "calibrate": calibrate,
+    }
     settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
-    if pictures:
-        for skipped in pictures.skipped:
+    for part in filter(None, (pictures, regular)):
+        for skipped in part.skipped:
             typer.echo(f"Skipped {skipped.path.name}: {skipped.reason}", err=True)
-        for note in pictures.notes:
+        for note in part.notes:
             typer.echo(note, err=True)
     model = load_base(base, device, tokenizer=tokenizer)
     sets = []
     if pictures:
         with picture_progress("Encoding pictures") as report:
-            sets.append(folder_set(model, pictures, report))
+            sets.append(folder_set(model, pictures, report, kept(folder)))
+    if regular:
+        with picture_progress("Encoding regularisation pictures") as report:
+            sets.append(folder_set(model, regular, report, kept(reg), len(sets[0].captions)))
     if prompts:
         with picture_progress("Making the base's own pictures") as report:
             sets.append(self_set(model, prompts, self_count, seed, report))
     with picture_progress("Finding groups") as report:
         run = Run(
             model,
-            sets[0] if len(sets) == 1 else sets[0] + sets[1],
+            reduce(add, sets),
             out,
             style,
             groups,

@@ -1,0 +1,112 @@
+"""What a large folder takes: the first pass over it, the pass after a kill, and the start of a second run."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..training.imbalance import METADATA
+from .package import ROOT
+from .result import Figure
+
+PICTURES, FEW, ROLES = 10_000, 1_000, 20
+# One step of a run on labels, without calibration: what is left is the start.
+TRAIN = ("--groups", "labels:gender", "--steps", "1", "--batch", "4", "--rank", "2", "--calibrate", "0")
+# Time of the process so far, and its peak memory, when the first step begins.
+STARTED = """
+import resource, sys, time
+began = time.time()
+sys.path.insert(0, "benchmarks")
+from package import load_package
+load_package()
+from comfyui_ddm.training import loop
+from comfyui_ddm.training.command_line import app
+advance = loop.FairTraining.advance
+def first(self):
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(time.time() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    advance(self)
+loop.FairTraining.advance = first
+app(sys.argv[1:])
+"""
+
+
+def cache_costs(base: Path) -> list[Figure]:
+    """Run `ddm train` on pictures of 64 pixels in processes of their own, up to the first step.
+
+    Raises:
+        DDMError: a run failed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        folders = {count: _pictures(root / str(count), count) for count in (FEW, PICTURES)}
+        time.sleep(3)  # files younger than two seconds are looked at again
+        _, _, small = _start(base, folders[FEW])
+        first = _killed(base, folders[PICTURES])
+        kept = len(_shards(folders[PICTURES]))
+        began = {shard: shard.stat().st_mtime_ns for shard in _shards(folders[PICTURES])}
+        seconds, _, large = _start(base, folders[PICTURES])
+        same = kept > 0 and all(shard.stat().st_mtime_ns == stamp for shard, stamp in began.items())
+        wall, processor, _ = _start(base, folders[PICTURES])
+        size = sum(file.stat().st_size for file in (folders[PICTURES] / ".ddm_cache").iterdir()) / 2**20
+    return [
+        Figure(
+            f"first run on {PICTURES:,} pictures, killed and run again, to the first step", first + seconds, unit="s"
+        ),
+        Figure("what was encoded before the kill was kept", same, 1),
+        Figure("second run, from its start to the first step", wall, at_most=10.0, unit="s"),
+        Figure("of which processor time", processor, unit="s"),
+        Figure(f"peak memory, {FEW:,} pictures", small, unit="MiB"),
+        Figure(f"peak memory, {PICTURES:,} pictures", large, at_most=small + 200, unit="MiB"),
+        Figure("size of the cache", size, unit="MiB"),
+    ]
+
+
+def _pictures(root: Path, count: int) -> Path:
+    from PIL import Image
+
+    root.mkdir()
+    rng = np.random.default_rng(count)
+    rows = []
+    for number in range(count):
+        pixels = np.kron(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        gender = ("man", "man", "woman")[number % 3]
+        rows.append({"file_name": f"{number}.png", "text": f"a person at work {number % ROLES}", "gender": gender})
+    (root / METADATA).write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return root
+
+
+def _command(base: Path, folder: Path) -> list[str]:
+    out = folder.parent / f"{folder.name}.safetensors"
+    arguments = ["train", folder, "--base", base, "--out", out, "--device", "cpu", "--restart", *TRAIN]
+    return [sys.executable, "-c", STARTED, *map(str, arguments)]
+
+
+def _start(base: Path, folder: Path) -> tuple[float, float, float]:
+    """Seconds and processor seconds to the first step, and peak memory in MiB."""
+    done = subprocess.run(_command(base, folder), cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DDMError(f"ddm train failed: {done.stderr[-500:]}")
+    wall, processor, memory = map(float, done.stdout.split()[:3])
+    return wall, processor, memory
+
+
+def _killed(base: Path, folder: Path) -> float:
+    """Seconds until the first shards are written, at which the run is killed."""
+    began = time.monotonic()
+    process = subprocess.Popen(_command(base, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(_shards(folder)) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    return time.monotonic() - began
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted((folder / ".ddm_cache").glob("latents-*.safetensors"))
