@@ -1,0 +1,60 @@
+"""The example workflows, as a new user meets them: from the template browser to a picture."""
+
+import json
+
+import pytest
+
+from .conftest import EXAMPLES
+
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, example, name):
+    comfy.open()
+    comfy.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    comfy.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
+    comfy.page.get_by_title(name, exact=True).first.click()
+    types = sorted(node["type"] for node in example(name)["nodes"])
+    comfy.page.wait_for_function(
+        "(types) => JSON.stringify(app.graph._nodes.map((node) => node.type).sort()) === JSON.stringify(types)",
+        arg=types,
+    )
+    if name in NEEDS_DOWNLOAD:
+        return
+    outputs = comfy.run()
+    pictures = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
+    assert pictures
+    panels = {int(node): one["ddm_panel"][0] for node, one in outputs.items() if "ddm_panel" in one}
+    for node, panel in panels.items():
+        shown = comfy.text(node)
+        for attribute in panel["attributes"]:
+            for group in attribute["groups"]:
+                assert group["name"] in shown
+                assert f"{round(100 * group['share'])}%" in shown
+        if panel["kind"] in ("report", "compare", "sweep", "audit"):
+            assert panel["summary"] in shown
+            assert panel["verdict"]["text"] in shown
+
+
+def test_the_panel_shows_the_numbers_of_the_json_file(comfy, example, server):
+    comfy.open()
+    comfy.load(example("Before and after"))
+    outputs = comfy.run()
+    panel = outputs["13"]["ddm_panel"][0]
+    report = json.loads(server.view(panel["files"]["json"]))
+    measured = report["attributes"][0]
+    after = measured["overall"][report["after"]]
+    shown = comfy.text(13)
+    for name, share in zip(measured["classes"], after["shares"], strict=True):
+        low, high = (round(100 * share[end]) for end in ("low", "high"))
+        assert f"{name}{round(100 * share['value'])}% {low}–{high}" in shown
+    assert f"FD{after['fd']['value']:.2f}" in shown
+    assert report["summary"] in shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_has_a_thumbnail_and_a_note(name, example):
+    assert (EXAMPLES / f"{name}.jpg").stat().st_size < 200_000
+    assert any(node["type"] == "MarkdownNote" for node in example(name)["nodes"])

@@ -1,0 +1,205 @@
+"""The panels in the nodes, in both renderers: what they show, and that it stays."""
+
+import json
+
+import pytest
+
+NASTY = '<img src=x onerror="window.hacked=1"> a doctor'
+
+
+def report_panel(**more):
+    groups = [
+        {"name": "man", "share": 0.75, "low": 0.7, "high": 0.8, "target": 0.5},
+        {"name": "woman", "share": 0.25, "low": 0.2, "high": 0.3, "target": 0.5},
+    ]
+    fd = {"value": 0.35, "low": 0.3, "high": 0.4}
+    return {
+        "kind": "report",
+        "title": "Fairness report",
+        "verdict": {"tone": "unfair", "text": "not fair"},
+        "summary": "Men have most of the pictures.",
+        "n": 120,
+        "attributes": [{"name": "gender", "groups": groups, "fd": fd, "floor": 0.1, "undetermined": 3}],
+        "prompts": [],
+        "files": {},
+        **more,
+    }
+
+
+def show(comfy, panel, kind="DDMFairnessReport"):
+    """Add a node, and let it receive a result."""
+    return comfy.js(
+        """([kind, panel]) => {
+            const node = LiteGraph.createNode(kind);
+            node.pos = [100, 100];
+            app.graph.add(node);
+            node.onExecuted({ ddm_panel: [panel] });
+            return node.id;
+        }""",
+        [kind, panel],
+    )
+
+
+def test_a_panel_shows_shares_verdict_and_counts(comfy, vue):
+    comfy.open(vue=vue)
+    shown = comfy.text(show(comfy, report_panel()))
+    for part in (
+        "not fair",
+        "Men have most of the pictures.",
+        "75% 70–80",
+        "25% 20–30",
+        "120 pictures",
+        "3 undetermined",
+    ):
+        assert part in shown
+
+
+def test_a_panel_has_room_for_all_of_it(comfy, vue):
+    comfy.open(vue=vue)
+    node = show(comfy, report_panel())
+    comfy.page.wait_for_timeout(800)
+    panel = comfy.panel(node)
+    assert panel.evaluate("(root) => root.clientHeight >= root.firstChild.offsetHeight - 2")
+    assert panel.evaluate("(root) => root.clientHeight") > 200
+    before = comfy.js("(id) => app.graph.getNodeById(id).size[1]", node)
+    panel.query_selector("summary").click()
+    comfy.page.wait_for_timeout(800)
+    assert comfy.js("(id) => app.graph.getNodeById(id).size[1]", node) > before
+    assert panel.evaluate("(root) => root.clientHeight >= root.firstChild.offsetHeight - 2")
+
+
+def test_texts_of_files_and_prompts_are_never_markup(comfy):
+    comfy.open()
+    group = {"name": NASTY, "share": 0.5, "low": 0.4, "high": 0.6}
+    panel = report_panel(
+        summary=NASTY,
+        verdict={"tone": NASTY, "text": NASTY},
+        remarks=[NASTY],
+        prompts=[{"prompt": NASTY, "n": 2, "groups": [group]}, {"prompt": "b", "n": 2, "groups": [group]}],
+    )
+    panel["attributes"][0]["name"] = NASTY
+    node = show(comfy, panel)
+    comfy.page.wait_for_timeout(500)
+    assert NASTY in comfy.text(node)
+    assert comfy.panel(node).query_selector("img") is None
+    assert comfy.js("() => window.hacked") is None
+
+
+def test_everything_in_a_panel_can_be_reached_by_keyboard_and_read_as_a_table(comfy):
+    comfy.open()
+    files = {name: {"filename": f"x.{name}", "subfolder": "ddm", "type": "output"} for name in ("html", "json")}
+    panel = comfy.panel(show(comfy, report_panel(files=files)))
+    comfy.page.wait_for_timeout(500)
+    panel.focus()
+    reached = []
+    for _ in range(4):
+        reached.append(comfy.js("() => document.activeElement.textContent || document.activeElement.ariaLabel"))
+        comfy.page.keyboard.press("Tab")
+    assert reached[1:] == ["As a table", "Open full report", "Save JSON"]
+    cells = [cell.text_content() for cell in panel.query_selector_all("table td, table th")]
+    for part in ("man", "75%", "70% to 80%", "50%"):
+        assert part in cells
+    assert all(drawing.get_attribute("aria-label") for drawing in panel.query_selector_all("[role=img]"))
+
+
+def test_a_saved_graph_shows_its_last_result_again(comfy, vue):
+    comfy.open(vue=vue)
+    show(comfy, report_panel())
+    comfy.page.wait_for_timeout(800)
+    saved = comfy.saved()
+    assert "ddm_panel" not in json.dumps(saved["nodes"][0].get("widgets_values"))
+    height = saved["nodes"][0]["size"][1]
+    comfy.open(vue=vue)
+    comfy.load(saved)
+    comfy.page.wait_for_timeout(800)
+    again = comfy.saved()["nodes"][0]
+    assert "Men have most of the pictures." in comfy.text(again["id"])
+    assert abs(again["size"][1] - height) < 4
+    assert again.get("widgets_values") == saved["nodes"][0].get("widgets_values")
+
+
+def test_a_cloned_node_has_a_panel_of_its_own(comfy):
+    comfy.open()
+    node = show(comfy, report_panel())
+    texts = comfy.js(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            const other = node.clone();
+            app.graph.add(other);
+            other.onExecuted({ ddm_panel: [{ ...node.properties.ddm_panel, summary: "Another one." }] });
+            return [node, other].map((one) => one.widgets.find((w) => w.name === "ddm_panel").element.textContent);
+        }""",
+        node,
+    )
+    assert "Men have most" in texts[0]
+    assert "Another one." in texts[1]
+
+
+def test_the_full_report_opens_in_a_tab_and_runs_no_script(comfy, server):
+    folder = server.base / "output" / "ddm"
+    folder.mkdir(exist_ok=True)
+    page = (
+        '<!doctype html><html><head><title>R</title></head><body><p id="a">Report</p><script>a.textContent=1</script>'
+    )
+    (folder / "nasty.html").write_text(page, encoding="utf-8")
+    comfy.open()
+    file = {"filename": "nasty.html", "subfolder": "ddm", "type": "output"}
+    panel = comfy.panel(show(comfy, report_panel(files={"html": file})))
+    with comfy.page.expect_popup() as opened:
+        panel.query_selector("button").click()
+    tab = opened.value
+    tab.wait_for_selector("#a")
+    assert tab.text_content("#a") == "Report"
+    assert tab.evaluate("document.compatMode") == "CSS1Compat"
+    comfy.complaints.clear()  # the browser says that it ran no script
+
+
+def test_a_report_that_is_gone_is_told_in_a_sentence(comfy):
+    comfy.open()
+    file = {"filename": "gone.json", "subfolder": "ddm", "type": "output"}
+    panel = comfy.panel(show(comfy, report_panel(files={"json": file})))
+    panel.query_selector("button").click()
+    comfy.page.get_by_text("gone.json is not there any more").wait_for()
+    comfy.complaints.clear()  # the browser logs the 404
+
+
+def test_the_json_can_be_saved(comfy, server):
+    folder = server.base / "output" / "ddm"
+    folder.mkdir(exist_ok=True)
+    (folder / "here.json").write_text('{"a": 1}', encoding="utf-8")
+    comfy.open()
+    file = {"filename": "here.json", "subfolder": "ddm", "type": "output"}
+    panel = comfy.panel(show(comfy, report_panel(files={"json": file})))
+    with comfy.page.expect_download() as download:
+        panel.query_selector("button").click()
+    assert download.value.suggested_filename == "here.json"
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_text_can_be_read_on_its_ground(comfy, palette):
+    comfy.open(palette=palette)
+    panel = comfy.panel(show(comfy, report_panel()))
+    comfy.page.wait_for_timeout(500)
+    for selector in (".ddm-summary", ".ddm-verdict", ".ddm-muted", ".ddm-value small"):
+        assert panel.evaluate(CONTRAST, selector) >= 4.5, selector
+
+
+CONTRAST = """(root, selector) => {
+    const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const over = (...colours) => {
+        for (const colour of colours) {
+            paint.fillStyle = colour;
+            paint.fillRect(0, 0, 1, 1);
+        }
+        return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const found = root.querySelector(selector);
+    const own = getComputedStyle(found);
+    const ground = [getComputedStyle(root).backgroundColor, own.backgroundColor];
+    const [a, b] = [light(over("#fff", ...ground, own.color)), light(over("#fff", ...ground))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""

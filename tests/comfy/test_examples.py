@@ -1,0 +1,39 @@
+"""Every example workflow runs over the API as it is, without a browser and without a download."""
+
+import json
+
+import pytest
+
+from .server import PACK
+from .workflow import to_graph
+
+EXAMPLES = PACK / "example_workflows"
+NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": {"CheckpointLoaderSimple", "LoraLoader"}}
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+
+
+def read(name):
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS_DOWNLOAD])
+def test_an_example_runs_to_a_saved_picture(server, name):
+    outputs = server.run(to_graph(read(name), server.get("/object_info")), timeout=300)
+    saved = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
+    assert saved
+    assert all(server.view(file).startswith(b"\x89PNG") for file in saved)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_DOWNLOAD))
+def test_an_example_for_a_larger_model_uses_only_what_the_host_has(server, name):
+    graph = to_graph(read(name), server.get("/object_info"))
+    kinds = {node["class_type"] for node in graph.values()}
+    assert kinds >= NEEDS_DOWNLOAD[name]
+    assert not any(kind.startswith("DDM") for kind in kinds)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_keeps_no_result_and_no_place_of_its_maker(name):
+    text = (EXAMPLES / f"{name}.json").read_text(encoding="utf-8")
+    assert "ddm_panel" not in text
+    assert "/root" not in text and "/home" not in text

@@ -1,0 +1,82 @@
+// The DDM tab: every adapter that carries a fairness card. A click puts it into the graph.
+
+import { app } from "../../scripts/app.js";
+import { adapterCard, adapterNames } from "./adapter.js";
+import { cardView } from "./panel/card.js";
+import { html } from "./panel/element.js";
+
+const LOADER = "DDMLoadAdapter";
+const AT_ONCE = 4;
+
+/** Add the tab to the side bar. */
+export function registerSidebar() {
+  app.extensionManager.registerSidebarTab({
+    id: "ddm",
+    icon: "mdi mdi-scale-balance",
+    title: "DDM",
+    tooltip: "Fair adapters and their cards",
+    type: "custom",
+    render,
+  });
+}
+
+async function render(place) {
+  const list = html("div", { class: "ddm-list" });
+  const reload = html("button", { type: "button", class: "ddm-link", onclick: () => fill(list, true) }, "Reload");
+  const head = html("div", { class: "ddm-sidebar-head" }, html("h3", {}, "Fair adapters"), reload);
+  place.replaceChildren(html("div", { class: "ddm ddm-sidebar" }, head, list));
+  await fill(list, false);
+}
+
+async function fill(list, again) {
+  list.replaceChildren(html("p", { class: "ddm-muted", role: "status" }, "Reading the cards …"));
+  const cards = await cardsOf(await adapterNames(), again);
+  const entries = cards.map(({ name, card }) => entry(name, card));
+  list.replaceChildren(...(entries.length ? entries : [empty()]));
+}
+
+async function cardsOf(names, again) {
+  const found = [];
+  const rest = [...names];
+  const reader = async () => {
+    for (let name = rest.shift(); name !== undefined; name = rest.shift()) {
+      const card = await adapterCard(name, { again });
+      if (card) found.push({ name, card });
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, reader));
+  return found.sort((a, b) => a.name.localeCompare(b.name));
+}
+
+function empty() {
+  return html(
+    "p",
+    {},
+    "None of your LoRA files carries a fairness card yet. Train one with ",
+    html("code", {}, "ddm train"),
+    " and put it into models/loras.",
+  );
+}
+
+function entry(name, card) {
+  const add = html("button", { type: "button", onclick: () => addLoader(name, card) }, "Add to graph");
+  const title = html("h4", {}, name.replace(/\.safetensors$/, ""));
+  return html("article", { class: "ddm-entry" }, title, cardView(card), html("div", { class: "ddm-actions" }, add));
+}
+
+/** Put a loader of this adapter into the middle of what the canvas shows. */
+function addLoader(name, card) {
+  const node = globalThis.LiteGraph.createNode(LOADER);
+  const { ds, canvas } = app.canvas;
+  const middle = [canvas.clientWidth / 2 / ds.scale - ds.offset[0], canvas.clientHeight / 2 / ds.scale - ds.offset[1]];
+  node.pos = [middle[0] - node.size[0] / 2, middle[1] - node.size[1] / 2];
+  (app.canvas.graph ?? app.graph).add(node);
+  const set = (widget, value) => {
+    const found = node.widgets.find((one) => one.name === widget);
+    found.value = value;
+    found.callback?.(value);
+  };
+  set("adapter", name);
+  if (card.objective !== "style" && typeof card.recommended_alpha === "number") set("alpha", card.recommended_alpha);
+  app.canvas.selectNode?.(node);
+}
