@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 # Seconds within which a stopped trainer must have kept its state.
 GRACE = 120
@@ -16,12 +17,14 @@ def stop_with_parent() -> None:
     """Stop as at Ctrl-C as soon as standard input ends. A closed pipe says it on every system, a signal does not."""
     # Whoever starts a program in the background may have told it to ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_wait_for_end, name="parent", daemon=True).start()
+    threading.Thread(target=_wait_for_end, args=(sys.stdin.fileno(),), name="parent", daemon=True).start()
 
 
-def _wait_for_end() -> None:
-    while sys.stdin.buffer.read(1 << 16):
-        pass
+def _wait_for_end(descriptor: int) -> None:
+    # Not `sys.stdin.read`: its lock, held while Python ends, is a fatal error.
+    with suppress(OSError):
+        while os.read(descriptor, 1 << 16):
+            pass
     _thread.interrupt_main()
     time.sleep(GRACE)
     os._exit(STOPPED)

@@ -4,9 +4,14 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..debias.storage import write_bytes
 from .base import Base
+from .lora import lora_names
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ALPHAS = (0.0, 1.0)
 STEPS = 12
@@ -34,6 +39,7 @@ class Previews:
     seed: int = 0
     prompts: list[str] = field(init=False)
     rows: int = field(init=False)
+    before: "np.ndarray | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         small = self.base.picture_size <= SMALL
@@ -53,17 +59,21 @@ class Previews:
         seeds = [self.seed + 3_000_000 + number for number in range(len(prompts))]
         blocks = []
         for alpha in ALPHAS:
-            made = generate(
-                self.base,
-                prompts,
-                seeds,
-                alpha=alpha,
-                steps=STEPS,
-                bf16=self.base.half_is_native,
-                cancelled=cancelled,
-            )
+            made = self.before if alpha == 0 else None
+            if made is None:
+                made = generate(
+                    self.base,
+                    prompts,
+                    seeds,
+                    alpha=alpha,
+                    steps=STEPS,
+                    bf16=self.base.half_is_native,
+                    cancelled=cancelled,
+                )
             if len(made) < len(prompts):
                 return
+            if alpha == 0 and "style" not in lora_names(self.base.unet):
+                self.before = made  # without a style, α = 0 is the base, whatever has been trained
             tiles = [Image.fromarray(picture) for picture in made]
             rows = [tiles[start : start + len(self.prompts)] for start in range(0, len(tiles), len(self.prompts))]
             blocks.append(Block(f"α = {alpha:g}", f"step {step}" if alpha else "", rows))

@@ -122,12 +122,23 @@ def test_a_checkpoint_of_another_run_is_thrown_away_only_when_that_is_asked_for(
     assert done.exit_code == 0 and "was thrown away" in done.stdout and not kept.exists()
 
 
+def started(arguments):
+    """A trainer in a process of its own, by the path of its file, with its standard input open."""
+    command = [sys.executable, str(ROOT / "training" / "__main__.py"), *arguments, "--stdin-stops"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, env=ENVIRONMENT, text=True, encoding="utf-8")
+
+
+def test_a_trainer_ends_well_while_its_standard_input_stays_open(arguments, tmp_path):
+    with started(arguments()) as process:
+        assert "result" in lines(process.stdout.read())[-1]
+        assert (process.wait(30), "Fatal" in process.stderr.read()) == (0, False)
+
+
 @pytest.fixture
 def child(arguments):
-    """A trainer of many steps in a process of its own, by the path of its file, once it is training."""
-    command = [sys.executable, str(ROOT / "training" / "__main__.py"), *arguments("--stdin-stops", steps=100_000)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, text=True, encoding="utf-8") as process:
+    """A trainer of many steps, once it is training."""
+    with started(arguments(steps=100_000)) as process:
         try:
             for line in process.stdout:
                 if json.loads(line).get("phase") == "training":

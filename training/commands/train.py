@@ -92,6 +92,10 @@ def train(
 
     Example: ddm train my_pictures --out fair.safetensors
     """
+    from ..parent import stop_with_parent
+
+    if stdin_stops:
+        stop_with_parent()
     from ...debias.error import DDMError
     from ..base import check_folder, load_base
     from ..checkpoint import checkpoint_path
@@ -99,14 +103,11 @@ def train(
     from ..grouping import check_source
     from ..loop import Settings
     from ..model import EMBEDDED, load_model
-    from ..parent import stop_with_parent
     from ..prompt import read_prompts
     from ..reporter import JSONReporter, TerminalReporter
     from ..run import Run, folder_set, self_set
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
-    if stdin_stops:
-        stop_with_parent()
     began = time.monotonic()
     for path in filter(None, (out, style)):
         if path.suffix != ".safetensors":
@@ -154,11 +155,12 @@ def train(
             checkpoint,
         )
     reporter.groups(run.grouping)
-    if not overwrite and out.exists():
+    taken = [file for file in (out, style) if file and file.exists()]
+    if taken and not overwrite:
         if not run.made:
             raise DDMError(
-                f"{out.name} is there already, and was made of other pictures or with other settings. Choose another "
-                "name, or allow to overwrite it."
+                f"{taken[0].name} is there already, and was made of other pictures or with other settings. Choose "
+                "another name, or allow to overwrite it."
             )
         reporter.note(f"{out.name} is there already, made of these pictures with these settings: nothing is trained.")
         if previews:
