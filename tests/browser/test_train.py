@@ -59,7 +59,7 @@ def test_loss_and_previews_are_seen_while_it_trains_and_the_button_stops_it(comf
     panel = comfy.panel(node)
     assert panel.query_selector("[role=img][aria-label^='Loss over the steps']")
     comfy.page.wait_for_function("(image) => image.naturalWidth > 100", arg=panel.query_selector("img"))
-    assert panel.evaluate("(root) => root.clientHeight >= root.firstChild.offsetHeight - 2")
+    comfy.page.wait_for_function("(root) => root.clientHeight >= root.firstChild.offsetHeight - 2", arg=panel)
     panel.query_selector("button").click()
     wait_for(comfy, node, "Stopped. What was trained is kept")
     with pytest.raises(InterruptedError):
