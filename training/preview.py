@@ -45,8 +45,8 @@ class Previews:
         small = self.base.picture_size <= SMALL
         columns, self.rows = (6, 2) if small else (3, 2) if self.base.device.type != "cpu" else (2, 1)
         distinct = list(dict.fromkeys(self.captions))
-        count = min(columns, len(distinct))
-        self.prompts = [distinct[place * len(distinct) // count] for place in range(count)]
+        # Of fewer captions than columns, each has several.
+        self.prompts = [distinct[place * len(distinct) // columns] for place in range(columns)]
 
     def make(self, step: int, cancelled: Callable[[], bool] | None = None) -> None:
         """Make the preview of a step; nothing of the training changes. Once `cancelled` says True, none is made."""

@@ -82,7 +82,7 @@ def test_previews_change_nothing_of_the_training(tiny_base, folder, tmp_path):
     assert run.train(previews=previews)
     assert run.out.read_bytes() == plain.out.read_bytes()
     assert [file.name for file in files] == ["step_000002.png", "step_000004.png"]
-    assert previews.prompts == ["a doctor", "a judge"]
+    assert previews.prompts == ["a doctor"] * 3 + ["a judge"] * 3
     with Image.open(files[0]) as first, Image.open(files[1]) as last:
         assert first.size == last.size and first.tobytes() != last.tobytes()
 
