@@ -1,4 +1,4 @@
-"""What the report and sweep nodes take in a ComfyUI server, the sampling aside."""
+"""What the nodes take in a ComfyUI server, the sampling aside, and how soon they end on cancel."""
 
 import tempfile
 import time
@@ -6,15 +6,17 @@ from pathlib import Path
 
 from ..debias.error import DDMError
 from ..tests.comfy import graphs
+from ..tests.comfy.listener import Listener
 from ..tests.comfy.server import Server, find_host
 from .result import Figure
 
 PICTURES, SIZE = 200, 512
 COUNT, STEPS, WAIT = 64, 100, 3.0
+TRAININGS = 5
 
 
 def node_costs() -> list[Figure]:
-    """A report on pictures that are there already, the first and a later one; and how soon a sweep ends on cancel.
+    """A report on pictures that are there, the first and a later one; how soon sweep and training end on cancel.
 
     Raises:
         DDMError: there is no ComfyUI here.
@@ -26,11 +28,13 @@ def node_costs() -> list[Figure]:
     with tempfile.TemporaryDirectory() as base, Server(host, Path(base)) as server:
         first, later = _report_seconds(server)
         cancelled = _cancel_seconds(server)
+        stopped = max(_stop_seconds(server, f"run {number}") for number in range(TRAININGS))
     pictures = f"{PICTURES} pictures of {SIZE} pixels"
     return [
         Figure(f"the first report on {pictures}", first, at_most=5.0, unit="s"),
         Figure(f"a later report on {pictures}", later, at_most=5.0, unit="s"),
         Figure("from cancel to the end of a sweep", cancelled, at_most=1.0, unit="s"),
+        Figure(f"from cancel to the end of a training, the longest of {TRAININGS}", stopped, at_most=1.0, unit="s"),
     ]
 
 
@@ -59,6 +63,29 @@ def _cancel_seconds(server: Server) -> float:
     except InterruptedError:
         return time.monotonic() - began
     raise DDMError(f"The sweep was done before it was cancelled, in {WAIT:g} s. Make it longer.")
+
+
+def _stop_seconds(server: Server, name: str) -> float:
+    """Of a training with the trainer's own settings on the example set; its state is kept by then."""
+    folder = server.options("DDMTrain", "folder")[0]
+    graph = graphs.train(folder, name=name, groups="labels:gender", caption="a {role}", steps=400, rank=8)
+    with Listener(server) as listener:
+        prompt = server.queue(graph)
+        next(
+            message
+            for message in listener.messages()
+            if message["type"] == "ddm.train" and message["data"]["panel"]["phase"] == "training"
+        )
+    began = time.monotonic()
+    server.request("/interrupt", {})
+    try:
+        server.wait(prompt)
+    except InterruptedError:
+        ended = time.monotonic()
+        if not (server.base / "output" / "ddm" / f"{name}.checkpoint.safetensors").exists():
+            raise DDMError("The training has kept no state.") from None
+        return ended - began
+    raise DDMError("The training was done before it was cancelled. Give it more steps.")
 
 
 def _seconds(server: Server, graph: dict) -> float:

@@ -12,6 +12,7 @@ from .fit_probe import FitProbe
 from .load_adapter import LoadAdapter
 from .load_probe import LoadProbe
 from .load_weights import LoadWeights
+from .train import Train
 
 NODES: list[type[io.ComfyNode]] = [
     LoadWeights,
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     CompareReports,
     AlphaSweep,
     AuditImages,
+    Train,
 ]
 
 

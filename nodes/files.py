@@ -5,6 +5,7 @@ of them; nothing is joined to a path that was not found there.
 """
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -16,6 +17,8 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 # Which of the host's folders: what it holds, where it is below models/.
 ADAPTERS, CHECKPOINTS, DDM = "loras", "checkpoints", "ddm"
+WRITTEN = {ADAPTERS: "an adapter", DDM: "a probe"}
+LONGEST = 80
 KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file"}
 
 
@@ -50,6 +53,25 @@ def resolve(folder: str, name: str) -> Path:
         )
     path = Path(folder_paths.get_full_path(folder, name) or name)
     return check_tensors(path)
+
+
+def new_file(folder: str, name: str) -> Path:
+    """The safetensors file that a user's name stands for in the first of the host's folders of a kind.
+
+    Raises:
+        DDMError: the name is none that a file can have, or leads out of the folder.
+    """
+    stem = name.strip().removesuffix(".safetensors")
+    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
+        raise DDMError(
+            f"{name!r} is no name for {WRITTEN[folder]}. Use letters, digits, blanks and hyphens, without a folder: it "
+            f"is saved in models/{folder}."
+        )
+    root = Path(folder_paths.get_folder_paths(folder)[0]).resolve()
+    target = (root / f"{stem}.safetensors").resolve()
+    if target.parent != root:
+        raise DDMError(f"{name!r} leads out of models/{folder}. Choose another name.")
+    return target
 
 
 def weights_names() -> list[str]:

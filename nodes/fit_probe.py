@@ -1,17 +1,10 @@
 """DDM Fit Probe: learns from labelled pictures who is in a picture, as perceived."""
 
-import re
-from pathlib import Path
-
-import folder_paths
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
-from . import picture_folder
-from .files import DDM
+from . import files, picture_folder
 from .types import Probe, schema
-
-LONGEST = 80
 
 
 class FitProbe(io.ComfyNode):
@@ -75,7 +68,7 @@ class FitProbe(io.ComfyNode):
             if folder is not None:
                 picture_folder.resolve(folder)
             if name is not None:
-                probe_file(name)
+                files.new_file(files.DDM, name)
         except DDMError as error:
             return str(error)
         return True
@@ -99,7 +92,7 @@ class FitProbe(io.ComfyNode):
         from .clip_vision import ClipVision
         from .progress import Progress
 
-        target = probe_file(name)
+        target = files.new_file(files.DDM, name)
         labels = labels.strip()
         extractor = None if clip_vision is None else ClipVision(clip_vision)
         progress = Progress(1)
@@ -126,22 +119,3 @@ class FitProbe(io.ComfyNode):
         lines += pictures.remarks()
         text = "\n".join(lines)
         return io.NodeOutput(made, text, ui={"text": [text]})
-
-
-def probe_file(name: str) -> Path:
-    """The file in models/ddm that a probe of this name goes to.
-
-    Raises:
-        DDMError: the name is none that a file can have, or leads out of the folder.
-    """
-    stem = name.strip().removesuffix(".safetensors")
-    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
-        raise DDMError(
-            f"{name!r} is no name for a probe. Use letters, digits, blanks and hyphens, without a folder: it is saved "
-            "in models/ddm."
-        )
-    root = Path(folder_paths.get_folder_paths(DDM)[0]).resolve()
-    target = (root / f"{stem}.safetensors").resolve()
-    if target.parent != root:
-        raise DDMError(f"{name!r} leads out of models/ddm. Choose another name.")
-    return target

@@ -1,4 +1,4 @@
-"""`ddm`, `python -m comfyui_ddm.training`, and `python -m training` from the repository's root."""
+"""`ddm`, `python -m comfyui_ddm.training`, `python -m training` from the repository's root, or this file by path."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,10 @@ def _load_root() -> None:
 
 
 if __name__ == "__main__":
-    if __package__ == "training":
+    if __package__ != "comfyui_ddm.training":
+        # Run as a script, which works wherever Python and the file are, our folder would hide other packages' modules.
+        if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+            sys.path.pop(0)
         _load_root()
         __package__ = "comfyui_ddm.training"
     main()

@@ -91,7 +91,18 @@ def calibrate(
     rng = np.random.default_rng([seed, 77])
     drawn = np.sort(rng.integers(len(captions), size=pictures))
     prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(pictures)]
-    made = []
+    made, last = [], (0, 1)
+
+    def sampled(done: int, total: int) -> None:
+        nonlocal last
+        last = (done, total)
+        reading()
+
+    def reading(*_: int) -> None:
+        # The pictures are there by then, but whoever watches can still stop.
+        if progress:
+            progress(*last)
+
     for number, strength in enumerate(STRENGTHS):
         batches = generate_batches(
             base,
@@ -99,13 +110,13 @@ def calibrate(
             seeds,
             alpha=strength,
             bf16=base.half_is_native,
-            progress=lambda done, total, n=number: progress and progress(n * total + done, len(STRENGTHS) * total),
+            progress=lambda done, total, n=number: sampled(n * total + done, len(STRENGTHS) * total),
         )
         made.append(torch.cat([batch.latents for batch in batches]))
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 0.0)
-    own = _features(base, latents, captions)
-    new = [_features(base, part, prompts) for part in made]
+    own = _features(base, latents, captions, reading)
+    new = [_features(base, part, prompts, reading) for part in made]
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 1.0)
     centred = centre(own, concept)
@@ -137,7 +148,9 @@ def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray])
     return np.stack([np.bincount(reader.predict(part), minlength=membership.shape[1]) / len(part) for part in made])
 
 
-def _features(base: "Base", latents: "torch.Tensor", captions: Sequence[str]) -> dict[str, np.ndarray]:
+def _features(
+    base: "Base", latents: "torch.Tensor", captions: Sequence[str], progress: Callable[[int, int], None]
+) -> dict[str, np.ndarray]:
     import torch
 
     names, index = np.unique(np.asarray(captions, dtype=object), return_inverse=True)
@@ -148,4 +161,5 @@ def _features(base: "Base", latents: "torch.Tensor", captions: Sequence[str]) ->
         latents,
         base.encode_text([str(name) for name in names]),
         torch.as_tensor(index, device=base.device),
+        progress=progress,
     )

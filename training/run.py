@@ -11,6 +11,7 @@ import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
+from ..debias.storage import read_metadata
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .base import Base
 from .calibration import FEWEST, Calibration, calibrate
@@ -20,6 +21,7 @@ from .grouping import Grouper, Grouping
 from .latents import encode_moments
 from .loop import FairTraining, Settings
 from .lora import export_lora, scale_lora
+from .preview import Previews
 from .text_table import TextTable
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class Run:
         settings: of the loop.
         save_every: steps between checkpoints.
         report: called with (what, done, total) while groups are found.
+        checkpoint: where the state is kept; beside `out` if None.
     """
 
     base: Base
@@ -131,6 +134,7 @@ class Run:
     settings: Settings = field(default_factory=Settings)
     save_every: int = 100
     report: Callable[[str, int, int], None] | None = None
+    checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         grouper = Grouper(self.base, self.pictures.moments[0], self.pictures.captions, self.settings.seed, self.report)
@@ -140,7 +144,7 @@ class Run:
         self.training = FairTraining(
             self.base, self.pictures.moments, table, self.grouping.weighting, self.settings, self.style is not None
         )
-        self.checkpoint = checkpoint_path(self.out)
+        self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
         depends.append(self.style is not None)
         kind, _, column = self.groups.partition(":")
@@ -155,11 +159,20 @@ class Run:
         load_checkpoint(self.checkpoint, self.training, self.fingerprint)
         return True
 
+    @property
+    def made(self) -> bool:
+        """Whether the files are there already, made by a run like this one in everything."""
+        if not self.out.exists() or (self.style and not self.style.exists()):
+            return False
+        card = AdapterCard.from_metadata(read_metadata(self.out))
+        return card is not None and card.training.get("fingerprint") == self.fingerprint
+
     def train(
         self,
         progress: Callable[[int, int, float, float], None] | None = None,
         stop: Callable[[], bool] | None = None,
         calibrating: Callable[[int, int], None] | None = None,
+        previews: Previews | None = None,
     ) -> bool:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
@@ -167,6 +180,7 @@ class Run:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
             stop: asked before each step, of training and of the calibration.
             calibrating: called with (done, total) while the scale is calibrated.
+            previews: makes pictures now and then, and of the finished adapter.
 
         Returns:
             Whether the run is complete; then the files are written and the checkpoint is gone.
@@ -187,6 +201,8 @@ class Run:
                     progress(training.step, steps, training.loss.item(), ess)
             if training.step % self.save_every == 0 or training.step == steps:
                 self._keep()
+            if previews and training.step % previews.every == 0 and training.step < steps:
+                previews.make(training.step, stop)
 
         def watched(done: int, total: int) -> None:
             if stop and stop():
@@ -199,6 +215,8 @@ class Run:
         except _Stopped:
             # The checkpoint of the last step is there: a resumed run only calibrates.
             return False
+        if previews:
+            previews.make(steps, stop)
         return True
 
     def _check(self) -> None:
@@ -268,6 +286,7 @@ class Run:
                 **self.settings.as_dict(),
                 "pictures": len(self.pictures.captions),
                 "calibration": asdict(calibration) if calibration else None,
+                "fingerprint": self.fingerprint,
             },
             title=self.out.stem,
         )

@@ -1,11 +1,13 @@
 // The front-end extension: panels in the nodes, and the DDM tab. Every other file below this folder only exports.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { adapterCard } from "./adapter.js";
 import { cardView } from "./panel/card.js";
 import { html } from "./panel/element.js";
+import { trainingView } from "./panel/train.js";
 import { panelView } from "./panel/view.js";
-import { attachPanel, PENDING, valuesOf, watch } from "./panel/widget.js";
+import { after, attachPanel, PENDING, valuesOf, watch } from "./panel/widget.js";
 import { scheduleView } from "./schedule.js";
 import { registerSidebar } from "./sidebar.js";
 
@@ -19,7 +21,10 @@ const PANELS = {
   DDMAlphaSweep: (node) => resultPanel(node, "The shares at every α appear here when the sweep has run."),
   DDMAuditImages: (node) =>
     resultPanel(node, "What is common in the folder, and what is rare, appears here when the graph has run."),
+  DDMTrain: trainPanel,
 };
+
+const trainings = new Map();
 
 function resultPanel(node, before) {
   attachPanel(node, (panel) => (panel ? panelView(panel) : hint(before)));
@@ -57,13 +62,38 @@ function schedulePanel(node) {
   watch(node, () => draw());
 }
 
+function trainPanel(node) {
+  let live;
+  const view = trainingView();
+  const before = () => hint("Loss and previews appear here while it trains. Cancel keeps what was trained.");
+  const draw = attachPanel(node, (panel) => (live || panel ? view(live ?? panel) : before()));
+  trainings.set(node, (panel) => {
+    live = panel;
+    draw();
+  });
+  after(node, "onExecuted", () => {
+    live = undefined;
+    draw();
+  });
+  after(node, "onRemoved", () => trainings.delete(node));
+}
+
+/** The server tells how a training goes; a node inside a subgraph has the ids of those around it before its own. */
+function showTraining({ detail: { node: id, panel } }) {
+  const own = String(id).split(":").at(-1);
+  for (const [node, show] of trainings) if (String(node.id) === own) show(panel);
+}
+
 app.registerExtension({
   name: "DDM",
   init() {
     const address = new URL("./style.css", import.meta.url).href;
     document.head.append(html("link", { rel: "stylesheet", href: address }));
   },
-  setup: registerSidebar,
+  setup() {
+    registerSidebar();
+    api.addEventListener("ddm.train", showTraining);
+  },
   nodeCreated(node) {
     PANELS[node.comfyClass]?.(node);
   },

@@ -111,6 +111,21 @@ def audit(folder: str, groups: str = "labels:folder", **inputs) -> dict:
     return {"audit": {"class_type": "DDMAuditImages", "inputs": values | inputs}}
 
 
+def train(folder: str, **inputs) -> dict:
+    """Node `train`."""
+    values = {"folder": folder, "weights": EMBEDDED, "name": "fair", "groups": "labels:folder", "target": "uniform"}
+    values |= {
+        "caption": "a shade",
+        "style": False,
+        "steps": 3,
+        "rank": 2,
+        "calibrate": 0,
+        "seed": 0,
+        "overwrite": False,
+    }
+    return {"train": {"class_type": "DDMTrain", "inputs": values | inputs}}
+
+
 def fit(folder: str, name: str = "shade", **inputs) -> dict:
     """Node `fit`."""
     values = {"folder": folder, "labels": "folder", "name": name, "steps": 10, "seed": 0}

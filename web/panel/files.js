@@ -9,9 +9,15 @@ import { html } from "./element.js";
 const NO_SCRIPT = `<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">`;
 const KEPT_MS = 60_000;
 
-async function fetched({ filename, subfolder = "", type = "output" }) {
-  const answer = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-  if (!answer.ok) throw new Error(`${filename} is not there any more. Queue the graph again to write it.`);
+const place = ({ filename, subfolder = "", type = "output" }) =>
+  `/view?${new URLSearchParams({ filename, subfolder, type })}`;
+
+/** Address of a picture that a node has written. */
+export const pictureAddress = (file) => api.apiURL(place(file));
+
+async function fetched(file) {
+  const answer = await api.fetchApi(place(file));
+  if (!answer.ok) throw new Error(`${file.filename} is not there any more. Queue the graph again to write it.`);
   return answer.text();
 }
 

@@ -97,7 +97,8 @@ function promptsView({ prompts, attributes }) {
   return html("details", {}, html("summary", {}, `Prompt by prompt (${prompts.length})`), promptList(prompts, names));
 }
 
-function remarksView(remarks) {
+/** What else to know, folded. */
+export function remarksView(remarks) {
   const list = html(
     "ul",
     {},

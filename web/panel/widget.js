@@ -54,7 +54,14 @@ export function attachPanel(node, view) {
   };
   new ResizeObserver(fit).observe(content);
 
-  const draw = () => content.replaceChildren(...view(node.properties?.[KEPT]).filter(Boolean));
+  const draw = () => {
+    const parts = view(node.properties?.[KEPT]).filter(Boolean);
+    // A part that stays is left where it is: put back, it would have lost its focus, and a click that had begun.
+    for (const old of [...content.childNodes]) if (!parts.includes(old)) old.remove();
+    parts.forEach((part, i) => {
+      if (content.childNodes[i] !== part) content.insertBefore(part, content.childNodes[i] ?? null);
+    });
+  };
 
   after(node, "onExecuted", (output) => {
     const panel = output?.ddm_panel?.[0];

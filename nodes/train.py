@@ -1,0 +1,273 @@
+"""DDM Train: a fair adapter from a folder of pictures, trained in a process of its own."""
+
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+from comfy_api.latest import io
+
+from ..debias.adapter import AdapterCard
+from ..debias.error import DDMError
+from ..debias.storage import read_metadata
+from . import files, picture_folder
+from .card import LoadedCard
+from .train_panel import TrainPanel
+from .types import Card, schema
+
+# Seconds between two messages to the page, but for those that say something new.
+PAUSE = 0.25
+
+
+class Train(io.ComfyNode):
+    """Runs the trainer on a folder below input/."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return schema(
+            node_id="DDMTrain",
+            display_name="DDM Train",
+            description="Trains a fair adapter on a folder of pictures, without labelling anyone, and puts it among "
+            "your LoRAs. Cancel keeps what was trained: queue again with the same inputs to go on.",
+            search_aliases=["train lora", "debias", "fair", "fine-tune"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=picture_folder.names(),
+                    tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=files.diffusers_names(),
+                    tooltip="The model to train for, as a folder in diffusers layout (models/diffusers).",
+                ),
+                io.String.Input("name", default="my_fair_adapter", tooltip="The adapter's file name in models/loras."),
+                io.String.Input(
+                    "groups",
+                    default="discovered",
+                    tooltip="Where groups come from: discovered (nothing to say), auto, words:man|woman, or "
+                    "labels:COLUMN.",
+                ),
+                io.String.Input(
+                    "target",
+                    default="uniform",
+                    tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
+                ),
+                io.String.Input(
+                    "caption",
+                    default="",
+                    tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
+                    "metadata.jsonl.",
+                ),
+                io.Boolean.Input(
+                    "style",
+                    default=False,
+                    tooltip="Also learn the pictures' style or subject, as a second LoRA: its name ends in _style.",
+                ),
+                io.Int.Input(
+                    "steps", default=400, min=1, max=100_000, tooltip="Steps of the training. More take longer."
+                ),
+                io.Int.Input("rank", default=8, min=1, max=256, tooltip="Rank of the LoRA: 8 is enough for most."),
+                io.Int.Input(
+                    "calibrate",
+                    default=160,
+                    min=0,
+                    max=2000,
+                    tooltip="Pictures to make at each of three strengths after training, so that α = 1 is what it "
+                    "should be. 0: none, which is faster and less exact.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    control_after_generate=False,
+                    tooltip="Of everything: the same inputs give the same file.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Replace an adapter of this name, and a stopped run of this name with other inputs.",
+                ),
+            ],
+            outputs=[
+                AdapterName.Output(display_name="adapter", tooltip="The adapter's name, for DDM Load Adapter."),
+                Card.Output(display_name="card", tooltip="What the adapter was made for."),
+                io.Image.Output(display_name="preview", tooltip="The same seeds at α = 0 and α = 1, after training."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        folder: str,
+        weights: str,
+        name: str,
+        groups: str,
+        target: str,
+        style: bool,
+        steps: int,
+        rank: int,
+        seed: int,
+        overwrite: bool,
+    ) -> bool | str:
+        """A sentence if folder, model or groups are not there, or the name is taken or none for a file."""
+        from ..training.grouping import check_source
+
+        try:
+            if folder is not None:
+                picture_folder.resolve(folder)
+            if weights is not None:
+                files.resolve_weights(weights)
+            if groups is not None and target is not None:
+                check_source(groups.strip(), target.strip() or "uniform")
+            if name is not None:
+                out = files.new_file(files.ADAPTERS, name)
+                if overwrite is False and out.exists():
+                    wanted = {"steps": steps, "rank": rank, "seed": seed}
+                    check_same(out, groups and groups.strip(), wanted)
+        except DDMError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
+        """Train again when a file in the folder changes."""
+        return picture_folder.stamp(folder)
+
+    @classmethod
+    def execute(
+        cls,
+        folder: str,
+        weights: str,
+        name: str,
+        groups: str,
+        target: str,
+        caption: str,
+        style: bool,
+        steps: int,
+        rank: int,
+        calibrate: int,
+        seed: int,
+        overwrite: bool,
+    ) -> io.NodeOutput:
+        """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
+        pictures, base = picture_folder.resolve(folder), files.resolve_weights(weights)
+        if not base.is_dir():
+            raise DDMError(f"{weights} is a checkpoint. The trainer needs the model as a folder in diffusers layout.")
+        out = files.new_file(files.ADAPTERS, name)
+        checkpoint = Path(folder_paths.get_output_directory()) / "ddm" / f"{out.stem}.checkpoint.safetensors"
+        shown = f"ddm/train_{uuid.uuid4().hex[:8]}"
+        device = comfy.model_management.get_torch_device()
+        arguments = [
+            str(pictures),
+            f"--base={base}",
+            f"--out={out}",
+            f"--groups={groups.strip()}",
+            f"--target={target.strip() or 'uniform'}",
+            f"--steps={steps}",
+            f"--rank={rank}",
+            f"--calibrate={calibrate}",
+            f"--seed={seed}",
+            f"--checkpoint={checkpoint}",
+            f"--previews={Path(folder_paths.get_temp_directory()) / shown}",
+            f"--device={device if device.type in ('cpu', 'cuda', 'mps') else 'auto'}",
+            "--overwrite" if overwrite else "--no-overwrite",
+        ]
+        arguments += [f"--caption={caption.strip()}"] if caption.strip() else []
+        arguments += [f"--style={out.with_stem(out.stem + '_style')}"] if style else []
+        arguments += ["--resume", *(["--restart"] if overwrite else [])] if checkpoint.exists() else []
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+        panel = TrainPanel(out.stem, lambda file: {"filename": file.name, "subfolder": shown, "type": "temp"})
+        run(arguments, panel, cls.hidden.unique_id)
+        return result(out, panel)
+
+
+AdapterName = io.Custom("COMBO,STRING")  # a choice of DDM Load Adapter, and text
+
+
+def check_same(out: Path, groups: str | None, settings: dict[str, int | None]) -> None:
+    """Refuse to write to a file that obviously is of another run; the trainer itself compares everything.
+
+    Raises:
+        DDMError: it is, or is no adapter of ours.
+    """
+    card = AdapterCard.from_metadata(read_metadata(out))
+    known = {"groups": card.groups, **card.training} if card else {}
+    wanted = {"groups": groups, **settings}
+    if card is None or any(value is not None and known.get(key) != value for key, value in wanted.items()):
+        what = "was not made by this node" if card is None else "was trained with other settings"
+        raise DDMError(
+            f"There is an adapter called {out.name} in models/loras already, and it {what}. Choose another name, or "
+            "switch overwrite on."
+        )
+
+
+def run(arguments: list[str], panel: TrainPanel, node: str) -> None:
+    """Train to the end, with the state of the run in the host's bar and in the node.
+
+    Raises:
+        InterruptProcessingException: the user cancelled; what was trained is kept.
+        DDMError: what the trainer said.
+    """
+    from .progress import Progress
+    from .trainer import Trainer
+
+    told = 0.0
+
+    def tell() -> None:
+        from server import PromptServer
+
+        nonlocal told
+        told = time.monotonic()
+        server = PromptServer.instance
+        # A copy: the message is written later, by another thread.
+        state = {**panel.values, "losses": list(panel.values["losses"]), "remarks": list(panel.values["remarks"])}
+        server.send_sync("ddm.train", {"node": node, "panel": state}, server.client_id)
+
+    tell()
+    progress = Progress(1)
+    try:
+        with Trainer(arguments) as trainer:
+            for event in trainer.events():
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                if event is None:
+                    continue
+                before = panel.values["phase"]
+                panel.take(event)
+                if "phase" in event:
+                    progress(int(event["done"]), int(event["total"]))
+                if "phase" not in event or event["phase"] != before or time.monotonic() - told > PAUSE:
+                    tell()
+    except comfy.model_management.InterruptProcessingException:
+        panel.stop()
+        tell()
+        raise
+    except DDMError as error:
+        panel.values |= {"phase": "stopped", "summary": str(error)}
+        tell()
+        raise
+
+
+def result(out: Path, panel: TrainPanel) -> io.NodeOutput:
+    """What the node hands out: name, card and the last preview, which goes to the output folder as well."""
+    from PIL import Image
+
+    from .report_files import new_place, picture_image
+
+    card = AdapterCard.from_metadata(read_metadata(out))
+    loaded = LoadedCard(out.name, card.recommended_alpha, card, None)
+    panel.finish(asdict(card), f"{out.name} is among your LoRAs. Recommended α: {card.recommended_alpha:g}.")
+    place = new_place("train")
+    kept = place.folder / f"{place.stem}.png"
+    with Image.open(panel.preview) as preview:
+        preview.save(kept)
+        image = picture_image(preview)
+    panel.values["preview"]["file"] = {"filename": kept.name, "subfolder": place.subfolder, "type": "output"}
+    return io.NodeOutput(out.name, loaded, image, ui={"ddm_panel": [panel.values], "text": [out.name]})

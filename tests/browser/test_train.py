@@ -1,0 +1,128 @@
+"""DDM Train in the page: what is seen while it trains, and its button."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "calibrate": 0}
+
+
+@pytest.fixture
+def folder(server):
+    """input/shades/: 6 dark and 2 light pictures."""
+    root = server.base / "input" / "shades"
+    for name, level, count in (("dark", 40, 6), ("light", 210, 2)):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(np.full((64, 64, 3), level + i, np.uint8)).save(root / name / f"{i}.png")
+    return root.name
+
+
+@pytest.fixture
+def trainer(comfy, folder):
+    """Adds a node with inputs to the open page."""
+
+    def add(**values):
+        node = comfy.js(
+            """() => {
+                const node = LiteGraph.createNode("DDMTrain");
+                node.pos = [100, 100];
+                app.graph.add(node);
+                return node.id;
+            }"""
+        )
+        for name, value in {**VALUES, "folder": folder, **values}.items():
+            comfy.widget(node, name, value)
+        return node
+
+    return add
+
+
+def wait_for(comfy, node, text):
+    """Wait until a panel says something."""
+    comfy.page.wait_for_function(
+        """([id, text]) => app.graph.getNodeById(id).widgets.find((one) => one.name === "ddm_panel").element
+            .textContent.includes(text)""",
+        arg=[node, text],
+        timeout=120_000,
+    )
+
+
+def test_loss_and_previews_are_seen_while_it_trains_and_the_button_stops_it(comfy, trainer, vue):
+    comfy.open(vue=vue)
+    node = trainer(name=f"watched {vue}", steps=200)
+    assert "appear here while it trains" in comfy.text(node)
+    prompt = comfy.queue()
+    wait_for(comfy, node, "without the adapter and with it, at step 40")
+    shown = comfy.text(node)
+    assert "Training" in shown and "of 200" in shown and "Loss" in shown and "dark75%" in shown
+    panel = comfy.panel(node)
+    assert panel.query_selector("[role=img][aria-label^='Loss over the steps']")
+    comfy.page.wait_for_function("(image) => image.naturalWidth > 100", arg=panel.query_selector("img"))
+    comfy.page.wait_for_function("(root) => root.clientHeight >= root.firstChild.offsetHeight - 2", arg=panel)
+    panel.query_selector("button").click()
+    wait_for(comfy, node, "Stopped. What was trained is kept")
+    with pytest.raises(InterruptedError):
+        comfy.server.wait(prompt)
+    assert (comfy.server.base / "output" / "ddm" / f"watched {vue}.checkpoint.safetensors").exists()
+    assert "Stop and keep" not in comfy.text(node)
+
+
+def test_what_was_trained_is_shown_again_in_a_saved_graph(comfy, trainer):
+    comfy.open()
+    node = trainer(name="kept", steps=20)
+    comfy.run()
+    shown = comfy.text(node)
+    assert "kept.safetensors is among your LoRAs." in shown and "recommended α" in shown
+    assert comfy.js("(id) => app.graph.getNodeById(id).outputs[0].type", node) == "COMBO,STRING"
+    saved = comfy.saved()
+    comfy.open()
+    comfy.load(saved)
+    assert comfy.text(saved["nodes"][0]["id"]) == shown
+    image = comfy.panel(saved["nodes"][0]["id"]).query_selector("img")
+    comfy.page.wait_for_function("(image) => image.naturalWidth > 100", arg=image)
+
+
+def test_the_name_can_be_wired_to_the_adapter_of_a_loader(comfy, trainer):
+    comfy.open()
+    node = trainer()
+    linked = comfy.js(
+        """(id) => {
+            const loader = LiteGraph.createNode("DDMLoadAdapter");
+            app.graph.add(loader);
+            return Boolean(app.graph.getNodeById(id).connect(0, loader, loader.findInputSlot("adapter")));
+        }""",
+        node,
+    )
+    assert linked
+
+
+def test_a_panel_of_a_training_keeps_its_button_from_one_drawing_to_the_next(comfy, trainer):
+    comfy.open()
+    node = trainer()
+    same = comfy.js(
+        """(id) => {
+            const tell = (done) => app.api.dispatchEvent(new CustomEvent("ddm.train", { detail: { node: String(id),
+                panel: { phase: "training", done, total: 20, seconds_left: 3, losses: [[10, 0.2], [20, 0.1]] } } }));
+            const root = app.graph.getNodeById(id).widgets.find((one) => one.name === "ddm_panel").element;
+            tell(10);
+            const before = root.querySelector("button");
+            tell(20);
+            return before === root.querySelector("button") && root.textContent.includes("step 20 of 20");
+        }""",
+        node,
+    )
+    assert same
+
+
+@pytest.mark.parametrize("other", ["0:{}", "{}1"])
+def test_the_news_of_another_node_are_not_ours(comfy, trainer, other):
+    comfy.open()
+    node = trainer()
+    comfy.js(
+        """(id) => app.api.dispatchEvent(new CustomEvent("ddm.train", { detail: { node: id,
+            panel: { phase: "groups", done: 1, total: 2, losses: [] } } }))""",
+        other.format(node),
+    )
+    # An id with others before it is that of a node in a subgraph, by its last part.
+    assert ("Looking for what is rare" in comfy.text(node)) == (":" in other)

@@ -1,0 +1,183 @@
+"""DDM Train: a trainer of its own, watched, cancelled, gone on with."""
+
+import time
+
+import numpy as np
+import pytest
+from comfyui_ddm.debias.adapter import load_adapter
+from PIL import Image
+
+from . import graphs
+from .listener import Listener
+from .server import EMBEDDED, Failed, Refused
+
+
+@pytest.fixture(scope="module")
+def folder(server):
+    """input/Bilder 灰/: 12 dark and 4 light pictures in subfolders."""
+    root = server.base / "input" / "Bilder 灰"
+    rng = np.random.default_rng(0)
+    for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = np.clip(rng.normal(level, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root.name
+
+
+def watch(server, graph, stop=lambda panel: False):
+    """Queue a graph and hear how its training goes, until it is over or `stop` says yes to a panel."""
+    panels = []
+    with Listener(server) as listener:
+        prompt = server.queue(graph)
+        for message in listener.messages():
+            data = message["data"]
+            if message["type"] == "ddm.train":
+                assert data["node"] == "train"
+                panels.append(data["panel"])
+                if stop(panels[-1]):
+                    break
+            ended = message["type"] in ("execution_success", "execution_error", "execution_interrupted")
+            if ended and data.get("prompt_id") == prompt:
+                break
+    return prompt, panels
+
+
+def training(panel):
+    return panel["phase"] == "training"
+
+
+def test_an_adapter_is_trained_shown_while_it_is_and_listed_at_once(server, folder):
+    graph = graphs.train(folder, name="fair", steps=20, style=True, calibrate=4)
+    prompt, panels = watch(server, graph)
+    outputs = server.wait(prompt)
+    phases = list(dict.fromkeys(panel["phase"] for panel in panels))
+    assert phases[0] == "starting" and phases[-2:] == ["training", "calibration"]
+    last = panels[-1]
+    assert [step for step, _ in last["losses"]] == [10, 20]
+    assert [group["name"] for group in last["attributes"][0]["groups"]] == ["dark", "light"]
+    assert next(panel["preview"]["step"] for panel in panels if panel["preview"]) == 4
+    shown = {panel["preview"]["file"]["filename"]: panel["preview"]["file"] for panel in panels if panel["preview"]}
+    assert all(server.view(file).startswith(b"\x89PNG") for file in shown.values())
+    (made,) = outputs["train"]["ddm_panel"]
+    assert (made["phase"], made["card"]["target"]) == ("done", {"dark": 0.5, "light": 0.5})
+    assert made["preview"]["step"] == 20 and server.view(made["preview"]["file"]).startswith(b"\x89PNG")
+    names = server.options("DDMLoadAdapter", "adapter")
+    assert {"fair.safetensors", "fair_style.safetensors"} <= set(names)
+    assert not [name for name in names if "checkpoint" in name]
+    assert list((server.base / "output" / "ddm").glob("*.checkpoint.*")) == []
+
+
+def test_what_was_trained_goes_along_the_wires(server, folder):
+    graph = graphs.load() | graphs.train(folder, name="wired") | graphs.adapter(name=["train", 0])
+    graph |= graphs.sample("adapter", steps=2)
+    graph["preview"] = {"class_type": "SaveImage", "inputs": {"images": ["train", 2], "filename_prefix": "preview"}}
+    outputs = server.run(graph)
+    assert outputs["picture"]["images"] and outputs["preview"]["images"]
+    assert outputs["adapter"]["ddm_panel"][0]["title"] == "wired.safetensors"
+    assert "Trained on this base." in outputs["adapter"]["ddm_panel"][0]["verdict"]["text"]
+
+
+def test_the_host_gives_its_memory_to_the_trainer(server, folder):
+    server.run(graphs.load() | graphs.sample(steps=1))
+    before = len(server.log())
+    server.run(graphs.train(folder, name="memory"))
+    assert "Traceback" not in server.log()[before:]
+
+
+def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder):
+    graph = graphs.train(folder, name="stopped", steps=400)
+    prompt, panels = watch(server, graph, training)
+    server.request("/interrupt", {})
+    began = time.monotonic()
+    with pytest.raises(InterruptedError):
+        server.wait(prompt)
+    # Loose, since the machines of tests are busy: what it takes is measured in benchmarks.
+    assert time.monotonic() - began < 10
+    kept = server.base / "output" / "ddm" / "stopped.checkpoint.safetensors"
+    assert kept.exists() and not (server.base / "models" / "loras" / "stopped.safetensors").exists()
+    _, panels = watch(server, graph, training)
+    assert panels[-1]["done"] > 10 or panels[-1]["losses"][0][0] > 10
+    server.request("/interrupt", {})
+
+
+def test_a_stopped_run_with_other_inputs_is_thrown_away_only_with_overwrite(server, folder):
+    prompt, _ = watch(server, graphs.train(folder, name="other", steps=400), training)
+    server.request("/interrupt", {})
+    with pytest.raises(InterruptedError):
+        server.wait(prompt)
+    with pytest.raises(Failed, match=r"other pictures, groups, base or settings.*overwrite switched on"):
+        server.run(graphs.train(folder, name="other", seed=1))
+    made = server.run(graphs.train(folder, name="other", seed=1, overwrite=True))
+    assert any("thrown away" in one for one in made["train"]["ddm_panel"][0]["remarks"])
+
+
+def test_an_adapter_of_other_inputs_is_not_replaced_but_with_overwrite(server, folder):
+    server.run(graphs.train(folder, name="taken"))
+    file = server.base / "models" / "loras" / "taken.safetensors"
+    with pytest.raises(Refused, match="switch overwrite on"):
+        server.run(graphs.train(folder, name="taken", rank=3))
+    with pytest.raises(Failed, match="made of other pictures or with other settings"):
+        server.run(graphs.train(folder, name="taken", caption="a colour"))
+    server.run(graphs.train(folder, name="taken", rank=3, overwrite=True))
+    assert load_adapter(file).card.training["rank"] == 3
+
+
+def test_the_same_inputs_give_the_adapter_that_is_there(server, folder):
+    server.run(graphs.train(folder, name="again"))
+    file = server.base / "models" / "loras" / "again.safetensors"
+    before = file.stat().st_mtime_ns
+    # Another target in words, the same in fact: the node is run again.
+    made = server.run(graphs.train(folder, name="again", target=" uniform "))["train"]["ddm_panel"][0]
+    assert file.stat().st_mtime_ns == before
+    assert "nothing is trained" in made["remarks"][-1] and server.view(made["preview"]["file"])
+
+
+def test_the_trainers_sentence_is_the_nodes_error(server, folder):
+    with pytest.raises(Failed, match="no label column"):
+        server.run(graphs.train(folder, name="wrong", groups="labels:age"))
+    (server.base / "input" / "empty").mkdir(exist_ok=True)
+    with pytest.raises(Failed, match="no pictures in it"):
+        server.run(graphs.train("empty", name="wrong"))
+    assert not (server.base / "models" / "loras" / "wrong.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"name": "../fair"}, "is no name for an adapter"),
+        ({"name": ""}, "is no name for an adapter"),
+        ({"folder": "../output"}, "There is no folder"),
+        ({"weights": "../../etc"}, "There is no"),
+        ({"groups": "gender"}, "is not known"),
+        ({"groups": "discovered", "target": "dark=.5,light=.5"}, "needs named groups"),
+    ],
+)
+def test_inputs_are_checked_before_anything_runs(server, folder, inputs, said):
+    with pytest.raises(Refused) as refused:
+        server.queue(graphs.train(**{"folder": folder, **inputs}))
+    assert said in str(refused.value.node_errors["train"])
+
+
+def test_the_trainer_ends_with_the_server(host, folder, tmp_path_factory, server):
+    import os
+    import shutil
+
+    from .server import Server
+
+    base = tmp_path_factory.mktemp("killed")
+    with Server(host, base) as other:
+        shutil.copytree(server.base / "input" / folder, base / "input" / folder)
+        watch(other, graphs.train(folder, name="orphan", steps=100_000), training)
+        os.kill(other.process.pid, 9)
+        other.process.wait()
+        kept = base / "output" / "ddm" / "orphan.checkpoint.safetensors"
+        for _ in range(300):
+            if kept.exists():
+                break
+            time.sleep(0.1)
+    assert kept.exists()
+
+
+def test_the_embedded_model_is_offered_first(server):
+    assert server.options("DDMTrain", "weights")[0] == EMBEDDED

@@ -1,0 +1,67 @@
+"""What the node of the trainer makes of its child's words."""
+
+from pathlib import Path
+
+import pytest
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.nodes.train_panel import POINTS, TrainPanel
+from comfyui_ddm.nodes.trainer import Trainer, sentence
+
+
+@pytest.fixture
+def panel():
+    return TrainPanel("fair", lambda file: {"filename": file.name, "subfolder": "ddm", "type": "temp"})
+
+
+def test_a_panel_follows_the_trainer(panel):
+    assert panel.values["phase"] == "starting"
+    panel.take({"phase": "cache", "done": 3, "total": 12, "seconds_left": 9.0})
+    assert (panel.values["phase"], panel.values["done"], panel.values["losses"]) == ("cache", 3, [])
+    panel.take({"phase": "training", "done": 10, "total": 40, "seconds_left": 3.0, "loss": 0.25, "ess": 0.4})
+    panel.take({"preview": "/somewhere/step_000010.png", "step": 10})
+    panel.take({"note": "Skipped broken.png"})
+    values = panel.values
+    assert (values["losses"], values["ess"], values["remarks"]) == ([[10, 0.25]], 0.4, ["Skipped broken.png"])
+    assert values["preview"] == {
+        "step": 10,
+        "file": {"filename": "step_000010.png", "subfolder": "ddm", "type": "temp"},
+    }
+    assert panel.preview == Path("/somewhere/step_000010.png")
+
+
+def test_a_long_loss_curve_keeps_its_ends_and_stays_small(panel):
+    for step in range(10, 100_001, 10):
+        panel.take({"phase": "training", "done": step, "total": 100_000, "seconds_left": 1.0, "loss": 1 / step})
+    steps = [step for step, _ in panel.values["losses"]]
+    assert len(steps) <= POINTS and (steps[0], steps[-1]) == (10, 100_000) and steps == sorted(set(steps))
+
+
+def test_a_cancel_says_what_is_kept(panel):
+    assert panel.stop() == "Stopped before any training."
+    panel.take({"phase": "training", "done": 10, "total": 40, "seconds_left": 3.0, "loss": 0.25})
+    assert "queue again with the same inputs" in panel.stop()
+
+
+@pytest.mark.parametrize(
+    ("errors", "code", "said"),
+    [
+        ("a warning\nddm: There is no folder.\n", 2, "There is no folder."),
+        ("ddm: Give what it started with, or train anew with --restart.", 2, "train anew with overwrite switched on."),
+        ("", 130, "stopped from outside"),
+        ("", -9, "The memory ran out"),
+        ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.\n", 1, "The memory ran out"),
+        ("Traceback\nValueError: no\n", 1, "(exit code 1): ValueError: no"),
+        ("", 3, "(exit code 3): it said nothing"),
+    ],
+)
+def test_the_end_of_a_trainer_is_a_sentence(errors, code, said):
+    assert said in sentence(errors, code)
+
+
+def test_a_trainer_that_cannot_begin_raises_its_own_sentence(tmp_path):
+    with (
+        Trainer([f"--out={tmp_path / 'fair.pt'}"]) as trainer,
+        pytest.raises(DDMError, match=r"Name it fair\.safetens"),
+    ):
+        list(trainer.events())
+    assert trainer.process.returncode == 2

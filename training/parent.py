@@ -1,0 +1,30 @@
+"""The program that started the trainer: when it closes our standard input, or dies, the trainer stops."""
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+# Seconds within which a stopped trainer must have kept its state.
+GRACE = 120
+STOPPED = 130
+
+
+def stop_with_parent() -> None:
+    """Stop as at Ctrl-C as soon as standard input ends. A closed pipe says it on every system, a signal does not."""
+    # Whoever starts a program in the background may have told it to ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_wait_for_end, args=(sys.stdin.fileno(),), name="parent", daemon=True).start()
+
+
+def _wait_for_end(descriptor: int) -> None:
+    # Not `sys.stdin.read`: its lock, held while Python ends, is a fatal error.
+    with suppress(OSError):
+        while os.read(descriptor, 1 << 16):
+            pass
+    _thread.interrupt_main()
+    time.sleep(GRACE)
+    os._exit(STOPPED)

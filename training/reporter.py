@@ -1,0 +1,120 @@
+"""What `ddm train` says while it works: bars for a person, or JSON lines for the program that started it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .progress import picture_progress, steps_progress
+
+if TYPE_CHECKING:
+    from .grouping import Grouping
+
+TITLES = {
+    "cache": "Encoding pictures",
+    "own": "Making the base's own pictures",
+    "groups": "Finding groups",
+    "calibration": "Calibrating α",
+}
+# Seconds between two lines of one phase; its last one is always said.
+PAUSE = 0.2
+
+
+class TerminalReporter:
+    """Bars and sentences on stderr, so that stdout stays free for results."""
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+        typer.echo(text, err=True)
+
+    def pictures(self, phase: str) -> AbstractContextManager[Callable[[float, int], None]]:
+        """A bar for a phase of `TITLES`; gives a function to call with (done, total)."""
+        return picture_progress(TITLES[phase])
+
+    def steps(self) -> AbstractContextManager[Callable[..., None]]:
+        """A bar for training; gives a function to call with (step, steps, loss, ess)."""
+        return steps_progress("Training")
+
+    def groups(self, grouping: "Grouping") -> None:
+        """Say which groups were found."""
+        for part in grouping.groups:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(part.names, part.shares, strict=True))
+            self.note(f"Groups ({part.source}): {shares}")
+
+    def preview(self, file: Path, step: int) -> None:
+        """Say where the preview of a step is."""
+        self.note(f"Preview of step {step}: {file}")
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Nothing: the sentence at the end says it."""
+
+
+class JSONReporter:
+    """One JSON object in a line of stdout for each thing that happens.
+
+    Lines have a `phase` (cache, own, groups, training, calibration) with `done`, `total` and `seconds_left`, and while
+    training `loss` and `ess`; or one of the keys `note`, `groups`, `preview` (a file, with its `step`) and `result`.
+    """
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+        self._say({"note": text})
+
+    @contextmanager
+    def pictures(self, phase: str) -> Iterator[Callable[[float, int], None]]:
+        """Lines of a phase; gives a function to call with (done, total)."""
+        yield self._phase(phase)
+
+    @contextmanager
+    def steps(self) -> Iterator[Callable[..., None]]:
+        """Lines of the training; gives a function to call with (step, steps, loss, ess)."""
+        phase = self._phase("training")
+        yield lambda step, steps, loss, ess=None: phase(step, steps, loss=loss, ess=ess)
+
+    def groups(self, grouping: "Grouping") -> None:
+        """Say which groups were found, and what their shares shall be."""
+        found = [
+            {
+                "name": part.source,
+                "groups": [
+                    {"name": name, "share": round(float(share), 4), "target": round(float(wanted), 4)}
+                    for name, share, wanted in zip(part.names, part.shares, goal.shares, strict=True)
+                ],
+            }
+            for part, goal in zip(grouping.groups, grouping.targets, strict=True)
+        ]
+        self._say({"groups": found})
+
+    def preview(self, file: Path, step: int) -> None:
+        """Say where the preview of a step is."""
+        self._say({"preview": str(file), "step": step})
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Say what was made."""
+        self._say({"result": values})
+
+    def _phase(self, name: str) -> Callable[..., None]:
+        # The speed is that of this process: a resumed run begins in the middle.
+        began, first, said = time.monotonic(), None, 0.0
+
+        def report(done: float, total: int, **figures: float | None) -> None:
+            nonlocal first, said
+            now = time.monotonic()
+            first = (now, done) if first is None else first
+            if now - said < PAUSE and done < total and said > began:
+                return
+            said = now
+            speed = (done - first[1]) / max(now - first[0], 1e-6)
+            left = round((total - done) / speed, 1) if speed > 0 else None
+            self._say({"phase": name, "done": done, "total": total, "seconds_left": left, **figures})
+
+        return report
+
+    def _say(self, values: Mapping[str, Any]) -> None:
+        # Whether or not somebody still listens, the state must be kept.
+        with suppress(OSError):
+            print(json.dumps(values, ensure_ascii=False), flush=True)

@@ -1,0 +1,114 @@
+// A training while it goes on, and what came of it: phase, loss curve, previews, groups, and the card at the end.
+
+import { api } from "../../../scripts/api.js";
+import { cardView } from "./card.js";
+import { plotOf } from "./curve.js";
+import { html } from "./element.js";
+import { pictureAddress } from "./files.js";
+import { known, percent } from "./number.js";
+import { shareBars } from "./shares.js";
+import { remarksView } from "./view.js";
+
+const PHASES = {
+  starting: "Starting the trainer",
+  cache: "Encoding the pictures",
+  own: "Making the model's own pictures",
+  groups: "Looking for what is rare",
+  training: "Training",
+  calibration: "Setting α",
+};
+
+/** Whether the trainer is at work. */
+export const running = ({ phase }) => phase in PHASES;
+
+/**
+ * The view of a training. Its button and its picture stay the same elements from one drawing to the next, which come
+ * several times a second: a click must not be lost, and a picture must not flicker.
+ */
+export function trainingView() {
+  const stop = actions();
+  const preview = previewOf();
+  return (panel) =>
+    [
+      running(panel) ? progressView(panel) : panel.summary && html("p", { class: "ddm-summary" }, panel.summary),
+      running(panel) && stop,
+      panel.losses?.length > 1 && lossPlot(panel),
+      panel.preview && preview(panel.preview),
+      panel.phase === "done" ? cardView(panel.card) : (panel.attributes ?? []).map(groupsView),
+      panel.phase === "done" && foundView(panel),
+      panel.remarks?.length > 0 && remarksView(panel.remarks),
+    ].flat();
+}
+
+function actions() {
+  const stop = html("button", { type: "button", onclick: () => api.interrupt() }, "Stop and keep what was trained");
+  return html("div", { class: "ddm-actions" }, stop);
+}
+
+function progressView({ phase, done, total, seconds_left: left }) {
+  const counted = total > 0 && phase !== "starting";
+  const unit = phase === "training" ? "step" : "";
+  return html(
+    "div",
+    { class: "ddm-progress" },
+    html(
+      "div",
+      { class: "ddm-head", role: "status" },
+      html("span", { class: "ddm-chip" }, PHASES[phase]),
+      counted && html("span", {}, `${unit} ${Math.floor(done)} of ${total}`.trim()),
+      known(left) && left > 0 && html("span", { class: "ddm-muted" }, `${duration(left)} left`),
+    ),
+    html("progress", { max: 1, value: counted ? done / total : undefined, "aria-label": PHASES[phase] }),
+  );
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.ceil(seconds)} s`;
+  const minutes = Math.ceil(seconds / 60);
+  return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+function lossPlot({ losses, ess }) {
+  const values = losses.map(([, loss]) => loss);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = Math.max(high - low, 1e-4) * 0.1;
+  const [first, last] = [losses[0][0], losses.at(-1)[0]];
+  return plotOf({
+    label: `Loss over the steps: ${values[0].toFixed(4)} at step ${first}, ${values.at(-1).toFixed(4)} at step ${last}`,
+    series: [{ name: values.at(-1).toFixed(3), points: losses.map(([x, y]) => ({ x, y })), marks: false }],
+    x: [first, last],
+    y: [low - room, high + room],
+    xTicks: [first, last].map((at) => ({ at, text: String(at) })),
+    yTicks: [low, high].map((at) => ({ at, text: at.toFixed(3) })),
+    xTitle: known(ess) ? `Step. At α = 1, ${percent(ess)} of the pictures carry the weight.` : "Step",
+    yTitle: "Loss",
+  });
+}
+
+function previewOf() {
+  const [caption, image] = [html("figcaption"), html("img")];
+  const figure = html("figure", { class: "ddm-preview" }, caption, image);
+  return ({ step, file }) => {
+    const address = pictureAddress(file);
+    if (image.getAttribute("src") !== address) image.setAttribute("src", address);
+    image.alt = `The same seeds without the adapter and with it, at step ${step}`;
+    caption.replaceChildren(image.alt);
+    return figure;
+  };
+}
+
+function groupsView(attribute) {
+  return html(
+    "section",
+    { class: "ddm-attribute" },
+    html("h4", {}, `In the folder (${attribute.name})`),
+    shareBars(attribute),
+  );
+}
+
+function foundView({ attributes }) {
+  return (
+    attributes?.length > 0 &&
+    html("details", {}, html("summary", {}, "What is in the folder"), attributes.map(groupsView))
+  );
+}
