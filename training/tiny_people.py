@@ -273,8 +273,7 @@ class DenoiserTraining:
     """Trains U-Net and text encoder together on the biased draw; a step's randomness depends on (seed, step) only.
 
     Args:
-        moments: scaled latent means and deviations [V·N, 4, 8, 8] of V variants of the N pictures, one after another;
-            every draw takes a variant at random and samples it anew.
+        moments: scaled latent means and deviations [N, 4, 8, 8]; every draw samples them anew.
         draw: which picture comes how often, and its captions.
         text_encoder, tokenizer, unet: the parts, trained in place; the text encoder is fixed after 40% of the steps.
         alphas_cumprod: [T] ᾱ of the noise schedule.
@@ -327,11 +326,10 @@ class DenoiserTraining:
         mean, deviation = self.moments
         device, rng = mean.device, np.random.default_rng([self.seed, self.step])
         generator = torch.Generator(device).manual_seed((self.seed << 32) + self.step)
-        count = len(self.draw.weights)
-        indices = rng.choice(count, self.batch, p=self.draw.weights)
+        indices = rng.choice(len(self.draw.weights), self.batch, p=self.draw.weights)
         texts, inverse = np.unique(self.draw.captions(indices, rng), return_inverse=True)
         tokens = torch.stack([self._tokens(text) for text in texts.tolist()]).to(device)
-        picked = torch.as_tensor(indices + count * rng.integers(len(mean) // count, size=self.batch), device=device)
+        picked = torch.as_tensor(indices, device=device)
         shape = (self.batch, *mean.shape[1:])
         jitter, noise = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
         latents = mean[picked] + deviation[picked] * jitter
