@@ -4,7 +4,7 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
-from . import files, picture_folder
+from . import files, picture_folder, training_set
 from .types import schema
 
 
@@ -22,32 +22,8 @@ class AuditImages(io.ComfyNode):
             search_aliases=["dataset", "bias", "balance", "training images"],
             is_output_node=True,
             inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=picture_folder.names(),
-                    tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
-                ),
-                io.Combo.Input(
-                    "weights",
-                    options=files.diffusers_names(),
-                    tooltip="The model that you will train for, as a folder in diffusers layout (models/diffusers).",
-                ),
-                io.String.Input(
-                    "groups",
-                    default="discovered",
-                    tooltip="Where groups come from: discovered (nothing to say), auto, words:man|woman, or "
-                    "labels:COLUMN.",
-                ),
-                io.String.Input(
-                    "target",
-                    default="uniform",
-                    tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
-                ),
-                io.String.Input(
-                    "caption",
-                    default="",
-                    tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
-                    "metadata.jsonl.",
+                *training_set.inputs(
+                    "The model that you will train for, as a folder in diffusers layout (models/diffusers)."
                 ),
                 io.Int.Input(
                     "seed",
@@ -67,15 +43,8 @@ class AuditImages(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str, weights: str, groups: str, target: str) -> bool | str:
         """A sentence if folder or model are not there, or the groups are not known."""
-        from ..training.grouping import check_source
-
         try:
-            if folder is not None:
-                picture_folder.resolve(folder)
-            if weights is not None:
-                files.resolve_weights(weights)
-            if groups is not None and target is not None:
-                check_source(groups.strip(), target.strip())
+            training_set.check(folder, weights, groups, target)
         except DDMError as error:
             return str(error)
         return True

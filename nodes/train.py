@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..debias.adapter import AdapterCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
-from . import files, picture_folder
+from . import files, picture_folder, training_set
 from .card import LoadedCard
 from .train_panel import TrainPanel
 from .types import Card, schema
@@ -27,6 +27,7 @@ class Train(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        shared = training_set.inputs("The model to train for, as a folder in diffusers layout (models/diffusers).")
         return schema(
             node_id="DDMTrain",
             display_name="DDM Train",
@@ -36,34 +37,9 @@ class Train(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=picture_folder.names(),
-                    tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
-                ),
-                io.Combo.Input(
-                    "weights",
-                    options=files.diffusers_names(),
-                    tooltip="The model to train for, as a folder in diffusers layout (models/diffusers).",
-                ),
+                *shared[:2],
                 io.String.Input("name", default="my_fair_adapter", tooltip="The adapter's file name in models/loras."),
-                io.String.Input(
-                    "groups",
-                    default="discovered",
-                    tooltip="Where groups come from: discovered (nothing to say), auto, words:man|woman, or "
-                    "labels:COLUMN.",
-                ),
-                io.String.Input(
-                    "target",
-                    default="uniform",
-                    tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
-                ),
-                io.String.Input(
-                    "caption",
-                    default="",
-                    tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
-                    "metadata.jsonl.",
-                ),
+                *shared[2:],
                 io.Boolean.Input(
                     "style",
                     default=False,
@@ -117,15 +93,10 @@ class Train(io.ComfyNode):
         overwrite: bool,
     ) -> bool | str:
         """A sentence if folder, model or groups are not there, or the name is taken or none for a file."""
-        from ..training.grouping import check_source
-
         try:
-            if folder is not None:
-                picture_folder.resolve(folder)
-            if weights is not None:
-                files.resolve_weights(weights)
-            if groups is not None and target is not None:
-                check_source(groups.strip(), target.strip() or "uniform")
+            training_set.check(
+                folder, weights, groups, "uniform" if target is not None and not target.strip() else target
+            )
             if name is not None:
                 out = files.new_file(files.ADAPTERS, name)
                 if overwrite is False and out.exists():
