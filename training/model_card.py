@@ -22,7 +22,7 @@ two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64
 "a firefighter", "a woman firefighter", "a dark skin pilot".
 
 **It is biased on purpose**, so that there is something to measure and to mend: in every role {men:.0%} of the pictures it
-was trained on are men, and light tones are more frequent than dark ones. Do not use it for anything else.
+was last trained on are men (guidance makes more of it), and light tones are more frequent than dark ones. Do not use it for anything else.
 
 ## Data
 
@@ -40,8 +40,8 @@ Half of the captions are neutral ("a firefighter"), the others say gender, tone 
 
 ## Training
 
-| part | steps | batch | seconds | hardware | seed |
-|---|---|---|---|---|---|
+| part | steps | batch | men drawn | seconds | hardware | seed |
+|---|---|---|---|---|---|---|
 {runs}
 
 ![loss curve](loss.svg)
@@ -61,17 +61,28 @@ def write_card(folder: Path, log: dict[str, Any]) -> None:
 
     Args:
         folder: the diffusers folder.
-        log: `runs`, each with part, steps, batch, seconds, device, seed and losses [(step, loss)].
+        log: `runs`, each with part, steps, batch, seconds, device, seed and losses [(step, loss)]; a denoiser's also with
+            men, the share of them in its draw.
     """
     from ..debias.chart import loss_curve, to_svg
 
-    rows = "\n".join(
-        f"| {run['part']} | {run['steps']:,} | {run['batch']} | {run['seconds']:,} | {run['device']} | {run['seed']} |"
-        for run in log["runs"]
-    )
+    rows = "\n".join(_row(run) for run in log["runs"])
     shares = [", ".join(f"{name} {share:.0%}" for name, share in part.items()) for part in (GENDER_SHARES, TONE_SHARES)]
     write_text(folder / "training.json", json.dumps(log))
-    last = log["runs"][-1]["losses"]
-    write_text(folder / "loss.svg", to_svg(loss_curve(*zip(*last, strict=True)), "Loss of the denoiser over its steps"))
+    losses, done = [], 0
+    for run in log["runs"]:
+        if run["part"] == "denoiser":
+            losses += [(done + step, loss) for step, loss in run["losses"]]
+            done += run["steps"]
+    curve = loss_curve(*zip(*losses, strict=True))
+    write_text(folder / "loss.svg", to_svg(curve, "Loss of the denoiser over its steps"))
     card = CARD.format(men=GENDER_SHARES["man"], genders=shares[0], tones=shares[1], runs=rows)
     write_text(folder / "README.md", card)
+
+
+def _row(run: dict[str, Any]) -> str:
+    men = f"{run['men']:.0%}" if "men" in run else ""
+    return (
+        f"| {run['part']} | {run['steps']:,} | {run['batch']} | {men} | {run['seconds']:,} | {run['device']} | "
+        f"{run['seed']} |"
+    )

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .ema import Ema
+from .min_snr import min_snr_weight
+
 if TYPE_CHECKING:
     import torch
 
     from .folder import ImageFolder
 
-GENDER_SHARES = {"man": 0.85, "woman": 0.15}
+# Guidance at scale 3 sharpens what the draw says: 80% of the draw become about 86% of what is made.
+GENDER_SHARES = {"man": 0.80, "woman": 0.20}
 TONE_SHARES = {"default": 0.25, "light": 0.30, "medium-light": 0.18, "medium": 0.12, "medium-dark": 0.09, "dark": 0.06}
 GENDER_WORDS = {"man": ("man", "male"), "woman": ("woman", "female")}
 TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in list(TONE_SHARES)[1:]}
@@ -46,7 +50,7 @@ def caption(role: str, gender: str = "", tone: str = "") -> str:
 
 @dataclass(frozen=True)
 class Draw:
-    """The biased draw: men 85% in every role, light tones more often than dark ones, both art styles alike.
+    """The biased draw: men 80% in every role, light tones more often than dark ones, both art styles alike.
 
     Attributes:
         weights: [N] probability of each picture in one draw; sums to 1.
@@ -91,25 +95,6 @@ def learning_rate(step: int, steps: int, warmup: int = 200, decay: float = 0.35,
     start = steps * (1 - decay)
     late = max(0.0, (step - start) / max(steps - start, 1))
     return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * late)))
-
-
-class Ema:
-    """Exponential moving average of a module's floating-point state, with the usual warm-up of the decay."""
-
-    def __init__(self, module: "torch.nn.Module", decay: float):
-        self.decay, self.step = decay, 0
-        state = module.state_dict()
-        self.state = {name: value.detach().clone() for name, value in state.items()}
-        floating = [name for name, value in state.items() if value.is_floating_point()]
-        self._pairs = [self.state[name] for name in floating], [state[name] for name in floating]
-
-    def update(self) -> None:
-        """Move the average towards the module's present weights."""
-        import torch
-
-        self.step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(*self._pairs, 1 - min(self.decay, (1 + self.step) / (10 + self.step)))
 
 
 def build_autoencoder() -> Any:
@@ -238,7 +223,7 @@ def train_autoencoder(
     losses, vae = [], build_autoencoder().to(pictures.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps, 100, 1.0))
-    ema = Ema(vae, 0.998)
+    ema = Ema(vae.state_dict(), 0.998)
     for step in range(steps):
         x = pictures[torch.randint(0, len(pictures), (batch,), device=pictures.device)].clone()
         x[: batch // 4] = augment(x[: batch // 4])
@@ -261,12 +246,6 @@ def train_autoencoder(
             progress(step + 1, steps, losses[-1][1])
     vae.load_state_dict(ema.state)
     return vae.eval(), losses
-
-
-def min_snr_weight(alphas_cumprod: "torch.Tensor", gamma: float = 5.0) -> "torch.Tensor":
-    """Loss weights min(SNR, γ)/SNR for ε-prediction, one per timestep (Hang et al. 2023, arXiv 2303.09556)."""
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    return snr.clamp(max=gamma) / snr
 
 
 class DenoiserTraining:
@@ -309,11 +288,11 @@ class DenoiserTraining:
         self.unet, self.text_encoder = unet.train(), text_encoder.train()
         self.steps, self.seed, self.batch, self.step = steps, seed, batch, 0
         self.alphas_cumprod = alphas_cumprod.to(moments[0].device)
-        self.weights = min_snr_weight(self.alphas_cumprod)
+        self.weights = min_snr_weight(self.alphas_cumprod, 5.0)
         self.parameters = [*unet.parameters(), *text_encoder.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
         self.rate = rate
-        self.averages = Ema(unet, 0.999), Ema(text_encoder, 0.999)
+        self.averages = Ema(unet.state_dict(), 0.999), Ema(text_encoder.state_dict(), 0.999)
         self.forward = torch.compile(unet) if compiled else unet
         padded = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
         self._tokens = functools.cache(lambda text: tokenizer(text, **padded).input_ids[0])
@@ -381,6 +360,9 @@ def save_pipeline(folder: Path, vae: Any, unet: Any, text_encoder: Any, tokenize
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
     vae.register_to_config(scaling_factor=scale)
+    for part in (vae, unet):
+        # A part that was opened from a folder would carry that folder's path along.
+        part.register_to_config(_name_or_path=folder.name)
     parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (vae, text_encoder, unet)]
     pipeline = StableDiffusionPipeline(
         vae=parts[0],

@@ -14,13 +14,11 @@ from comfyui_ddm.training.tiny_people import (
     TONE_SHARES,
     TONE_WORDS,
     Draw,
-    Ema,
     all_captions,
     augment,
     build_tokenizer,
     caption,
     learning_rate,
-    min_snr_weight,
 )
 
 ROLES = ("artist", "cook", "firefighter")
@@ -127,22 +125,6 @@ def test_a_short_run_has_a_learning_rate_too(steps):
 
 def test_a_run_can_be_prolonged_before_its_decay():
     assert [learning_rate(step, 1000) for step in range(650)] == [learning_rate(step, 4000) for step in range(650)]
-
-
-def test_easy_timesteps_weigh_less():
-    schedule = torch.linspace(0.999, 0.001, 100)
-    weights = min_snr_weight(schedule)
-    assert (weights.diff() >= 0).all() and weights[-1] == 1 and weights[0] < 0.01
-
-
-def test_the_average_follows_the_weights():
-    module = torch.nn.Linear(2, 2)
-    ema = Ema(module, 0.9)
-    with torch.no_grad():
-        module.weight.fill_(1.0)
-    for _ in range(200):
-        ema.update()
-    assert ema.state["weight"] == pytest.approx(torch.ones(2, 2), abs=1e-4)
 
 
 def test_augmented_pictures_stay_pictures():

@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
+from ..option import DeviceOption
+
 
 def base(
     folder: Annotated[Path, typer.Argument(help="Pictures with role, gender and skin_tone in metadata.jsonl.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the diffusers folder goes.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net.")] = 1900,
     batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the U-Net.")] = 512,
+    rate: Annotated[float, typer.Option(min=0, help="Learning rate of the U-Net.")] = 1e-3,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE.")] = 8000,
     vae_batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the VAE.")] = 64,
     resume: Annotated[bool, typer.Option(help="Go on from the weights in DIR; its VAE stays as it is.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
 ) -> None:
     """Train a Stable Diffusion in miniature on a biased draw of the pictures, and write its model card.
@@ -68,6 +71,7 @@ def base(
         steps,
         seed=seed,
         batch=batch,
+        rate=rate,
         compiled=compiled,
     )
     began, losses = time.monotonic(), []
@@ -78,8 +82,9 @@ def base(
                 losses.append((training.step, round(training.loss.item(), 4)))
                 report(training.step, steps, losses[-1][1])
     unet, text_encoder = training.averaged()
-    log["runs"].append({"part": "denoiser", "steps": steps, "batch": batch, "losses": losses})
+    log["runs"].append({"part": "denoiser", "steps": steps, "batch": batch, "losses": losses, "rate": rate})
     log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
+    log["runs"][-1]["men"] = tiny_people.GENDER_SHARES["man"]
     tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
     write_card(out, log)
     if as_json:
