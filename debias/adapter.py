@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .dial import ALPHA_MAX
 from .error import DDMError
 from .ldm import from_ldm, to_ldm
 from .storage import check_tensors, load_tensors, save_tensors
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT_VERSION = 1
+# SDXL's files call the first one lora_te1_ (see `ldm`).
+TEXT_PARTS = {"text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 
 
@@ -64,7 +67,7 @@ class AdapterCard:
     objective: str = "ddm"
     groups: str = "discovered"
     target: dict[str, float] | None = None
-    alpha_max: float = 1.5
+    alpha_max: float = ALPHA_MAX
     recommended_alpha: float = 1.0
     base_hash: str = ""
     concepts: list[str] = field(default_factory=list)
@@ -127,9 +130,15 @@ class Adapter:
 
 
 def kohya_name(module: str) -> str:
-    """kohya's layer name of a diffusers U-Net module, or of a text encoder module ("text_model.…")."""
-    part = "lora_te_" if module.startswith("text_model.") else "lora_unet_"
-    return part + module.replace(".", "_")
+    """kohya's layer name of a diffusers module: of the U-Net, or of "text_encoder.…" or "text_encoder_2.…".
+
+    Not every version of transformers names the inner model "text_model", but all files do.
+    """
+    part, _, inner = module.partition(".")
+    if part not in TEXT_PARTS:
+        return "lora_unet_" + module.replace(".", "_")
+    outer = "" if inner.startswith(("text_model.", "text_projection")) else "text_model_"
+    return TEXT_PARTS[part] + outer + inner.replace(".", "_")
 
 
 def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard | None = None) -> None:
@@ -197,7 +206,7 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
     """Whether an adapter fits a base.
 
     Args:
-        adapter: its text encoder layers are only compared when `base_shapes` holds "text_model.…" modules.
+        adapter: its text encoder layers are only compared when `base_shapes` holds "text_encoder.…" modules.
         base_hash: sha256 of the base's U-Net weight files.
         base_shapes: weight shape (out, in, ...) of the base's layers by diffusers module name.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .error import DDMError
-from .noise import noised
+from .noise import LatentSet, noise_levels
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def say(caption: str, word: str) -> str:
 def denoising_errors(
     denoise: Denoise,
     alphas_cumprod: "torch.Tensor",
-    latents: "torch.Tensor",
+    latents: LatentSet,
     embeddings: Sequence["torch.Tensor"],
     index: "torch.Tensor",
     *,
@@ -97,12 +97,13 @@ def denoising_errors(
     errors = torch.zeros(len(latents), len(embeddings), len(timesteps), noises)
     total, done = len(timesteps) * noises * len(embeddings), 0
     with torch.inference_mode():
-        for column, draw, noise, noisy in noised(latents, alphas_cumprod, timesteps, noises, seed):
+        for level in noise_levels(latents, alphas_cumprod, timesteps, noises, seed):
             for word, table in enumerate(embeddings):
                 for rows in torch.arange(len(latents)).split(batch):
-                    times = torch.full((len(rows),), timesteps[column], device=latents.device)
-                    predicted = denoise(noisy[rows], times, table[index[rows]])
-                    errors[rows, word, column, draw] = (predicted - noise).square().mean((1, 2, 3)).float().cpu()
+                    times = torch.full((len(rows),), timesteps[level.column], device=latents.device)
+                    predicted = denoise(level(latents[rows]), times, table[index[rows]])
+                    found = (predicted - level.noise).square().mean((1, 2, 3))
+                    errors[rows, word, level.column, level.draw] = found.float().cpu()
                 done += 1
                 if progress:
                     progress(done, total)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .noise import noised
+from .noise import LatentSet, noise_levels
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ def unet_features(
     denoise: "Denoise",
     modules: dict[str, "torch.nn.Module"],
     alphas_cumprod: "torch.Tensor",
-    latents: "torch.Tensor",
+    latents: LatentSet,
     text: "torch.Tensor",
     index: "torch.Tensor",
     *,
@@ -55,18 +55,18 @@ def unet_features(
     sums: dict[str, torch.Tensor] = {}
     try:
         with torch.inference_mode():
-            for column, draw, _, noisy in noised(latents, alphas_cumprod, timesteps, noises, seed):
-                t = timesteps[column]
+            for level in noise_levels(latents, alphas_cumprod, timesteps, noises, seed):
+                t = timesteps[level.column]
                 for rows in torch.arange(len(latents)).split(batch):
                     times = torch.full((len(rows),), t, device=latents.device)
-                    denoise(noisy[rows], times, text[index[rows]])
+                    denoise(level(latents[rows]), times, text[index[rows]])
                     for name, value in caught.items():
                         value = value.float()
                         both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
                         key = f"{name}@{t}"
                         sums.setdefault(key, torch.zeros(len(latents), both.shape[1]))[rows] += both / noises
                 if progress:
-                    progress(column * noises + draw + 1, len(timesteps) * noises)
+                    progress(level.column * noises + level.draw + 1, len(timesteps) * noises)
     finally:
         for handle in handles:
             handle.remove()

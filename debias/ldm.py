@@ -1,13 +1,15 @@
-"""Names of a LoRA's U-Net layers: diffusers' on the inside, LDM's in the files of SDXL, as kohya's trainer writes them.
+"""Names of a LoRA's layers: diffusers' on the inside, LDM's in the files of SDXL, as kohya's trainer writes them.
 
 Of SD 1.x and 2.x kohya trains diffusers' U-Net, of SDXL one that is built as Stability's: so every tool looks for
 `lora_unet_down_blocks_…` there and for `lora_unet_input_blocks_…` here. Both kinds are mapped without a loss for U-Nets
-with two residual blocks per level, which all three families have.
+with two residual blocks per level, which all three families have. The first of SDXL's two text encoders is called
+`lora_te1_…` there, a single one `lora_te_…`.
 """
 
 import re
 
 PREFIX = "lora_unet_"
+TEXT, FIRST_TEXT = "lora_te_", "lora_te1_"
 RESNET = {
     "conv1": "in_layers_2",
     "conv2": "out_layers_3",
@@ -30,7 +32,9 @@ LDM_MIDDLE = re.compile(r"middle_block_([012])_(.+)")
 
 
 def to_ldm(name: str) -> str:
-    """LDM's name of a layer that has kohya's name of a diffusers module; other names stay as they are."""
+    """SDXL's name of a layer that has kohya's name of a diffusers module; other names stay as they are."""
+    if name.startswith(TEXT):
+        return FIRST_TEXT + name.removeprefix(TEXT)
     layer = name.removeprefix(PREFIX)
     if layer == name:
         return name
@@ -53,6 +57,8 @@ def to_ldm(name: str) -> str:
 
 def from_ldm(name: str) -> str:
     """Undo `to_ldm`; other names stay as they are."""
+    if name.startswith(FIRST_TEXT):
+        return TEXT + name.removeprefix(FIRST_TEXT)
     layer = name.removeprefix(PREFIX)
     if layer == name:
         return name

@@ -1,24 +1,58 @@
 """Common noise: all pictures of a set at the same noise levels under the same draws, so that answers compare."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
 
-def noised(
-    latents: "torch.Tensor", alphas_cumprod: "torch.Tensor", timesteps: Sequence[int], noises: int, seed: int
-) -> Iterator[tuple[int, int, "torch.Tensor", "torch.Tensor"]]:
-    """Yield (column of the timestep, number of the draw, noise [1, C, h, w], noisy latents [N, C, h, w]).
+class LatentSet(Protocol):
+    """Latents of N pictures of one shape, a batch at a time: a tensor [N, C, h, w], or what need not be in memory.
 
-    x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (DDPM, arXiv 2006.11239, eq. 4), with ε alike for all pictures and drawn on the CPU.
+    Attributes:
+        shape: [N, C, h, w].
+        device: where batches are.
     """
+
+    shape: Sequence[int]
+    device: "torch.device"
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: "torch.Tensor") -> "torch.Tensor":
+        """Scaled latents [B, C, h, w] of some rows."""
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """One draw of noise at one timestep.
+
+    Attributes:
+        column: of the timestep among those asked for; draw: its number among the draws of this timestep.
+        noise: [1, C, h, w], alike for all pictures.
+        signal: √ᾱ_t.
+    """
+
+    column: int
+    draw: int
+    noise: "torch.Tensor"
+    signal: float
+
+    def __call__(self, latents: "torch.Tensor") -> "torch.Tensor":
+        """Noisy latents x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (DDPM, arXiv 2006.11239, eq. 4)."""
+        return self.signal * latents + (1 - self.signal**2) ** 0.5 * self.noise
+
+
+def noise_levels(
+    latents: LatentSet, alphas_cumprod: "torch.Tensor", timesteps: Sequence[int], noises: int, seed: int
+) -> Iterator[NoiseLevel]:
+    """Yield every draw at every timestep, in the shape of the latents; the noise is drawn on the CPU."""
     import torch
 
     generator = torch.Generator("cpu").manual_seed(seed)
     for column, t in enumerate(timesteps):
-        signal = float(alphas_cumprod[t]) ** 0.5
         for draw in range(noises):
-            noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents)
-            yield column, draw, noise, signal * latents + (1 - signal**2) ** 0.5 * noise
+            noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents.device)
+            yield NoiseLevel(column, draw, noise, float(alphas_cumprod[t]) ** 0.5)

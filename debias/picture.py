@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .error import DDMError
 
@@ -22,7 +22,7 @@ MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # Pillow's own default; hosts are kno
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
-def open_picture(path: str | os.PathLike, size: int | None = None) -> Image.Image:
+def open_picture(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> Image.Image:
     """Open a picture file as RGB.
 
     16-bit, palette, grey, CMYK and transparent pictures are converted (white lies behind what is transparent), an EXIF
@@ -30,20 +30,34 @@ def open_picture(path: str | os.PathLike, size: int | None = None) -> Image.Imag
 
     Args:
         path: the file.
-        size: side in pixels of a square to crop and scale to (see `fit`); None leaves the picture as it is.
+        size: what to crop and scale to in pixels (see `fit`); None leaves the picture as it is.
 
     Raises:
         DDMError: no such file, no picture, truncated, or so large that it may be a decompression bomb.
     """
     path = Path(path)
     with _readable(path):
-        picture = _load(path)
-        picture = _to_rgb(_upright(picture))
+        picture = _to_rgb(_upright(_load(path)))
     return picture if size is None else fit(picture, size)
 
 
+def open_opacity(path: str | os.PathLike) -> Image.Image | None:
+    """How opaque a picture file is, as a grey picture (255 is opaque); None if all of it is.
+
+    Raises:
+        DDMError: as `open_picture`.
+    """
+    path = Path(path)
+    with _readable(path):
+        picture = _upright(_load(path))
+        if not _transparent(picture):
+            return None
+        opacity = picture.convert("RGBA").getchannel("A")
+    return None if opacity.getextrema()[0] == 255 else opacity
+
+
 def check_picture(path: str | os.PathLike) -> tuple[int, int]:
-    """Make sure that a picture can be read to its end, and return its width and height as stored.
+    """Make sure that a picture can be read to its end, and return its width and height as it is shown (upright).
 
     Every byte is decoded, since the header of a truncated file is perfectly fine; a JPEG at an eighth of its size,
     which is quick.
@@ -53,14 +67,21 @@ def check_picture(path: str | os.PathLike) -> tuple[int, int]:
     """
     path = Path(path)
     with _readable(path):
-        return _load(path, draft=True).info["size"]
+        picture = _load(path, draft=True)
+        width, height = picture.info["size"]
+        return (height, width) if _lies(picture) else (width, height)
 
 
-def fit(picture: Image.Image, size: int) -> Image.Image:
-    """Crop the centre square of a picture and scale it to `size` × `size` pixels (Lanczos)."""
-    if picture.size == (size, size):
-        return picture
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+def fit(
+    picture: Image.Image, size: int | tuple[int, int], resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """Crop a picture around its centre to the shape of `size`, and scale it to that.
+
+    Args:
+        size: width and height in pixels, or the side of a square.
+    """
+    size = (size, size) if isinstance(size, int) else size
+    return picture if picture.size == size else ImageOps.fit(picture, size, resampling)
 
 
 def to_array(pictures: Iterable[Image.Image]) -> np.ndarray:
@@ -196,10 +217,22 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture  # EXIF that makes no sense is no reason to lose a picture that does
 
 
+def _lies(picture: Image.Image) -> bool:
+    """Whether `_upright` turns a picture by a quarter."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:
+        return False
+
+
+def _transparent(picture: Image.Image) -> bool:
+    return "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         return _deep_grey(picture).convert("RGB")
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+    if _transparent(picture):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, picture).convert("RGB")

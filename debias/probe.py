@@ -70,18 +70,24 @@ class Probe:
             self.network.to(device)
         return self
 
-    def logits(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Calibrated logits [N, K] of float pictures [N, 3, H, W] in 0…1; differentiable in the pictures.
+    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of float pictures [N, 3, H, W] in 0…1; differentiable in the pictures.
 
         Raises:
-            DDMError: this is a linear probe, whose extractor takes finished pictures only.
+            DDMError: this is a linear probe, whose extractor takes finished pictures only (it has no `embed`).
         """
-        if self.network is None:
+        if self.network is not None:
+            return self.network(fit_tensor(pictures))
+        if not hasattr(self.extractor, "embed"):
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
                 "passes. Train one on pictures instead: `ddm probe` without --clip."
             )
-        return self.head(self.network(fit_tensor(pictures))) / self.temperature
+        return self.extractor.embed(pictures)
+
+    def logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Calibrated logits [N, K] of float pictures [N, 3, H, W] in 0…1; differentiable, errors as in `embed`."""
+        return self.head(self.embed(pictures)) / self.temperature
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features float64 [N, D] that the classes are read from, for images uint8 [N, H, W, 3].
@@ -90,12 +96,8 @@ class Probe:
             DDMError: images of another kind or shape; a linear probe without its extractor.
         """
         check_images(images)
+        self.check_extractor()
         if self.network is None:
-            if self.extractor is None:
-                raise DDMError(
-                    f"The probe for {self.attribute} reads the features of {self.identity}, which is not at hand. "
-                    "Give the folder of that model (--clip DIR), or train a probe without one."
-                )
             features = np.asarray(self.extractor(images), dtype=np.float64)
             if features.shape != (len(images), self.head.in_features):
                 raise DDMError(
@@ -108,6 +110,14 @@ class Probe:
         with torch.inference_mode():
             parts = [self.network(picture_tensor(part, device)).cpu() for part in _parts(images)]
         return torch.cat(parts).double().numpy() if parts else np.zeros((0, self.network.width))
+
+    def check_extractor(self) -> None:
+        """Refuse a linear probe whose extractor is not at hand."""
+        if self.network is None and self.extractor is None:
+            raise DDMError(
+                f"The probe for {self.attribute} reads the features of {self.identity}, which is not at hand. "
+                "Give the folder of that model (--clip DIR), or train a probe without one."
+            )
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float64 [N, K], rows sum to 1, for images uint8 [N, H, W, 3]; errors as in `features`."""
@@ -274,7 +284,7 @@ def fit_probe(
     """
     check_images(images)
     names, truth = _classes(labels, attribute, len(images))
-    held_out = _held_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
+    held_out = hold_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
     pictures = picture_tensor(images)
 
     def trained(chosen: np.ndarray, done: int) -> Probe:
@@ -305,7 +315,7 @@ def fit_linear_probe(
 
     check_images(images)
     names, truth = _classes(labels, attribute, len(images))
-    held_out = _held_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
+    held_out = hold_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
     features = np.asarray(extractor(images), dtype=np.float64)
     centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
 
@@ -380,7 +390,7 @@ def _classes(labels: Sequence[str], attribute: str, count: int) -> tuple[tuple[s
     return tuple(str(name) for name in names), truth.astype(np.int64)
 
 
-def _held_out(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
+def hold_out(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
     """A fifth of every class, at least one picture of each."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(truth), dtype=bool)

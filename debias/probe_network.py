@@ -41,15 +41,15 @@ def picture_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> to
     return fit_tensor(tensor).contiguous(memory_format=torch.channels_last)
 
 
-def fit_tensor(pictures: torch.Tensor) -> torch.Tensor:
-    """The centre square of pictures float [N, 3, H, W], scaled to 64 × 64; differentiable."""
+def fit_tensor(pictures: torch.Tensor, size: int = SIZE) -> torch.Tensor:
+    """The centre square of pictures float [N, 3, H, W], scaled to `size` × `size`; differentiable."""
     height, width = pictures.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = pictures[..., top : top + side, left : left + side]
-    if side == SIZE:
+    if side == size:
         return square
-    return F.interpolate(square, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +14,9 @@ from .error import DDMError
 
 if TYPE_CHECKING:
     import torch
+    from safetensors import safe_open
 
+LONGEST = 80  # characters of a file's name that a user gives
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 
@@ -52,6 +56,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def free_space(folder: str | os.PathLike) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
@@ -82,12 +92,19 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, "torch.Tensor"], di
     Raises:
         DDMError: no such file; a pickle format; truncated or otherwise not safetensors.
     """
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def open_tensors(path: str | os.PathLike) -> "Iterator[safe_open]":
+    """Open a safetensors file to read a part of it (it is no mapping: it has only keys()); errors as `load_tensors`."""
     from safetensors import safe_open
 
     path = check_tensors(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except Exception as error:
         raise _broken(path, error) from error
 
@@ -115,6 +132,24 @@ def check_tensors(path: str | os.PathLike) -> Path:
     if not path.is_file():
         raise DDMError(f"There is no file {path}. Check the name and the folder.")
     return path
+
+
+def named_file(folder: str | os.PathLike, name: str, what: str = "an adapter") -> Path:
+    """The safetensors file that a user's name for `what` stands for in a folder.
+
+    Raises:
+        DDMError: the name is none that a file can have, or leads out of the folder.
+    """
+    stem, root = name.strip().removesuffix(".safetensors"), Path(folder).resolve()
+    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
+        raise DDMError(
+            f"{name!r} is no name for {what}. Use letters, digits, blanks and hyphens, without a folder: it is saved "
+            f"in {root.name}."
+        )
+    file = (root / f"{stem}.safetensors").resolve()
+    if file.parent != root:
+        raise DDMError(f"{name!r} leads out of {root.name}. Choose another name.")
+    return file
 
 
 def _canonical(data: bytes) -> bytes:

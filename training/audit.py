@@ -68,10 +68,10 @@ def _group(
     if groups.startswith("labels:"):
         return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
     from .base import load_base
-    from .latents import encode_moments
+    from .latents import square_latents
 
     model = load_base(base, device, tokenizer=tokenizer)
-    latents, _ = encode_moments(model, pictures, report and (lambda done, total: report("encoding", done, total)))
+    latents = square_latents(model, pictures, report and (lambda done, total: report("encoding", done, total)))
     return Grouper(model, latents, pictures.captions, seed, report).group(groups, target)
 
 

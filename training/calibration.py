@@ -7,16 +7,18 @@ own features, and the strength at which their shares are what the weights predic
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.feature import centre, places, unet_features
+from ..debias.feature import centre
+from ..debias.group import concepts
+from .latents import Latents
 from .lora import lora_names, set_alpha
+from .picture_features import picture_features
 
 if TYPE_CHECKING:
-    import torch
-
     from .base import Base
     from .grouping import Grouping
 
@@ -66,22 +68,24 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
 
 def calibrate(
     base: "Base",
-    latents: "torch.Tensor",
+    latents: Latents,
     captions: Sequence[str],
     grouping: "Grouping",
     *,
     pictures: int,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
 ) -> Calibration:
     """Measure the trained "debias" LoRA on the base's U-Net and find the factor that makes α = 1 what was promised.
 
     Args:
-        latents: [N, C, h, w] scaled latents of the set.
+        latents: of the set, all of one shape.
         captions: [N]; pictures are made of captions drawn from them.
         grouping: the groups and weights that were trained towards.
         pictures: how many to make at each strength.
         seed: of captions and noise.
+        cache: a folder that keeps the set's features and encoded captions.
     """
     import torch
 
@@ -115,8 +119,8 @@ def calibrate(
         made.append(torch.cat([batch.latents for batch in batches]))
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 0.0)
-    own = _features(base, latents, captions, reading)
-    new = [_features(base, part, prompts, reading) for part in made]
+    own = picture_features(base, latents, *concepts(captions), seed, reading, cache)
+    new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
     for name in lora_names(base.unet):
         set_alpha(base.unet, name, 1.0)
     centred = centre(own, concept)
@@ -142,24 +146,11 @@ def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray])
 
     known = membership.sum(1) > 0.5
     group = membership.argmax(1)
+    present = np.unique(group[known])
+    if len(present) < 2:
+        # Nothing to tell apart: in a few pictures, all may be of one group.
+        return np.tile(np.arange(membership.shape[1]) == present, (len(made), 1)).astype(float)
     # Balanced: a majority in the set must not read itself into what is made.
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))
     reader.fit(x[known], group[known])
     return np.stack([np.bincount(reader.predict(part), minlength=membership.shape[1]) / len(part) for part in made])
-
-
-def _features(
-    base: "Base", latents: "torch.Tensor", captions: Sequence[str], progress: Callable[[int, int], None]
-) -> dict[str, np.ndarray]:
-    import torch
-
-    names, index = np.unique(np.asarray(captions, dtype=object), return_inverse=True)
-    return unet_features(
-        base.denoise,
-        places(base.unet),
-        base.scheduler.alphas_cumprod,
-        latents,
-        base.encode_text([str(name) for name in names]),
-        torch.as_tensor(index, device=base.device),
-        progress=progress,
-    )

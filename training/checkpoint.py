@@ -1,21 +1,56 @@
 """The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on bit for bit."""
 
+import json
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
 from ..debias.storage import load_tensors, save_tensors
+from .ranks import Ranks
 
 if TYPE_CHECKING:
-    from .loop import FairTraining
+    import torch
+
+    from .base import Base
+    from .ema import Ema
 
 KIND = "checkpoint"
+
+
+class Resumable:
+    """What a checkpoint keeps of a training, with what is so unless a training says otherwise.
+
+    Attributes:
+        FIGURES: names of its tensors besides those that are learnt.
+        base: its model; the device is that of the tensors.
+        parameters, optimizer, step: what is learnt, by what, and how far it is.
+        averages: of what is learnt, by name.
+        ranks: the processes that share each step.
+        pieces, checkpointing: how it saves memory, see `FairTraining`.
+    """
+
+    FIGURES: tuple[str, ...] = ("loss",)
+    base: "Base"
+    parameters: "Sequence[torch.nn.Parameter]"
+    optimizer: "torch.optim.Optimizer"
+    step: int
+    averages: "Mapping[str, Ema]" = MappingProxyType({})
+    ranks = Ranks()
+    pieces, checkpointing = 1, False
 
 
 def checkpoint_path(out: Path) -> Path:
     """Where the checkpoint of the adapter `out` lies."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
+
+
+def refuse_left(path: Path) -> None:
+    """Refuse to begin anew where a stopped run left its checkpoint."""
+    if path.exists():
+        raise DDMError(f"A stopped run left {path}. Go on with --resume, or begin anew with --restart.")
 
 
 def remove_strays(*paths: Path) -> None:
@@ -25,23 +60,38 @@ def remove_strays(*paths: Path) -> None:
             stray.unlink(missing_ok=True)
 
 
-def save_checkpoint(path: Path, training: "FairTraining", fingerprint: str) -> None:
+def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """Write the state of a run atomically.
 
     Args:
         path: see `checkpoint_path`.
-        training: its step, LoRAs and optimizer.
+        training: its step, LoRAs, averages, optimizer, and how it saves memory.
         fingerprint: of everything that the run depends on; `load_checkpoint` compares it.
     """
-    tensors = {"loss": training.loss}
-    for number, parameter in enumerate(training.parameters):
-        tensors[f"{number:05}.weight"] = parameter
-        for name, value in training.optimizer.state[parameter].items():
-            tensors[f"{number:05}.{name}"] = value
-    save_tensors(path, tensors, {"ddm.kind": KIND, "ddm.step": str(training.step), "ddm.fingerprint": fingerprint})
+    import torch
+
+    optimizer = training.optimizer.state_dict()
+    tensors = {name: getattr(training, name) for name in training.FIGURES}
+    tensors |= {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
+    for name, ema in training.averages.items():
+        tensors |= {f"{name}.{key}": value for key, value in ema.state.items()}
+    numbers: dict[str, dict[str, float]] = {}
+    for key, values in optimizer["state"].items():
+        tensors |= {f"{key:05}.{name}": value for name, value in values.items() if torch.is_tensor(value)}
+        numbers[str(key)] = {name: value for name, value in values.items() if not torch.is_tensor(value)}
+    state = {
+        "step": training.step,
+        "pieces": training.pieces,
+        "checkpointing": training.checkpointing,
+        "averaged": {name: ema.step for name, ema in training.averages.items()},
+        "numbers": numbers,
+        "groups": optimizer["param_groups"],
+    }
+    metadata = {"ddm.kind": KIND, "ddm.fingerprint": fingerprint, "ddm.step": str(training.step)}
+    save_tensors(path, tensors, metadata | {"ddm.state": json.dumps(state)})
 
 
-def load_checkpoint(path: Path, training: "FairTraining", fingerprint: str) -> None:
+def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """Put a saved state into a fresh run.
 
     Raises:
@@ -49,19 +99,34 @@ def load_checkpoint(path: Path, training: "FairTraining", fingerprint: str) -> N
     """
     import torch
 
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
     if metadata.get("ddm.kind") != KIND or metadata.get("ddm.fingerprint") != fingerprint:
         raise DDMError(
             f"{path} belongs to a run with other pictures, groups, base or settings. Give the ones it started with, "
             "or train anew with --restart, which throws this checkpoint away."
         )
+    state = json.loads(metadata["ddm.state"])
+    device = training.base.device
     with torch.no_grad():
-        training.loss = tensors["loss"].to(training.loss.device)
+        for name in training.FIGURES:
+            setattr(training, name, tensors.pop(name).to(device))
         for number, parameter in enumerate(training.parameters):
-            parts = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{number:05}.")}
-            parameter.copy_(parts.pop("weight"))
-            if parts:
-                training.optimizer.state[parameter] = {
-                    name: value if name == "step" else value.to(parameter.device) for name, value in parts.items()
-                }
-    training.step = int(metadata["ddm.step"])
+            parameter.copy_(tensors.pop(f"{number:05}.weight"))
+        for name, ema in training.averages.items():
+            ema.step = state["averaged"][name]
+            for key, value in ema.state.items():
+                value.copy_(tensors.pop(f"{name}.{key}"))
+    moments = {int(key): values for key, values in state["numbers"].items()}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        moments[int(number)][name] = value
+    training.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
+    training.step, training.pieces = state["step"], state["pieces"]
+    if state["checkpointing"]:
+        training.save_memory()
+
+
+def checkpoint_size(training: Resumable) -> int:
+    """About how many bytes a checkpoint takes: weights, two moments and averages."""
+    weights = sum(parameter.nbytes for parameter in training.parameters)
+    return weights * (4 if training.averages else 3)

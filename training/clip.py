@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..debias.error import DDMError
 from ..debias.picture import fit, to_array
+from ..debias.probe_network import fit_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +67,20 @@ class ClipImages:
         import torch
 
         parts = [np.zeros((0, self.model.config.projection_dim), dtype=np.float32)]
-        mean, std = (torch.tensor(values, device=self.model.device) for values in (self.mean, self.std))
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
                 part = to_array(fit(Image.fromarray(one), self.size) for one in images[start : start + _BATCH])
                 pixels = torch.from_numpy(part).to(self.model.device).float() / 255
-                pixels = ((pixels - mean) / std).permute(0, 3, 1, 2)
-                embedded = self.model(pixel_values=pixels).image_embeds
-                parts.append(torch.nn.functional.normalize(embedded, dim=-1).float().cpu().numpy())
+                parts.append(self.embed(pixels.permute(0, 3, 1, 2)).cpu().numpy())
         return np.concatenate(parts)
+
+    def embed(self, pictures: "torch.Tensor") -> "torch.Tensor":
+        """Embeddings float32 [N, D] of the centre squares of float pictures [N, 3, H, W] in 0…1; differentiable."""
+        import torch
+
+        mean, std = (pictures.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        embedded = self.model(pixel_values=(fit_tensor(pictures, self.size) - mean) / std).image_embeds
+        return torch.nn.functional.normalize(embedded, dim=-1).float()
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

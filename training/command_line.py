@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..debias.error import DDMError
 
-COMMANDS = ("audit", "train", "sample", "probe", "report", "sweep", "base", "demo")
+COMMANDS = ("audit", "train", "align", "sample", "probe", "head", "invariant", "report", "sweep", "base", "demo")
 
 
 class Commands(TyperGroup):

@@ -116,8 +116,8 @@ class Demo:
         from .base import resolve_device
         from .checkpoint import checkpoint_path
         from .folder import read_folder
-        from .loop import Settings
         from .run import Run
+        from .settings import Settings
 
         place = resolve_device(self.device)
         model = load_model(self.base, device=place)
@@ -165,8 +165,9 @@ class Demo:
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
+        from .picture_set import folder_set
         from .progress import picture_progress, steps_progress, work_progress
-        from .run import Run, folder_set
+        from .run import Run
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")

@@ -37,13 +37,13 @@ class FileIndex:
     def of(cls, root: Path, cache: Path | None) -> "FileIndex":
         """The index of a folder in a cache, which may hold those of other folders too; None remembers nothing."""
         name = hashlib.sha256(str(root.resolve()).encode("utf-8", "replace")).hexdigest()[:8]
-        return cls(cache / f"files-{name}.json" if cache else None, root)
+        return cls(cache / f"pictures-{name}.json" if cache else None, root)
 
     def look(self, file: Path) -> tuple[str, int, int]:
         """Make sure that a picture can be read to its end.
 
         Returns:
-            SHA-256 (hexadecimal) of its bytes, and its width and height as stored.
+            SHA-256 (hexadecimal) of its bytes, and its width and height as it is shown.
 
         Raises:
             DDMError: as `check_picture`.

@@ -21,6 +21,7 @@ from .file_index import FileIndex
 METADATA = "metadata.jsonl"
 MASK = "-masklabel"  # how masks beside pictures are named: face.png has face-masklabel.png
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
+SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -38,6 +39,8 @@ class Item:
         labels: what is known about it by column: the columns of metadata.jsonl, or "folder".
         repeats: how often the picture counts (kohya's `N_name` folders).
         digest: SHA-256 (hexadecimal) of the file.
+        size: width and height in pixels, as it is shown.
+        mask: the file that says which part of it counts, if there is one; `mask_digest` is its SHA-256.
     """
 
     path: Path
@@ -45,6 +48,9 @@ class Item:
     labels: dict[str, str]
     repeats: int = 1
     digest: str = ""
+    size: tuple[int, int] = (1, 1)
+    mask: Path | None = None
+    mask_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,8 @@ def read_folder(
       makes each of its pictures count N times.
     - a `.txt` or `.caption` file beside a picture, with its caption.
 
+    A picture `face-masklabel.png` beside `face.png` is its mask.
+
     Args:
         path: the folder.
         caption: for pictures that have none. `{column}` in it stands for a label: "a {role}".
@@ -180,11 +188,14 @@ def read_folder(
     for file in files:
         if file.suffix.lower() in SUFFIXES and file not in reading.seen:
             if file.stem.endswith(MASK):
-                reading.skip(file, "a mask; masks are not used")
-            elif any(table.parent in file.parents for table in tables):
+                continue
+            if any(table.parent in file.parents for table in tables):
                 reading.skip(file, f"not named in {METADATA}")
             else:
                 reading.read_file(file)
+    for mask in reading.masks.values():
+        if mask not in reading.seen:
+            reading.skip(mask, "the mask of no picture")
     index.save()
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
@@ -208,6 +219,11 @@ class _Reading:
             (file.parent, file.stem, file.suffix.lower()): file
             for file in files
             if file.suffix.lower() in _CAPTION_SUFFIXES
+        }
+        self.masks = {
+            (file.parent, file.stem.removesuffix(MASK)): file
+            for file in files
+            if file.suffix.lower() in SUFFIXES and file.stem.endswith(MASK)
         }
 
     def skip(self, path: Path, reason: str) -> None:
@@ -263,7 +279,23 @@ class _Reading:
         text = " ".join(text.split())
         if not text:
             text = fallback if self.caption is None else self.filled(labels, file)
-        self.items.append(Item(file, text, labels, repeats, digest))
+        mask, mask_digest = self.mask_of(file, width / height)
+        self.items.append(Item(file, text, labels, repeats, digest, (width, height), mask, mask_digest))
+
+    def mask_of(self, file: Path, shape: float) -> tuple[Path | None, str]:
+        """The mask beside a picture of a shape (width / height), and its digest."""
+        mask = self.masks.pop((file.parent, file.stem), None)
+        if mask is None:
+            return None, ""
+        try:
+            digest, width, height = self.index.look(mask)
+        except DDMError as error:
+            self.skip(mask, str(error))
+            return None, ""
+        if abs(width / height / shape - 1) > SAME_SHAPE:
+            self.skip(mask, "a mask of another shape than its picture")
+            return None, ""
+        return mask, digest
 
     def filled(self, labels: dict[str, str], file: Path) -> str:
         def value(match: re.Match) -> str:

@@ -18,6 +18,7 @@ from ..debias.storage import write_bytes, write_text
 from .model import Model
 from .prompt import slugs
 from .sampler import generate_batches
+from .steering import Steering
 
 METADATA = "metadata.jsonl"
 
@@ -71,6 +72,7 @@ def make_gallery(
     size: int | None = None,
     batch_size: int | None = None,
     bf16: bool = False,
+    steering: Steering | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Made:
@@ -78,13 +80,15 @@ def make_gallery(
 
     Args:
         folder: made if it is not there. Pictures in it must have been made with the same settings.
+        steering: guidance without an adapter. Its tallies count anew for each α and guidance scale; pictures that are
+            kept count as what they were counted as when they were made.
         overwrite: remove pictures that were made with other settings.
         progress: called with (pictures done, pictures in all); within a batch the first is a fraction.
 
     Raises:
         DDMError: the folder holds pictures of other settings; settings out of range; the disk refuses.
     """
-    folder = Path(folder)
+    folder, steering = Path(folder), steering or Steering()
     rows = {
         shot.file_name: {
             "file_name": shot.file_name,
@@ -99,6 +103,7 @@ def make_gallery(
             # At α = 0 the adapter is off, so the picture is the base's own.
             "adapter": model.adapter if shot.alpha else None,
             "style": model.style,
+            **steering.facts,
         }
         for shot in shots
     }
@@ -108,6 +113,7 @@ def make_gallery(
     finished = kept
     for (alpha, cfg), group in groupby(missing, key=lambda shot: (shot.alpha, shot.cfg)):
         part = list(group)
+        steering.recount(row for row in done.values() if (row["alpha"], row["cfg"]) == (alpha, cfg))
         before = finished
         for batch in generate_batches(
             model.base,
@@ -120,16 +126,19 @@ def make_gallery(
             size=size,
             batch_size=batch_size,
             bf16=bf16,
+            steering=steering,
             progress=progress
             and (lambda step, total, before=before, n=len(part): progress(before + n * step / total, len(shots))),
         ):
             written = [rows[shot.file_name] for shot in part[batch.start : batch.start + len(batch.pictures)]]
+            for row, counted in zip(written, batch.counted, strict=False):
+                row["counted"] = counted
             for row, picture in zip(written, batch.pictures, strict=True):
                 write_bytes(folder / row["file_name"], _png(picture))
             _append(folder, written)
             done.update((row["file_name"], row) for row in written)
             finished += len(written)
-    ordered = [*rows.values(), *(row for name, row in done.items() if name not in rows)]
+    ordered = [*(done[name] for name in rows), *(row for name, row in done.items() if name not in rows)]
     write_text(folder / METADATA, _lines(ordered))
     return Made(finished - kept, kept)
 
@@ -158,7 +167,7 @@ def _settle(
         raise DDMError(f"{folder} is a file. Give a folder for the pictures.")
     wanted = next(iter(rows.values()), {})
     adapter = {row["adapter"] for row in rows.values()} - {None}
-    settings = ("steps", "size", "negative", "base", "style")
+    settings = ("steps", "size", "negative", "base", "style", "guides", "invariant")
     root = folder.resolve()
     kept: dict[str, dict[str, Any]] = {}
     foreign = []
@@ -167,7 +176,9 @@ def _settle(
         if not path.is_relative_to(root) or not path.is_file():
             continue
         name = row["file_name"]
-        same = all(row.get(key) == wanted.get(key) for key in settings) and rows.get(name, row) == row
+        same = all(row.get(key) == wanted.get(key) for key in settings) and _planned(rows.get(name, row)) == _planned(
+            row
+        )
         if same and (row.get("adapter") is None or not adapter or row["adapter"] in adapter):
             kept[name] = row
         else:
@@ -180,6 +191,11 @@ def _settle(
     for path in foreign:
         path.unlink(missing_ok=True)
     return kept
+
+
+def _planned(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what is known only once the picture is made."""
+    return {key: value for key, value in row.items() if key != "counted"}
 
 
 def _append(folder: Path, rows: list[dict[str, Any]]) -> None:

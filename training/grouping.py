@@ -3,22 +3,24 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..debias.diffusion_classifier import ATTRIBUTES, TIMESTEPS, Verdict, classify, denoising_errors, parse_words, say
 from ..debias.error import DDMError
-from ..debias.feature import centre, places, unet_features
+from ..debias.feature import centre
 from ..debias.group import Groups, concepts, peers
 from ..debias.indicator import indicate
 from ..debias.target import Target
 from ..debias.weight import Weighting
+from .picture_features import picture_features
+from .text_cache import encode_texts
 
 if TYPE_CHECKING:
-    import torch
-
     from .base import Base
+    from .latents import Latents
 
 HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
 Report = Callable[[str, int, int], None]
@@ -49,21 +51,23 @@ class Grouper:
     Args:
         base: the base model, which classifies its own pictures (`words`, `auto`) or lends its features (`discovered`);
             None will do for `labels`.
-        latents: [N, C, h, w] scaled latents; None will do for `labels`.
+        latents: scaled latents [N, C, h, w] of one shape; None will do for `labels`.
         captions: [N] captions; equal ones are one concept, and those of few pictures are weighed together (`peers`).
         seed: of the noises.
         report: called with (what, done, total) while the model works.
+        cache: a folder that keeps encoded captions and the pictures' features.
     """
 
     def __init__(
         self,
         base: "Base | None",
-        latents: "torch.Tensor | None",
+        latents: "Latents | None",
         captions: Sequence[str],
         seed: int = 0,
         report: Report | None = None,
+        cache: Path | None = None,
     ):
-        self.base, self.latents, self.seed = base, latents, seed
+        self.base, self.latents, self.seed, self.cache = base, latents, seed, cache
         self.names, self.concept = concepts(captions)
         self.peers = peers(self.concept)
         self.report = report or (lambda what, done, total: None)
@@ -110,13 +114,13 @@ class Grouper:
         known = self.measured.setdefault(word, np.full((len(self.concept), len(TIMESTEPS), 2), np.nan))
         missing = rows[np.isnan(known[rows]).any((1, 2))]
         if len(missing):
-            table = self.base.encode_text([say(name, word) if word else name for name in self.names])
+            said = [say(name, word) if word else name for name in self.names]
             known[missing] = denoising_errors(
                 self.base.denoise,
                 self.base.scheduler.alphas_cumprod,
-                self.latents[torch.as_tensor(missing, device=self.latents.device)],
-                [table],
-                torch.as_tensor(self.concept[missing], device=self.base.device),
+                self.latents.take(missing),
+                [encode_texts(self.base, said, self.cache)],
+                torch.as_tensor(self.concept[missing]),
                 seed=self.seed,
                 progress=lambda done, total: self.report(word or "plain caption", done, total),
             )[:, 0]
@@ -153,19 +157,14 @@ class Grouper:
 
     def discover(self) -> Grouping:
         """Weight by the label-free indicator; the groups shown are the thirds of its log-weight."""
-        import torch
-
-        text = self.base.encode_text(self.names)
-        index = torch.as_tensor(self.concept, device=self.base.device)
-        features = unet_features(
-            self.base.denoise,
-            places(self.base.unet),
-            self.base.scheduler.alphas_cumprod,
+        features = picture_features(
+            self.base,
             self.latents,
-            text,
-            index,
-            seed=self.seed,
-            progress=lambda done, total: self.report("features", done, total),
+            self.names,
+            self.concept,
+            self.seed,
+            lambda done, total: self.report("features", done, total),
+            self.cache,
         )
         level = indicate(centre(features, self.peers))
         thirds = 3 * level.argsort(kind="stable").argsort() // len(level)

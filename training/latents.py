@@ -1,118 +1,206 @@
-"""Latents of a set, encoded once: mean and deviation are kept, and every draw samples them anew."""
+"""Latents of pictures, encoded once: mean and deviation are kept, and every draw samples them anew."""
 
-import shutil
-import time
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..debias.error import DDMError
 from ..debias.picture import open_picture
 from .base import VAE_PIXELS
-from .latent_cache import LatentCache
+from .bucket import Size
+from .mask import loss_weight
+from .tensor_cache import Memory, Row, TensorCache, gather, read, settle, shape_of, weights_hash
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Base
-    from .folder import ImageFolder
+    from .folder import ImageFolder, Item
 
-# A shard of the cache is written after so many pictures or seconds: what a killed run loses at the most.
-SHARD, SECONDS = 256, 20.0
+Progress = Callable[[int, int], None]
+# A CPU works on so much less at a time: what stays in its caches is encoded 1.4 times as fast.
+CPU_PART = 8
 
 
-def encode_moments(
-    base: "Base",
-    folder: "ImageFolder",
-    progress: Callable[[int, int], None] | None = None,
-    batch: int | None = None,
-    cache: Path | None = None,
-    flip: bool = False,
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Encode a folder's pictures at the base's native size, cropped to the centre square.
+@dataclass(frozen=True)
+class View:
+    """One way to encode a picture.
+
+    Attributes:
+        item: the picture.
+        size: width and height in pixels that it is cropped and scaled to.
+        flip: whether it is mirrored.
+    """
+
+    item: "Item"
+    size: Size
+    flip: bool = False
+
+    @property
+    def key(self) -> str:
+        """What the cache finds it by."""
+        return f"{self.item.digest} {self.size[0]}x{self.size[1]}{' flip' if self.flip else ''}"
+
+    def pixels(self) -> np.ndarray:
+        """The picture, uint8 [H, W, 3]."""
+        pixels = np.asarray(open_picture(self.item.path, self.size))
+        return pixels[:, ::-1] if self.flip else pixels
+
+
+class Moments(NamedTuple):
+    """What a batch of B pictures is drawn from.
+
+    Attributes:
+        mean, deviation: [B, C, h, w] of the scaled latents.
+        weight: [B, 1, h, w] of the latents' cells in the loss, with mean 1 for each picture; None where all is 1.
+    """
+
+    mean: "torch.Tensor"
+    deviation: "torch.Tensor"
+    weight: "torch.Tensor | None"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents of N pictures, of one shape or several, in memory or on disk.
+
+    Attributes:
+        device: where batches are brought to.
+        rows: [N] mean and deviation [C, h, w] of each, multiplied by the VAE's scaling factor.
+        mirrors: [N] those of its mirror image, or None where there is none.
+        masks: [N] its mask uint8 [h, w], or None where all of it counts.
+    """
+
+    device: "torch.device"
+    rows: Sequence[Row]
+    mirrors: Sequence[Row | None]
+    masks: Sequence[Row | None]
+
+    @classmethod
+    def of(cls, mean: "torch.Tensor", deviation: "torch.Tensor | None" = None) -> "Latents":
+        """Latents [N, C, h, w] that are at hand; without deviations, always the same."""
+        deviation = mean.new_zeros(mean.shape) if deviation is None else deviation
+        rows = list(zip(mean.cpu(), deviation.cpu(), strict=True))
+        return cls(mean.device, rows, [None] * len(rows), [None] * len(rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __add__(self, other: "Latents") -> "Latents":
+        parts = zip((self.rows, self.mirrors, self.masks), (other.rows, other.mirrors, other.masks), strict=True)
+        return Latents(self.device, *([*one, *two] for one, two in parts))
+
+    def take(self, rows: Sequence[int]) -> "Latents":
+        """Those of some pictures, each as often as it is named."""
+        return Latents(self.device, *([part[row] for row in rows] for part in (self.rows, self.mirrors, self.masks)))
+
+    @cached_property
+    def cells(self) -> list[tuple[int, int]]:
+        """[N] height and width of each in latent cells."""
+        return [shape_of(row)[1:] for row in self.rows]
+
+    @cached_property
+    def mirrored(self) -> np.ndarray:
+        """[N] which pictures have a mirror image."""
+        return np.array([row is not None for row in self.mirrors])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, C, h, w] of latents that are all of one shape."""
+        return (len(self), *shape_of(self.rows[0]))
+
+    def __getitem__(self, rows: "torch.Tensor") -> "torch.Tensor":
+        """Means [B, C, h, w] of some pictures, all of one shape."""
+        return gather([self.rows[row] for row in rows.tolist()], self.device)[0]
+
+    def fetch(self, rows: np.ndarray, flip: np.ndarray) -> Moments:
+        """What B pictures of one shape are drawn from.
+
+        Args:
+            rows: [B] which pictures.
+            flip: [B] whether the mirror image is wanted, where there is one.
+        """
+        flip = flip & self.mirrored[rows]
+        chosen = [(self.mirrors if mirror else self.rows)[row] for row, mirror in zip(rows, flip, strict=True)]
+        return Moments(*gather(chosen, self.device), self._weight(rows, flip))
+
+    def _weight(self, rows: np.ndarray, flip: np.ndarray) -> "torch.Tensor | None":
+        import torch
+
+        if all(self.masks[row] is None for row in rows):
+            return None
+        plain = torch.full(self.cells[rows[0]], 255, dtype=torch.uint8)
+        masks = [plain if self.masks[row] is None else read(self.masks[row])[0] for row in rows]
+        masks = [(mask.flip(-1) if mirror else mask,) for mask, mirror in zip(masks, flip, strict=True)]
+        return loss_weight(*gather(masks, self.device))
+
+
+class Encoder:
+    """Encodes pictures by a base's VAE, with a cache on disk or without.
+
+    While it works, one shard of the cache is in memory; a stopped pass goes on where it was, in the same batches.
 
     Args:
-        progress: called with (pictures done, pictures).
+        cache: a folder that keeps the latents; what is there already is not encoded again.
         batch: pictures at a time; None: what the VAE has room for.
-        cache: a folder that keeps the latents; what is there already is not encoded again. While the pass works, only
-            one shard of it is in memory, and a stopped pass goes on where it was, in the same batches.
-        flip: the pictures' mirror images.
-
-    Returns:
-        Means and deviations [N, C, h, w], both multiplied by the VAE's scaling factor, on the base's device.
-
-    Raises:
-        DDMError: a picture that was readable no longer is; or the cache has no room or may not be written.
     """
-    import torch
 
-    store = LatentCache(cache, base, base.picture_size) if cache else None
-    keys = [item.digest + ("-flip" if flip else "") for item in folder.items]
-    missing = _first(keys)
-    if store:
-        missing = [row for row in missing if keys[row] not in store]
-        _check_room(store, len(missing))
-    done = {} if store is None else None
-    batch = batch or max(1, VAE_PIXELS // base.picture_size**2)
-    pending: list[tuple[list[str], torch.Tensor, torch.Tensor]] = []
-    began = time.monotonic()
+    def __init__(self, base: "Base", cache: Path | None = None, batch: int | None = None):
+        self.base, self.batch = base, batch
+        self.store = Memory()
+        if cache:
+            maker = weights_hash(base.vae, base.vae.config.scaling_factor)
+            self.store = TensorCache(cache, "latents", maker, ("mean", "deviation"))
 
-    def flush() -> None:
-        if pending:
-            parts = list(zip(*pending, strict=True))
-            store.write(list(chain(*parts[0])), torch.cat(parts[1]), torch.cat(parts[2]))
-            pending.clear()
+    def rows(self, views: Sequence[View], progress: Progress | None = None) -> list[Row]:
+        """Means and deviations [C, h, w] of each view, multiplied by the VAE's scaling factor.
 
-    try:
-        for start in range(0, len(missing), batch):
-            rows = missing[start : start + batch]
-            pixels = np.stack([np.asarray(open_picture(folder.items[row].path, base.picture_size)) for row in rows])
-            mean, deviation = _encode(base, pixels[:, :, ::-1].copy() if flip else pixels)
-            if done is not None:
-                done |= {keys[row]: pair for row, *pair in zip(rows, mean, deviation, strict=True)}
-            else:
-                pending.append(([keys[row] for row in rows], mean.cpu(), deviation.cpu()))
-                if sum(len(part[0]) for part in pending) >= SHARD or time.monotonic() - began > SECONDS:
-                    flush()
-                    began = time.monotonic()
-            if progress:
-                progress(len(keys) - len(missing) + start + len(rows), len(keys))
-    finally:
-        if store:
-            flush()
-    if store:
-        return tuple(part.to(base.device) for part in store.read(keys))
-    return tuple(torch.stack([done[key][part] for key in keys]) for part in range(2))
+        Args:
+            progress: called with (views done, views).
 
+        Raises:
+            DDMError: a picture that was readable no longer is; or the cache has no room or may not be written.
+        """
+        distinct = {view.key: view for view in views}  # equal files are encoded once
+        missing = [view for key, view in distinct.items() if key not in self.store]
+        cell = 8 * self.base.latent_channels / self.base.vae_factor**2
+        self.store.check_room(sum(cell * view.size[0] * view.size[1] for view in missing))
+        done = len(views) - len(missing)
+        try:
+            for part in self._batches(missing):
+                self.store.add([view.key for view in part], self._encode(np.stack([view.pixels() for view in part])))
+                done += len(part)
+                if progress:
+                    progress(done, len(views))
+        finally:
+            self.store.flush()
+        return settle([self.store[view.key] for view in views])
 
-def _encode(base: "Base", pixels: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
-    import torch
+    def _batches(self, views: Sequence[View]) -> list[list[View]]:
+        """Views of one size together, as many as the VAE has room for."""
+        room = VAE_PIXELS // (CPU_PART if self.base.device.type == "cpu" else 1)
+        batches = []
+        for size, group in groupby(sorted(views, key=lambda view: view.size), lambda view: view.size):
+            same, count = list(group), self.batch or max(1, room // (size[0] * size[1]))
+            batches += [same[start : start + count] for start in range(0, len(same), count)]
+        return batches
 
-    with torch.no_grad():
-        tensor = torch.as_tensor(pixels, device=base.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = base.vae.encode(tensor).latent_dist
-        scale = base.vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+    def _encode(self, pixels: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
+        import torch
 
-
-def _first(keys: list[str]) -> list[int]:
-    """The row at which each key comes first: equal files are encoded once."""
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first.setdefault(key, row)
-    return list(first.values())
+        with torch.no_grad():
+            tensor = torch.as_tensor(pixels, device=self.base.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            posterior = self.base.vae.encode(tensor).latent_dist
+            scale = self.base.vae.config.scaling_factor
+            return posterior.mean * scale, posterior.std * scale
 
 
-def _check_room(store: LatentCache, count: int) -> None:
-    needed = count * 8 * int(np.prod(store.cell)) * 1.05
-    place = next(folder for folder in (store.folder.absolute(), *store.folder.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise DDMError(
-            f"The latents of {count} pictures need {needed / 2**20:,.0f} MiB in {store.folder}, and only "
-            f"{free / 2**20:,.0f} MiB are free. Free some space, choose another place with --cache, or keep none "
-            "with --no-cache."
-        )
+def square_latents(base: "Base", folder: "ImageFolder", progress: Progress | None = None) -> Latents:
+    """A folder's pictures at the base's native size, cropped to the centre square; errors as in `Encoder.rows`."""
+    side = (base.picture_size, base.picture_size)
+    rows = Encoder(base).rows([View(item, side) for item in folder.items], progress)
+    return Latents(base.device, rows, [None] * len(rows), [None] * len(rows))

@@ -2,159 +2,109 @@
 
 Every picture of a batch draws its own α ~ U(0, α_max] and is itself drawn with probability ∝ w_i(α); the model runs
 with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of q_α.
+A step takes its pictures from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file, bit
-for bit.
+for bit. A step's rows may be computed in pieces, one after another or by several processes: their gradients add up to
+those of the whole.
 
 A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
 style. Learnt side by side, the adapter takes up a part of what sets the pictures apart from the base, and its strength
 then moves that too.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.weight import ALPHA_MAX, Weighting
-from .lora import add_lora, lora_parameters, set_alpha, set_trainable
+from ..debias.error import DDMError
+from ..debias.weight import Weighting
+from .checkpoint import Resumable
+from .draws import Draws, Plan
+from .ema import Ema
+from .lora import TARGETS, add_lora, lora_parameters, set_alpha, set_trainable
+from .min_snr import min_snr_weight
+from .optimizer import build_optimizer, step_unless
+from .ranks import Ranks
+from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Base
-    from .text import Text
+    from .latents import Latents
     from .text_table import TextTable
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on, besides base, pictures and groups.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: pictures per step (rows of all kinds).
-        rank: rank of the LoRAs.
-        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
-        alpha_max: the dial is trained over (0, alpha_max].
-        dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
-            only one of its halves knows).
-        keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
-            everything else back as well (.125: men .68 at α = 1 instead of .58).
-        style_share: share of the steps that teach the style LoRA, when there is one; they come first.
-        calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
-        seed: of everything.
-    """
-
-    steps: int = 400
-    batch: int = 32
-    rank: int = 8
-    rate: float = 2e-3
-    alpha_max: float = ALPHA_MAX
-    dropout: float = 0.15
-    keep: float = 0.05
-    style_share: float = 0.4
-    calibrate: int = 160
-    seed: int = 0
-
-    def as_dict(self) -> dict[str, float]:
-        """Give the settings as JSON, for the adapter's metadata."""
-        return asdict(self)
+# The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
+HALF_SCALE = 2.0**16
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One step's rows [B]: pictures, strengths, timesteps, texts, and where the target comes from.
-
-    Attributes:
-        teacher: text row under which the base itself gives the target, or −1 where the pictures do.
-        style: whether the step teaches the style LoRA, and it alone (α is 0).
-    """
-
-    picture: np.ndarray
-    alpha: np.ndarray
-    timestep: np.ndarray
-    text: np.ndarray
-    teacher: np.ndarray
-    style: bool
-
-
-class Draws:
-    """Draws the rows of each step; stateless, so that step n is the same whether or not the run was resumed."""
-
-    def __init__(self, weighting: Weighting, captions: "TextTable", settings: Settings, timesteps: int, style: bool):
-        self.weighting, self.captions, self.settings = weighting, captions, settings
-        self.timesteps = timesteps
-        self.style_steps = round(settings.style_share * settings.steps) if style else 0
-        self.grid = np.linspace(0, settings.alpha_max, 61)
-        self.cumulative = np.stack([np.cumsum(weighting.weights(alpha)) for alpha in self.grid])
-
-    def plan(self, step: int) -> Plan:
-        """Draw the rows of one step, with α, timestep and picture stratified over the batch."""
-        settings, captions = self.settings, self.captions
-        rng = np.random.default_rng([settings.seed, step])
-        count = settings.batch
-
-        def stratified() -> np.ndarray:
-            return rng.permutation((np.arange(count) + rng.random(count)) / count)
-
-        style = step < self.style_steps
-        alpha = np.zeros(count) if style else settings.alpha_max * (1 - stratified())
-        rows = self.cumulative[np.round(alpha / settings.alpha_max * 60).astype(int)]
-        position = stratified() * rows[:, -1]
-        picture = np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)
-        timestep = (stratified() * self.timesteps).astype(int)
-        text = np.where(rng.random(count) < settings.dropout, captions.empty, captions.neutral[picture])
-        teacher = np.full(count, -1)
-        if captions.said_by_group is not None:
-            membership = self.weighting.membership[picture] * np.exp(alpha[:, None] * self.weighting.log_ratio[picture])
-            known = membership.sum(1) > 0
-            share = np.cumsum(membership, 1) / np.maximum(membership.sum(1), 1e-12)[:, None]
-            group = np.minimum((share < rng.random(count)[:, None]).sum(1), membership.shape[1] - 1)
-            word = captions.said_by_group[picture, group]
-            if style:
-                text = np.where(known & (rng.random(count) < 0.5), word, text)
-            else:
-                teacher = np.where(known, word, teacher)
-        if captions.said.shape[1] and not style:
-            keep = stratified() < settings.keep
-            said = captions.said[picture, rng.integers(captions.said.shape[1], size=count)]
-            text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
-        return Plan(picture, alpha.astype(np.float32), timestep, text, teacher, style)
-
-
-class FairTraining:
+class FairTraining(Resumable):
     """A run: base with its LoRAs, optimizer, and one method that makes a step.
+
+    Nothing in a step waits for the device, so that it always has work; what a step finds is read now and then.
 
     Args:
         base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`.
-        moments: scaled latent means and deviations [N, C, h, w] of the pictures (every draw samples them anew).
+        latents: of the pictures (every draw samples them anew).
         captions: text table and rows.
         weighting: the tempered weights.
         settings: see `Settings`.
         style: train a style LoRA before the adapter.
+        ranks: the processes that share each step.
+        note: told when memory has to be saved.
+
+    Attributes:
+        step: steps made.
+        loss: of a step, smoothed; NaN before the first.
+        skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
+        scale: factor on the loss while gradients are computed.
+        pieces: a process takes its rows of a step in so many pieces.
+        checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
+
+    FIGURES = ("loss", "skipped", "in_a_row", "scale")
+    TARGETS = TARGETS
 
     def __init__(
         self,
         base: "Base",
-        moments: tuple["torch.Tensor", "torch.Tensor"],
+        latents: "Latents",
         captions: "TextTable",
         weighting: Weighting,
         settings: Settings,
         style: bool = False,
+        ranks: Ranks | None = None,
+        note: Callable[[str], None] | None = None,
     ):
         import torch
 
-        self.base, self.moments, self.captions, self.settings = base, moments, captions, settings
+        self.base, self.latents, self.captions, self.settings = base, latents, captions, settings
+        self.ranks, self.note = ranks or Ranks(), note or (lambda text: None)
         self.names = ("debias", "style") if style else ("debias",)
         for number, name in enumerate(self.names):
-            add_lora(base.unet, name, settings.rank, seed=settings.seed * 2 + number)
-        self.parameters = [p for name in self.names for p in lora_parameters(base.unet, name)]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, weight_decay=0.0, betas=(0.9, 0.99))
-        self.schedule = base.scheduler.alphas_cumprod.to(base.device)
-        self.draws = Draws(weighting, captions, settings, len(self.schedule), style)
-        self.step = 0
-        self.loss = torch.zeros((), device=base.device)
+            add_lora(base.unet, name, settings.rank, self.TARGETS, settings.seed * 2 + number)
+        if base.device.type == "cuda":
+            base.unet.to(memory_format=torch.channels_last)
+        self.learning = {name: lora_parameters(base.unet, name) for name in self.names}
+        self.parameters = [parameter for name in self.names for parameter in self.learning[name]]
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
+        self.averages = {
+            name: Ema({f"{number:05}": parameter for number, parameter in enumerate(parameters)}, settings.ema)
+            for name, parameters in self.learning.items()
+            if settings.ema
+        }
+        self.schedule = base.schedule
+        self.weight = torch.ones_like(self.schedule)
+        if settings.min_snr:
+            self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
+        bucket = np.unique(np.array(latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
+        self.draws = Draws(weighting, captions, settings, bucket, len(self.schedule), style)
+        self.step, self.pieces, self.checkpointing = 0, 1, False
+        self.loss = torch.tensor(float("nan"), device=base.device)
+        self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
+        self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each."""
@@ -164,42 +114,137 @@ class FairTraining:
         return self.settings.rate * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
     def advance(self) -> None:
-        """Make one optimizer step."""
+        """Make one optimizer step, unless loss or gradients are not finite.
+
+        Raises:
+            DDMError: the memory does not suffice for one picture.
+        """
         import torch
 
-        base, plan = self.base, self.draws.plan(self.step)
+        plan = self.draws.plan(self.step)
+        name = "style" if plan.style else "debias"
+        if name == "debias" and "style" in self.averages and self.step == self.draws.style_steps:
+            self.averages["style"].swap()  # the adapter starts from the style that is kept
+        loss = self._gradients(plan)
+        gradients = [parameter.grad for parameter in self.learning[name]]
+        self.ranks.total([*gradients, loss])
+        torch._foreach_div_(gradients, self.scale)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning[name], 1.0)
+        bad = 1 - (norm.isfinite() & loss.isfinite()).float()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        step_unless(self.optimizer, bad)
+        if self.averages:
+            self.averages[name].update()
+        smoothed = torch.where(self.loss.isnan(), loss, torch.lerp(self.loss, loss, 0.02))
+        self.loss = torch.where(bad > 0, self.loss, smoothed)
+        self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + 1) * bad
+        self.scale = (self.scale * (1 - bad / 2)).clamp(min=1)
+        self.step += 1
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """What is being learnt has its averaged values (EMA) meanwhile, if they are kept."""
+        ema = self.averages.get("style" if self.step < self.draws.style_steps else "debias")
+        if ema:
+            ema.swap()
+        try:
+            yield
+        finally:
+            if ema:
+                ema.swap()
+
+    def save_memory(self) -> None:
+        """Keep no activations: a third more time, a fraction of the memory."""
+        self.checkpointing = True
+        self.base.unet.enable_gradient_checkpointing()
+
+    def _gradients(self, plan: Plan) -> "torch.Tensor":
+        """Gradients and loss of this process's rows, with less memory each time that it does not suffice."""
+        import torch
+
+        learning = self.learning["style" if plan.style else "debias"]
+        rows = self.ranks.rows(len(plan.picture))
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in learning:
+                parameter.grad = torch.zeros_like(parameter)
+            try:
+                return self._backward(plan, rows)
+            except torch.cuda.OutOfMemoryError:
+                # What follows needs the memory that the error's traceback holds.
+                pass
+            self._need_less(len(rows))
+
+    def _need_less(self, rows: int) -> None:
+        import torch
+
+        if self.pieces < rows:
+            self.pieces = min(2 * self.pieces, rows)
+            self.note(
+                f"The memory does not suffice for more pictures at a time: from step {self.step + 1} on, each step "
+                f"takes its {rows} in {self.pieces} parts. What is learnt is the same."
+            )
+        elif not self.checkpointing:
+            self.save_memory()
+            self.note(
+                f"The memory does not suffice for one picture at a time: from step {self.step + 1} on, activations are "
+                "computed twice instead of kept, as with --checkpointing. What is learnt is the same."
+            )
+        else:
+            raise DDMError(
+                f"The memory of {self.base.device} does not suffice to learn from one picture at a time. Close other "
+                "programs that use it, or choose a lower --rank or a smaller base."
+            )
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _backward(self, plan: Plan, rows: np.ndarray) -> "torch.Tensor":
+        """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part."""
+        import torch
+
         generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
-        mean, deviation = self.moments
-        picture = torch.as_tensor(plan.picture, device=base.device)
-        shape = (len(plan.picture), *mean.shape[1:])
-        jitter, noise = (torch.randn(shape, generator=generator).to(base.device) for _ in range(2))
-        latents = mean[picture] + deviation[picture] * jitter
-        t = torch.as_tensor(plan.timestep, device=base.device)
-        signal = self.schedule[t].sqrt().view(-1, 1, 1, 1)
-        noisy = signal * latents + (1 - signal.square()).sqrt() * noise
+        count, loss, random = len(plan.picture), torch.zeros((), device=self.base.device), None
+        if "style" in self.names:
+            set_trainable(self.base.unet, "style", plan.style)
+        for piece in np.array_split(rows, self.pieces):
+            if not len(piece):
+                continue
+            part = plan[piece]
+            mean, deviation, weight = self.latents.fetch(part.picture, part.flip)
+            if random is None:  # of all rows, so that each has its own, whoever computes it
+                random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
+            jitter, noise = (self._moved(values[torch.as_tensor(piece)]) for values in random)
+            mine = self._losses(part, mean + deviation * jitter, noise, weight).sum() / count
+            (mine * self.scale).backward()
+            loss += mine.detach()
+        return loss
+
+    def _losses(
+        self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor", weight: "torch.Tensor | None"
+    ) -> "torch.Tensor":
+        """The loss of each row [B], for latents and noise [B, C, h, w] and weights of the cells [B, 1, h, w]."""
+        import torch
+
+        base = self.base
+        t = self._moved(torch.as_tensor(plan.timestep))
+        noisy = base.noisy(latents, noise, t)
         target = base.target(latents, noise, t)
         taught = np.flatnonzero(plan.teacher >= 0)
         if len(taught):
-            rows = torch.as_tensor(taught, device=base.device)
+            rows = self._moved(torch.as_tensor(taught))
             set_alpha(base.unet, "debias", 0.0)
             with torch.no_grad():
-                answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
+                answer = base.predict(noisy[rows], t[rows], self.captions.table[plan.teacher[taught]])
             target = target.index_copy(0, rows, answer)
+            if weight is not None:  # what the base answers holds for the whole picture
+                weight = weight.index_fill(0, rows, 1.0)
         set_alpha(base.unet, "debias", plan.alpha)
-        if "style" in self.names:
-            set_trainable(base.unet, "style", plan.style)
-        predicted = base.predict(noisy, t, self._text(plan.text))
-        loss = (predicted - target).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
-        self.step += 1
+        error = (base.predict(noisy, t, self.captions.table[plan.text]) - target).square()
+        error = error if weight is None else error * weight
+        return error.mean((1, 2, 3)) * self.weight[t]
 
-    def _text(self, rows: np.ndarray) -> "Text":
-        import torch
-
-        return self.captions.table[torch.as_tensor(rows, device=self.base.device)]
+    def _moved(self, values: "torch.Tensor") -> "torch.Tensor":
+        """Bring values to the device without waiting for it."""
+        pinned = values.pin_memory() if self.base.device.type == "cuda" else values
+        return pinned.to(self.base.device, non_blocking=True)

@@ -1,10 +1,10 @@
-"""LoRA on a diffusers U-Net (by peft), with a strength α of its own for every picture of the batch.
+"""LoRA on a U-Net or a text encoder (by peft), with a strength α of its own for every row of the batch.
 
 peft scales an adapter's output by one float; a hook behind each up matrix multiplies it by α, which is a float or
 one value per row. An adapter whose α is 0 everywhere is switched off, so that the base computes what it always did.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 RESNET = ("conv1", "conv2", "time_emb_proj")
 PROJECTION = ("proj_in", "proj_out")
 TARGETS = ATTENTION + FEED_FORWARD + RESNET + PROJECTION
+# Of a text encoder.
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a U-Net: a float, or a tensor with one value per picture."""
+    """The strength α of one adapter on a model: a float, or a tensor with one value per picture."""
 
     alpha: "float | torch.Tensor" = 1.0
     active: bool = True
@@ -41,14 +43,14 @@ class Strength:
         return output * alpha.view(-1, *[1] * (output.ndim - 1))
 
 
-def add_lora(unet: "torch.nn.Module", name: str, rank: int, targets: Sequence[str] = TARGETS, seed: int = 0) -> None:
-    """Put a new, trainable LoRA on a U-Net, in float32 and at α = 1. It changes nothing yet: its up matrices are 0.
+def add_lora(model: "torch.nn.Module", name: str, rank: int, targets: Sequence[str] = TARGETS, seed: int = 0) -> None:
+    """Put a new, trainable LoRA on a model, in float32 and at α = 1. It changes nothing yet: its up matrices are 0.
 
     Args:
-        unet: a diffusers UNet2DConditionModel; may carry other LoRAs.
+        model: a diffusers UNet2DConditionModel or a CLIP text encoder; may carry other LoRAs.
         name: for instance "debias" or "style".
         rank: rank, and kohya's alpha: the update is up @ down.
-        targets: last parts of the names of the layers (see TARGETS).
+        targets: last parts of the names of the layers (see TARGETS and TEXT_TARGETS).
         seed: of the down matrices, which are drawn alike on every device and whatever was drawn before.
 
     Raises:
@@ -58,14 +60,16 @@ def add_lora(unet: "torch.nn.Module", name: str, rank: int, targets: Sequence[st
 
     modules = [
         module
-        for module in base_shapes(unet)
+        for module in base_shapes(model)
         if any(module == target or module.endswith("." + target) for target in targets)
     ]
     if not modules:
-        raise DDMError(f"No layer of the base is called {', '.join(targets)}. Choose among {', '.join(TARGETS)}.")
-    _inject(unet, name, dict.fromkeys(modules, rank), trainable=True)
+        raise DDMError(
+            f"No layer of the base is called {', '.join(targets)}. Choose among {', '.join(TARGETS + TEXT_TARGETS)}."
+        )
+    _inject(model, name, dict.fromkeys(modules, rank), trainable=True)
     generator = torch.Generator().manual_seed(seed)
-    for _, layer in _layers(unet, name):
+    for _, layer in _layers(model, name):
         down = layer.lora_A[name].weight
         # Kaiming-uniform with a = √5, as kohya and peft start: ± 1/√(fan in).
         bound = down[0].numel() ** -0.5
@@ -74,7 +78,7 @@ def add_lora(unet: "torch.nn.Module", name: str, rank: int, targets: Sequence[st
             layer.lora_B[name].weight.zero_()
 
 
-def set_alpha(unet: "torch.nn.Module", name: str, alpha: "float | Sequence[float] | torch.Tensor") -> None:
+def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[float] | torch.Tensor") -> None:
     """Set the strength α of a LoRA: one for all pictures, or one for each.
 
     Args:
@@ -82,100 +86,129 @@ def set_alpha(unet: "torch.nn.Module", name: str, alpha: "float | Sequence[float
     """
     import torch
 
-    strengths = _strengths(unet)
+    strengths = _strengths(model)
     if name not in strengths:
         raise DDMError(f"There is no LoRA called {name!r} on this model, only {', '.join(strengths) or 'none'}.")
     strength = strengths[name]
     values = torch.as_tensor(alpha, dtype=torch.float32)
-    active = bool((values != 0).any())
-    strength.alpha = float(alpha) if values.ndim == 0 else values.to(next(unet.parameters()).device)
+    active = bool(values.cpu().numpy().any())  # no device is waited for, unless α comes from one
+    device = next(model.parameters()).device
+    strength.alpha = values.to(device, non_blocking=True) if values.ndim else float(alpha)
     if active != strength.active:
         strength.active = active
-        _refresh(unet)
+        _refresh(model)
 
 
-def set_trainable(unet: "torch.nn.Module", name: str, trainable: bool) -> None:
+def set_trainable(model: "torch.nn.Module", name: str, trainable: bool) -> None:
     """Let a LoRA learn, or freeze it as it is."""
-    strength = _strengths(unet)[name]
+    strength = _strengths(model)[name]
     if trainable != strength.trainable:
         strength.trainable = trainable
-        _refresh(unet)
+        _refresh(model)
 
 
-def lora_names(unet: "torch.nn.Module") -> list[str]:
-    """Names of the LoRAs on a U-Net."""
-    return list(_strengths(unet))
+def lora_names(model: "torch.nn.Module") -> list[str]:
+    """Names of the LoRAs on a model."""
+    return list(_strengths(model))
 
 
-def lora_parameters(unet: "torch.nn.Module", name: str) -> list["torch.nn.Parameter"]:
+def lora_parameters(model: "torch.nn.Module", name: str) -> list["torch.nn.Parameter"]:
     """The matrices of a LoRA, down and up of each layer, in the order of the layers."""
-    return [matrix[name].weight for _, layer in _layers(unet, name) for matrix in (layer.lora_A, layer.lora_B)]
+    return [matrix[name].weight for _, layer in _layers(model, name) for matrix in (layer.lora_A, layer.lora_B)]
 
 
-def export_lora(unet: "torch.nn.Module", name: str) -> dict[str, Lora]:
-    """Copies of a LoRA's matrices on the CPU, by diffusers module name, as `debias.adapter.save_adapter` takes them."""
+def export_lora(model: "torch.nn.Module", name: str, part: str = "") -> dict[str, Lora]:
+    """Copies of a LoRA's matrices on the CPU, by diffusers module name, as `debias.adapter.save_adapter` takes them.
+
+    Args:
+        part: what the names begin with: nothing for the U-Net, "text_encoder" or "text_encoder_2" for these.
+    """
     return {
-        module: Lora(
+        _joined(part, module): Lora(
             layer.lora_A[name].weight.detach().cpu().clone(),
             layer.lora_B[name].weight.detach().cpu().clone(),
             layer.scaling[name] * layer.r[name],
         )
-        for module, layer in _layers(unet, name)
+        for module, layer in _layers(model, name)
     }
 
 
-def scale_lora(unet: "torch.nn.Module", name: str, factor: float) -> None:
+def scale_lora(model: "torch.nn.Module", name: str, factor: float) -> None:
     """Multiply a LoRA's kohya alpha, rounded to float32 as a file keeps it: what is in memory is what is saved."""
     import torch
 
-    for _, layer in _layers(unet, name):
+    for _, layer in _layers(model, name):
         alpha = torch.tensor(layer.scaling[name] * layer.r[name] * factor, dtype=torch.float32)
         layer.scaling[name] = alpha.item() / layer.r[name]
 
 
-def load_lora_into(unet: "torch.nn.Module", adapter: Adapter, name: str, base_hash: str = "") -> str | None:
-    """Put the LoRA of a file on a U-Net, frozen, in float32 and at α = 1. Layers of a text encoder are left out.
+def load_lora_into(
+    unet: "torch.nn.Module",
+    adapter: Adapter,
+    name: str,
+    base_hash: str = "",
+    text_encoders: "Mapping[str, torch.nn.Module] | None" = None,
+) -> str | None:
+    """Put the LoRA of a file on a base, frozen, in float32 and at α = 1.
+
+    Args:
+        base_hash: sha256 of the base's U-Net weight files.
+        text_encoders: of the base, by the names of `Base.text_encoders`. Without them, layers of text encoders are
+            left out.
 
     Returns:
-        A warning when the adapter was trained on a base of another hash, or has text encoder layers.
+        A warning when the adapter was trained on a base of another hash, or layers of it are left out.
 
     Raises:
-        DDMError: its layers do not fit this U-Net.
+        DDMError: its layers do not fit this base, or none is for the models that were given.
     """
+    parts = {"": unet, **(text_encoders or {})}
+    shapes = {part: base_shapes(model) for part, model in parts.items()}
+    named = {_joined(part, module): shape for part in parts for module, shape in shapes[part].items()}
+    warnings = [check_base(adapter, base_hash, named)]
+    known = {kohya_name(module) for module in named}
+    if known.isdisjoint(adapter.modules):
+        what = "base" if text_encoders else "U-Net"
+        raise DDMError(f"The LoRA changes no layer of the {what}, so it cannot be used here. Choose another file.")
+    if not known.issuperset(adapter.modules):
+        warnings.append("The LoRA also changes the text encoder; this part is not applied.")
+    for part, model in parts.items():
+        keys = {module: kohya_name(_joined(part, module)) for module in shapes[part]}
+        loras = {module: adapter.modules[key] for module, key in keys.items() if key in adapter.modules}
+        if loras:
+            _load_part(model, loras, name)
+    return " ".join(warning for warning in warnings if warning) or None
+
+
+def _load_part(model: "torch.nn.Module", loras: Mapping[str, Lora], name: str) -> None:
     import torch
 
-    shapes = base_shapes(unet)
-    warnings = [check_base(adapter, base_hash, shapes)]
-    loras = {module: adapter.modules[key] for module in shapes if (key := kohya_name(module)) in adapter.modules}
-    if not loras:
-        raise DDMError("The LoRA changes no layer of the U-Net, so it cannot be used here. Choose another file.")
-    if len(loras) < len(adapter.modules):
-        warnings.append("The LoRA also changes the text encoder; this part is not applied.")
-    _inject(unet, name, {module: lora.rank for module, lora in loras.items()}, trainable=False)
-    for module, layer in _layers(unet, name):
+    _inject(model, name, {module: lora.rank for module, lora in loras.items()}, trainable=False)
+    for module, layer in _layers(model, name):
         lora = loras[module]
         layer.scaling[name] = lora.alpha / lora.rank
         with torch.no_grad():
             layer.lora_A[name].weight.copy_(lora.down)
             layer.lora_B[name].weight.copy_(lora.up)
-    return " ".join(warning for warning in warnings if warning) or None
 
 
-def remove_lora(unet: "torch.nn.Module", name: str) -> None:
-    """Take a LoRA off a U-Net."""
-    unet.delete_adapters(name)
-    del _strengths(unet)[name]
-    _refresh(unet)
+def remove_lora(model: "torch.nn.Module", name: str) -> None:
+    """Take a LoRA off a model."""
+    for _, layer in _layers(model, name):
+        layer.delete_adapter(name)
+    model.peft_config.pop(name)
+    del _strengths(model)[name]
+    _refresh(model)
 
 
-def base_shapes(unet: "torch.nn.Module") -> dict[str, tuple[int, ...]]:
+def base_shapes(model: "torch.nn.Module") -> dict[str, tuple[int, ...]]:
     """Weight shape (out, in, ...) of every linear layer and convolution, by module name, whatever LoRAs are on it."""
     import torch
     from peft.tuners.lora import LoraLayer
 
     shapes = {}
     inside: tuple[str, ...] = ()
-    for module, layer in unet.named_modules():
+    for module, layer in model.named_modules():
         if module.startswith(inside) and inside:
             continue
         if isinstance(layer, LoraLayer):
@@ -186,15 +219,19 @@ def base_shapes(unet: "torch.nn.Module") -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _inject(unet: "torch.nn.Module", name: str, ranks: dict[str, int], trainable: bool) -> None:
+def _joined(part: str, module: str) -> str:
+    return f"{part}.{module}" if part else module
+
+
+def _inject(model: "torch.nn.Module", name: str, ranks: dict[str, int], trainable: bool) -> None:
     """Wrap layers by peft with empty matrices of their ranks, and hook the strength in."""
     import re
     import warnings
 
     import torch
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
-    strengths = _strengths(unet)
+    strengths = _strengths(model)
     if name in strengths:
         raise DDMError(f"There is already a LoRA called {name!r} on this model. Remove it first.")
     config = LoraConfig(
@@ -207,33 +244,38 @@ def _inject(unet: "torch.nn.Module", name: str, ranks: dict[str, int], trainable
     with torch.random.fork_rng(), warnings.catch_warnings():
         # peft warns of several adapters on one model, which are what we want.
         warnings.simplefilter("ignore", UserWarning)
-        unet.add_adapter(config, adapter_name=name)
+        inject_adapter_in_model(config, model, name)
+    if hasattr(model, "lora_layers"):
+        del model.lora_layers  # there may be more of them now
     strengths[name] = Strength(trainable=trainable)
-    for _, layer in _layers(unet, name):
+    for _, layer in _layers(model, name):
         layer.lora_A[name].float()
         layer.lora_B[name].float().register_forward_hook(strengths[name])
-    _refresh(unet)
+    _refresh(model)
 
 
-def _refresh(unet: "torch.nn.Module") -> None:
+def _refresh(model: "torch.nn.Module") -> None:
     """Tell peft which LoRAs act; its own switch also touches requires_grad, which is put right again."""
-    strengths = _strengths(unet)
-    for _, layer in _layers(unet):
-        layer.set_adapter([name for name, strength in strengths.items() if strength.active], inference_mode=True)
+    strengths = _strengths(model)
+    for _, layer in _layers(model):
+        layer.set_adapter([name for name, strength in strengths.items() if strength.active])
     for name, strength in strengths.items():
-        for parameter in lora_parameters(unet, name):
+        for parameter in lora_parameters(model, name):
             parameter.requires_grad_(strength.trainable)
 
 
-def _layers(unet: "torch.nn.Module", name: str | None = None) -> Iterator[tuple[str, "LoraLayer"]]:
+def _layers(model: "torch.nn.Module", name: str | None = None) -> Iterator[tuple[str, "LoraLayer"]]:
+    """The layers that peft has wrapped, those with a LoRA of this name; looked for once, as a step asks for them."""
     from peft.tuners.lora import LoraLayer
 
-    for module, layer in unet.named_modules():
-        if isinstance(layer, LoraLayer) and (name is None or name in layer.lora_A):
+    if not hasattr(model, "lora_layers"):
+        model.lora_layers = [pair for pair in model.named_modules() if isinstance(pair[1], LoraLayer)]
+    for module, layer in model.lora_layers:
+        if name is None or name in layer.lora_A:
             yield module, layer
 
 
-def _strengths(unet: "torch.nn.Module") -> dict[str, Strength]:
-    if not hasattr(unet, "lora_strengths"):
-        unet.lora_strengths = {}
-    return unet.lora_strengths
+def _strengths(model: "torch.nn.Module") -> dict[str, Strength]:
+    if not hasattr(model, "lora_strengths"):
+        model.lora_strengths = {}
+    return model.lora_strengths

@@ -15,7 +15,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "examples" / "tiny_people"
 
 @dataclass
 class Model:
-    """A base with LoRAs on its U-Net: "debias" (the adapter, at any α) and "style" (at strength 1).
+    """A base with LoRAs on U-Net and text encoders: "debias" (the adapter, at any α) and "style" (at strength 1).
 
     Attributes:
         adapter: content hash of the adapter file, or None.
@@ -40,16 +40,24 @@ def load_model(
 ) -> Model:
     """Open a base and put the files on it; errors as in `load_base`, `load_adapter` and `load_lora_into`."""
     from .lora import load_lora_into
+    from .soft_tokens import SoftTokens
 
     # Files first: a wrong one is found before the base is loaded.
-    read = {name: load_adapter(path) for name, path in (("style", style), ("debias", adapter)) if path is not None}
+    soft = SoftTokens.load(adapter) if adapter is not None else None
+    files = {"style": style, "debias": None if soft else adapter}
+    read = {name: load_adapter(path) for name, path in files.items() if path is not None}
     model = Model(load_base(path, device, tokenizer=tokenizer))
     for name, lora in read.items():
-        warning = load_lora_into(model.base.unet, lora, name, model.base.hash)
+        warning = load_lora_into(model.base.unet, lora, name, model.base.hash, model.base.text_encoders)
         if warning:
             model.warnings.append(warning)
+    if soft:
+        model.base.soft_tokens, model.card = soft
+        model.base.soft_tokens.check(model.base)
+    elif adapter is not None:
+        model.card = read["debias"].card
     if adapter is not None:
-        model.adapter, model.card = content_hash(adapter), read["debias"].card
+        model.adapter = content_hash(adapter)
     if style is not None:
         model.style = content_hash(style)
     return model

@@ -1,12 +1,13 @@
 """Pipeline folders in diffusers layout: what they must hold, and how it is opened."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
+from ..debias.storage import load_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,7 @@ PARTS = {
 }
 # What SDXL has besides.
 SECOND = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}
+TEXT_MODEL = "text_model."
 
 
 def check_folder(folder: str | Path) -> dict[str, list[Path]]:
@@ -76,12 +78,15 @@ def load_folder(folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtyp
         parts = {
             "unet": _load_model(UNet2DConditionModel, folder, "unet", dtype, weights),
             "vae": _load_model(AutoencoderKL, folder, "vae", torch.float32, weights),
-            "text_encoder": _load_model(CLIPTextModel, folder, "text_encoder", dtype, weights),
+            "text_encoder": _load_text_encoder(CLIPTextModel, folder, "text_encoder", dtype, weights["text_encoder"]),
             "tokenizer": _load_part(CLIPTokenizer, folder, "tokenizer"),
             "scheduler": _load_part(DDPMScheduler, folder, "scheduler"),
         }
         if "text_encoder_2" in weights:
-            parts["text_encoder_2"] = _load_model(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype, weights)
+            files = weights["text_encoder_2"]
+            parts["text_encoder_2"] = _load_text_encoder(
+                CLIPTextModelWithProjection, folder, "text_encoder_2", dtype, files
+            )
             parts["tokenizer_2"] = _load_part(CLIPTokenizer, folder, "tokenizer_2")
     return parts
 
@@ -117,18 +122,42 @@ def _weight_files(folder: Path, part: str, stem: str) -> list[Path]:
 
 def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weights: dict[str, list[Path]]):
     variant = "fp16" if ".fp16" in weights[part][0].name else None
-    # The two libraries call the argument by different names.
-    precision = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
-    model, info = _load_part(
-        kind, folder, part, use_safetensors=True, variant=variant, output_loading_info=True, **precision
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise DDMError(
-            f"The weights of {folder / part} do not fit its config.json: {len(missing)} are missing, the first is "
-            f"{missing[0]}. Copy or download the base model again."
-        )
+    options = {"use_safetensors": True, "variant": variant, "output_loading_info": True, "torch_dtype": dtype}
+    model, info = _load_part(kind, folder, part, **options)
+    _check_whole(folder / part, info["missing_keys"])
     return model
+
+
+def _load_text_encoder(kind: type, folder: Path, part: str, dtype: "torch.dtype", files: list[Path]):
+    """A text encoder, whichever version of transformers has saved it: not all begin its names with `text_model.`."""
+    from accelerate import init_empty_weights
+
+    config = _load_part(kind.config_class, folder, part)
+    loaded = {name: tensor for file in files for name, tensor in load_tensors(file)[0].items()}
+    tensors = {name.removeprefix(TEXT_MODEL): tensor.to(dtype) for name, tensor in loaded.items()}
+    with init_empty_weights():
+        model = kind(config)
+    names = list(model.state_dict())
+    _check_whole(folder / part, [name for name in names if name.removeprefix(TEXT_MODEL) not in tensors])
+    try:
+        model.load_state_dict({name: tensors[name.removeprefix(TEXT_MODEL)] for name in names}, assign=True)
+    except RuntimeError as error:
+        raise _unusable(folder / part, kind, error) from error
+    return model.eval()
+
+
+def _check_whole(place: Path, missing: Iterable[str]) -> None:
+    absent = sorted(missing)
+    if absent:
+        raise DDMError(
+            f"The weights of {place} do not fit its config.json: {len(absent)} are missing, the first is {absent[0]}. "
+            "Copy or download the base model again."
+        )
+
+
+def _unusable(place: Path, kind: type, error: Exception) -> DDMError:
+    reason = " ".join(str(error).split())[:300]
+    return DDMError(f"{place} cannot be opened as {kind.__name__} ({reason}). Copy or download the base model again.")
 
 
 @contextmanager
@@ -150,7 +179,4 @@ def _load_part(kind: type, folder: Path, part: str, **options: object):
         # An absolute path is never mistaken for the name of a model on a hub.
         return kind.from_pretrained(str((folder / part).resolve()), local_files_only=True, **options)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DDMError(
-            f"{folder / part} cannot be opened as {kind.__name__} ({reason}). Copy or download the base model again."
-        ) from error
+        raise _unusable(folder / part, kind, error) from error

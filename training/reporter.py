@@ -24,7 +24,33 @@ TITLES = {
 PAUSE = 0.2
 
 
-class TerminalReporter:
+class Reporter:
+    """Told what happens in a training; this one keeps it to itself."""
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+
+    @contextmanager
+    def pictures(self, phase: str) -> Iterator[Callable[[float, int], None]]:
+        """Begin a phase of `TITLES`; gives a function to call with (done, total)."""
+        yield lambda done, total: None
+
+    @contextmanager
+    def steps(self) -> Iterator[Callable[..., None]]:
+        """Begin the training; gives a function to call with (step, steps, loss, ess, rate)."""
+        yield lambda step, steps, loss, ess, rate: None
+
+    def groups(self, grouping: "Grouping") -> None:
+        """Say which groups were found."""
+
+    def preview(self, file: Path, step: int) -> None:
+        """Say where the preview of a step is."""
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Say what was made."""
+
+
+class TerminalReporter(Reporter):
     """Bars and sentences on stderr, so that stdout stays free for results."""
 
     def note(self, text: str) -> None:
@@ -36,7 +62,7 @@ class TerminalReporter:
         return picture_progress(TITLES[phase])
 
     def steps(self) -> AbstractContextManager[Callable[..., None]]:
-        """A bar for training; gives a function to call with (step, steps, loss, ess)."""
+        """A bar for training; gives a function to call with (step, steps, loss, ess, rate)."""
         return steps_progress("Training")
 
     def groups(self, grouping: "Grouping") -> None:
@@ -49,15 +75,13 @@ class TerminalReporter:
         """Say where the preview of a step is."""
         self.note(f"Preview of step {step}: {file}")
 
-    def result(self, values: Mapping[str, Any]) -> None:
-        """Nothing: the sentence at the end says it."""
 
-
-class JSONReporter:
+class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
     Lines have a `phase` (cache, own, groups, training, calibration) with `done`, `total` and `seconds_left`, and while
-    training `loss` and `ess`; or one of the keys `note`, `groups`, `preview` (a file, with its `step`) and `result`.
+    training `loss`, `ess` and `rate`; or one of the keys `note`, `groups`, `preview` (a file, with its `step`) and
+    `result`.
     """
 
     def note(self, text: str) -> None:
@@ -71,9 +95,9 @@ class JSONReporter:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
-        """Lines of the training; gives a function to call with (step, steps, loss, ess)."""
+        """Lines of the training; gives a function to call with (step, steps, loss, ess, rate)."""
         phase = self._phase("training")
-        yield lambda step, steps, loss, ess=None: phase(step, steps, loss=loss, ess=ess)
+        yield lambda step, steps, loss, ess, rate: phase(step, steps, loss=loss, ess=ess, rate=rate)
 
     def groups(self, grouping: "Grouping") -> None:
         """Say which groups were found, and what their shares shall be."""

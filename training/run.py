@@ -2,107 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import Any
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
-from ..debias.storage import read_metadata
+from ..debias.storage import free_space, read_metadata
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
+from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, calibrate
-from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
-from .folder import ImageFolder
+from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
 from .grouping import Grouper, Grouping
-from .latents import encode_moments
-from .loop import FairTraining, Settings
+from .loop import FairTraining
 from .lora import export_lora, scale_lora
+from .picture_set import PictureSet
 from .preview import Previews
+from .ranks import Ranks
+from .settings import Settings
 from .text_table import TextTable
 
-if TYPE_CHECKING:
-    import torch
-
 READ_EVERY = 10
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """The pictures of a run as the model sees them.
-
-    Attributes:
-        moments: scaled latent means and deviations [N, C, h, w].
-        captions: [N].
-        fingerprint: of pictures and captions.
-        folder: where they come from; None when the base made all of them.
-        rows: which picture of the folder each of the first ones is; a picture with repeats comes more than once.
-    """
-
-    moments: tuple["torch.Tensor", "torch.Tensor"]
-    captions: Sequence[str]
-    fingerprint: str
-    folder: ImageFolder | None = None
-    rows: Sequence[int] = ()
-
-    def column(self, name: str) -> list[str | None]:
-        """One label per picture; pictures that the base made have none."""
-        if self.folder is None:
-            raise DDMError(
-                "Pictures that the base made (--self) have no labels. Use --groups auto or words:… with them."
-            )
-        column = self.folder.column(name)
-        labels = [column[row] for row in self.rows]
-        return labels + [None] * (len(self.captions) - len(labels))
-
-    def __add__(self, other: "PictureSet") -> "PictureSet":
-        """Append pictures that are not to be grouped by labels: of the base, or of a regularisation set."""
-        import torch
-
-        moments = tuple(torch.cat(pair) for pair in zip(self.moments, other.moments, strict=True))
-        both = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
-        return PictureSet(moments, [*self.captions, *other.captions], both, self.folder, self.rows)
-
-
-def folder_set(
-    base: Base,
-    folder: ImageFolder,
-    progress: Callable[[int, int], None] | None = None,
-    cache: Path | None = None,
-    count: int | None = None,
-) -> PictureSet:
-    """Encode a folder, each picture as often as its repeats say.
-
-    Args:
-        cache: a folder that keeps the latents.
-        count: how many pictures shall be used in all, as a regularisation set has as many as there are pictures to
-            learn: more are left out (by a draw that is always the same), fewer are repeated.
-    """
-    rows = [row for row, item in enumerate(folder.items) for _ in range(item.repeats)]
-    if count is not None:
-        rows = sorted(np.resize(np.random.default_rng(0).permutation(rows), count).tolist())
-    captions = [folder.items[row].caption for row in rows]
-    digest = hashlib.sha256(json.dumps([folder.fingerprint(), captions]).encode()).hexdigest()
-    mean, deviation = encode_moments(base, folder, progress, cache=cache)
-    return PictureSet((mean[rows], deviation[rows]), captions, digest, folder, rows)
-
-
-def self_set(
-    base: Base, prompts: Sequence[str], per_prompt: int, seed: int, progress: Callable[[int, int], None] | None = None
-) -> PictureSet:
-    """Let the base make the set: `per_prompt` pictures of each prompt (prior preservation, or all there is)."""
-    import torch
-
-    from .sampler import generate_batches
-
-    captions = [prompt for prompt in prompts for _ in range(per_prompt)]
-    seeds = [1_000_000 + seed + number for number in range(len(captions))]
-    latents = torch.cat([batch.latents for batch in generate_batches(base, captions, seeds, progress=progress)])
-    digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed]).encode()).hexdigest()
-    return PictureSet((latents, torch.zeros_like(latents)), captions, digest)
+# So many steps in a row that are not finite end a run.
+PATIENCE = 10
 
 
 class _Stopped(Exception):
@@ -123,6 +47,8 @@ class Run:
         save_every: steps between checkpoints.
         report: called with (what, done, total) while groups are found.
         checkpoint: where the state is kept; beside `out` if None.
+        ranks: the processes that train together; this one alone if None.
+        note: told what a user should know of the training.
     """
 
     base: Base
@@ -135,15 +61,26 @@ class Run:
     save_every: int = 100
     report: Callable[[str, int, int], None] | None = None
     checkpoint: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    note: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        grouper = Grouper(self.base, self.pictures.moments[0], self.pictures.captions, self.settings.seed, self.report)
-        self.grouping: Grouping = grouper.group(self.groups, self.target, self.pictures.column)
-        self.concepts = grouper.names
-        table = TextTable.build(self.base, self.pictures.captions, self.grouping)
-        self.training = FairTraining(
-            self.base, self.pictures.moments, table, self.grouping.weighting, self.settings, self.style is not None
+        grouper = Grouper(
+            self.base,
+            self.pictures.squares,
+            self.pictures.captions,
+            self.settings.seed,
+            self.report,
+            self.pictures.cache,
         )
+        self.grouping: Grouping = self.ranks.agreed(
+            lambda: grouper.group(self.groups, self.target, self.pictures.column)
+        )
+        self.concepts = grouper.names
+        table = TextTable.build(
+            self.base, self.pictures.captions, self.grouping, self.settings.shuffle, self.pictures.cache
+        )
+        self.training = self._training(table)
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
         depends.append(self.style is not None)
@@ -151,13 +88,32 @@ class Run:
         depends.append(self.pictures.column(column) if kind == "labels" else None)
         self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
+    def _training(self, captions: TextTable) -> FairTraining:
+        """The loop's own state: LoRAs on the base, and an optimizer."""
+        return FairTraining(
+            self.base,
+            self.pictures.latents,
+            captions,
+            self.grouping.weighting,
+            self.settings,
+            self.style is not None,
+            self.ranks,
+            self.note,
+        )
+
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one; tells whether there was."""
-        remove_strays(self.checkpoint, self.out, *([self.style] if self.style else []))
-        if not self.checkpoint.exists():
+        if self.ranks.first:
+            remove_strays(*self.files, *map(page_path, self.files))
+        if not self.ranks.agreed(self.checkpoint.exists):
             return False
         load_checkpoint(self.checkpoint, self.training, self.fingerprint)
         return True
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written: the checkpoint first."""
+        return [self.checkpoint, self.out, *([self.style] if self.style else [])]
 
     @property
     def made(self) -> bool:
@@ -169,7 +125,7 @@ class Run:
 
     def train(
         self,
-        progress: Callable[[int, int, float, float], None] | None = None,
+        progress: Callable[[int, int, float, float, float], None] | None = None,
         stop: Callable[[], bool] | None = None,
         calibrating: Callable[[int, int], None] | None = None,
         previews: Previews | None = None,
@@ -177,7 +133,7 @@ class Run:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
         Args:
-            progress: called every 10 steps with (step, steps, loss, ESS at α = 1).
+            progress: called every 10 steps with (step, steps, loss, ESS at α = 1, learning rate).
             stop: asked before each step, of training and of the calibration.
             calibrating: called with (done, total) while the scale is calibrated.
             previews: makes pictures now and then, and of the finished adapter.
@@ -186,23 +142,82 @@ class Run:
             Whether the run is complete; then the files are written and the checkpoint is gone.
 
         Raises:
-            DDMError: the loss is no longer finite, or a file cannot be written.
+            DDMError: step after step is not finite, or a file cannot be written or will have no room.
         """
         training, steps = self.training, self.settings.steps
         ess = self.grouping.weighting.effective_share(1.0)
+        self._check_room()
         while training.step < steps:
-            if stop and stop():
+            if stop and self._agreed(stop):
                 self._keep()
                 return False
             training.advance()
             if training.step % READ_EVERY == 0 or training.step == steps:
                 self._check()
                 if progress:
-                    progress(training.step, steps, training.loss.item(), ess)
+                    progress(training.step, steps, training.loss.item(), ess, training.rate(training.step - 1))
             if training.step % self.save_every == 0 or training.step == steps:
                 self._keep()
             if previews and training.step % previews.every == 0 and training.step < steps:
-                previews.make(training.step, stop)
+                self._preview(previews, stop)
+        skipped = int(training.skipped)
+        if skipped and self.note:
+            self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
+        with training.averaged():
+            calibration, complete = self.ranks.agreed(lambda: self._calibrated(stop, calibrating))
+            if complete:
+                self.save(calibration)
+        if complete and previews:
+            self._preview(previews, stop)
+        # Stopped in the calibration, the checkpoint of the last step is there: a resumed run only calibrates.
+        return complete
+
+    def _agreed(self, stop: Callable[[], bool]) -> bool:
+        """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""
+        if self.ranks.several and self.training.step % READ_EVERY:
+            return False
+        return self.ranks.any(stop())
+
+    def _preview(self, previews: Previews, stop: Callable[[], bool] | None) -> None:
+        if self.ranks.first:
+            with self.training.averaged():
+                previews.make(self.training.step, stop)
+
+    def _check_room(self) -> None:
+        """Refuse to begin what could not be kept: two checkpoints for a moment, or one and the files."""
+        weights = sum(parameter.nbytes for parameter in self.training.parameters)
+        size = checkpoint_size(self.training)
+        needed = max(size, weights) + (0 if self.checkpoint.exists() else size)
+        for folder in dict.fromkeys(path.absolute().parent for path in self.files) if self.ranks.first else ():
+            room = free_space(folder)
+            if room < needed:
+                raise DDMError(
+                    f"The training needs {needed / 2**20:,.0f} MiB in {folder} for its checkpoints and the adapter, "
+                    f"and only {room / 2**20:,.0f} MiB are free. Free some space, or choose another place."
+                )
+
+    def _check(self) -> None:
+        """Refuse to go on with what is not finite."""
+        import torch
+
+        training = self.training
+        finite = torch.stack([value.isfinite().all() for value in training.parameters]).all()
+        if not finite or training.in_a_row >= PATIENCE:
+            raise DDMError(
+                f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
+                f"with a rate lower than {self.settings.rate:g} (--rate and --restart)."
+            )
+
+    def _keep(self) -> None:
+        """Write the checkpoint; a state that is not finite does not replace the last good one."""
+        self._check()
+        if self.ranks.first:
+            save_checkpoint(self.checkpoint, self.training, self.fingerprint)
+
+    def _calibrated(
+        self, stop: Callable[[], bool] | None, calibrating: Callable[[int, int], None] | None
+    ) -> tuple[Calibration | None, bool]:
+        """The calibration, and whether it was not stopped."""
 
         def watched(done: int, total: int) -> None:
             if stop and stop():
@@ -211,29 +226,9 @@ class Run:
                 calibrating(done, total)
 
         try:
-            self.save(self.calibrate(watched))
+            return self.calibrate(watched), True
         except _Stopped:
-            # The checkpoint of the last step is there: a resumed run only calibrates.
-            return False
-        if previews:
-            previews.make(steps, stop)
-        return True
-
-    def _check(self) -> None:
-        """Refuse a state that is not finite; what follows from it never would be."""
-        import torch
-
-        training = self.training
-        if not torch.stack([value.isfinite().all() for value in (training.loss, *training.parameters)]).all():
-            raise DDMError(
-                f"The loss is no longer finite at step {training.step}. Train again with a rate lower than "
-                f"{self.settings.rate:g} (--rate and --restart)."
-            )
-
-    def _keep(self) -> None:
-        """Write the checkpoint; a state that is not finite does not replace the last good one."""
-        self._check()
-        save_checkpoint(self.checkpoint, self.training, self.fingerprint)
+            return None, False
 
     def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
         """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it."""
@@ -241,13 +236,22 @@ class Run:
             return None
         return calibrate(
             self.base,
-            self.pictures.moments[0],
+            self.pictures.squares,
             self.pictures.captions,
             self.grouping,
             pictures=self.settings.calibrate,
             seed=self.settings.seed,
             progress=progress,
+            cache=self.pictures.cache,
         )
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """Where each attribute's groups come from, and their shares by name."""
+        return [
+            {"source": part.source, "shares": dict(zip(part.names, part.shares.round(4).tolist(), strict=True))}
+            for part in self.grouping.groups
+        ]
 
     @property
     def curve(self) -> PredictedCurve:
@@ -259,11 +263,11 @@ class Run:
         """The recommended α for all attributes together."""
         return recommended_alpha(self.grouping.weighting, self.grouping.groups, self.grouping.targets)
 
-    def save(self, calibration: Calibration | None = None) -> None:
-        """Write adapter and style file, the adapter scaled as calibrated, then remove the checkpoint."""
+    def card(self, calibration: Calibration | None = None) -> AdapterCard:
+        """What the adapter was trained for."""
         groups, curve = self.grouping.groups, self.curve
         points = zip(curve.alphas, curve.shares, curve.distance, curve.effective_share, strict=True)
-        card = AdapterCard(
+        return AdapterCard(
             groups=self.groups,
             target={
                 name: round(float(share), 6)
@@ -285,11 +289,20 @@ class Run:
             training={
                 **self.settings.as_dict(),
                 "pictures": len(self.pictures.captions),
+                "found": self.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "fingerprint": self.fingerprint,
             },
             title=self.out.stem,
         )
+
+    def save(self, calibration: Calibration | None = None) -> None:
+        """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""
+        if calibration:
+            scale_lora(self.base.unet, "debias", calibration.scale)
+        if not self.ranks.first:
+            return
+        card = self.card(calibration)
         if self.style:
             style = AdapterCard(
                 objective="style",
@@ -303,7 +316,5 @@ class Run:
                 description="Style learnt with a DDM adapter; use it at strength 1.",
             )
             save_adapter(self.style, export_lora(self.base.unet, "style"), style)
-        if calibration:
-            scale_lora(self.base.unet, "debias", calibration.scale)
         save_adapter(self.out, export_lora(self.base.unet, "debias"), card)
         self.checkpoint.unlink(missing_ok=True)

@@ -1,20 +1,24 @@
 """The text table of a run: every sentence that training says, encoded once."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..debias.diffusion_classifier import ATTRIBUTES, say
 from .grouping import Grouping, said_by_group
+from .text_cache import Texts, encode_texts
 
 if TYPE_CHECKING:
     from .base import Base
-    from .text import Text
 
-# How many sentences with a word said are encoded at the most.
+# How many sentences with a word said are encoded at the most, and how many shuffled ones.
 SENTENCES = 4000
+# Orders of a caption's parts, at the least and at the most.
+ORDERS = (4, 32)
 
 
 @dataclass(frozen=True)
@@ -22,41 +26,68 @@ class TextTable:
     """Text embeddings, and how rows of a batch find their sentences.
 
     Attributes:
-        table: M encoded sentences, in float32.
-        neutral: [N] row of each picture's own caption.
+        table: M encoded sentences.
+        neutral: [N, O] rows of each picture's own caption, in several orders of its parts if they are shuffled.
         empty: row of the empty caption.
         said: [N, V] rows of the caption with one word said, a group's or a gender: what explicit prompts say most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.
     """
 
-    table: "Text"
+    table: Texts
     neutral: np.ndarray
     empty: int
     said: np.ndarray
     said_by_group: np.ndarray | None = None
 
     @classmethod
-    def build(cls, base: "Base", captions: Sequence[str], grouping: Grouping) -> "TextTable":
-        """Encode the captions, the empty one, and what the grouping's words make of them."""
+    def build(
+        cls,
+        base: "Base",
+        captions: Sequence[str],
+        grouping: Grouping,
+        keep: int | None = None,
+        cache: Path | None = None,
+    ) -> "TextTable":
+        """Encode the captions, the empty one, and what the grouping's words make of them.
+
+        Args:
+            keep: shuffle the parts of captions between commas, but for so many at the beginning; None: shuffle none.
+            cache: a folder that keeps the embeddings.
+        """
         rows: dict[str, int] = {"": 0}
 
         def row(sentence: str) -> int:
             return rows.setdefault(sentence, len(rows))
 
-        distinct = {text: row(text) for text in dict.fromkeys(captions)}
+        distinct = list(dict.fromkeys(captions))
+        for text in distinct:
+            row(text)
         own = [word for part in grouping.groups for word in part.words]
         words = list(dict.fromkeys([*own, *ATTRIBUTES["gender"]]))
         count = int(np.clip(SENTENCES // len(distinct), 1, len(words)))
         rng = np.random.default_rng(0)
         said = {text: [row(say(text, w)) for w in rng.choice(words, count, replace=False)] for text in distinct}
+        orders = 1 if keep is None else int(np.clip(SENTENCES // len(distinct), *ORDERS))
+        neutral = {text: [row(order) for order in shuffled(text, keep or 0, orders)] for text in distinct}
         by_group = None
         if all(part.words for part in grouping.groups):
             cells = {text: [row(sentence) for sentence in said_by_group(grouping, text)] for text in distinct}
             by_group = np.array([cells[text] for text in captions])
         return cls(
-            base.encode_text(list(rows)).float(),
-            np.array([distinct[text] for text in captions]),
+            encode_texts(base, list(rows), cache),
+            np.array([neutral[text] for text in captions]),
             0,
             np.array([said[text] for text in captions], dtype=int).reshape(len(captions), -1),
             by_group,
         )
+
+
+def shuffled(caption: str, keep: int, count: int) -> list[str]:
+    """A caption in `count` orders of its parts between commas, the first `keep` of which stay; as it is comes first.
+
+    The same caption always has the same orders, so that they are found in the cache.
+    """
+    parts = [part.strip() for part in caption.split(",")]
+    rng = np.random.default_rng(list(hashlib.sha256(caption.encode("utf-8", "surrogatepass")).digest()))
+    others = [[*parts[:keep], *rng.permutation(np.array(parts[keep:], dtype=object))] for _ in range(count - 1)]
+    return [caption, *(", ".join(order) for order in others)]

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.loop import Settings
-from comfyui_ddm.training.run import Run, folder_set
+from comfyui_ddm.training.picture_set import folder_set
+from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.settings import Settings
 from PIL import Image
 
 
@@ -30,8 +31,10 @@ def settings(**changes: float) -> Settings:
     return Settings(**{"steps": 4, "batch": 4, "rank": 2, "calibrate": 0, **changes})
 
 
-def prepare(base: Path, folder: Path, out: Path, groups: str = "labels:gender", **options: object) -> Run:
+def prepare(
+    base: Path, folder: Path, out: Path, groups: str = "labels:gender", kind: type[Run] = Run, **options: object
+) -> Run:
     """A run on a freshly opened base; `changes` in options are those of the settings."""
     model = load_base(base)
     given = settings(**options.pop("changes", {}))
-    return Run(model, folder_set(model, read_folder(folder)), out, groups=groups, settings=given, **options)
+    return kind(model, folder_set(model, read_folder(folder)), out, groups=groups, settings=given, **options)

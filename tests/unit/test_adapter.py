@@ -47,8 +47,10 @@ def lora() -> dict[str, Lora]:
 
 def test_names_are_kohyas():
     assert kohya_name(LINEAR) == "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0"
-    text = "text_model.encoder.layers.0.self_attn.q_proj"
-    assert kohya_name(text) == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    for inner in ("encoder.layers.0.self_attn.q_proj", "text_model.encoder.layers.0.self_attn.q_proj"):
+        assert kohya_name("text_encoder." + inner) == "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+        assert kohya_name("text_encoder_2." + inner) == "lora_te2_text_model_encoder_layers_0_self_attn_q_proj"
+    assert kohya_name("text_encoder_2.text_projection") == "lora_te2_text_projection"
 
 
 def test_a_saved_adapter_loads_exactly(lora, tmp_path):
@@ -135,7 +137,7 @@ def test_an_adapter_of_another_shape_is_refused(lora):
 
 
 def test_text_encoder_layers_are_compared_when_their_shapes_are_given():
-    text = "text_model.encoder.layers.0.mlp.fc1"
+    text = "text_encoder.encoder.layers.0.mlp.fc1"
     adapter = Adapter({kohya_name(text): Lora(torch.ones(2, 6), torch.ones(8, 2), 2.0)})
     assert check_base(adapter, "", SHAPES) is None
     with pytest.raises(DDMError, match="another base"):

@@ -9,6 +9,7 @@ from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, calibrate, progress_of, scale_of, shares_of
 from comfyui_ddm.training.grouping import Grouping
+from comfyui_ddm.training.latents import Latents
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
 
 
@@ -36,6 +37,11 @@ def test_progress_is_the_share_of_the_way_from_the_start_to_the_goal():
 
 def test_what_is_at_its_goal_already_makes_no_progress():
     assert not progress_of(np.array([[0.52, 0.48], [0.3, 0.7]]), np.array([0.5, 0.5])).any()
+
+
+def test_where_the_set_shows_one_group_only_every_picture_is_of_it():
+    one = np.eye(2)[np.ones(9, dtype=int)]
+    assert shares_of(np.zeros((9, 3)), one, [np.ones((4, 3))] * 2).tolist() == [[0, 1], [0, 1]]
 
 
 def test_shares_are_read_from_the_features():
@@ -76,7 +82,7 @@ def run(base, count=16, pictures=4, labels=None):
     steps = []
     found = calibrate(
         base,
-        latents,
+        Latents.of(latents),
         captions,
         grouped(labels, captions),
         pictures=pictures,

@@ -96,6 +96,27 @@ def test_a_linear_probe_over_clip_features_needs_that_clip_again(labelled, clip,
         Probe.load(out).predict(images)
 
 
+def test_gradients_flow_through_clip_to_the_pictures(clip):
+    extractor = ClipImages(clip)
+    images = np.random.default_rng(0).integers(0, 255, (2, extractor.size, extractor.size, 3), dtype=np.uint8)
+    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    embedded = extractor.embed(pictures)
+    assert np.allclose(embedded.detach().numpy(), extractor(images), atol=1e-5)
+    embedded[:, 0].sum().backward()
+    assert pictures.grad.abs().sum() > 0
+
+
+def test_a_report_reads_a_clip_probe_with_that_clip_and_says_which_one_is_missing(labelled, clip, tmp_path):
+    probe = tmp_path / "colour.safetensors"
+    run(labelled, "--labels", "colour", "--clip", clip, "--out", probe, "--device", "cpu")
+    asked = ["report", labelled, "--probe", probe, "--out", tmp_path / "report.html", "--json"]
+    told = CliRunner().invoke(app, [*map(str, asked), "--clip", str(clip)])
+    assert told.exit_code == 0, told.output
+    assert {"red", "blue"} <= set(json.dumps(json.loads(told.stdout)).replace('"', " ").split())
+    missing = CliRunner().invoke(app, [*map(str, asked)])
+    assert missing.exit_code == 2 and "tiny-clip" in missing.stderr and "--clip DIR" in missing.stderr
+
+
 def test_clip_features_have_length_1_and_do_not_depend_on_the_batch(clip):
     images = np.random.default_rng(0).integers(0, 255, (35, 32, 32, 3), dtype=np.uint8)
     features = ClipImages(clip)(images)

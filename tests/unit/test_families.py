@@ -10,10 +10,18 @@ from comfyui_ddm.training import single_file
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.loop import Settings
-from comfyui_ddm.training.lora import add_lora, export_lora, load_lora_into, lora_parameters, set_alpha
-from comfyui_ddm.training.run import Run, folder_set
+from comfyui_ddm.training.lora import (
+    TEXT_TARGETS,
+    add_lora,
+    export_lora,
+    load_lora_into,
+    lora_parameters,
+    set_alpha,
+)
+from comfyui_ddm.training.picture_set import folder_set
+from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.settings import Settings
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -103,8 +111,8 @@ GOAL = torch.linspace(-1, 1, 4).view(1, 4, 1, 1).expand(1, 4, 8, 8)
 def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, kind):
     base = load_base(folders / kind)
     pictures = folder_set(base, read_folder(folders / "pictures"))
-    mean, deviation = pictures.moments
-    mean.copy_(GOAL), deviation.zero_()
+    for mean, deviation in pictures.latents.rows:
+        mean.copy_(GOAL[0]), deviation.zero_()
     settings = Settings(steps=1, batch=16, keep=0.0, rank=1)
     run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     right = perfect(base, GOAL)
@@ -181,6 +189,36 @@ def test_an_adapter_has_the_same_effect_in_diffusers(folders, tmp_path, kind, al
     found = answer(theirs)
     assert (found - plain).abs().mean() > 1e-2
     assert torch.allclose(found, answer(ours), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2-v", "sdxl"])
+def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
+    ours, theirs = load_base(folders / kind), load_base(folders / kind)
+    for number, encoder in enumerate(ours.text_encoders.values()):
+        add_lora(encoder, "debias", 2, TEXT_TARGETS)
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for matrix in lora_parameters(encoder, "debias"):
+                matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.3)
+    layers = {
+        name: lora
+        for part, encoder in ours.text_encoders.items()
+        for name, lora in export_lora(encoder, "debias", part).items()
+    }
+    path = tmp_path / "fair.safetensors"
+    save_adapter(path, layers, AdapterCard(architecture=ours.architecture))
+    plain, pipe = theirs.encode_text(["a doctor"]), pipeline(theirs)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="fair", local_files_only=True)
+    for alpha in (1.0, 0.5):
+        pipe.set_adapters("fair", alpha)
+        for encoder in ours.text_encoders.values():
+            set_alpha(encoder, "debias", alpha)
+        found, expected = theirs.encode_text(["a doctor"]), ours.encode_text(["a doctor"])
+        assert (found.tokens - plain.tokens).abs().mean() > 1e-2
+        assert torch.allclose(found.tokens, expected.tokens, atol=1e-5)
+        if kind == "sdxl":
+            assert not torch.allclose(found.pooled, plain.pooled, atol=1e-2)
+            assert torch.allclose(found.pooled, expected.pooled, atol=1e-5)
 
 
 def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):

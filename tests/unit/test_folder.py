@@ -239,8 +239,37 @@ def test_a_trigger_word_is_said_first_and_only_once(tmp_path):
     assert folder.triggered("").captions == folder.captions == ["a doctor, smiling", "SKS, a pilot", ""]
 
 
-def test_a_mask_beside_a_picture_is_not_a_picture(tmp_path):
-    for name in ("face.png", "face-masklabel.png"):
-        Image.new("RGB", (16, 16)).save(tmp_path / name)
+def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path):
+    save(tmp_path / "face.png", size=(32, 16))
+    save(tmp_path / "sub" / "face.png")
+    save(tmp_path / "face-masklabel.png", size=(64, 32))
     folder = read_folder(tmp_path)
-    assert [item.path.name for item in folder.items] == ["face.png"] and "mask" in folder.skipped[0].reason
+    assert [(item.path.parent.name, item.mask) for item in folder.items] == [
+        (tmp_path.name, tmp_path / "face-masklabel.png"),
+        ("sub", None),
+    ]
+    assert len(folder.items[0].mask_digest) == 64 and folder.skipped == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("face-masklabel.png", (32, 32), "another shape"),
+        ("other-masklabel.png", (32, 16), "of no picture"),
+        ("face-masklabel.png", None, "not a picture"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_named_and_its_picture_stays(tmp_path, name, size, reason):
+    save(tmp_path / "face.png", size=(32, 16))
+    save(tmp_path / name, size=size) if size else (tmp_path / name).write_text("no")
+    folder = read_folder(tmp_path)
+    assert [item.mask for item in folder.items] == [None]
+    assert [one.path.name for one in folder.skipped] == [name] and reason in folder.skipped[0].reason
+
+
+def test_a_picture_has_the_size_that_it_is_shown_in(tmp_path):
+    save(tmp_path / "plain.jpg", size=(300, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "turned.jpg", size=(300, 200), exif=exif)
+    assert [item.size for item in read_folder(tmp_path).items] == [(300, 200), (200, 300)]

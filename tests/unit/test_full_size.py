@@ -28,7 +28,9 @@ from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.grouping import Grouping
-from comfyui_ddm.training.loop import FairTraining, Settings
+from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.loop import FairTraining
+from comfyui_ddm.training.settings import Settings
 from comfyui_ddm.training.text_table import TextTable
 
 base = load_base(path, "cpu", tokenizer=tokenizer)
@@ -37,14 +39,15 @@ groups = Groups.from_labels(["man", "man", "man", "woman"], "test")
 weighting = Weighting.of_groups(groups, target, concepts(captions)[1])
 table = TextTable.build(base, captions, Grouping("test", [groups], [target], weighting))
 moments = torch.randn(2, 4, 4, 32, 32)
-training = FairTraining(base, (moments[0], moments[1].abs()), table, weighting, Settings(steps=3, batch=2, rank=4))
+latents = Latents.of(moments[0], moments[1].abs())
+training = FairTraining(base, latents, table, weighting, Settings(steps=3, batch=2, rank=4))
 losses = []
 for _ in range(3):
     training.advance()
     losses.append(training.loss.item())
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6 / 1.024)
 facts = {"losses": losses, "gigabytes": round(peak, 2), "size": base.picture_size, "hash": base.hash}
-print(json.dumps(facts | {"architecture": base.architecture, "tokens": table.table.tokens.shape}))
+print(json.dumps(facts | {"architecture": base.architecture, "tokens": table.table[table.neutral[:, 0]].tokens.shape}))
 """
 
 

@@ -5,6 +5,7 @@ from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, Verdict
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
+from comfyui_ddm.training.latents import Latents
 
 CAPTIONS = ["a doctor"] * 12 + ["a judge"] * 12
 GENDER = (["man"] * 9 + ["woman"] * 3) * 2
@@ -17,7 +18,7 @@ def base(tiny_base):
 
 @pytest.fixture(scope="module")
 def latents():
-    return torch.randn(24, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Latents.of(torch.randn(24, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
 def verdict(shares, gain=9.0):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.training import file_index, latents
+from comfyui_ddm.training import file_index, tensor_cache
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.file_index import FileIndex
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.latents import encode_moments
-from PIL import Image
+from comfyui_ddm.training.latents import Encoder, Latents, View
+from PIL import Image, ImageOps
 
 from .runs import write_folder
 
@@ -31,66 +31,71 @@ def folder(tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """How many pictures the VAE was given, batch by batch."""
-    counts, real = [], latents._encode
-    monkeypatch.setattr(latents, "_encode", lambda base, pixels: counts.append(len(pixels)) or real(base, pixels))
+    counts, real = [], Encoder._encode
+    monkeypatch.setattr(Encoder, "_encode", lambda self, pixels: counts.append(len(pixels)) or real(self, pixels))
     return counts
 
 
+def encode(base, pictures, progress=None, batch=None, cache=None, size=(64, 64), flip=False):
+    """Mean and deviation of every picture of a folder."""
+    views = [View(item, size, flip) for item in pictures.items]
+    return [tensor_cache.read(row) for row in Encoder(base, cache, batch).rows(views, progress)]
+
+
 def same(one, two):
-    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    return all(torch.equal(a, b) for pair in zip(one, two, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def test_a_second_pass_encodes_nothing_and_gives_the_same_bits(base, folder, tmp_path, encoded):
     pictures = read_folder(folder)
-    plain = encode_moments(base, pictures, batch=4)
-    first = encode_moments(base, pictures, batch=4, cache=tmp_path / "cache")
+    plain = encode(base, pictures, batch=4)
+    first = encode(base, pictures, batch=4, cache=tmp_path / "cache")
     del encoded[:]
-    assert same(encode_moments(base, pictures, batch=4, cache=tmp_path / "cache"), first)
+    assert same(encode(base, pictures, batch=4, cache=tmp_path / "cache"), first)
     assert encoded == [] and same(first, plain)
-    assert first[0].shape == (8, 4, 8, 8) and (first[1] > 0).all()
+    assert all(mean.shape == (4, 8, 8) and (deviation > 0).all() for mean, deviation in first)
 
 
 def test_only_what_is_new_is_encoded_and_a_copy_or_a_new_name_is_not_new(base, folder, tmp_path, encoded):
-    encode_moments(base, read_folder(folder), cache=tmp_path / "cache")
+    encode(base, read_folder(folder), cache=tmp_path / "cache")
     (folder / "metadata.jsonl").unlink()
     (folder / "0.png").rename(folder / "zero.png")
     shutil.copy(folder / "1.png", folder / "copy.png")
     Image.new("RGB", (70, 90), "red").save(folder / "new.png")
     del encoded[:]
-    mean, _ = encode_moments(base, read_folder(folder), cache=tmp_path / "cache")
-    assert encoded == [1] and len(mean) == 10
+    assert len(encode(base, read_folder(folder), cache=tmp_path / "cache")) == 10 and encoded == [1]
 
 
 def test_another_vae_shares_nothing(base, tiny_base, folder, tmp_path, encoded):
-    encode_moments(base, read_folder(folder), cache=tmp_path / "cache")
+    encode(base, read_folder(folder), cache=tmp_path / "cache")
     other = load_base(tiny_base)
     with torch.no_grad():
         next(other.vae.parameters()).add_(0.1)
     del encoded[:]
-    encode_moments(other, read_folder(folder), cache=tmp_path / "cache")
+    encode(other, read_folder(folder), cache=tmp_path / "cache")
     assert encoded == [8]
 
 
 def test_a_stopped_pass_goes_on_where_it_was_in_the_same_batches(base, folder, tmp_path, encoded):
-    whole = encode_moments(base, read_folder(folder), batch=2)
+    whole = encode(base, read_folder(folder), batch=2)
 
     def stop(done, total):
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode_moments(base, read_folder(folder), stop, batch=2, cache=tmp_path / "cache")
+        encode(base, read_folder(folder), stop, batch=2, cache=tmp_path / "cache")
     del encoded[:]
     told = []
-    rest = encode_moments(base, read_folder(folder), lambda *done: told.append(done), batch=2, cache=tmp_path / "cache")
+    rest = encode(base, read_folder(folder), lambda *done: told.append(done), batch=2, cache=tmp_path / "cache")
     assert encoded == [2, 2] and told == [(6, 8), (8, 8)] and same(rest, whole)
 
 
 def test_a_damaged_shard_is_encoded_again_and_no_temporary_file_stays(base, folder, tmp_path, encoded):
-    first = encode_moments(base, read_folder(folder), cache=tmp_path / "cache")
+    first = encode(base, read_folder(folder), cache=tmp_path / "cache")
     shard = next((tmp_path / "cache").iterdir())
     shard.write_bytes(shard.read_bytes()[:-100])
-    assert same(encode_moments(base, read_folder(folder), cache=tmp_path / "cache"), first)
+    assert same(encode(base, read_folder(folder), cache=tmp_path / "cache"), first)
     assert encoded == [8, 8] and [path.name for path in (tmp_path / "cache").iterdir()] == [shard.name]
 
 
@@ -98,8 +103,43 @@ def test_a_full_disk_is_said_before_any_work(base, folder, tmp_path, encoded, mo
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DDMError, match="--no-cache"):
-        encode_moments(base, read_folder(folder), cache=tmp_path / "cache")
+        encode(base, read_folder(folder), cache=tmp_path / "cache")
     assert encoded == []
+
+
+def test_what_is_too_large_for_the_memory_is_read_from_the_disk_with_the_same_bits(base, folder, tmp_path, monkeypatch):
+    held = encode(base, read_folder(folder), cache=tmp_path / "cache")
+    monkeypatch.setattr(tensor_cache, "MEMORY", 8 * 2 * 4 * 4 * 64 - 1)
+    views = [View(item, (64, 64)) for item in read_folder(folder).items]
+    rows = Encoder(base, tmp_path / "cache").rows(views)
+    assert all(isinstance(row, tensor_cache.Place) for row in rows)
+    latents = Latents(base.device, rows, [None] * 8, [None] * 8)
+    picked = np.array([5, 0, 5])
+    mean, deviation, weight = latents.fetch(picked, np.zeros(3, dtype=bool))
+    assert same([(mean[i], deviation[i]) for i in range(3)], [held[row] for row in picked]) and weight is None
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(DDMError, match="There is no file"):
+        latents.fetch(picked, np.zeros(3, dtype=bool))
+
+
+def test_mirror_images_and_sizes_are_kept_apart(base, folder, tmp_path, encoded):
+    pictures, cache = read_folder(folder), tmp_path / "cache"
+    ways = [{}, {"flip": True}, {"size": (80, 48)}]
+    first = [encode(base, pictures, cache=cache, **way) for way in ways]
+    assert first[2][0][0].shape == (4, 6, 10) and not same(first[0], first[1])
+    del encoded[:]
+    assert all(same(encode(base, pictures, cache=cache, **way), kept) for way, kept in zip(ways, first, strict=True))
+    assert encoded == []
+
+
+def test_a_mirror_image_is_that_of_the_mirrored_file(base, tmp_path):
+    write_folder(tmp_path / "set", 4)
+    for file in (tmp_path / "set").glob("*.png"):
+        ImageOps.mirror(Image.open(file)).save(tmp_path / "set" / f"{file.stem}_mirrored.png")
+    (tmp_path / "set" / "metadata.jsonl").unlink()
+    pictures = read_folder(tmp_path / "set", "a doctor")
+    plain, flipped = encode(base, pictures, batch=8), encode(base, pictures, batch=8, flip=True)
+    assert same(plain[::2], flipped[1::2]) and same(plain[1::2], flipped[::2])
 
 
 def test_unchanged_files_are_not_read_again_and_changed_ones_are(folder, tmp_path, monkeypatch):

@@ -51,8 +51,14 @@ def test_names_as_kohyas_files_have_them():
 
 
 def test_other_names_stay_as_they_are():
-    for name in ("lora_te_text_model_encoder_layers_0_mlp_fc1", "lora_unet_something_else", "conv_in"):
+    for name in ("lora_te2_text_model_encoder_layers_0_mlp_fc1", "lora_unet_something_else", "conv_in"):
         assert to_ldm(name) == from_ldm(name) == name
+
+
+def test_the_first_of_two_text_encoders_is_numbered():
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    assert to_ldm(name) == name.replace("te_", "te1_")
+    assert from_ldm(to_ldm(name)) == from_ldm(name) == name
 
 
 @pytest.mark.parametrize("architecture", ["stable-diffusion-v1/lora", "stable-diffusion-xl-v1-base/lora"])

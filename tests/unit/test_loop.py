@@ -1,5 +1,7 @@
 """A step of training: its draws, its targets, and who learns from it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,13 @@ from comfyui_ddm.debias.group import Groups, concepts
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.draws import GRID, Draws
 from comfyui_ddm.training.grouping import Grouping
-from comfyui_ddm.training.loop import Draws, FairTraining, Settings
+from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.loop import FairTraining
 from comfyui_ddm.training.lora import lora_parameters, set_alpha
+from comfyui_ddm.training.settings import Settings
+from comfyui_ddm.training.text import Text
 from comfyui_ddm.training.text_table import TextTable
 
 CAPTIONS = ["a doctor", "a judge"] * 6
@@ -24,16 +30,19 @@ def grouping(words=()):
 
 
 class Speller:
+    device, text_encoder_2 = torch.device("cpu"), None
+
     def encode_text(self, prompts):
         self.prompts = list(prompts)
-        return torch.zeros(len(prompts), 1, 1)
+        return Text(torch.zeros(len(prompts), 1, 1))
 
 
-def draws(style=False, words=(), **changes):
+def draws(style=False, words=(), bucket=None, **changes):
     speller, found = Speller(), grouping(words)
     table = TextTable.build(speller, CAPTIONS, found)
     settings = Settings(**{"batch": 16, "keep": 0.25, **changes})
-    made = Draws(found.weighting, table, settings, 1000, style)
+    bucket = np.zeros(len(CAPTIONS), dtype=int) if bucket is None else bucket
+    made = Draws(found.weighting, table, settings, bucket, 1000, style)
     made.sentences = speller.prompts
     return made
 
@@ -66,10 +75,58 @@ def test_pictures_are_drawn_in_proportion_to_their_weights():
         assert found == pytest.approx(weights / weights.sum(), abs=0.03)
 
 
-def test_timesteps_cover_the_schedule():
-    timestep = np.concatenate([draws().plan(step).timestep for step in range(20)])
-    assert timestep.min() >= 0 and timestep.max() <= 999
-    assert timestep.mean() == pytest.approx(499.5, abs=15)
+BUCKETS = np.array([0, 0, 1, 1, 1, 0, 2, 0, 1, 2, 2, 0])
+
+
+def test_the_pictures_of_a_step_are_of_one_bucket():
+    made = draws(bucket=BUCKETS)
+    seen = [set(BUCKETS[made.plan(step).picture]) for step in range(40)]
+    assert all(len(one) == 1 for one in seen) and set.union(*seen) == {0, 1, 2}
+
+
+def test_with_buckets_too_every_strength_is_as_frequent_and_pictures_are_drawn_by_their_weights():
+    """P(α) and P(picture | α) are those of the draw without buckets: exactly, by adding up what a step draws from."""
+    made = draws(bucket=BUCKETS)
+    alphas = np.linspace(0, made.settings.alpha_max, GRID)
+    cell = np.diff(made.edges)
+    chance = np.zeros((GRID, len(CAPTIONS)))
+    for share, dial, rows, cumulative in zip(made.share[False], made.dial, made.members, made.cumulative, strict=True):
+        within = np.diff(cumulative, axis=1, prepend=0) / cumulative[:, -1:]
+        chance[:, rows] += share * np.diff(dial)[:, None] * within
+    assert chance.sum(1) == pytest.approx(cell / cell.sum(), rel=1e-9)
+    weights = np.stack([made.weighting.weights(alpha) for alpha in alphas])
+    wanted = weights / weights.sum(1, keepdims=True)
+    assert chance / chance.sum(1, keepdims=True) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_what_is_drawn_from_buckets_has_these_chances():
+    made = draws(bucket=BUCKETS, batch=64)
+    plans = [made.plan(step) for step in range(400)]
+    alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
+    assert np.histogram(alpha, 6, (0, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
+    for low, high in ((0, 0.3), (0.9, 1.1), (1.3, 1.5)):
+        rows = (alpha > low) & (alpha <= high)
+        weights = made.weighting.weights((low + high) / 2)
+        found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
+        assert found == pytest.approx(weights / weights.sum(), abs=0.02)
+
+
+def test_a_bucket_has_its_share_of_the_steps_evenly():
+    made = draws(bucket=BUCKETS, style=True, style_share=0.5, steps=400)
+    for first, style in ((0, True), (200, False)):
+        found = np.bincount([made.bucket(step, style) for step in range(first, first + 200)]) / 200
+        assert found == pytest.approx(made.share[style], abs=0.015)
+    assert made.share[True] == pytest.approx(np.bincount(BUCKETS) / len(BUCKETS))
+
+
+def test_timesteps_cover_the_schedule_evenly_for_a_style_and_with_more_noise_for_the_adapter():
+    made = draws(style=True, style_share=0.5, steps=40)
+    style, adapter = (
+        np.concatenate([made.plan(step).timestep for step in range(at, at + 20)]) / 1000 for at in (0, 20)
+    )
+    quarters = np.arange(5) / 4
+    assert np.histogram(style, quarters)[0] / len(style) == pytest.approx(np.diff(quarters), abs=0.01)
+    assert np.histogram(adapter, quarters)[0] / len(adapter) == pytest.approx(np.diff(quarters**2), abs=0.01)
 
 
 def test_without_a_style_no_step_teaches_one():
@@ -94,8 +151,8 @@ def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_p
     for plan in plans:
         rows = plan.teacher >= 0
         assert (plan.text[rows] == plan.teacher[rows]).all()
-        assert not set(plan.text[rows]) & set(made.captions.neutral)
-        assert (plan.text[~rows] == made.captions.neutral[plan.picture[~rows]]).all()
+        assert not set(plan.text[rows]) & set(made.captions.neutral[:, 0])
+        assert (plan.text[~rows] == made.captions.neutral[plan.picture[~rows], 0]).all()
 
 
 def test_groups_with_words_are_taught_by_the_base_under_the_words():
@@ -119,7 +176,8 @@ def training(tiny_base):
         latents = torch.randn(len(CAPTIONS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
         table = TextTable.build(base, CAPTIONS, found)
         settings = Settings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
-        return FairTraining(base, (latents, torch.full_like(latents, 0.1)), table, found.weighting, settings, style)
+        latents = Latents.of(latents, torch.full_like(latents, 0.1))
+        return FairTraining(base, latents, table, found.weighting, settings, style)
 
     return make
 
@@ -148,6 +206,49 @@ def test_the_base_itself_is_not_trained(training):
     names = {id(parameter) for parameter in run.parameters}
     learning = {id(p) for p in run.base.unet.parameters() if p.requires_grad}
     assert learning == names and len(names) > 0
+
+
+def masked(run, rows):
+    """The masks of the run's pictures: of some of them, the left half counts."""
+    mask = torch.zeros(8, 8, dtype=torch.uint8)
+    mask[:, :4] = 255
+    run.latents = replace(run.latents, masks=[(mask,) if row in rows else None for row in range(len(run.latents))])
+
+
+def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training):
+    run = training(words=("man", "woman"), keep=0.0)
+    plan = run.draws.plan(0)
+    _, _, weight = run.latents.fetch(plan.picture, plan.flip)
+    assert weight is None
+    masked(run, range(12))
+    _, _, weight = run.latents.fetch(plan.picture, plan.flip)
+    assert weight.mean((1, 2, 3)) == pytest.approx(np.ones(4)) and weight[0, 0, 0].tolist() == pytest.approx(
+        [1 / 0.55] * 4 + [0.1 / 0.55] * 4
+    )
+    taught, plain = training(words=("man", "woman"), keep=0.0), training(words=("man", "woman"), keep=0.0)
+    masked(taught, range(12))
+    taught.advance(), plain.advance()
+    assert (plan.teacher >= 0).all() and torch.equal(taught.loss, plain.loss)
+
+
+def test_the_loss_of_a_masked_picture_is_that_of_what_counts(training, monkeypatch):
+    run = training(keep=0.0, dropout=0.0)
+    masked(run, range(12))
+    error = torch.zeros(4, 4, 8, 8)
+    error[..., 4:] = 2.0
+    monkeypatch.setattr(run.base, "target", lambda latents, noise, t: torch.zeros_like(latents))
+    monkeypatch.setattr(run.base, "predict", lambda *_: error + 0 * sum(p.sum() for p in run.parameters))
+    run.advance()
+    assert run.loss == pytest.approx(4 * 0.1 / 0.55 / 2)
+
+
+def test_a_mask_is_mirrored_with_its_picture(training):
+    run = training()
+    masked(run, [0])
+    run.latents = replace(run.latents, mirrors=[run.latents.rows[0], *[None] * 11])
+    mean, _, weight = run.latents.fetch(np.array([0, 0, 1]), np.array([True, False, True]))
+    assert torch.allclose(weight[0], weight[1].flip(-1)) and not torch.allclose(weight[0], weight[1])
+    assert (weight[2] == 1).all() and torch.equal(mean[0], mean[1])
 
 
 def gradient(run, name):

@@ -10,6 +10,7 @@ from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.lora import (
     ATTENTION,
     TARGETS,
+    TEXT_TARGETS,
     add_lora,
     base_shapes,
     export_lora,
@@ -218,6 +219,40 @@ def test_the_file_has_the_same_effect_in_diffusers_own_loader(unet, inputs, tiny
         pipeline.set_adapters("fair", alpha)
         set_alpha(unet, "debias", alpha)
         torch.testing.assert_close(run(pipeline.unet, inputs), run(unet, inputs), atol=1e-5, rtol=1e-5)
+
+
+def encode(model, alpha: float) -> torch.Tensor:
+    set_alpha(model, "debias", alpha)
+    with torch.no_grad():
+        return model(torch.tensor([[188, 64, 65, 189]])).last_hidden_state
+
+
+def test_a_lora_on_the_text_encoder_is_saved_and_loaded_beside_that_on_the_unet(tiny_base, inputs, tmp_path):
+    base, other = load_base(tiny_base), load_base(tiny_base)
+    add_lora(base.unet, "debias", 2)
+    add_lora(base.text_encoder, "debias", 4, TEXT_TARGETS)
+    stir(base.unet, "debias")
+    stir(base.text_encoder, "debias", seed=6)
+    both = export_lora(base.unet, "debias") | export_lora(base.text_encoder, "debias", "text_encoder")
+    save_adapter(tmp_path / "a.safetensors", both)
+    adapter = load_adapter(tmp_path / "a.safetensors")
+    assert load_lora_into(other.unet, adapter, "debias", text_encoders=other.text_encoders) is None
+    assert torch.equal(run(other.unet, inputs), run(base.unet, inputs))
+    for alpha in (1.0, 0.3, 0.0):
+        assert torch.equal(encode(other.text_encoder, alpha), encode(base.text_encoder, alpha))
+    plain = load_base(tiny_base).text_encoder
+    add_lora(plain, "debias", 1, TEXT_TARGETS)
+    assert torch.equal(encode(other.text_encoder, 0.0), encode(plain, 1.0))
+    assert not torch.equal(encode(other.text_encoder, 1.0), encode(plain, 1.0))
+
+
+def test_a_lora_may_change_the_text_encoder_alone(tiny_base, tmp_path):
+    base = load_base(tiny_base)
+    add_lora(base.text_encoder, "debias", 4, TEXT_TARGETS)
+    save_adapter(tmp_path / "a.safetensors", export_lora(base.text_encoder, "debias", "text_encoder"))
+    other = load_base(tiny_base)
+    load_lora_into(other.unet, load_adapter(tmp_path / "a.safetensors"), "debias", text_encoders=other.text_encoders)
+    assert (lora_names(other.unet), lora_names(other.text_encoder)) == ([], ["debias"])
 
 
 def test_an_adapter_of_another_base_is_refused(unet):

@@ -11,7 +11,8 @@ from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.lora import load_lora_into, set_alpha
-from comfyui_ddm.training.run import Run, folder_set, self_set
+from comfyui_ddm.training.picture_set import folder_set, self_set
+from comfyui_ddm.training.run import Run
 
 from .runs import prepare, settings, write_folder
 
@@ -29,6 +30,9 @@ def trained(tiny_base, folder, tmp_path_factory):
     steps = []
     assert run.train(lambda *figures: steps.append(figures))
     return run, root, steps
+
+
+EVERY = torch.arange(4)
 
 
 def after(count):
@@ -151,7 +155,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
                 run.training.parameters[0].fill_(float("nan"))
 
     run.training.advance = diverge
-    with pytest.raises(DDMError, match=r"no longer finite at step 3\..*--rate"):
+    with pytest.raises(DDMError, match=r"no longer finite at step 3,.*--rate"):
         run.train()
     again = prepare(tiny_base, folder, run.out, changes={"steps": 30})
     assert again.resume() and again.training.step == 2 and not run.out.exists()
@@ -161,15 +165,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
 def test_the_bases_own_pictures_can_be_the_set_or_be_mixed_in(tiny_base, folder, tmp_path):
     base = load_base(tiny_base)
     own = self_set(base, ["a pilot", "a cook"], 2, seed=0)
-    assert own.captions == ["a pilot", "a pilot", "a cook", "a cook"] and len(own.moments[0]) == 4
-    assert not own.moments[1].any()
+    assert own.captions == ["a pilot", "a pilot", "a cook", "a cook"] and len(own.latents) == 4
+    assert not any(deviation.any() for _, deviation in own.latents.rows)
     again = self_set(base, ["a pilot", "a cook"], 2, seed=0)
-    assert torch.equal(own.moments[0], again.moments[0]) and own.fingerprint == again.fingerprint
+    assert torch.equal(own.latents[EVERY], again.latents[EVERY]) and own.fingerprint == again.fingerprint
     assert self_set(base, ["a pilot"], 1, seed=1).fingerprint != own.fingerprint
     with pytest.raises(DDMError, match="have no labels"):
         own.column("gender")
     both = folder_set(base, read_folder(folder)) + own
-    assert len(both.moments[0]) == len(both.captions) == 12
+    assert len(both.latents) == len(both.captions) == 12
     assert both.column("gender") == ["man", "man", "man", "woman"] * 2 + [None] * 4
     run = Run(base, both, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings(steps=1))
     assert run.train()
@@ -182,7 +186,7 @@ def test_a_picture_counts_as_often_as_its_folder_says(tiny_base, tmp_path):
         (tmp_path / "set" / name / "metadata.jsonl").unlink()
     base = load_base(tiny_base)
     pictures = folder_set(base, read_folder(tmp_path / "set", "a doctor"))
-    assert len(pictures.captions) == len(pictures.moments[0]) == 8
+    assert len(pictures.captions) == len(pictures.latents) == 8
     assert sorted(pictures.column("folder")) == ["men"] * 2 + ["women"] * 6
 
 

@@ -9,7 +9,8 @@ from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training import text_table
 from comfyui_ddm.training.grouping import Grouping
-from comfyui_ddm.training.text_table import TextTable
+from comfyui_ddm.training.text import Text
+from comfyui_ddm.training.text_table import TextTable, shuffled
 
 CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
 
@@ -17,12 +18,14 @@ CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
 class Speller:
     """Encodes a sentence as its number, and remembers what it was asked."""
 
+    device, text_encoder_2 = torch.device("cpu"), None
+
     def __init__(self):
         self.asked = []
 
     def encode_text(self, prompts):
         self.asked.append(list(prompts))
-        return torch.arange(len(prompts), dtype=torch.float16).view(-1, 1, 1)
+        return Text(torch.arange(len(prompts), dtype=torch.float16).view(-1, 1, 1))
 
 
 def grouping(*words, count=len(CAPTIONS)):
@@ -46,12 +49,12 @@ def test_every_sentence_is_encoded_once(table):
     made, speller = table
     sentences = speller.asked[0]
     assert len(speller.asked) == 1 and len(set(sentences)) == len(sentences) == len(made.table)
-    assert made.table.dtype == torch.float32
+    assert made.table[np.arange(2)].tokens.dtype == torch.float32
 
 
 def test_a_picture_has_its_own_caption(table):
     made, speller = table
-    assert [speller.asked[0][row] for row in made.neutral] == CAPTIONS
+    assert [speller.asked[0][row] for (row,) in made.neutral] == CAPTIONS
     assert speller.asked[0][made.empty] == ""
 
 
@@ -73,6 +76,26 @@ def test_the_words_of_the_groups_and_of_gender_are_said_of_every_caption(table):
 def test_groups_without_words_are_said_by_none():
     made = TextTable.build(Speller(), CAPTIONS, grouping())
     assert made.said_by_group is None and made.said.shape == (len(CAPTIONS), 2)
+
+
+TAGS = "sks, a doctor, smiling, red coat, window"
+
+
+def test_shuffled_captions_keep_their_beginning_and_all_their_parts():
+    made, speller = TextTable.build(speller := Speller(), [TAGS, "a judge"] * 3, grouping(), keep=2), speller
+    said = [speller.asked[0][row] for row in made.neutral[0]]
+    assert said[0] == TAGS and len(set(said)) == 6  # the orders of three parts
+    assert all(text.startswith("sks, a doctor, ") and sorted(text) == sorted(TAGS) for text in said)
+    assert {speller.asked[0][row] for row in made.neutral[1]} == {"a judge"}
+    assert shuffled(TAGS, 2, 9) == shuffled(TAGS, 2, 9) and set(shuffled(TAGS, 9, 9)) == {TAGS}
+
+
+def test_few_orders_of_many_captions_are_encoded(monkeypatch):
+    captions = [f"{TAGS}, {number}" for number in range(20)]
+    monkeypatch.setattr(text_table, "SENTENCES", 10)
+    made = TextTable.build(Speller(), captions, grouping(count=20), keep=0)
+    assert made.neutral.shape == (20, text_table.ORDERS[0])
+    assert TextTable.build(Speller(), captions, grouping(count=20)).neutral.shape == (20, 1)
 
 
 def test_many_captions_share_the_sentences_that_there_is_room_for(monkeypatch):

@@ -6,32 +6,25 @@ from typing import Annotated
 
 import typer
 
+from ..option import BaseOption, CaptionOption, DeviceOption, TokenizerOption
+
 
 def audit(
     folder: Annotated[Path, typer.Argument(help="Pictures, with captions beside them where there are any.")],
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
-    ] = None,
+    base: BaseOption = None,
+    tokenizer: TokenizerOption = None,
     groups: Annotated[
         str,
         typer.Option(help='auto (default: nothing to say), discovered, words:"man|woman", or labels:COLUMN.'),
     ] = "discovered",
     target: Annotated[str, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform",
-    caption: Annotated[str | None, typer.Option(help="Caption of pictures that have none.")] = None,
+    caption: CaptionOption = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page; the figures go beside it as .json.")] = Path(
         "audit.html"
     ),
     title: Annotated[str | None, typer.Option(help="What stands above the page.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noises, and of the choice of examples.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Look at your pictures before training: who is in them, what is rare and common, and what balance would cost.

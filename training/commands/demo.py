@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ..option import DeviceOption
+
 
 def demo(
     out: Annotated[
@@ -14,7 +16,7 @@ def demo(
     per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of 20 occupations at each α.")] = 12,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the trainer's own number if none.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """See a biased model, train a fair adapter on a folder without labels, and see the model again.

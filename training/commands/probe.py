@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..option import DeviceOption
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,7 +37,7 @@ def probe(
     ] = None,
     steps: Annotated[int, typer.Option(min=10, help="Steps of each of the two trainings (without --clip).")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the training.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one JSON object.")] = False,
 ) -> None:
     """Train a probe for `ddm report`, and measure how often it is right on pictures it has not seen.

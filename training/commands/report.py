@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..option import DeviceOption
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
     from ...debias.probe import Probe
     from ...debias.target import Target
+
+CLIP_HELP = "The CLIP model that a probe was made with (`ddm probe --clip`)."
 
 
 def report(
@@ -20,6 +26,7 @@ def report(
     probe: Annotated[
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
+    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,7 +44,7 @@ def report(
         float, typer.Option(min=0.0, max=1.0, help="Probability below which a picture is undetermined.")
     ] = 0.60,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
     """Measure who is in the pictures, per prompt and overall, and write a page that one can read.
@@ -48,7 +55,6 @@ def report(
 
     from ...debias.error import DDMError
     from ...debias.measurement import build_report
-    from ...debias.probe import Probe
     from ...debias.reading import check_probes, quality_probe
     from ...debias.storage import write_text
     from ..base import resolve_device
@@ -58,7 +64,7 @@ def report(
         raise DDMError(f"The page cannot be called {out.name}: figures and chart go there. Name it report.html.")
     console = Console(stderr=True)
     place = resolve_device(device)
-    probes = [Probe.load(path, device=place) for path in probe]
+    probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
     check_probes(probes, targets)
     eye = quality_probe(probes, targets)
@@ -78,6 +84,26 @@ def report(
         return
     for line in (made.summary, *made.remarks, f"The report is in {out}."):
         typer.echo(line)
+
+
+def open_probes(paths: "Sequence[Path]", clip: Path | None, device: "torch.device") -> "list[Probe]":
+    """Open probe files; those that read CLIP features get the model in the folder `clip`.
+
+    Raises:
+        DDMError: a file is no probe; a probe reads CLIP features and no folder, or that of another model, is given.
+    """
+    from ...debias.probe import Probe
+
+    extractor = None
+    if clip is not None:
+        from ..clip import ClipImages
+
+        extractor = ClipImages(clip, device)
+    probes = [Probe.load(path, extractor, device) for path in paths]
+    for probe in probes:
+        # Now rather than after the pictures were made.
+        probe.check_extractor()
+    return probes
 
 
 def targets_of(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target | None]":

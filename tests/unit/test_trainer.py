@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.nodes.train_panel import POINTS, TrainPanel
-from comfyui_ddm.nodes.trainer import Trainer, sentence
+from comfyui_ddm.training.train_panel import POINTS, TrainPanel
+from comfyui_ddm.training.trainer import Trainer, sentence
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_long_loss_curve_keeps_its_ends_and_stays_small(panel):
 def test_a_cancel_says_what_is_kept(panel):
     assert panel.stop() == "Stopped before any training."
     panel.take({"phase": "training", "done": 10, "total": 40, "seconds_left": 3.0, "loss": 0.25})
-    assert "queue again with the same inputs" in panel.stop()
+    assert "start it again with the same inputs" in panel.stop()
 
 
 @pytest.mark.parametrize(

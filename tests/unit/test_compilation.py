@@ -1,0 +1,34 @@
+"""Compiled blocks learn the same, LoRAs and strengths included."""
+
+import shutil
+
+import pytest
+import torch
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.compilation import compile_blocks
+
+from .runs import prepare, write_folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling on a CPU needs g++")
+def test_compiled_blocks_learn_what_plain_ones_learn(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "pictures")
+    losses = []
+    for compiled in (False, True):
+        training = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"steps": 9, "keep": 0.5}).training
+        if compiled:
+            compile_blocks(training.base.unet)
+        for _ in range(3):
+            training.advance()
+        losses.append(training.loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_without_a_compiler_a_sentence_says_what_to_install(monkeypatch):
+    def refuse(function):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(DDMError, match=r"no C\+\+ compiler.*g\+\+.*--compile"):
+        compile_blocks(torch.nn.Linear(1, 1))

@@ -1,0 +1,93 @@
+"""A training in one TOML file: what it may say, and what is said of mistakes in it."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.config_file import key_of, read_config, write_config
+from typer.testing import CliRunner
+
+from .runs import write_folder
+
+pytest.importorskip("tomllib", reason="reading TOML needs Python 3.11, or tomli")
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "run.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_printed_configuration_gives_the_same_one_again(written, tmp_path):
+    config = TrainConfig(
+        out=tmp_path / "fair.safetensors",
+        folder=tmp_path / "my “pictures”\\and more",
+        trigger='sks "quoted"',
+        groups="words:man|woman",
+        rate=1e-05,
+        no_cache=True,
+        overwrite=False,
+        preview_every=7,
+    )
+    assert TrainConfig(**read_config(written(write_config(config)))) == config
+
+
+def test_every_option_of_the_command_is_printed_under_its_name_even_if_it_is_not_set(tmp_path):
+    lines = write_config(TrainConfig(out=tmp_path / "fair.safetensors", folder=tmp_path)).splitlines()
+    keys = [key_of(field.name) for field in fields(TrainConfig)]
+    assert [line.removeprefix("# ").partition(" =")[0] for line in lines[3::3]] == keys
+    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "400"}).stdout
+    assert [key for key in keys if f"--{key} " not in shown] == ["folder"]
+
+
+def test_paths_in_a_file_begin_at_its_folder(written, tmp_path):
+    found = read_config(written('folder = "pictures"\nout = "made/fair.safetensors"'))
+    assert found == {"folder": tmp_path / "pictures", "out": tmp_path / "made" / "fair.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rnak = 8", "rnak. Did you mean rank?"),
+        ("colour = 8", "There are out, folder, base"),
+        ('rank = "8"', "rank is '8'. Give a whole number."),
+        ("rank = 8.5", "rank is 8.5. Give a whole number."),
+        ("rank = true", "rank is True. Give a whole number."),
+        ("rank = 0", "rank is 0. It must be at least 1."),
+        ("caption-dropout = 0.95", "caption-dropout is 0.95. It must be at least 0 and at most 0.9."),
+        ("resume = 1", "resume is 1. Give true or false."),
+        ("out = 3", "out is 3. Give a path in quotes."),
+        ("rank =", "cannot be read as TOML"),
+    ],
+)
+def test_mistakes_in_a_file_are_said_with_file_and_key(written, text, words):
+    with pytest.raises(DDMError) as raised:
+        read_config(written(text))
+    assert "run.toml" in str(raised.value) and words in str(raised.value)
+
+
+def test_a_whole_number_will_do_where_any_number_does(written):
+    rate = read_config(written("rate = 1"))["rate"]
+    assert rate == 1.0 and isinstance(rate, float)
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, tiny_base, tmp_path):
+    write_folder(tmp_path / "set")
+    lines = ['folder = "set"', 'out = "fair.safetensors"', f"base = {json.dumps(str(tiny_base))}"]
+    lines += ['groups = "labels:gender"', "steps = 2", "batch = 4", "rank = 2", "calibrate = 0"]
+    given = ["train", str(written("\n".join(lines))), "--rank", "3", "--json"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["steps"] == 2
+    card = load_adapter(tmp_path / "fair.safetensors").card
+    assert (card.training["steps"], card.training["rank"], card.training["rate"]) == (2, 3, 0.002)
+    refused = CliRunner().invoke(app, ["train", str(written("out = 'fair.pt'\nfolder = 'set'"))])
+    assert refused.exit_code == 2 and "Name it fair.safetensors" in " ".join(refused.stderr.split())

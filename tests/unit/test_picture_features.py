@@ -1,0 +1,54 @@
+"""What the base sees in a picture is read once for all runs."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.training.base import Base, load_base
+from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.picture_features import picture_features
+
+NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many pictures the base looked at, at all noises."""
+    counts, real = [], Base.denoise
+    monkeypatch.setattr(
+        Base, "denoise", lambda self, noisy, *rest: counts.append(len(noisy)) or real(self, noisy, *rest)
+    )
+    return counts
+
+
+@pytest.fixture
+def look(tiny_base, tmp_path, seen):
+    base = load_base(tiny_base)
+    latents = Latents.of(torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+    def features(concept=CONCEPT, seed=0, cache=tmp_path / "cache", rows=(0, 1, 2, 3)):
+        del seen[:]
+        return picture_features(base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache)
+
+    return features
+
+
+def test_what_was_read_is_not_read_again_and_is_the_same(look, seen):
+    plain, first = look(cache=None), look()
+    assert sum(seen) == 4 * 8  # four timesteps, two noises
+    again = look()
+    assert seen == [] and list(plain) == list(first) == list(again)
+    assert all(np.array_equal(plain[name], again[name]) and np.array_equal(first[name], again[name]) for name in plain)
+
+
+def test_only_new_pictures_are_looked_at(look, seen):
+    few = look(rows=(3, 1))
+    every = look()
+    assert sum(seen) == 2 * 8
+    assert all(np.allclose(every[name][[3, 1]], few[name], atol=1e-5) for name in every)
+
+
+@pytest.mark.parametrize("change", [{"concept": 1 - CONCEPT}, {"seed": 1}])
+def test_under_another_caption_or_noise_a_picture_is_another(look, seen, change):
+    look()
+    look(**change)
+    assert sum(seen) == 4 * 8

@@ -1,0 +1,72 @@
+"""A training in the background of a host: a thread that listens to the trainer, and can be asked how it goes."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from ..debias.error import DDMError
+from .train_panel import TrainPanel
+from .trainer import Trainer
+
+
+class BackgroundTraining:
+    """One run of the trainer.
+
+    Attributes:
+        panel: its state, kept up to date.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        panel: TrainPanel,
+        finish: Callable[[TrainPanel], None],
+        occupy: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        """Prepare it; `start` begins.
+
+        Args:
+            arguments: see `train_arguments`.
+            panel: a new one.
+            finish: called with the panel when the adapter is there.
+            occupy: a context for as long as the trainer works, such as one in which the host's model is put away.
+        """
+        self.panel = panel
+        self._arguments, self._finish, self._occupy = arguments, finish, occupy
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ddm-train", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Ask it to stop; what was trained is kept."""
+        self._cancelled.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end, but no longer than so many seconds; returns whether it still works."""
+        self._thread.join(seconds)
+        return self._thread.is_alive()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            with self._occupy(), Trainer(self._arguments) as trainer:
+                for event in trainer.events():
+                    if self._cancelled.is_set():
+                        break
+                    if event is not None:
+                        self.panel.take(event)
+            if self._cancelled.is_set():
+                self.panel.stop()
+            else:
+                self._finish(self.panel)
+        except DDMError as error:
+            self.panel.fail(str(error))
+        except Exception as error:  # nobody else would ever see it
+            self.panel.fail(f"The training ended with an error of the host: {error}")

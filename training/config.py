@@ -1,0 +1,204 @@
+"""The configuration of `ddm train`: every option once, for the command line, for a TOML file and for Python."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from ..debias.error import DDMError
+from .optimizer import OptimizerName
+from .option import (
+    BaseOption,
+    CaptionOption,
+    DeviceOption,
+    PreviewEveryOption,
+    PreviewsOption,
+    ResumeOption,
+    SaveEveryOption,
+    SelfCountOption,
+    TokenizerOption,
+)
+from .settings import Settings
+
+OBJECTIVES = ("ddm", "ddm-paper")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a training depends on. The fields are the options of `ddm train`, in the words of its help.
+
+    Raises:
+        DDMError: fields that do not go together.
+    """
+
+    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file.")]
+    folder: Annotated[
+        Path | None,
+        Argument(help="Pictures, with captions beside them where there are any; or a .toml file with all options."),
+    ] = None
+    base: BaseOption = None
+    tokenizer: TokenizerOption = None
+    groups: Annotated[str, Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.')] = (
+        "discovered"
+    )
+    target: Annotated[str, Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform"
+    objective: Annotated[
+        str, Option(help="ddm; or ddm-paper, the published method with one fixed α, to compare with.")
+    ] = Settings.objective
+    paper_alpha: Annotated[
+        float, Option(min=0.0, max=1.0, help="ddm-paper: how much its indicator counts in the loss.")
+    ] = Settings.paper_alpha
+    style: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Also learn the pictures' style or subject, and write it to this file."),
+    ] = None
+    self_prompts: Annotated[
+        str | None,
+        Option(
+            "--self",
+            metavar="TEXT|FILE",
+            help="Train on the base's own pictures of these prompts ('a;b', or a file), mixed into a FOLDER if given.",
+        ),
+    ] = None
+    self_count: SelfCountOption = 24
+    reg: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Pictures that keep what the base knows already (regularisation): as many of them as of your own are "
+            "mixed in, without labels and without the trigger word.",
+        ),
+    ] = None
+    caption: CaptionOption = None
+    trigger: Annotated[
+        str, Option(metavar="WORD", help="Said at the beginning of every caption of your own pictures.")
+    ] = ""
+    caption_dropout: Annotated[
+        float, Option(min=0.0, max=0.9, help="Share of the pictures that are learnt without their caption.")
+    ] = Settings.dropout
+    shuffle_caption: Annotated[
+        bool, Option("--shuffle-caption", help="Put what a caption has between commas into another order each time.")
+    ] = False
+    keep_tokens: Annotated[
+        int, Option(min=0, help="So many parts stay at the beginning of a shuffled caption; the trigger word always.")
+    ] = 1
+    buckets: Annotated[
+        bool, Option(help="Keep about the shape of each picture; without, all are cropped to their centre square.")
+    ] = True
+    flip: Annotated[
+        bool, Option("--flip", help="Learn from mirror images too; not where left and right matter, as in writing.")
+    ] = False
+    masks: Annotated[
+        bool,
+        Option(help="Learn mostly what is white in a picture's mask: face-masklabel.png beside face.png."),
+    ] = True
+    alpha_mask: Annotated[
+        bool, Option("--alpha-mask", help="Learn mostly what is opaque in pictures that have no mask beside them.")
+    ] = False
+    cache: Annotated[
+        Path | None,
+        Option(
+            metavar="DIR",
+            help="Where encoded pictures are kept for the next run; without one, .ddm_cache in FOLDER. "
+            "It may be deleted, but not while it is used.",
+        ),
+    ] = None
+    no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded pictures on disk.")] = False
+    steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = Settings.steps
+    rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = Settings.rank
+    batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
+    rate: Annotated[
+        float | None,
+        Option(min=0.0, help=f"Peak learning rate; {Settings.rate:g} if not given. Prodigy finds its own: 1."),
+    ] = None
+    optimizer: Annotated[OptimizerName, Option(help="adamw8bit needs bitsandbytes, prodigy needs prodigyopt.")] = (
+        OptimizerName.ADAMW
+    )
+    min_snr: Annotated[
+        float, Option(min=0.0, help="Min-SNR weights of the loss over timesteps, with this γ (5 is usual); 0 for none.")
+    ] = Settings.min_snr
+    ema: Annotated[
+        float, Option(min=0.0, max=0.9999, help="Save the average of the weights with this decay (.99); 0 for none.")
+    ] = Settings.ema
+    checkpointing: Annotated[
+        bool,
+        Option(
+            "--checkpointing", help="Need much less memory, and a third more time. Done by itself when memory runs out."
+        ),
+    ] = False
+    compile: Annotated[
+        bool, Option("--compile", help="Compile the model's blocks first: pays in long trainings on a GPU.")
+    ] = False
+    calibrate: Annotated[
+        int, Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")
+    ] = Settings.calibrate
+    save_every: SaveEveryOption = 100
+    resume: ResumeOption = False
+    restart: Annotated[
+        bool,
+        Option(help="Throw the checkpoint of a stopped run away; with --resume, only if it is of another run."),
+    ] = False
+    checkpoint: Annotated[
+        Path | None, Option(metavar="FILE", help="Where a stopped run is kept; beside the adapter if not given.")
+    ] = None
+    overwrite: Annotated[
+        bool, Option(help="Replace an adapter of this name. Without, one of just this run is left as it is.")
+    ] = True
+    previews: PreviewsOption = None
+    preview_every: PreviewEveryOption = None
+    log: Annotated[
+        Path | None, Option(metavar="DIR", help="Write loss, learning rate and previews for TensorBoard, in here.")
+    ] = None
+    card: Annotated[
+        bool, Option(help="Write a page in Markdown beside the adapter: groups, data sheet, figures, limits.")
+    ] = True
+    seed: Annotated[int, Option(min=0, help="Seed of everything.")] = Settings.seed
+    device: DeviceOption = "auto"
+
+    def __post_init__(self) -> None:
+        for path in filter(None, (self.out, self.style)):
+            if path.suffix != ".safetensors":
+                raise DDMError(f"An adapter is a .safetensors file, not {path.name}. Name it {path.stem}.safetensors.")
+        if self.style is not None and self.style.resolve() == self.out.resolve():
+            raise DDMError(f"--style and --out are the same file, {self.out}. They are two LoRAs: give two names.")
+        if self.objective not in OBJECTIVES:
+            raise DDMError(f"The objective {self.objective!r} is not known. Use {' or '.join(OBJECTIVES)}.")
+        if self.objective == "ddm-paper" and not self.groups.startswith(("labels:", "words:")):
+            raise DDMError(
+                f"The objective ddm-paper learns from labels, and the groups “{self.groups}” are none. Use --groups "
+                "labels:… or words:…, or the objective ddm."
+            )
+        if self.objective == "ddm-paper" and self.style is not None:
+            raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
+        if self.folder is None and self.self_prompts is None:
+            raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
+        if self.reg is not None and self.folder is None:
+            raise DDMError("--reg goes with pictures to learn. Give a FOLDER too, or make the other folder the FOLDER.")
+        if self.cache is not None and self.no_cache:
+            raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
+
+    @property
+    def settings(self) -> Settings:
+        """What the loop itself depends on."""
+        return Settings(
+            steps=self.steps,
+            batch=self.batch,
+            rank=self.rank,
+            rate=self._rate,
+            dropout=self.caption_dropout,
+            calibrate=self.calibrate,
+            shuffle=self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None,
+            optimizer=self.optimizer.value,
+            min_snr=self.min_snr,
+            ema=self.ema,
+            objective=self.objective,
+            paper_alpha=self.paper_alpha,
+            seed=self.seed,
+        )
+
+    @property
+    def _rate(self) -> float:
+        if self.rate is not None:
+            return self.rate
+        return 1.0 if self.optimizer is OptimizerName.PRODIGY else Settings.rate

@@ -1,0 +1,109 @@
+"""A training's configuration as a TOML file, whose keys are called like the options of `ddm train`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+from ..debias.error import DDMError
+from .config import TrainConfig
+
+# Options that are not called as their field is.
+RENAMED = {"self_prompts": "self"}
+KINDS = {
+    str: "text in quotes",
+    Path: "a path in quotes",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def key_of(name: str) -> str:
+    """The option of a field, and its key in a file."""
+    return RENAMED.get(name, name.replace("_", "-"))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the fields of a `TrainConfig` that a TOML file gives, by name.
+
+    Relative paths are relative to the file's folder. A key may be written with underscores too.
+
+    Raises:
+        DDMError: the file cannot be read, a key is unknown, or a value is not of its kind or out of its bounds.
+    """
+    known = {key_of(field.name): field for field in fields(TrainConfig)}
+    found = {}
+    for key, value in _load(path).items():
+        field = known.get(key.replace("_", "-"))
+        if field is None:
+            near = get_close_matches(key.replace("_", "-"), known, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            raise DDMError(f"{path} has a key that is not known: {key}. {hint}")
+        kind, option = _kind(field.type)
+        if not _fits(value, kind):
+            wanted = " or ".join(kind) if issubclass(kind, Enum) else KINDS[kind]
+            raise DDMError(f"{path}: {key} is {value!r}. Give {wanted}.")
+        bounds = [("least", getattr(option, "min", None)), ("most", getattr(option, "max", None))]
+        if any(bound is not None and (value < bound if side == "least" else value > bound) for side, bound in bounds):
+            said = " and ".join(f"at {side} {bound:g}" for side, bound in bounds if bound is not None)
+            raise DDMError(f"{path}: {key} is {value!r}. It must be {said}.")
+        found[field.name] = path.parent / value if kind is Path else kind(value)
+    return found
+
+
+def write_config(config: TrainConfig) -> str:
+    """A complete TOML file that gives `config`, with absolute paths and a remark on each key."""
+    return "\n".join(_lines(config)) + "\n"
+
+
+def _lines(config: TrainConfig) -> Iterator[str]:
+    yield "# All options of a training. Use it with: ddm train FILE.toml"
+    for field in fields(config):
+        kind, option = _kind(field.type)
+        value, key = getattr(config, field.name), key_of(field.name)
+        yield f"\n# {option.help}"
+        if value is None:
+            yield f"# {key} ="
+        elif kind is Path:
+            yield f"{key} = {_text(str(value.resolve()))}"
+        else:
+            yield f"{key} = {_text(value) if isinstance(value, str) else json.dumps(value)}"
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if issubclass(kind, Enum):
+        return value in list(kind)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, {Path: str, float: (int, float)}.get(kind, kind))
+
+
+def _text(text: str) -> str:
+    # A JSON string is a TOML string, but for this one character.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _kind(annotation: Any) -> tuple[type, Any]:
+    """The type of a field, None aside, and its option."""
+    kind, option = get_args(annotation)
+    return next(part for part in (*get_args(kind), kind) if part is not type(None)), option
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError as error:
+            raise DDMError(
+                f"To read {path}, Python 3.11 or newer is needed, or the package tomli: pip install tomli."
+            ) from error
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DDMError(f"{path} cannot be read as TOML ({error}). Mend it, or begin with --print-config.") from error

@@ -1,0 +1,225 @@
+"""One training from its configuration to its files: what `ddm train` does, for a reporter of any kind."""
+
+import time
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from ..debias.error import DDMError
+from .adapter_page import page_path, write_page
+from .base import Base, check_weights, load_base
+from .board import BoardReporter
+from .checkpoint import checkpoint_path, refuse_left
+from .compilation import compile_blocks
+from .config import TrainConfig
+from .config_file import write_config
+from .file_index import FileIndex
+from .folder import ImageFolder, read_folder
+from .grouping import check_source
+from .model import EMBEDDED, load_model
+from .paper import PaperRun
+from .picture_set import PictureSet, Preparation, folder_set, self_set
+from .preview import Previews
+from .prompt import read_prompts
+from .ranks import Ranks
+from .reporter import Reporter
+from .run import Run
+from .stop_signals import stop_signals
+from .tensor_cache import FOLDER
+
+
+class Stopped(Exception):
+    """The training was stopped, and its state is kept."""
+
+
+@dataclass
+class Job:
+    """A training.
+
+    Args:
+        config: what to do.
+        reporter: told what happens; of several processes, that of the first.
+        ranks: the processes that train together.
+    """
+
+    config: TrainConfig
+    reporter: Reporter = field(default_factory=Reporter)
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        if not self.ranks.first:
+            self.reporter = Reporter()
+        elif self.config.log:
+            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(self.config))
+        self.path = self.config.base or EMBEDDED
+        self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
+
+    def run(self) -> dict[str, Any] | None:
+        """Train.
+
+        Returns:
+            What was made, as JSON; None if it is there already and is not to be overwritten.
+
+        Raises:
+            DDMError: a mistake in what was given, a run that diverges, or a disk that refuses.
+            Stopped: a signal came; the state is kept.
+        """
+        config, note, began = self.config, self.reporter.note, time.monotonic()
+        self.ranks.agreed(self._check)
+        prompts = read_prompts(config.self_prompts) if config.self_prompts else []
+        with self.ranks.first_before_others():
+            folders = self._folders()
+        base = load_base(self.path, self.ranks.device(config.device), tokenizer=config.tokenizer)
+        with self.ranks.first_before_others():
+            sets = self._sets(base, folders)
+        if prompts:
+            sets.append(self._own(base, prompts))
+        run = self._prepare(base, reduce(add, sets))
+        if self.ranks.agreed(lambda: self._is_made(run)):
+            return None
+        if config.resume and not self._resume(run):
+            note(f"There is no checkpoint of {config.out.name} yet, so training begins at step 0.")
+        with self.reporter.steps() as steps, self.reporter.pictures("calibration") as calibrating:
+            previews = self._previews(base, run) if config.previews else None
+            with stop_signals() as stop:
+                complete = run.train(steps, stop, calibrating, previews)
+        if not complete:
+            note(
+                f"Stopped at step {run.training.step} of {config.steps}; the state is kept in {self.checkpoint}. "
+                "Go on with the same command and --resume."
+            )
+            raise Stopped
+        if config.card and self.ranks.first:
+            self._write_pages()
+        seconds = time.monotonic() - began
+        note(f"Wrote {config.out} in {seconds:.0f} s. Recommended α: {run.recommended:g}.")
+        result = self._result(run, seconds)
+        self.reporter.result(result)
+        return result
+
+    def _check(self) -> None:
+        """Find what is wrong before anything is read, and deal with the checkpoint of a run before this one."""
+        config = self.config
+        if config.restart and not config.resume:
+            self.checkpoint.unlink(missing_ok=True)
+        elif not config.resume:
+            refuse_left(self.checkpoint)
+        check_source(config.groups, config.target)
+        check_weights(self.path)
+
+    def _folders(self) -> list[ImageFolder]:
+        """The pictures to learn, and the regularisation set; of each only where there is one."""
+        config = self.config
+        found = []
+        for place, trigger in ((config.folder, config.trigger), (config.reg, "")):
+            if place:
+                pictures = read_folder(place, config.caption, index=FileIndex.of(place, self._cache(place)))
+                found.append(pictures.triggered(trigger))
+        for pictures in found:
+            for skipped in pictures.skipped:
+                self.reporter.note(f"Skipped {skipped.path.name}: {skipped.reason}")
+            for remark in pictures.notes:
+                self.reporter.note(remark)
+        return found
+
+    def _sets(self, base: Base, folders: list[ImageFolder]) -> list[PictureSet]:
+        """Encode the folders."""
+        config, reporter, sets = self.config, self.reporter, []
+        how = Preparation(config.buckets, config.flip, config.masks, config.alpha_mask)
+        for pictures in folders:
+            with reporter.pictures("cache") as report:
+                # A regularisation set has as many pictures as there are to learn.
+                count = len(sets[0].captions) if sets else None
+                sets.append(folder_set(base, pictures, report, self._cache(pictures.root), count, how))
+            for remark in sets[-1].notes:
+                reporter.note(remark)
+        return sets
+
+    def _own(self, base: Base, prompts: list[str]) -> PictureSet:
+        """Let the base make pictures of the prompts."""
+        with self.reporter.pictures("own") as report:
+            return self_set(base, prompts, self.config.self_count, self.config.seed, report)
+
+    def _prepare(self, base: Base, pictures: PictureSet) -> Run:
+        """Find groups and put the LoRAs on the base."""
+        config = self.config
+        with self.reporter.pictures("groups") as report:
+            run = (PaperRun if config.objective == "ddm-paper" else Run)(
+                base,
+                pictures,
+                config.out,
+                config.style,
+                config.groups,
+                config.target,
+                config.settings,
+                config.save_every,
+                lambda what, done, total: report(done, total),
+                self.checkpoint,
+                self.ranks,
+                self.reporter.note,
+            )
+        if config.checkpointing:
+            run.training.save_memory()
+        if config.compile:
+            compile_blocks(base.unet)
+        self.reporter.groups(run.grouping)
+        return run
+
+    def _is_made(self, run: Run) -> bool:
+        """Whether the files are there already and shall stay; only a preview is made then."""
+        config = self.config
+        taken = [file for file in (config.out, config.style) if file and file.exists()]
+        if config.overwrite or not taken:
+            return False
+        if not run.made:
+            raise DDMError(
+                f"{taken[0].name} is there already, and was made of other pictures or with other settings. Choose "
+                "another name, or allow to overwrite it."
+            )
+        self.reporter.note(
+            f"{config.out.name} is there already, made of these pictures with these settings: nothing is trained."
+        )
+        if config.previews:
+            made = load_model(self.path, config.out, config.style, config.device, config.tokenizer)
+            self._previews(made.base, run).make(config.steps)
+        return True
+
+    def _resume(self, run: Run) -> bool:
+        """Go on from the checkpoint if there is one; with `restart`, one of another run is thrown away."""
+        try:
+            return run.resume()
+        except DDMError:
+            if not self.config.restart:
+                raise
+        self.reporter.note("The checkpoint was of another run, and was thrown away.")
+        self.checkpoint.unlink(missing_ok=True)
+        return run.resume()
+
+    def _previews(self, base: Base, run: Run) -> Previews:
+        config = self.config
+        every = config.preview_every or max(1, config.steps // 5)
+        return Previews(base, run.pictures.captions, config.previews, every, self.reporter.preview, config.seed)
+
+    def _cache(self, place: Path) -> Path | None:
+        return None if self.config.no_cache else self.config.cache or place / FOLDER
+
+    def _write_pages(self) -> None:
+        for file in filter(None, (self.config.out, self.config.style)):
+            if not write_page(file):
+                self.reporter.note(f"{page_path(file).name} was not written by the trainer, so it stays as it is.")
+
+    def _result(self, run: Run, seconds: float) -> dict[str, Any]:
+        config = self.config
+        return {
+            "adapter": str(config.out),
+            "style": str(config.style) if config.style else None,
+            "seconds": round(seconds, 1),
+            "steps": config.steps,
+            "pictures": len(run.pictures.captions),
+            "loss": run.training.loss.item(),
+            "recommended_alpha": run.recommended,
+            "groups": config.groups,
+            "found": run.found,
+        }

@@ -1,0 +1,53 @@
+"""What a run depends on, besides base, pictures and groups."""
+
+from dataclasses import asdict, dataclass
+
+from ..debias.dial import ALPHA_MAX
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on, besides base, pictures and groups.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: pictures per step (rows of all kinds).
+        rank: rank of the LoRAs.
+        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
+        alpha_max: the dial is trained over (0, alpha_max].
+        dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
+            only one of its halves knows).
+        keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
+            everything else back as well (.125: men .68 at α = 1 instead of .58).
+        style_share: share of the steps that teach the style LoRA, when there is one; they come first.
+        calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
+        shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
+            leaves captions as they are.
+        optimizer: see `build_optimizer`.
+        min_snr: γ of the loss's weights over timesteps (see `min_snr_weight`); 0 weighs all alike.
+        ema: decay of the weights' average, which is then what is saved; 0 for none.
+        objective: "ddm", or "ddm-paper", the published method, to compare with (see `paper`).
+        paper_alpha: weight of the indicator in "ddm-paper"; it is fixed, and not the adapter's strength α.
+        seed: of everything.
+    """
+
+    steps: int = 400
+    batch: int = 32
+    rank: int = 8
+    rate: float = 2e-3
+    alpha_max: float = ALPHA_MAX
+    dropout: float = 0.15
+    keep: float = 0.05
+    style_share: float = 0.4
+    calibrate: int = 160
+    shuffle: int | None = None
+    optimizer: str = "adamw"
+    min_snr: float = 0.0
+    ema: float = 0.0
+    objective: str = "ddm"
+    paper_alpha: float = 0.05
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, float | str | None]:
+        """Give the settings as JSON, for the adapter's metadata."""
+        return asdict(self)

@@ -1,0 +1,212 @@
+"""What was computed of pictures and texts, kept on disk and found by content, so that it is computed once."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from ..debias.error import DDMError
+from ..debias.storage import free_space, open_tensors, save_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from safetensors import safe_open
+
+FOLDER = ".ddm_cache"
+# A shard is written as soon as it has so many bytes, or after so many seconds: what a killed run loses at the most.
+SHARD, SECONDS = 32 << 20, 20.0
+# Rows of more bytes than this in all stay on disk while they are used: to read one takes a tenth of a millisecond.
+MEMORY = 1 << 30
+
+Tensors = tuple["torch.Tensor", ...]
+Row = Union[Tensors, "Place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row that is on disk.
+
+    Attributes:
+        shard: the file.
+        row: which of its rows.
+        parts: names of its tensors.
+        shape: of the first of them.
+        size: bytes of all of them.
+    """
+
+    shard: Path
+    row: int
+    parts: tuple[str, ...]
+    shape: tuple[int, ...]
+    size: int
+
+    def read(self) -> Tensors:
+        """The tensors, on the CPU.
+
+        Raises:
+            DDMError: the shard is gone.
+        """
+        with open_tensors(self.shard) as file:
+            return self.read_from(file)
+
+    def read_from(self, file: "safe_open") -> Tensors:
+        """The same, of the shard that is open already."""
+        return tuple(file.get_slice(part)[self.row : self.row + 1][0].clone() for part in self.parts)
+
+
+def shape_of(row: Row) -> tuple[int, ...]:
+    """Shape of a row's first tensor."""
+    return row.shape if isinstance(row, Place) else tuple(row[0].shape)
+
+
+def read(row: Row) -> Tensors:
+    """A row's tensors, wherever they are."""
+    return row.read() if isinstance(row, Place) else row
+
+
+def settle(rows: Sequence[Row]) -> list[Row]:
+    """Bring rows into memory if they are small enough together; else leave them where they are."""
+    places = {row for row in rows if isinstance(row, Place)}
+    if sum(place.size for place in places) > MEMORY:
+        return list(rows)
+    loaded: dict[Place, Tensors] = {}
+    for shard, some in groupby(sorted(places, key=lambda place: place.shard), lambda place: place.shard):
+        with open_tensors(shard) as file:
+            for place in some:
+                loaded[place] = place.read_from(file)
+    return [loaded[row] if isinstance(row, Place) else row for row in rows]
+
+
+def gather(rows: Sequence[Row], device: "torch.device") -> Tensors:
+    """Stack the tensors of N rows of one shape, each [N, ...], and bring them to a device; a GPU is not waited for."""
+    import torch
+
+    def moved(parts: Sequence["torch.Tensor"]) -> "torch.Tensor":
+        stacked = torch.stack(parts)
+        return stacked.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else stacked.to(device)
+
+    return tuple(moved(parts) for parts in zip(*map(read, rows), strict=True))
+
+
+class Memory(dict[str, Row]):
+    """The same as `TensorCache` for those who want nothing on disk."""
+
+    def add(self, keys: Sequence[str], tensors: Sequence["torch.Tensor"]) -> None:
+        """Add rows; arguments as in `TensorCache.add`."""
+        tensors = [part.cpu() for part in tensors]
+        self.update({key: tuple(part[row] for part in tensors) for row, key in enumerate(keys)})
+
+    def check_room(self, size: float) -> None:
+        """There is nothing to check."""
+
+    def flush(self) -> None:
+        """There is nothing to write."""
+
+
+class TensorCache:
+    """Rows of tensors in safetensors shards that are never rewritten.
+
+    A shard that is damaged, or of another kind, counts as not there. Whoever deletes the folder loses time only.
+
+    Args:
+        folder: where the shards are; made when the first one is written.
+        kind: what the rows are; begins the shards' names.
+        maker: what they were made by, such as the hash of a model: rows of another maker are none.
+        parts: names of a row's tensors.
+    """
+
+    def __init__(self, folder: Path, kind: str, maker: str, parts: Sequence[str]):
+        self.folder, self.kind, self.parts = folder, kind, tuple(parts)
+        self.metadata = {"ddm.kind": kind, "ddm.maker": maker}
+        self.pending: list[tuple[Sequence[str], Tensors]] = []
+        self.size = 0  # bytes of what is pending
+        self.written = time.monotonic()
+        self.places: dict[str, Place] = {}
+        for shard in sorted(folder.glob(f"{kind}-*.safetensors")):
+            self.places = self._look(shard) | self.places
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.places
+
+    def __getitem__(self, key: str) -> Place:
+        return self.places[key]
+
+    def _look(self, shard: Path) -> dict[str, Place]:
+        try:
+            with open_tensors(shard) as file:
+                metadata = dict(file.metadata() or {})
+                if {name: metadata.get(name) for name in self.metadata} != self.metadata:
+                    return {}
+                keys = json.loads(metadata["ddm.keys"])
+                shapes = [tuple(file.get_slice(part).get_shape()) for part in self.parts]
+        except (DDMError, KeyError, ValueError):
+            return {}
+        if any(shape[0] != len(keys) for shape in shapes):
+            return {}
+        size = shard.stat().st_size // max(len(keys), 1)
+        return {key: Place(shard, row, self.parts, shapes[0][1:], size) for row, key in enumerate(keys)}
+
+    def add(self, keys: Sequence[str], tensors: Sequence["torch.Tensor"]) -> None:
+        """Add rows. They are there once they are written, which `flush` sees to at the end.
+
+        Args:
+            keys: [N] what they are found by.
+            tensors: for each of the parts [N, ...]. Rows of one shard have one shape.
+
+        Raises:
+            DDMError: the file system refuses.
+        """
+        tensors = tuple(part.cpu() for part in tensors)
+        if self.pending and [part.shape[1:] for part in self.pending[0][1]] != [part.shape[1:] for part in tensors]:
+            self.flush()
+        self.pending.append((keys, tensors))
+        self.size += sum(part.nbytes for part in tensors)
+        if self.size >= SHARD or time.monotonic() - self.written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending; errors as in `add`."""
+        import torch
+
+        self.written, self.size = time.monotonic(), 0
+        if not self.pending:
+            return
+        keys = [key for some, _ in self.pending for key in some]
+        tensors = [torch.cat(parts) for parts in zip(*(parts for _, parts in self.pending), strict=True)]
+        self.pending.clear()
+        name = hashlib.sha256(json.dumps([self.metadata, *keys]).encode()).hexdigest()[:16]
+        shard = self.folder / f"{self.kind}-{name}.safetensors"
+        metadata = {**self.metadata, "ddm.keys": json.dumps(keys)}
+        save_tensors(shard, dict(zip(self.parts, tensors, strict=True)), metadata)
+        size = sum(part[0].nbytes for part in tensors)
+        for row, key in enumerate(keys):
+            self.places[key] = Place(shard, row, self.parts, tuple(tensors[0].shape[1:]), size)
+
+    def check_room(self, size: float) -> None:
+        """Make sure that there is room for so many bytes more.
+
+        Raises:
+            DDMError: there is not.
+        """
+        free = free_space(self.folder)
+        if size * 1.05 > free:
+            raise DDMError(
+                f"The {self.kind} of this set need {size / 2**20:,.0f} MiB in {self.folder}, and only "
+                f"{free / 2**20:,.0f} MiB are free. Free some space, choose another place with --cache, or keep none "
+                "with --no-cache."
+            )
+
+
+def weights_hash(model: "torch.nn.Module", *facts: object) -> str:
+    """SHA-256 (hexadecimal) over a model's weights and whatever else its answers depend on."""
+    import torch
+
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"\0{name}\0".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

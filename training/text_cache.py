@@ -1,0 +1,75 @@
+"""Encoded sentences: each is encoded once, kept on disk by content, and read when it is said."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .tensor_cache import Memory, Row, TensorCache, gather, settle, weights_hash
+from .text import Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from .base import Base
+
+# How many sentences are encoded before they are put away.
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Texts:
+    """M encoded sentences, in memory or on disk.
+
+    Attributes:
+        device: where batches are brought to.
+        rows: tokens [L, D] of each, and with SDXL the pooled embedding [P].
+    """
+
+    device: "torch.device"
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: "np.ndarray | torch.Tensor") -> Text:
+        """Some of them, in float32."""
+        return Text(*gather([self.rows[row] for row in rows.tolist()], self.device)).float()
+
+
+def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = None) -> Texts:
+    """Encode sentences.
+
+    Args:
+        cache: a folder that keeps them; what is there already is not encoded again.
+
+    Raises:
+        DDMError: the cache has no room or may not be written.
+    """
+    parts = ("tokens",) if base.text_encoder_2 is None else ("tokens", "pooled")
+    store = TensorCache(cache, "texts", encoders_hash(base), parts) if cache else Memory()
+    keys = {sentence: hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences}
+    missing = [sentence for sentence, key in keys.items() if key not in store]
+    try:
+        for start in range(0, len(missing), BATCH):
+            some = missing[start : start + BATCH]
+            text = base.encode_text(some)
+            tensors = [text.tokens] if text.pooled is None else [text.tokens, text.pooled]
+            if start == 0:
+                store.check_room(len(missing) * sum(part[0].nbytes for part in tensors))
+            store.add([keys[sentence] for sentence in some], tensors)
+    finally:
+        store.flush()
+    return Texts(base.device, settle([store[keys[sentence]] for sentence in sentences]))
+
+
+def encoders_hash(base: "Base") -> str:
+    """A hash of everything that embeddings depend on, but the sentence."""
+    digest = hashlib.sha256()
+    for encoder, tokenizer in ((base.text_encoder, base.tokenizer), (base.text_encoder_2, base.tokenizer_2)):
+        if encoder is not None:
+            facts = (base.dtype, tokenizer.model_max_length, tokenizer.pad_token, sorted(tokenizer.get_vocab().items()))
+            digest.update(weights_hash(encoder, *facts).encode())
+    return digest.hexdigest()

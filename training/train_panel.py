@@ -1,0 +1,76 @@
+"""What a host's page shows of a training: its state as plain values, kept up to date by the trainer's events."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Points of the loss curve at the most; beyond, every second one is dropped.
+POINTS = 240
+
+
+class TrainPanel:
+    """The panel of one run.
+
+    Args:
+        title: name of the adapter.
+        reference: how the host's /view finds a preview file.
+
+    Attributes:
+        values: the panel, JSON-able: `phase` is starting, cache, own, groups, training, calibration, done or stopped.
+        preview: the last preview file.
+    """
+
+    def __init__(self, title: str, reference: Callable[[Path], dict[str, str]]):
+        self.reference = reference
+        self.preview: Path | None = None
+        self.values: dict[str, Any] = {
+            "kind": "train",
+            "title": title,
+            "phase": "starting",
+            "done": 0,
+            "total": 0,
+            "seconds_left": None,
+            "losses": [],
+            "ess": None,
+            "attributes": [],
+            "preview": None,
+            "remarks": [],
+            "files": {},
+        }
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take in an event of the trainer (see `JSONReporter`)."""
+        values = self.values
+        if "phase" in event:
+            values |= {name: event[name] for name in ("phase", "done", "total", "seconds_left")}
+            if event.get("loss") is not None:
+                values["losses"].append([event["done"], round(event["loss"], 5)])
+                if len(values["losses"]) > POINTS:
+                    del values["losses"][-2:0:-2]
+                values["ess"] = event.get("ess")
+        elif "preview" in event:
+            self.preview = Path(event["preview"])
+            values["preview"] = {"step": event["step"], "file": self.reference(self.preview)}
+        elif "groups" in event:
+            values["attributes"] = event["groups"]
+        elif "note" in event:
+            values["remarks"].append(event["note"])
+
+    def stop(self) -> str:
+        """The run was cancelled; returns what to say of it."""
+        began = self.values["phase"] in ("training", "calibration")
+        self.values |= {"phase": "stopped", "seconds_left": None}
+        self.values["summary"] = (
+            "Stopped. What was trained is kept: start it again with the same inputs to go on."
+            if began
+            else "Stopped before any training."
+        )
+        return self.values["summary"]
+
+    def fail(self, sentence: str) -> None:
+        """The run ended for a reason that the sentence says."""
+        self.values |= {"phase": "stopped", "seconds_left": None, "summary": sentence}
+
+    def finish(self, card: Mapping[str, Any], summary: str) -> None:
+        """The adapter is there, and this is its card."""
+        self.values |= {"phase": "done", "seconds_left": None, "card": dict(card), "summary": summary}
