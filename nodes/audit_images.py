@@ -22,9 +22,7 @@ class AuditImages(io.ComfyNode):
             search_aliases=["dataset", "bias", "balance", "training images"],
             is_output_node=True,
             inputs=[
-                *training_set.inputs(
-                    "The model that you will train for, as a folder in diffusers layout (models/diffusers)."
-                ),
+                *training_set.inputs("The model that you will train for"),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -65,8 +63,6 @@ class AuditImages(io.ComfyNode):
         from .report_files import chart_image, new_place
 
         path, base = picture_folder.resolve(folder), files.resolve_weights(weights)
-        if not base.is_dir():
-            raise DDMError(f"{weights} is a checkpoint. An audit needs the model as a folder in diffusers layout.")
         device = comfy.model_management.get_torch_device()
         if device.type == "cuda":
             comfy.model_management.unload_all_models()
@@ -75,8 +71,7 @@ class AuditImages(io.ComfyNode):
         audit = audit_folder(
             pictures,
             base,
-            groups.strip(),
-            target.strip() or "uniform",
+            *training_set.wanted(groups, target),
             title=f"What is in {folder}",
             seed=seed,
             device=str(device),

@@ -1,13 +1,12 @@
 """DDM Fairness Report: who is in the pictures of a graph, gathered over queued runs, and how sure one can be."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..debias.gathering import Gatherings
 from .target import check_target
 from .types import Probe, Report, schema
 
@@ -15,24 +14,13 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..debias.collection import Collection, Origin
-    from .report_files import Place
+    from ..debias.collection import Origin
 
-# Collections that are kept while the server runs; the one that was used longest ago goes first.
-KEPT = 32
 # Pictures that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
 
 
-@dataclass
-class Gathered:
-    """A collection and, once there is a report on it, its place: every run writes it anew."""
-
-    collection: "Collection"
-    place: "Place | None" = None
-
-
-_gathered: "OrderedDict[tuple, Gathered]" = OrderedDict()
+_gatherings = Gatherings()
 
 
 class FairnessReport(io.ComfyNode):
@@ -131,7 +119,7 @@ class FairnessReport(io.ComfyNode):
 
         probes = [probe[0], *(watch or [])[:1]]
         owner = (cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
-        kept = _collection((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
+        kept = _gatherings.get((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
         done, total = 0, sum(len(batch) for batch in images)
         progress = Progress(total)
         pictures = _pictures(images, prompt, alpha, seed)
@@ -166,33 +154,6 @@ def _pictures(
             # A list of batches of one seed goes on counting where the last one ended.
             place = places[key] = places.get(key, -1) + 1
             yield from_pixels(pixels), Origin(*key, place=0 if key[2] is None else place)
-
-
-def _collection(owner: tuple, probes: Sequence[Any], target: str, collect: bool) -> Gathered:
-    """The collection that this node gathers with these probes and this target; a new one if there is none.
-
-    Raises:
-        DDMError: a target over other classes than the probe's, or two probes for one attribute.
-    """
-    from ..debias.collection import Collection
-    from ..debias.target import Target
-
-    asked = Target.parse(target or "uniform", probes[0].names)
-    key = (*owner, asked, *(_identity(probe) for probe in probes))
-    if not collect:
-        _gathered.pop(key, None)
-    if key not in _gathered:
-        fresh = Collection(probes, [asked, *(None for _ in probes[1:])])
-        _gathered[key] = Gathered(fresh)
-        while len(_gathered) > KEPT:
-            _gathered.popitem(last=False)
-    _gathered.move_to_end(key)
-    return _gathered[key]
-
-
-def _identity(probe: Any) -> tuple:
-    """What tells probes apart: a file that was read again is the same probe if nothing in it has changed."""
-    return (probe.attribute, probe.names, probe.identity, probe.head.weight.cpu().numpy().tobytes())
 
 
 def _workflow(extra: Any) -> str:

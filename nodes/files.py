@@ -5,35 +5,56 @@ of them; nothing is joined to a path that was not found there.
 """
 
 import os
-import re
 from pathlib import Path
 
 import folder_paths
 
 from ..debias.error import DDMError
-from ..debias.storage import check_tensors
+from ..debias.storage import check_tensors, named_file, read_metadata
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 # Which of the host's folders: what it holds, where it is below models/.
 ADAPTERS, CHECKPOINTS, DDM = "loras", "checkpoints", "ddm"
 WRITTEN = {ADAPTERS: "an adapter", DDM: "a probe"}
-LONGEST = 80
+CALLED = {"head": "a head for distribution guidance", "invariant": "a module for invariant guidance"}
 KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file"}
 
 
 def register_folders() -> None:
-    """Make models/ddm known to the host, and show the pack's own probes and adapter in its lists."""
+    """Make models/ddm known to the host, and show what comes with the pack in its lists."""
     paths = folder_paths.folder_names_and_paths.get(DDM, ([], set()))[0]  # from extra_model_paths.yaml, if there
-    ours = [str(Path(folder_paths.models_dir) / DDM), str(EXAMPLES / "probes")]
+    ours = [str(Path(folder_paths.models_dir) / DDM), str(EXAMPLES / "probes"), str(EXAMPLES / "guidance")]
     # An explicit extension: a folder that is only added shows every file.
     folder_paths.folder_names_and_paths[DDM] = (list(dict.fromkeys([*paths, *ours])), {".safetensors"})
     folder_paths.add_model_folder_path(ADAPTERS, str(EXAMPLES / "adapters"))
 
 
-def names(folder: str) -> list[str]:
-    """The safetensors files of one of the host's folders, as its own lists name them."""
-    return [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(".safetensors")]
+def names(folder: str, kind: str | None = None) -> list[str]:
+    """The safetensors files of one of the host's folders, as its own lists name them.
+
+    Args:
+        kind: leave out files of which it is known that they are of another kind (`ddm.kind` in their metadata).
+    """
+    found = [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(".safetensors")]
+    return found if kind is None else [name for name in found if _kind(folder, name) in (kind, None)]
+
+
+def check_kind(name: str | None, kind: str) -> bool | str:
+    """A sentence when a file of models/ddm is not there or is of another kind, else True; only its header is read."""
+    try:
+        if name is not None and read_metadata(resolve(DDM, name)).get("ddm.kind") != kind:
+            return f"{name} is not {CALLED[kind]}. Choose another file, or make one with `ddm {kind}`."
+    except DDMError as error:
+        return str(error)
+    return True
+
+
+def _kind(folder: str, name: str) -> str | None:
+    try:
+        return read_metadata(resolve(folder, name)).get("ddm.kind")
+    except DDMError:
+        return None
 
 
 def resolve(folder: str, name: str) -> Path:
@@ -61,27 +82,12 @@ def new_file(folder: str, name: str) -> Path:
     Raises:
         DDMError: the name is none that a file can have, or leads out of the folder.
     """
-    stem = name.strip().removesuffix(".safetensors")
-    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
-        raise DDMError(
-            f"{name!r} is no name for {WRITTEN[folder]}. Use letters, digits, blanks and hyphens, without a folder: it "
-            f"is saved in models/{folder}."
-        )
-    root = Path(folder_paths.get_folder_paths(folder)[0]).resolve()
-    target = (root / f"{stem}.safetensors").resolve()
-    if target.parent != root:
-        raise DDMError(f"{name!r} leads out of models/{folder}. Choose another name.")
-    return target
+    return named_file(folder_paths.get_folder_paths(folder)[0], name, WRITTEN[folder])
 
 
 def weights_names() -> list[str]:
-    """What DDM Load Weights offers: the embedded model, folders in diffusers layout, checkpoints."""
-    return [*diffusers_names(), *names(CHECKPOINTS)]
-
-
-def diffusers_names() -> list[str]:
-    """The embedded model, and folders in diffusers layout."""
-    return [EMBEDDED, *_diffusers_folders()]
+    """The models there are: the embedded one, folders in diffusers layout, checkpoints."""
+    return [EMBEDDED, *_diffusers_folders(), *names(CHECKPOINTS)]
 
 
 def resolve_weights(name: str) -> Path:

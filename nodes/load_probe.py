@@ -21,7 +21,7 @@ class LoadProbe(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "probe",
-                    options=files.names(files.DDM),
+                    options=files.names(files.DDM, "probe"),
                     tooltip="A probe in models/ddm, or one that comes with ComfyUI-DDM (those are for the small "
                     "model's pictures). Make your own with DDM Fit Probe.",
                 ),

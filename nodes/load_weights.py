@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
 from .files import resolve_weights, stamp, weights_names
-from .native import load_folder, weight_files
+from .native import BASE_HASH, load_folder, weight_files
 from .types import schema
 
 
@@ -21,7 +21,7 @@ class LoadWeights(io.ComfyNode):
             node_id="DDMLoadWeights",
             display_name="DDM Load Weights",
             description="Loads a base model: the small one that comes with ComfyUI-DDM, a folder in diffusers layout "
-            "(models/diffusers), or a checkpoint. From a folder, the model is recognised by the adapters made for it.",
+            "(models/diffusers), or a checkpoint. The model is recognised by the adapters made for it.",
             search_aliases=["diffusers", "checkpoint", "load model", "tiny people", "fair"],
             inputs=[
                 io.Combo.Input(
@@ -57,6 +57,8 @@ class LoadWeights(io.ComfyNode):
     @classmethod
     def execute(cls, weights: str) -> io.NodeOutput:
         """MODEL, CLIP and VAE."""
+        from ..training.file_hash import hash_files
+
         path = resolve_weights(weights)
         if path.is_dir():
             return io.NodeOutput(*load_folder(path))
@@ -73,4 +75,6 @@ class LoadWeights(io.ComfyNode):
                 f"{path.name} is no whole checkpoint: it lacks the U-Net, the text encoder or the VAE. Choose another "
                 "file, or load the parts with ComfyUI's own nodes."
             )
-        return io.NodeOutput(*parts)
+        model = parts[0].clone()
+        model.set_attachments(BASE_HASH, hash_files([path]))
+        return io.NodeOutput(model, *parts[1:])

@@ -4,21 +4,29 @@ import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
 from ..debias.adapter import AdapterCard
+from ..debias.card import LoadedCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
 from . import files, picture_folder, training_set
-from .card import LoadedCard
-from .train_panel import TrainPanel
 from .types import Card, schema
+
+if TYPE_CHECKING:
+    from ..training.train_panel import TrainPanel
 
 # Seconds between two messages to the page, but for those that say something new.
 PAUSE = 0.25
+
+
+# What `masks` offers, and the trainer's options for it.
+FILES = "mask files"
+MASKS = {FILES: ["--masks"], "mask files, else opacity": ["--masks", "--alpha-mask"], "none": ["--no-masks"]}
 
 
 class Train(io.ComfyNode):
@@ -27,7 +35,7 @@ class Train(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        shared = training_set.inputs("The model to train for, as a folder in diffusers layout (models/diffusers).")
+        shared = training_set.inputs("The model to train for")
         return schema(
             node_id="DDMTrain",
             display_name="DDM Train",
@@ -70,6 +78,39 @@ class Train(io.ComfyNode):
                     default=False,
                     tooltip="Replace an adapter of this name, and a stopped run of this name with other inputs.",
                 ),
+                io.String.Input(
+                    "trigger",
+                    default="",
+                    optional=True,
+                    tooltip="A word that is said at the beginning of every caption.",
+                ),
+                io.Boolean.Input(
+                    "shuffle_caption",
+                    default=False,
+                    optional=True,
+                    tooltip="Put what a caption has between commas into another order each time; the first part and "
+                    "the trigger stay.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    optional=True,
+                    tooltip="Learn from mirror images too; not where left and right matter, as in writing.",
+                ),
+                io.Combo.Input(
+                    "masks",
+                    options=list(MASKS),
+                    default=FILES,
+                    optional=True,
+                    tooltip="What is learnt most of all: what is white in the mask beside a picture "
+                    "(face-masklabel.png for face.png), or what is opaque where there is no such file.",
+                ),
+                io.Boolean.Input(
+                    "buckets",
+                    default=True,
+                    optional=True,
+                    tooltip="Keep about the shape of each picture; off: all are cropped to their centre square.",
+                ),
             ],
             outputs=[
                 AdapterName.Output(display_name="adapter", tooltip="The adapter's name, for DDM Load Adapter."),
@@ -93,10 +134,10 @@ class Train(io.ComfyNode):
         overwrite: bool,
     ) -> bool | str:
         """A sentence if folder, model or groups are not there, or the name is taken or none for a file."""
+        from ..training.trainer import check_same
+
         try:
-            training_set.check(
-                folder, weights, groups, "uniform" if target is not None and not target.strip() else target
-            )
+            training_set.check(folder, weights, groups, target)
             if name is not None:
                 out = files.new_file(files.ADAPTERS, name)
                 if overwrite is False and out.exists():
@@ -126,33 +167,47 @@ class Train(io.ComfyNode):
         calibrate: int,
         seed: int,
         overwrite: bool,
+        trigger: str = "",
+        shuffle_caption: bool = False,
+        flip: bool = False,
+        masks: str = FILES,
+        buckets: bool = True,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
+        from ..training.tokenizer import find_tokenizer
+        from ..training.train_panel import TrainPanel
+        from ..training.trainer import train_arguments
+
         pictures, base = picture_folder.resolve(folder), files.resolve_weights(weights)
-        if not base.is_dir():
-            raise DDMError(f"{weights} is a checkpoint. The trainer needs the model as a folder in diffusers layout.")
+        source, goal = training_set.wanted(groups, target)
         out = files.new_file(files.ADAPTERS, name)
         checkpoint = Path(folder_paths.get_output_directory()) / "ddm" / f"{out.stem}.checkpoint.safetensors"
         shown = f"ddm/train_{uuid.uuid4().hex[:8]}"
         device = comfy.model_management.get_torch_device()
-        arguments = [
-            str(pictures),
-            f"--base={base}",
-            f"--out={out}",
-            f"--groups={groups.strip()}",
-            f"--target={target.strip() or 'uniform'}",
-            f"--steps={steps}",
-            f"--rank={rank}",
-            f"--calibrate={calibrate}",
-            f"--seed={seed}",
-            f"--checkpoint={checkpoint}",
-            f"--previews={Path(folder_paths.get_temp_directory()) / shown}",
-            f"--device={device if device.type in ('cpu', 'cuda', 'mps') else 'auto'}",
-            "--overwrite" if overwrite else "--no-overwrite",
-        ]
-        arguments += [f"--caption={caption.strip()}"] if caption.strip() else []
-        arguments += [f"--style={out.with_stem(out.stem + '_style')}"] if style else []
-        arguments += ["--resume", *(["--restart"] if overwrite else [])] if checkpoint.exists() else []
+        options = ["--buckets" if buckets else "--no-buckets", *MASKS[masks]]
+        options += [f"--trigger={trigger.strip()}"] if trigger.strip() else []
+        options += ["--shuffle-caption"] if shuffle_caption else []
+        options += ["--flip"] if flip else []
+        arguments = train_arguments(
+            pictures,
+            base,
+            out,
+            checkpoint=checkpoint,
+            previews=Path(folder_paths.get_temp_directory()) / shown,
+            device=device.type,
+            groups=source,
+            target=goal,
+            caption=caption,
+            style=style,
+            steps=steps,
+            rank=rank,
+            calibrate=calibrate,
+            seed=seed,
+            overwrite=overwrite,
+            # The host's own: the trainer runs elsewhere.
+            tokenizer=None if base.is_dir() else find_tokenizer(base),
+            options=options,
+        )
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
         panel = TrainPanel(out.stem, lambda file: {"filename": file.name, "subfolder": shown, "type": "temp"})
@@ -163,32 +218,15 @@ class Train(io.ComfyNode):
 AdapterName = io.Custom("COMBO,STRING")  # a choice of DDM Load Adapter, and text
 
 
-def check_same(out: Path, groups: str | None, settings: dict[str, int | None]) -> None:
-    """Refuse to write to a file that obviously is of another run; the trainer itself compares everything.
-
-    Raises:
-        DDMError: it is, or is no adapter of ours.
-    """
-    card = AdapterCard.from_metadata(read_metadata(out))
-    known = {"groups": card.groups, **card.training} if card else {}
-    wanted = {"groups": groups, **settings}
-    if card is None or any(value is not None and known.get(key) != value for key, value in wanted.items()):
-        what = "was not made by this node" if card is None else "was trained with other settings"
-        raise DDMError(
-            f"There is an adapter called {out.name} in models/loras already, and it {what}. Choose another name, or "
-            "switch overwrite on."
-        )
-
-
-def run(arguments: list[str], panel: TrainPanel, node: str) -> None:
+def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
     """Train to the end, with the state of the run in the host's bar and in the node.
 
     Raises:
         InterruptProcessingException: the user cancelled; what was trained is kept.
         DDMError: what the trainer said.
     """
+    from ..training.trainer import Trainer
     from .progress import Progress
-    from .trainer import Trainer
 
     told = 0.0
 
@@ -221,12 +259,12 @@ def run(arguments: list[str], panel: TrainPanel, node: str) -> None:
         tell()
         raise
     except DDMError as error:
-        panel.values |= {"phase": "stopped", "summary": str(error)}
+        panel.fail(str(error))
         tell()
         raise
 
 
-def result(out: Path, panel: TrainPanel) -> io.NodeOutput:
+def result(out: Path, panel: "TrainPanel") -> io.NodeOutput:
     """What the node hands out: name, card and the last preview, which goes to the output folder as well."""
     from PIL import Image
 

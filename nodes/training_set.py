@@ -4,16 +4,22 @@ from comfy_api.latest import io
 
 from . import files, picture_folder
 
+UNIFORM = "uniform"
 
-def inputs(weights_tooltip: str) -> list[io.Input]:
-    """The inputs folder, weights, groups, target and caption; `weights_tooltip` says what the model is for."""
+
+def inputs(purpose: str) -> list[io.Input]:
+    """The inputs folder, weights, groups, target and caption; `purpose` says which model is wanted."""
     return [
         io.Combo.Input(
             "folder",
             options=picture_folder.names(),
             tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
         ),
-        io.Combo.Input("weights", options=files.diffusers_names(), tooltip=weights_tooltip),
+        io.Combo.Input(
+            "weights",
+            options=files.weights_names(),
+            tooltip=f"{purpose}: Stable Diffusion 1.x, 2.x or XL, from models/diffusers or models/checkpoints.",
+        ),
         io.String.Input(
             "groups",
             default="discovered",
@@ -21,7 +27,7 @@ def inputs(weights_tooltip: str) -> list[io.Input]:
         ),
         io.String.Input(
             "target",
-            default="uniform",
+            default=UNIFORM,
             tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
         ),
         io.String.Input(
@@ -37,13 +43,19 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     """Check what is known of these inputs before the graph runs; None is what comes over a wire.
 
     Raises:
-        DDMError: folder or model are not there, or the groups are not known or cannot have the target.
+        DDMError: folder or model are not there, or no base, or the groups are not known or cannot have the target.
     """
+    from ..training.base import check_weights
     from ..training.grouping import check_source
 
     if folder is not None:
         picture_folder.resolve(folder)
     if weights is not None:
-        files.resolve_weights(weights)
+        check_weights(files.resolve_weights(weights))
     if groups is not None and target is not None:
-        check_source(groups.strip(), target.strip())
+        check_source(*wanted(groups, target))
+
+
+def wanted(groups: str, target: str) -> tuple[str, str]:
+    """Source and target as the trainer takes them: nothing at all is a uniform target."""
+    return groups.strip(), target.strip() or UNIFORM

@@ -16,6 +16,19 @@ def adapter(alpha: float = 1.0, name: str = ADAPTER, strength_from: str = "alpha
     return {"adapter": {"class_type": "DDMLoadAdapter", "inputs": inputs | ({"clip": ["base", 1]} if clip else {})}}
 
 
+def guidance(model: str = "base", **inputs) -> dict:
+    """Node `guidance`: distribution guidance by the head that comes along."""
+    values = {"head": "gender_head.safetensors", "scale": 8.0, "mode": "queue", "target": "uniform"}
+    values |= {"keep_counts": True, "counts": "", "model": [model, 0]}
+    return {"guidance": {"class_type": "DDMDistributionGuidance", "inputs": values | inputs}}
+
+
+def invariant(model: str = "base", strength: float = 1.0) -> dict:
+    """Node `invariant`: invariant guidance by the module that comes along."""
+    inputs = {"model": [model, 0], "module": "tiny_people_invariant.safetensors", "strength": strength}
+    return {"invariant": {"class_type": "DDMInvariantGuidance", "inputs": inputs}}
+
+
 def stock_lora(alpha: float = 1.0, name: str = ADAPTER) -> dict:
     """Node `lora` on `base`: the host's own loader."""
     inputs = {"model": ["base", 0], "clip": ["base", 1], "lora_name": name}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from . import graphs
 from .listener import Listener
-from .server import EMBEDDED, Failed, Refused
+from .server import ADAPTER, EMBEDDED, PACK, Failed, Refused
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +181,53 @@ def test_the_trainer_ends_with_the_server(host, folder, tmp_path_factory, server
 
 def test_the_embedded_model_is_offered_first(server):
     assert server.options("DDMTrain", "weights")[0] == EMBEDDED
+
+
+def test_the_options_of_the_folder_reach_the_trainer(server, folder):
+    root = server.base / "input" / "shapes"
+    for number, size in enumerate([(64, 64)] * 4 + [(120, 72)] * 4):
+        (root / "one" if number % 4 else root / "two").mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", size, (30 * number, 90, 60))
+        picture.save(root / ("one" if number % 4 else "two") / f"{number}.png")
+    half = Image.new("L", (64, 64))
+    half.paste(255, (0, 0, 32, 64))
+    half.save(root / "one" / "1-masklabel.png")
+    given = {"trigger": "sks", "shuffle_caption": True, "flip": True, "caption": "a colour, plain"}
+    (made,) = server.run(graphs.train("shapes", name="shaped", **given))["train"]["ddm_panel"]
+    said = " ".join(made["remarks"])
+    assert "Masks: 1 of 8 pictures" in said and "80×48 (4)" in said
+    card = load_adapter(server.base / "models" / "loras" / "shaped.safetensors").card
+    assert card.concepts == ["sks, a colour, plain"] and card.training["shuffle"] == 2
+    (made,) = server.run(graphs.train("shapes", name="square", masks="none", buckets=False))["train"]["ddm_panel"]
+    assert not {"Masks", "Buckets"} & {remark.split()[0].strip(",:") for remark in made["remarks"]}
+
+
+def test_nothing_as_a_target_is_a_uniform_one(server, folder):
+    made = server.run(graphs.train(folder, name="empty", target=" "))["train"]["ddm_panel"][0]
+    assert made["card"]["target"] == {"dark": 0.5, "light": 0.5}
+
+
+def test_a_biased_set_without_labels_comes_along(server):
+    name = server.options("DDMTrain", "folder")[1]
+    with pytest.raises(Failed, match=r"six_men_to_one_woman has no label column .gender. \(columns: none\)"):
+        server.run(graphs.train(name, name="biased", groups="labels:gender", caption=""))
+    drawn = server.base / "temp" / "ddm_example" / "six_men_to_one_woman"
+    assert len(list(drawn.glob("*.png"))) == len(list(drawn.glob("*.txt"))) == 504
+
+
+@pytest.fixture
+def lora(server):
+    """A LoRA among the checkpoints."""
+    file = server.base / "models" / "checkpoints" / "lora.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes((PACK / "examples" / "adapters" / ADAPTER).read_bytes())
+    yield file.name
+    file.unlink()
+
+
+def test_checkpoints_are_offered_and_one_that_is_no_base_is_refused_before_anything_runs(server, folder, lora):
+    for node in ("DDMTrain", "DDMAuditImages"):
+        assert lora in server.options(node, "weights")
+    with pytest.raises(Refused) as refused:
+        server.queue(graphs.train(folder, name="wrong", weights=lora))
+    assert "is no checkpoint of Stable Diffusion" in str(refused.value.node_errors["train"])
