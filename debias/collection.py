@@ -29,12 +29,14 @@ class Origin:
         alpha: strength of the adapter, None if it does not apply.
         seed: of the noise of its batch, 0 or more; None if it is not known, and then the picture stands alone.
         place: its place in the batch.
+        name: of the condition, where α alone does not tell it.
     """
 
     prompt: str
     alpha: float | None = None
     seed: int | None = None
     place: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Collection:
         return Records.of(
             [one.origin.prompt for one in seen],
             attributes_of(self._probes, self._targets, given),
-            [Condition(one.origin.alpha) for one in seen],
+            [Condition(one.origin.alpha, name=one.origin.name) for one in seen],
             [one.seed for one in seen],
             features=np.array([one.features for one in seen]),
             thumbnails=[one.thumbnail for one in seen],

@@ -8,6 +8,7 @@ from .error import DDMError
 
 # What the sliders of the nodes allow.
 LOWEST, HIGHEST = -1.0, 2.0
+SHAPES = ("constant", "ramp", "early", "custom")
 # Into how many steps of constant strength the whole course is cut where α changes gradually.
 PIECES = 20
 
@@ -105,3 +106,20 @@ class AlphaSchedule:
         """The points as plain values, with the ends at 0 and 1, for a panel to draw."""
         ends: Sequence[tuple[float, float]] = [(0.0, self.points[0][1]), *self.points, (1.0, self.points[-1][1])]
         return [{"position": position, "alpha": alpha} for position, alpha in dict.fromkeys(ends)]
+
+
+def make_schedule(shape: str, alpha: float, alpha_end: float, switch: float, points: str) -> AlphaSchedule:
+    """The schedule of a shape: constant and ramp from `alpha`, early up to `switch`, custom by `points`.
+
+    Raises:
+        DDMError: an unknown shape, or points that cannot be read.
+    """
+    if shape == "constant":
+        return AlphaSchedule.constant(alpha)
+    if shape == "ramp":
+        return AlphaSchedule.ramp(alpha, alpha_end)
+    if shape == "early":
+        return AlphaSchedule.early(alpha, alpha_end, switch)
+    if shape == "custom":
+        return AlphaSchedule.parse(points)
+    raise DDMError(f"The shape {shape!r} is unknown. Choose {', '.join(SHAPES)}.")

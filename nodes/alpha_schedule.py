@@ -4,33 +4,15 @@ import comfy.hooks
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
-from ..debias.schedule import HIGHEST, LOWEST, AlphaSchedule
+from ..debias.schedule import HIGHEST, LOWEST, SHAPES, make_schedule
 from .adapter_file import AdapterFile, check_name
 from .files import ADAPTERS, names, resolve, stamp
 from .types import Card, schema
 
-SHAPES = ["constant", "ramp", "early", "custom"]
 UNCHECKED = (
     "No model is connected, so whether the adapter fits it is not checked: one that does not fit changes nothing."
 )
 WITHOUT_TEXT = "The file also changes the text encoder; the prompts are encoded already, so this half is left out."
-
-
-def make_schedule(shape: str, alpha: float, alpha_end: float, switch: float, points: str) -> AlphaSchedule:
-    """The schedule that the node's widgets describe.
-
-    Raises:
-        DDMError: an unknown shape, or points that cannot be read.
-    """
-    if shape == "constant":
-        return AlphaSchedule.constant(alpha)
-    if shape == "ramp":
-        return AlphaSchedule.ramp(alpha, alpha_end)
-    if shape == "early":
-        return AlphaSchedule.early(alpha, alpha_end, switch)
-    if shape == "custom":
-        return AlphaSchedule.parse(points)
-    raise DDMError(f"The shape {shape!r} is unknown. Choose {', '.join(SHAPES)}.")
 
 
 class AlphaScheduleNode(io.ComfyNode):
@@ -66,7 +48,7 @@ class AlphaScheduleNode(io.ComfyNode):
                 io.Combo.Input("adapter", options=names(ADAPTERS), tooltip="An adapter file from models/loras."),
                 io.Combo.Input(
                     "shape",
-                    options=SHAPES,
+                    options=list(SHAPES),
                     default="early",
                     tooltip="constant: α all the time. ramp: evenly from α to the end. early: α up to the switch, the "
                     "end from there on. custom: the points.",

@@ -6,9 +6,11 @@ from .alpha_schedule import AlphaScheduleNode
 from .alpha_sweep import AlphaSweep
 from .audit_images import AuditImages
 from .compare_reports import CompareReports
+from .distribution_guidance import DistributionGuidance
 from .fairness_report import FairnessReport
 from .files import register_folders
 from .fit_probe import FitProbe
+from .invariant_guidance import InvariantGuidance
 from .load_adapter import LoadAdapter
 from .load_probe import LoadProbe
 from .load_weights import LoadWeights
@@ -18,6 +20,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadWeights,
     LoadAdapter,
     AlphaScheduleNode,
+    DistributionGuidance,
+    InvariantGuidance,
     LoadProbe,
     FitProbe,
     FairnessReport,

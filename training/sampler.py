@@ -1,7 +1,7 @@
 """Generation with a base model: deterministic, one noise per seed, α per picture, in batches that can be shown."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from ..debias.error import DDMError
 from .base import Base
 from .lora import lora_names, set_alpha
+from .steering import Steering
 from .text import Text
 
 if TYPE_CHECKING:
@@ -24,11 +25,15 @@ GPU_BYTES = 600 << 20
 
 
 class Batch(NamedTuple):
-    """Pictures `start` … `start` + n of a run: uint8 [n, H, W, 3], and their scaled latents [n, C, h, w]."""
+    """Pictures `start` … `start` + n of a run: uint8 [n, H, W, 3], and their scaled latents [n, C, h, w].
+
+    With distribution guidance, also the class of each attribute that each picture was counted as.
+    """
 
     start: int
     pictures: np.ndarray
     latents: "torch.Tensor"
+    counted: Sequence[dict[str, str]] = ()
 
 
 def generate(base: Base, prompts: Sequence[str], seeds: Sequence[int], **options: object) -> np.ndarray:
@@ -52,52 +57,55 @@ def generate_batches(
     size: int | None = None,
     scheduler: "SchedulerMixin | None" = None,
     bf16: bool = False,
+    steering: Steering | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Batch]:
     """Generate one picture per prompt and seed.
 
     Noise comes from a generator of its own for each picture, on the CPU: a picture depends on its seed, not on its
-    batch (up to rounding), nor on α or the device. Other LoRAs on the U-Net keep their strength.
+    batch (up to rounding), nor on α or the device. Other LoRAs on the base keep their strength.
 
     Args:
         prompts: N prompts; repeated ones are encoded once.
         seeds: N seeds.
-        alpha: strength of the "debias" LoRA, one for all or one per picture; without such a LoRA it does nothing.
+        alpha: strength of the "debias" LoRA on U-Net and text encoders, one for all or one per picture; without such
+            a LoRA it does nothing. Soft tokens are said at α = 1, at 0 they are not, and know nothing in between.
         guidance_scale: classifier-free guidance (arXiv 2207.12598); at 1 the unconditional half is not computed.
         negative: the prompt of the unconditional half.
         batch_size: pictures at a time; by default what fits (see `default_batch_size`).
         size: side of the pictures in pixels; by default the model's own.
         scheduler: a diffusers scheduler without randomness; by default `solver`.
         bf16: compute in bfloat16 where the base is float32. On CPUs that have it about 1.7 times as fast.
+        steering: distribution guidance and invariant guidance; tallies count every finished batch.
         progress: called with (steps done, steps in all) after each step.
         cancelled: asked before each step; once it says True, the batch at hand is given up.
 
     Raises:
-        DDMError: settings out of range, or prompts and seeds of different numbers.
+        DDMError: settings out of range, prompts and seeds of different numbers, or an α that soft tokens do not have.
     """
     import torch
 
     _check(base, prompts, seeds, steps, size)
     cell = (size or base.picture_size) // base.vae_factor
     batch_size = batch_size or default_batch_size(base, cell)
-    scheduler = scheduler or solver(base)
-    unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-    texts = base.encode_text(list(unique)) if unique else None
-    empty = base.encode_text([negative]) if guidance_scale != 1.0 else None
+    scheduler, steering = scheduler or solver(base), steering or Steering()
     alphas = torch.as_tensor(alpha, dtype=torch.float32)
+    strengths = alphas.expand(len(seeds)).tolist()
+    texts = _Texts(base, list(zip(prompts, strengths, strict=True)), soft_tokens=True)
+    empty = _Texts(base, [(negative, strength) for strength in strengths]) if guidance_scale != 1.0 else None
     total = -(-len(seeds) // batch_size) * steps
 
     for start in range(0, len(seeds), batch_size):
         rows = slice(start, min(start + batch_size, len(seeds)))
-        noise = torch.stack([_noise(seed, base.latent_channels, cell) for seed in seeds[rows]])
-        text = texts[[unique[prompt] for prompt in prompts[rows]]]
-        with _strength(base, float(alpha) if alphas.ndim == 0 else alphas[rows]):
+        noise = torch.stack([noise_of(seed, base.latent_channels, cell) for seed in seeds[rows]])
+        strength = _strength(base.unet, float(alpha) if alphas.ndim == 0 else alphas[rows])
+        with strength, steering.on(base.unet, prompts[rows]):
             latents = _denoise(
                 base,
                 noise,
-                text,
-                empty,
+                texts[rows],
+                empty and empty[rows],
                 guidance_scale,
                 steps,
                 scheduler,
@@ -107,7 +115,7 @@ def generate_batches(
             )
         if latents is None:
             return
-        yield Batch(start, base.decode(latents), latents)
+        yield Batch(start, base.decode(latents), latents, steering.count())
 
 
 def solver(base: Base) -> "SchedulerMixin":
@@ -139,24 +147,49 @@ def _check(base: Base, prompts: Sequence[str], seeds: Sequence[int], steps: int,
         raise DDMError(f"The picture size {size} is no multiple of {base.vae_factor}. Try {base.picture_size}.")
 
 
-def _noise(seed: int, channels: int, cell: int) -> "torch.Tensor":
+def noise_of(seed: int, channels: int, cell: int) -> "torch.Tensor":
+    """The noise [channels, cell, cell] of a seed, drawn on the CPU: the same on every device and in every batch."""
     import torch
 
     return torch.randn(channels, cell, cell, generator=torch.Generator().manual_seed(seed))
 
 
 @contextmanager
-def _strength(base: Base, alpha: "float | torch.Tensor") -> Iterator[None]:
-    """Set the adapter's strength for a while, if there is one."""
-    if ADAPTER not in lora_names(base.unet):
+def _strength(model: "torch.nn.Module", alpha: "float | torch.Tensor") -> Iterator[None]:
+    """Set the adapter's strength on a model for a while, if there is one."""
+    if ADAPTER not in lora_names(model):
         yield
         return
-    before = base.unet.lora_strengths[ADAPTER].alpha
-    set_alpha(base.unet, ADAPTER, alpha)
+    before = model.lora_strengths[ADAPTER].alpha
+    set_alpha(model, ADAPTER, alpha)
     try:
         yield
     finally:
-        set_alpha(base.unet, ADAPTER, before)
+        set_alpha(model, ADAPTER, before)
+
+
+class _Texts:
+    """Prompts at strengths, each pair encoded once; the strength only counts where it changes the text."""
+
+    def __init__(self, base: Base, pairs: Sequence[tuple[str, float]], soft_tokens: bool = False):
+        soft = base.soft_tokens if soft_tokens else None
+        if soft and not {alpha for _, alpha in pairs} <= {0.0, 1.0}:
+            raise DDMError("The adapter is an embedding: it is said or it is not. Use α = 0 or 1.")
+        adapted = soft or any(ADAPTER in lora_names(encoder) for encoder in base.text_encoders.values())
+        self.pairs = [(prompt, alpha if adapted else 1.0) for prompt, alpha in pairs]
+        self.rows: dict[tuple[str, float], int] = {}
+        encoded = []
+        for alpha in dict.fromkeys(alpha for _, alpha in self.pairs):
+            said = list(dict.fromkeys(prompt for prompt, own in self.pairs if own == alpha))
+            self.rows |= {(prompt, alpha): len(self.rows) + row for row, prompt in enumerate(said)}
+            with ExitStack() as strengths:
+                for encoder in base.text_encoders.values():
+                    strengths.enter_context(_strength(encoder, alpha))
+                encoded.append(base.encode_text(said, soft if alpha else None))
+        self.table = Text.cat(encoded) if encoded else None
+
+    def __getitem__(self, rows: slice) -> Text:
+        return self.table[[self.rows[pair] for pair in self.pairs[rows]]]
 
 
 def _denoise(
@@ -182,7 +215,7 @@ def _denoise(
     base.unet.eval()
     try:
         with torch.inference_mode(), precision:
-            context = Text.cat([empty[[0] * len(text)], text]) if guided else text
+            context = Text.cat([empty, text]) if guided else text
             scheduler.set_timesteps(steps, device=base.device)
             latents = noise.to(base.device) * scheduler.init_noise_sigma
             for done, timestep in enumerate(scheduler.timesteps, 1):

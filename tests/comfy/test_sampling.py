@@ -53,7 +53,7 @@ def euler(base, noise, prompt, steps, cfg):
     for time, sigma, after in zip(times, schedule[:-1], schedule[1:], strict=True):
         scaled = torch.cat([x, x]) / (1 + sigma**2) ** 0.5
         with torch.no_grad():
-            without, told = base.unet(scaled, time, text).sample.chunk(2)
+            without, told = base.unet(scaled, time, text, return_dict=False)[0].chunk(2)
         x = x + (after - sigma) * (without + cfg * (told - without))
     return x
 
@@ -103,6 +103,50 @@ def test_the_stock_loader_knows_every_key_of_the_adapter(server):
     said = server.log()[before:].lower()
     assert "not loaded" not in said
     assert "missing" not in said and "unexpected" not in said
+
+
+def test_the_text_half_of_an_adapter_acts_as_in_our_sampler(server, sampled):
+    from comfyui_ddm.debias.adapter import save_adapter
+    from comfyui_ddm.training.base import load_base
+    from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, export_lora, lora_parameters
+
+    base = load_base(PACK / "examples" / "tiny_people")
+    add_lora(base.text_encoder, "debias", 2, TEXT_TARGETS)
+    generator = torch.manual_seed(0)
+    with torch.no_grad():
+        for matrix in lora_parameters(base.text_encoder, "debias"):
+            matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.3)
+    save_adapter(
+        server.base / "models" / "loras" / "text.safetensors", export_lora(base.text_encoder, "debias", "text_encoder")
+    )
+    load = graphs.load() | graphs.stock_lora(1.0, "text.safetensors")
+    graph = load | graphs.sample("lora", steps=8, seed=7, batch=2)
+    for node in ("yes", "no"):
+        graph[node]["inputs"]["clip"] = ["lora", 1]
+    latent, _ = sampled(graph)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.manual_seed(7))
+    expected = euler(base, noise, graphs.PROMPT, steps=8, cfg=3.0)
+    assert (latent * base.vae.config.scaling_factor - expected).abs().max() < 1e-3
+    assert (latent - sampled(graphs.load() | graphs.sample(steps=8, seed=7, batch=2))[0]).abs().max() > 0.1
+
+
+def test_soft_tokens_are_said_by_the_hosts_own_embedding_word(server, sampled):
+    from comfyui_ddm.debias.adapter import AdapterCard
+    from comfyui_ddm.training.base import load_base
+    from comfyui_ddm.training.soft_tokens import SoftTokens
+    from comfyui_ddm.training.text import Text
+
+    base = load_base(PACK / "examples" / "tiny_people")
+    soft = SoftTokens.from_vocabulary(base, 5, seed=0)
+    soft.save(server.base / "models" / "embeddings" / "fair.safetensors", AdapterCard())
+    graph = graphs.load() | graphs.sample(steps=8, seed=7, batch=2, prompt="embedding:fair " + graphs.PROMPT)
+    latent, _ = sampled(graph)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.manual_seed(7))
+    encode = base.encode_text
+    base.encode_text = lambda prompts: Text.cat([encode(prompts[:2]), encode(prompts[2:], soft)])
+    expected = euler(base, noise, graphs.PROMPT, steps=8, cfg=3.0)
+    assert (latent * base.vae.config.scaling_factor - expected).abs().max() < 1e-3
+    assert (latent - sampled(graphs.load() | graphs.sample(steps=8, seed=7, batch=2))[0]).abs().max() > 0.1
 
 
 def test_the_recommended_strength_comes_from_the_card(server, sampled):

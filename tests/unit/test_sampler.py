@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.lora import add_lora, lora_parameters
+from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, lora_parameters
 from comfyui_ddm.training.sampler import generate, generate_batches
 
 PROMPTS = ["a firefighter", "a doctor", "a firefighter"]
@@ -53,6 +53,20 @@ def test_batches_come_one_by_one(plain):
         (batch.start, len(batch.pictures)) for batch in generate_batches(plain, PROMPTS, SEEDS, steps=1, batch_size=2)
     ]
     assert starts == [(0, 2), (2, 1)]
+
+
+def test_the_strength_is_also_that_of_the_text_encoder(plain, tiny_base):
+    base = load_base(tiny_base)
+    add_lora(base.text_encoder, "debias", 2, TEXT_TARGETS)
+    with torch.no_grad():
+        for parameter in lora_parameters(base.text_encoder, "debias"):
+            parameter.add_(0.3)
+    assert torch.equal(latents(base, alpha=0.0), latents(plain))
+    half, full = latents(base, alpha=0.5), latents(base, alpha=1.0)
+    assert not torch.equal(half, latents(plain)) and not torch.equal(half, full)
+    mixed = latents(base, alpha=[0.0, 0.5, 1.0])
+    for row, alone in enumerate((latents(plain), half, full)):
+        torch.testing.assert_close(mixed[row], alone[row], atol=1e-4, rtol=1e-4)
 
 
 def test_guidance_of_1_is_the_conditional_model_alone(plain):

@@ -2,10 +2,20 @@
 
 import json
 import time
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..option import BaseOption, DeviceOption, TokenizerOption
+
+
+class GuideMode(str, Enum):
+    """The modes of distribution guidance."""
+
+    QUEUE = "queue"
+    BATCH = "batch"
 
 
 def sample(
@@ -18,17 +28,8 @@ def sample(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where alpha_<α>/<prompt>/<seed>.png and metadata.jsonl go.")
     ],
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
-    ] = None,
+    base: BaseOption = None,
+    tokenizer: TokenizerOption = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it, at strength 1.")
@@ -36,6 +37,25 @@ def sample(
     alpha: Annotated[
         str | None, typer.Option(help="Strengths: '0,0.5,1'. Without it 0, 0.5 and 1, or 0 if there is no adapter.")
     ] = None,
+    guide: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Distribution guidance by a head from `ddm head`; once for each attribute. No adapter is needed.",
+        ),
+    ] = None,
+    guide_scale: Annotated[float, typer.Option(min=0.0, help="How far guidance pushes; 0 is not at all.")] = 8.0,
+    guide_mode: Annotated[
+        GuideMode,
+        typer.Option(help="queue: every picture gets a class, and counts are kept; batch: a batch as a whole."),
+    ] = GuideMode.QUEUE,
+    guide_target: Annotated[
+        list[str] | None, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'; once for each --guide.")
+    ] = None,
+    invariant: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Invariant guidance by a module from `ddm invariant`.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="Strength r of invariant guidance; 0 is none.")] = 1.0,
     per_prompt: Annotated[int, typer.Option(min=1, help="Pictures for each prompt and α.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     cfg: Annotated[float, typer.Option(min=0.0, help="Guidance scale; 1 is none.")] = 3.0,
@@ -49,7 +69,7 @@ def sample(
         bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="First seed: the same seed has the same noise at every α.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON object.")] = False,
 ) -> None:
     """Generate pictures at several strengths, with the same seeds. Pictures that are there already are kept.
@@ -61,11 +81,16 @@ def sample(
     from ..number import read_numbers
     from ..progress import picture_progress
     from ..prompt import read_prompts
+    from ..steering import load_steering
 
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
     require_adapter(alphas, adapter)
     model = load_model(base or EMBEDDED, adapter, style, device, tokenizer)
+    steering, remarks = load_steering(
+        model.base, guide or (), guide_target or (), guide_scale, guide_mode.value, invariant, strength
+    )
+    model.warnings.extend(remarks)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     shots = plan_shots(texts, per_prompt, alphas, [cfg], seed)
@@ -80,6 +105,7 @@ def sample(
             size=size,
             batch_size=batch_size,
             bf16=bf16,
+            steering=steering,
             overwrite=overwrite,
             progress=progress,
         )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .report import targets_of
+from ..option import BaseOption, DeviceOption, TokenizerOption
+from .report import CLIP_HELP, open_probes, targets_of
 
 
 def sweep(
@@ -19,18 +20,10 @@ def sweep(
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, report.html, .json and .png go.")],
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
-    ] = None,
+    base: BaseOption = None,
+    tokenizer: TokenizerOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
+    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="'uniform' or 'man=.75,woman=.25', in the order of the probes.")
     ] = None,
@@ -46,7 +39,7 @@ def sweep(
         bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="First seed, and seed of the bootstrap.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurement as one JSON object.")] = False,
 ) -> None:
     """Generate at every α and guidance scale, look at the pictures, and recommend an α.
@@ -60,9 +53,9 @@ def sweep(
     from ...debias.error import DDMError
     from ...debias.measurement import build_report
     from ...debias.page import pareto
-    from ...debias.probe import Probe
     from ...debias.reading import check_probes, quality_probe
     from ...debias.storage import write_text
+    from ..adapter_page import page_path, write_page
     from ..base import resolve_device
     from ..gallery import make_gallery, plan_shots
     from ..model import EMBEDDED, load_model
@@ -76,7 +69,7 @@ def sweep(
     if 0.0 not in alphas:
         raise DDMError(f"--alpha is {alpha!r}, but a sweep compares with α = 0. Put 0 among the strengths.")
     place = resolve_device(device)
-    probes = [Probe.load(path, device=place) for path in probe]
+    probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
     check_probes(probes, targets)
     model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
@@ -104,6 +97,8 @@ def sweep(
         card = model.card or AdapterCard(base_hash=model.base.hash, architecture=model.base.architecture)
         recommended = card.recommended_alpha if best is None else best
         update_card(adapter, replace(card, measured=measured, recommended_alpha=recommended))
+        if page_path(adapter).exists():
+            write_page(adapter)
     if as_json:
         names = {name: str(path) for name, path in files.items()}
         typer.echo(json.dumps(measured | {"summary": made.summary, "files": names}, ensure_ascii=False))

@@ -1,0 +1,204 @@
+"""A head on h-space: which class a picture is going to show, read off the U-Net's middle while it is still noise.
+
+This is the attribute distribution predictor (ADP) of arXiv 2402.18206: a linear map from the mid-block's output, one
+for each of some timesteps. Between these it is interpolated, so that any number of steps will do.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .error import DDMError
+from .probe import calibrate, hold_out
+from .storage import load_tensors, save_tensors
+
+KIND, VERSION = "head", "1"
+TIMESTEPS = (25, 75, 150, 250, 350, 450, 550, 650, 750, 850, 950)
+# Strength of the ridge penalty: the more features there are, the less each may count.
+PENALTY = 0.5
+
+
+class AttributeHead:
+    """Logits of classes at every timestep, and the direction in h-space that makes a class more likely.
+
+    Attributes:
+        names: the K classes.
+        attribute: what they are classes of, such as "gender".
+        timesteps: [T] ascending timesteps that it was fitted at.
+        weight: [T, K, C, H, W] of the logits; H and W are those of the pictures it was fitted on.
+        bias: [T, K].
+        push: [T, K, C, H, W] what added to h raises a class: the gradient of its logit by the standardised h, as long
+            as the classes lie apart, and shorter where the head is less often right.
+        accuracy: [T] share of held-out pictures that it tells right, every class counted alike.
+        base_hash: of the base whose h-space it reads.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        attribute: str,
+        timesteps: Sequence[int],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        push: torch.Tensor,
+        accuracy: Sequence[float],
+        base_hash: str = "",
+    ):
+        self.names, self.attribute, self.base_hash = tuple(names), attribute, base_hash
+        self.timesteps, self.accuracy = tuple(timesteps), tuple(accuracy)
+        self.weight, self.bias, self.push = weight, bias, push
+
+    def logits(self, h: torch.Tensor, t: float) -> torch.Tensor:
+        """Calibrated logits [B, K] of h [B, C, H, W] at timestep t.
+
+        Raises:
+            DDMError: h has other channels than the base that the head was fitted on.
+        """
+        if h.shape[1] != self.weight.shape[2]:
+            raise DDMError(
+                f"The head for {self.attribute} reads {self.weight.shape[2]} channels in the middle of the U-Net, and "
+                f"this model has {h.shape[1]} there. Use the model that the head was made with, or make one with "
+                "`ddm head`."
+            )
+        weight = self._at(self.weight, t, h)
+        # On a grid of another size, the same sum over cells.
+        share = weight[0, 0].numel() / self.weight[0, 0, 0].numel()
+        return h.float().flatten(1) @ weight.flatten(1).T / share + self._at(self.bias, t, h)
+
+    def shift(self, gradient: torch.Tensor, h: torch.Tensor, t: float) -> torch.Tensor:
+        """What to add to h [B, C, H, W] so that a loss falls whose gradient by the logits is given [B, K]."""
+        return -torch.einsum("bk,kchw->bchw", gradient, self._at(self.push, t, h))
+
+    def _at(self, table: torch.Tensor, t: float, like: torch.Tensor) -> torch.Tensor:
+        """The row of a table [T, …] at timestep t, on the device and the grid of h."""
+        place = float(np.interp(t, self.timesteps, range(len(self.timesteps))))
+        low = int(place)
+        row = table[low]
+        if place > low:
+            row = torch.lerp(row, table[low + 1], place - low)
+        row = row.to(like.device)
+        if row.ndim == 4 and row.shape[2:] != like.shape[2:]:
+            row = F.interpolate(row, like.shape[2:], mode="bilinear", antialias=True)
+        return row
+
+    def to(self, device: "str | torch.device") -> "AttributeHead":
+        """Move the tables to a device and return the head."""
+        self.weight, self.bias, self.push = (part.to(device) for part in (self.weight, self.bias, self.push))
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of its tables' hash, to tell heads apart."""
+        tables = (self.weight, self.bias, self.push)
+        return hashlib.sha256(b"".join(table.cpu().numpy().tobytes() for table in tables)).hexdigest()[:12]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the head as safetensors, atomically."""
+        about = {"names": self.names, "attribute": self.attribute, "timesteps": self.timesteps}
+        about |= {"accuracy": self.accuracy, "base_hash": self.base_hash}
+        metadata = {f"ddm.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+        tensors = {"weight": self.weight, "bias": self.bias, "push": self.push}
+        save_tensors(path, tensors, metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "AttributeHead":
+        """Read a head that `save` wrote.
+
+        Raises:
+            DDMError: no such file, not safetensors, no head, or made by a later version.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("ddm.kind") != KIND:
+            raise DDMError(f"{path} is not a head for distribution guidance. Make one with `ddm head … --out FILE`.")
+        if metadata.get("ddm.version") != VERSION:
+            raise DDMError(
+                f"{path} is a head of format {metadata.get('ddm.version')}, and this version of ComfyUI-DDM reads "
+                f"format {VERSION}. Update ComfyUI-DDM, or make the head again."
+            )
+        try:
+            about = {name: json.loads(metadata[f"ddm.{name}"]) for name in _ABOUT}
+            return cls(**about, **{name: tensors[name] for name in ("weight", "bias", "push")})
+        except (KeyError, ValueError, TypeError) as error:
+            raise DDMError(f"{path} is not a complete head ({error}). Make it again with `ddm head`.") from error
+
+
+_ABOUT = ("names", "attribute", "timesteps", "accuracy", "base_hash")
+
+
+def fit_head(
+    layers: "Iterable[tuple[int, torch.Tensor]]",
+    membership: np.ndarray,
+    names: Sequence[str],
+    attribute: str,
+    base_hash: str = "",
+    seed: int = 0,
+) -> AttributeHead:
+    """Fit the head by logistic regression at each timestep; classes count alike, however rare they are.
+
+    Args:
+        layers: per timestep, ascending, h [N, C, H, W] of the noisy pictures.
+        membership: [N, K] how sure it is that a picture is of a class; rows of zeros are left out.
+        names: the K classes.
+        attribute: what they are classes of.
+        base_hash: of the base.
+        seed: of the choice of the fifth that accuracy and temperature are measured on.
+
+    Raises:
+        DDMError: a class with fewer than five pictures.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    known = membership.sum(1) > 0
+    truth, sure = membership[known].argmax(1), membership[known].max(1)
+    counts = np.bincount(truth, minlength=len(names))
+    if counts.min() < 5:
+        rare = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count < 5)
+        raise DDMError(
+            f"The head for {attribute} has too few pictures to learn from: {rare}. Add pictures of these, or make more "
+            "of them (--self-count)."
+        )
+    held_out = hold_out(truth, 0.2, seed)
+    found = []
+    for t, h in layers:
+        h = h[torch.as_tensor(known)]
+        values = h.flatten(1).cpu().numpy()
+        spread = values.std(0) + 1e-2 * values.std()
+        scaled = (values - values.mean(0)) / spread
+
+        def fitted(rows: np.ndarray, scaled: np.ndarray = scaled) -> tuple[np.ndarray, np.ndarray]:
+            model = LogisticRegression(C=1 / (PENALTY * scaled.shape[1]), class_weight="balanced", max_iter=500)
+            model.fit(scaled[rows], truth[rows], sample_weight=sure[rows])
+            weight, bias = model.coef_, model.intercept_
+            if len(names) == 2:  # scikit-learn keeps one row of log-odds
+                weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+            return weight, bias
+
+        weight, bias = fitted(~held_out)
+        guess = scaled[held_out] @ weight.T + bias
+        right = guess.argmax(1) == truth[held_out]
+        accuracy = float(np.mean([right[truth[held_out] == index].mean() for index in range(len(names))]))
+        temperature = calibrate(guess, truth[held_out])
+        weight, bias = fitted(np.ones(len(truth), dtype=bool))
+        means = np.stack([scaled[truth == index].mean(0) for index in range(len(names))])
+        means -= means.mean(0)
+        skill = max(0.0, (accuracy * len(names) - 1) / (len(names) - 1))
+        push = weight * (skill * (weight * means).sum() / np.square(weight).sum())
+        weight, bias = weight / temperature, bias / temperature
+        shape = (len(names), *h.shape[1:])
+        found.append(
+            (
+                t,
+                (weight / spread).reshape(shape),
+                bias - (weight / spread) @ values.mean(0),
+                (push * spread).reshape(shape),
+                round(accuracy, 4),
+            )
+        )
+    timesteps, *tables, accuracies = zip(*found, strict=True)
+    weight, bias, push = (torch.as_tensor(np.stack(table)).float() for table in tables)
+    return AttributeHead(names, attribute, timesteps, weight, bias, push, accuracies, base_hash)

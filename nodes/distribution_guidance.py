@@ -1,0 +1,165 @@
+"""DDM Distribution Guidance: balance while pictures are made, without an adapter, even one at a time."""
+
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from ..debias.error import DDMError
+from . import files
+from .native import BASE_HASH
+from .target import check_target
+from .types import schema
+
+if TYPE_CHECKING:
+    from ..debias.guidance import Guidance
+    from ..debias.tally import Tally
+
+KIND = "head"
+# Counts that are kept while the server runs; those that were used longest ago go first.
+KEPT = 64
+OTHER_BASE = (
+    "The head was made for another model, or for one that is not known here: look at a report before you rely on it. "
+    "(Models from DDM Load Weights are recognised.)"
+)
+
+_tallies: "OrderedDict[tuple, Tally]" = OrderedDict()
+
+
+class DistributionGuidance(io.ComfyNode):
+    """Patches a model, so that its pictures come out balanced over the queue."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Model in, model out."""
+        return schema(
+            node_id="DDMDistributionGuidance",
+            display_name="DDM Distribution Guidance",
+            description="Balances pictures while they are made, without an adapter and without training the model: a "
+            "small head reads in the middle of the U-Net who is going to be in the picture, and pushes. In mode queue "
+            "it counts, so that single pictures come out balanced too. For a second attribute, use a second node.",
+            search_aliases=["fair", "debias", "guidance", "h-space", "balance", "diversity", "bias"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the head was made for."),
+                io.Combo.Input(
+                    "head",
+                    options=files.names(files.DDM, KIND),
+                    tooltip="A head in models/ddm, or the one for the small model. `ddm head` makes others.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=8.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.5,
+                    round=0.001,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="How far to push. 0: the model as it is. 8 is usual, whatever the steps and the batch. "
+                    "Too much hurts the picture.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["queue", "batch"],
+                    default="queue",
+                    tooltip="queue: every picture is given the class that is missing most, at any batch size. batch: "
+                    "pictures that are made together are pushed together; needs a batch of eight or more.",
+                ),
+                io.String.Input(
+                    "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
+                ),
+                io.Boolean.Input(
+                    "keep_counts",
+                    default=True,
+                    label_on="count over queued runs",
+                    label_off="start again",
+                    tooltip="Mode queue. On: queued runs are balanced together. Off: every run is by itself, and what "
+                    "was counted is forgotten.",
+                ),
+                io.String.Input(
+                    "counts",
+                    default="",
+                    tooltip="Mode queue: a name for the counts. Nodes with one head, target and name count together; a "
+                    "new name starts at nothing.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with guidance.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, head: str | None = None, target: str | None = None) -> bool | str:
+        """A sentence when the file or the target cannot be used."""
+        known = files.check_kind(head, KIND)
+        return check_target(target) if known is True else known
+
+    @classmethod
+    def fingerprint_inputs(cls, head: str | None = None, **_: object) -> str:
+        """Load again when the file has changed."""
+        return "" if head is None else files.stamp(files.resolve(files.DDM, head))
+
+    @classmethod
+    def execute(
+        cls, model: Any, head: str, scale: float, mode: str, target: str, keep_counts: bool, counts: str
+    ) -> io.NodeOutput:
+        """The patched model."""
+        from ..debias.attribute_head import AttributeHead
+        from ..debias.guidance import Guidance
+        from ..debias.target import Target
+
+        opened = AttributeHead.load(files.resolve(files.DDM, head))
+        if not hasattr(model.model.diffusion_model, "middle_block"):
+            raise DDMError("This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL.")
+        asked = Target.parse(target or "uniform", opened.names)
+        guidance = Guidance(opened, asked, scale, mode)
+        guidance.tally = _tally((opened.digest, str(asked), counts.strip()), guidance.tally)
+        told = [] if model.attachments.get(BASE_HASH) == opened.base_hash else [OTHER_BASE]
+        return io.NodeOutput(patched(model, guidance, keep_counts), ui={"text": told})
+
+
+def patched(model: Any, guidance: "Guidance", keep_counts: bool = True) -> Any:
+    """A clone of a MODEL that is guided.
+
+    The functions are closures: some hosts copy callable objects deeply, and the tally would be another one.
+    """
+    model = model.clone()
+
+    def sample(executor: Any, noise: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if not keep_counts:
+            guidance.tally.clear()
+        guidance.begin([_prompt(executor.class_obj)] * len(noise))
+        made = executor(noise, *rest, **named)
+        guidance.end()
+        return made
+
+    def push(h: torch.Tensor, skipped: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        if options["block"] != ("output", 0):
+            return h, skipped
+        # What enters the first output block is the middle's output: h-space.
+        t = float(model.model.model_sampling.timestep(options["sigmas"][:1]))
+        parts = list(h.chunk(len(options["cond_or_uncond"])))
+        for place, without in enumerate(options["cond_or_uncond"]):
+            shift = None if without else guidance.shift(parts[place], t)
+            if shift is not None:
+                parts[place] = parts[place] + shift
+        return torch.cat(parts), skipped
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"ddm_guidance_{guidance.head.attribute}", sample)
+    model.set_model_output_block_patch(push)
+    return model
+
+
+def _prompt(guider: Any) -> bytes:
+    """What tells a guider's prompt apart from others: a hash of its positive conditioning."""
+    conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
+    texts = (cond["cross_attn"] for cond in conds if cond.get("cross_attn") is not None)
+    return blake2b(b"".join(text.float().cpu().numpy().tobytes() for text in texts), digest_size=16).digest()
+
+
+def _tally(key: tuple, fresh: "Tally") -> "Tally":
+    tally = _tallies.setdefault(key, fresh)
+    _tallies.move_to_end(key)
+    while len(_tallies) > KEPT:
+        _tallies.popitem(last=False)
+    return tally

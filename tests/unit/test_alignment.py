@@ -1,0 +1,155 @@
+"""Alignment by a probe: learns, resumes exactly, and leaves the base alone at α = 0."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probe_network import ProbeNetwork
+from comfyui_ddm.debias.storage import read_metadata
+from comfyui_ddm.debias.target import Target
+from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Settings
+from comfyui_ddm.training.alignment_run import AlignmentRun
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.model import load_model
+from comfyui_ddm.training.sampler import generate
+
+PROMPTS = ["a cook", "a pilot"]
+
+
+def settings(**changes) -> Settings:
+    small = {"steps": 3, "batch": 4, "rank": 2, "tokens": 2, "sampling": 2, "through": 2}
+    return Settings(**{**small, **changes})
+
+
+def probe(names=("man", "woman"), attribute="gender", seed=0) -> Probe:
+    """A random network, sure enough of itself that batches hold both classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = Probe(names, attribute, torch.nn.Linear(16, len(names)), ProbeNetwork(16))
+    made.temperature = 0.05
+    return made
+
+
+def prepare(base, out: Path = Path("none.safetensors"), target=(0.5, 0.5), **changes) -> AlignmentRun:
+    goal = Target(("man", "woman"), np.array(target))
+    return AlignmentRun(load_base(base), [probe()], [goal], [PROMPTS], out, settings(**changes), save_every=1)
+
+
+@pytest.mark.parametrize("train", TRAINED)
+def test_the_pictures_move_towards_the_target(tiny_base, train):
+    training = prepare(tiny_base, target=(0.0, 1.0), train=train, through=0, rate=0.03, keep=0.0).training
+    # The same noise in every step, so that the losses compare.
+    drawn = training.draw(0)
+    training.draw = lambda step: drawn
+    training.advance()
+    first = training.loss.item()
+    for _ in range(5):
+        training.advance()
+    assert training.loss.item() < first
+
+
+@pytest.mark.parametrize("train", TRAINED)
+def test_a_stopped_run_goes_on_bit_for_bit(tiny_base, tmp_path, train):
+    whole = prepare(tiny_base, tmp_path / "whole.safetensors", train=train)
+    assert whole.train()
+    out = tmp_path / "stopped" / "whole.safetensors"
+    first = prepare(tiny_base, out, train=train)
+    assert not first.train(stop=lambda: first.training.step == 1)
+    assert first.checkpoint.exists() and not out.exists()
+    second = prepare(tiny_base, out, train=train)
+    assert second.resume() and second.training.step == 1
+    assert second.train()
+    assert out.read_bytes() == whole.out.read_bytes()
+    assert not second.checkpoint.exists()
+
+
+def test_a_checkpoint_of_other_targets_is_refused(tiny_base, tmp_path):
+    first = prepare(tiny_base, tmp_path / "fair.safetensors")
+    first.train(stop=lambda: first.training.step == 1)
+    with pytest.raises(DDMError, match="other pictures, groups, base or settings"):
+        prepare(tiny_base, tmp_path / "fair.safetensors", target=(0.75, 0.25)).resume()
+
+
+@pytest.mark.parametrize("train", TRAINED)
+def test_the_file_is_used_like_any_other_and_changes_nothing_at_alpha_0(tiny_base, tmp_path, train):
+    run = prepare(tiny_base, tmp_path / "fair.safetensors", train=train, rate=0.05)
+    run.train()
+    plain, model = load_base(tiny_base), load_model(tiny_base, run.out)
+    assert model.warnings == []
+    assert (model.card.objective, model.card.groups) == ("alignment", "probe:gender")
+    assert model.card.target == {"man": 0.5, "woman": 0.5}
+    before = generate(plain, PROMPTS, [1, 2], steps=2)
+    assert np.array_equal(generate(model.base, PROMPTS, [1, 2], steps=2, alpha=0.0), before)
+    made = generate(model.base, PROMPTS, [1, 2], steps=2, alpha=1.0)
+    assert not np.array_equal(made, before)
+    with run.training.averaged():
+        assert np.array_equal(generate(run.base, PROMPTS, [1, 2], steps=2), made)
+
+
+def test_what_is_saved_is_the_running_average(tiny_base, tmp_path):
+    run = prepare(tiny_base, tmp_path / "a.safetensors", steps=3)
+    run.train()
+    own = [parameter.detach().clone() for parameter in run.training.parameters]
+    with run.training.averaged():
+        averaged = [parameter.detach().clone() for parameter in run.training.parameters]
+    assert any(not torch.equal(one, other) for one, other in zip(own, averaged, strict=True))
+    assert all(torch.equal(one, now) for one, now in zip(own, run.training.parameters, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_base):
+    training = prepare(tiny_base).training
+    training.advance()
+    before = [parameter.detach().clone() for parameter in training.parameters]
+    good = training.loss_of
+    training.loss_of = lambda made, original: good(made, original) * float("nan")
+    training.advance()
+    assert training.step == 2
+    assert all(torch.equal(one, now) for one, now in zip(before, training.parameters, strict=True))
+    training.skipped = MOST_SKIPPED - 1
+    with pytest.raises(DDMError, match="--rate"):
+        training.advance()
+
+
+def test_pictures_that_keep_their_class_are_held_more_than_those_that_change(tiny_base):
+    """With nothing to push, only likeness counts; after a change of the model it pulls back."""
+    training = prepare(tiny_base, confidence=2.0).training
+    base, drawn = training.base, training.draw(0)
+    noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    original = training._original(drawn, noise)
+    text, none = (part[[0] * 4] for part in training._encode([drawn.prompt, ""]))
+    same = training._roll_out(noise, drawn.steps, text, none)
+    assert training.loss_of(same, original).item() == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        for parameter in training.parameters:
+            parameter.add_(0.2)
+    other = training._roll_out(noise, drawn.steps, text, none)
+    free = prepare(tiny_base, confidence=2.0, keep_changed=1.0).training
+    assert 0 < training.loss_of(other, original).item() <= free.loss_of(other, original).item()
+    assert base.unet.lora_strengths["debias"].alpha == 1.0
+
+
+def test_every_family_and_every_prompt_of_it_is_trained_equally_often(tiny_base):
+    families = [["a cook", "a pilot", "a judge"], ["a cat"]]
+    training = Alignment(load_base(tiny_base), [probe()], [Target.uniform(("man", "woman"))], families, settings())
+    drawn = Counter(training.draw(step).prompt for step in range(12))
+    assert drawn == {"a cook": 2, "a pilot": 2, "a judge": 2, "a cat": 6}
+    seeds = [seed for step in range(12) for seed in training.draw(step).seeds]
+    assert len(set(seeds)) == len(seeds)
+    assert {training.draw(step).steps for step in range(40)} == {1, 2, 3, 4}
+
+
+def test_two_attributes_are_aligned_together(tiny_base, tmp_path):
+    probes = [probe(), probe(("dark", "light", "medium"), "tone", seed=1)]
+    goals = [Target.uniform(part.names) for part in probes]
+    run = AlignmentRun(load_base(tiny_base), probes, goals, [PROMPTS], tmp_path / "a.safetensors", settings(steps=1))
+    assert run.train()
+    assert '"probe:gender,tone"' in read_metadata(run.out)["ddm.groups"]
+
+
+def test_what_cannot_be_trained_is_a_sentence(tiny_base):
+    with pytest.raises(DDMError, match="Choose among unet"):
+        prepare(tiny_base, train="vae")

@@ -1,0 +1,70 @@
+"""`ddm align` as a user meets it."""
+
+import json
+
+import pytest
+from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.training.checkpoint import checkpoint_path
+from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.soft_tokens import SoftTokens
+from typer.testing import CliRunner
+
+from .test_alignment import probe
+
+
+@pytest.fixture
+def ddm(tiny_base, tmp_path):
+    probe().save(tmp_path / "gender.safetensors")
+    probe(("dark", "light"), "tone", seed=1).save(tmp_path / "tone.safetensors")
+
+    def run(*arguments, command="align", code=0):
+        given = [command, "--base", tiny_base, "--device", "cpu", *arguments]
+        if command == "align":
+            given += ["--probe", tmp_path / "gender.safetensors", "--prompts", "a cook;a pilot"]
+            given += ["--batch", 2, "--rank", 2, "--sampling", 1, "--through", 1]
+        result = CliRunner().invoke(app, [str(argument) for argument in given])
+        assert result.exit_code == code, result.output
+        result.said = " ".join(result.stderr.split())
+        return result
+
+    return run
+
+
+def test_an_adapter_for_two_attributes_is_written_sampled_and_told_as_json(ddm, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    options = ["--probe", tmp_path / "tone.safetensors", "--target", "light=.25,dark=.75", "--keep"]
+    options += [tmp_path / "tone.safetensors", "--steps", 1, "--train", "both", "--previews", tmp_path / "previews"]
+    result = ddm("--out", out, *options, "--json")
+    assert [path.name for path in (tmp_path / "previews").iterdir()] == ["step_000001.png"]
+    assert json.loads(result.stdout)["targets"] == {"tone": "dark=0.75,light=0.25", "gender": "man=0.5,woman=0.5"}
+    adapter = load_adapter(out)
+    assert adapter.card.concepts == ["a cook", "a pilot"]
+    assert {name.split("_")[1] for name in adapter.modules} == {"unet", "te"}
+    ddm("--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "pictures", command="sample")
+    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 12
+
+
+def test_an_embedding_is_written_and_sampled(ddm, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    result = ddm("--out", out, "--train", "tokens", "--tokens", 2, "--steps", 1)
+    assert "embedding:fair" in result.said
+    assert len(SoftTokens.load(out)[0]) == 2
+    sample = ["--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "pictures"]
+    ddm(*sample, "--alpha", "0,1", command="sample")
+    assert "0 or 1" in ddm(*sample, "--alpha", "0.5", command="sample", code=2).said
+
+
+def test_a_stopped_run_must_be_resumed_or_thrown_away(ddm, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    checkpoint_path(out).write_bytes(b"a state")
+    assert "--resume" in ddm("--out", out, "--steps", 1, code=2).said
+    ddm("--out", out, "--steps", 1, "--restart")
+    assert out.exists() and not checkpoint_path(out).exists()
+
+
+def test_mistakes_are_said_before_anything_is_made(ddm, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    assert "Choose among" in ddm("--out", out, "--train", "vae", code=2).said
+    assert ".safetensors" in ddm("--out", tmp_path / "fair.bin", code=2).said
+    assert "classes are" in ddm("--out", out, "--target", "cat=1,dog=0", code=2).said
+    assert not out.exists()

@@ -1,0 +1,152 @@
+"""Distribution guidance as mathematics: losses, gradients, assignment; no model in sight."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.guidance import Guidance
+from comfyui_ddm.debias.target import Target
+
+NAMES = ("man", "woman")
+
+
+def clouds(count=40, size=2, channels=4, classes=2, seed=0):
+    """Features in which the first channels tell the class, more clearly the less noise there is; and the membership."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.arange(count) % classes
+    layers = []
+    for t, clear in ((100, 3.0), (900, 0.0)):
+        h = torch.randn(count, channels, size, size, generator=generator)
+        h[torch.arange(count), truth] += clear
+        layers.append((t, h))
+    return layers, np.eye(classes)[truth]
+
+
+@pytest.fixture(scope="module")
+def head():
+    return fit_head(*clouds(), NAMES, "gender", "base")
+
+
+def test_a_head_tells_classes_where_they_can_be_told_and_pushes_only_there(head):
+    layers, membership = clouds(seed=1)
+    found = head.logits(layers[0][1], 100).argmax(1).numpy()
+    assert (found == membership.argmax(1)).mean() > 0.95
+    assert head.accuracy[0] > 0.9
+    assert head.push[1].norm() < 0.5 * head.push[0].norm()
+
+
+def test_a_head_lies_between_its_timesteps_and_stays_at_its_ends(head):
+    h = clouds()[0][0][1]
+    early, middle, late = (head.logits(h, t) for t in (100, 500, 900))
+    assert torch.allclose(middle, (early + late) / 2, atol=1e-5)
+    assert torch.equal(head.logits(h, 0), early) and torch.equal(head.logits(h, 999), late)
+
+
+def test_a_larger_picture_has_about_the_same_logits(head):
+    h = clouds()[0][0][1]
+    large = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert (head.logits(large, 100) - head.logits(h, 100)).abs().max() < 0.5
+    gradient = torch.tensor([[0.0, 1.0]]).repeat(len(h), 1)
+    assert head.shift(gradient, large, 100).shape == large.shape
+
+
+def test_a_saved_head_is_the_same(head, tmp_path):
+    head.save(tmp_path / "head.safetensors")
+    loaded = AttributeHead.load(tmp_path / "head.safetensors")
+    assert all(torch.equal(getattr(loaded, name), getattr(head, name)) for name in ("weight", "bias", "push"))
+    assert (loaded.names, loaded.attribute, loaded.accuracy) == (head.names, "gender", head.accuracy)
+    assert (loaded.base_hash, loaded.digest) == ("base", head.digest)
+
+
+def test_rare_classes_are_told_apart_too():
+    layers, membership = clouds(200, classes=2)
+    some = np.concatenate([np.flatnonzero(membership[:, 0]), np.flatnonzero(membership[:, 1])[:10]])
+    few = fit_head([(t, h[some]) for t, h in layers], membership[some], NAMES, "gender")
+    found = few.logits(layers[0][1], 100).argmax(1).numpy()
+    assert (found == membership.argmax(1)).mean() > 0.9
+
+
+def test_pictures_without_a_class_are_left_out_and_too_few_are_a_sentence():
+    layers, membership = clouds()
+    membership[:4] = 0
+    fit_head(layers, membership, NAMES, "gender")
+    membership[6:, 1] = 0
+    with pytest.raises(DDMError, match="too few pictures to learn from: 1 of woman"):
+        fit_head(layers, membership, NAMES, "gender")
+
+
+@pytest.mark.parametrize("mode", ["queue", "batch"])
+def test_the_gradient_is_that_of_the_loss(head, mode):
+    """Against automatic differentiation, in units of one picture."""
+    guidance = Guidance(head, Target(NAMES, np.array([0.3, 0.7])), mode=mode)
+    guidance.begin(["a"] * 6)
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    p = logits.softmax(1)
+    if mode == "batch":
+        tau = torch.tensor([0.3, 0.7])
+        loss = 8 * 6 * ((p.mean(0) - tau).square() / tau).sum()
+    else:
+        wanted = torch.as_tensor(guidance._assigned(p.detach().numpy()))
+        # The softmax is at temperature 8, and the gradient by the logits over it.
+        loss = -8 * (logits / 8).log_softmax(1)[torch.arange(6), wanted].sum()
+    loss.backward()
+    assert np.allclose(guidance.gradient(logits.detach().numpy()), logits.grad.numpy(), atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["queue", "batch"])
+def test_a_push_does_not_depend_on_how_many_pictures_there_are(head, mode):
+    h = torch.randn(4, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    shifts = []
+    for copies in (1, 5):
+        guidance = Guidance(head, Target(NAMES, np.array([0.25, 0.75])), mode=mode)
+        guidance.begin(["a"] * 4 * copies)
+        shifts.append(guidance.shift(h.repeat(copies, 1, 1, 1), 100))
+    assert torch.allclose(shifts[0], shifts[1][:4], atol=1e-5)
+
+
+def test_a_push_makes_what_is_wanted_more_likely(head):
+    h = clouds()[0][0][1]
+    guidance = Guidance(head, Target(NAMES, np.array([0.0, 1.0])))
+    guidance.begin(["a"] * len(h))
+    pushed = h + guidance.shift(h, 100)
+    before, after = (head.logits(one, 100).softmax(1)[:, 1].mean() for one in (h, pushed))
+    assert after > before + 0.3
+
+
+def test_pictures_get_the_class_that_they_are_nearest_to(head):
+    guidance = Guidance(head)
+    guidance.begin(["a", "b", "a", "b"])
+    likely = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]])
+    assert list(guidance._assigned(likely)) == [0, 1, 1, 0]
+
+
+def test_scale_0_pushes_nothing_and_still_counts(head):
+    guidance = Guidance(head, scale=0.0)
+    layers, membership = clouds(8)
+    guidance.begin(["a"] * 8)
+    assert guidance.shift(layers[0][1], 100) is None
+    assert list(guidance.end()) == list(membership.argmax(1))
+    assert list(guidance.tally.total) == [4, 4]
+
+
+def test_pictures_that_were_given_up_do_not_count(head):
+    guidance = Guidance(head)
+    guidance.begin(["a"] * 40)
+    guidance.shift(clouds()[0][0][1], 100)
+    guidance.begin(["a"])
+    assert guidance.end() is None
+    assert guidance.tally.total.sum() == 0
+
+
+def test_mistakes_are_sentences(head, tmp_path):
+    with pytest.raises(DDMError, match="queue or batch"):
+        Guidance(head, mode="both")
+    with pytest.raises(DDMError, match="tells apart"):
+        Guidance(head, Target.uniform(("cat", "dog")))
+    guidance = Guidance(head)
+    guidance.begin(["a"])
+    with pytest.raises(DDMError, match="started for 1 pictures"):
+        guidance.shift(torch.zeros(2, 4, 2, 2), 100)
+    with pytest.raises(DDMError, match="reads 4 channels"):
+        guidance.shift(torch.zeros(1, 8, 2, 2), 100)

@@ -1,0 +1,181 @@
+"""Guidance in our own sampler and galleries."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.attribute_head import AttributeHead
+from comfyui_ddm.debias.guidance import Guidance
+from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
+from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.sampler import generate_batches
+from comfyui_ddm.training.steering import Steering
+from typer.testing import CliRunner
+
+from .runs import write_folder
+
+
+def random_head(attribute="gender", base_hash="", channels=32):
+    generator = torch.Generator().manual_seed(0)
+    weight, push = (torch.randn(2, 2, channels, 4, 4, generator=generator) for _ in range(2))
+    return AttributeHead(
+        ("man", "woman"), attribute, (100, 900), weight / 20, torch.zeros(2, 2), push, (1, 1), base_hash
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base):
+    return load_base(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def head_file(base, tmp_path_factory):
+    path = tmp_path_factory.mktemp("head") / "head.safetensors"
+    random_head(base_hash=base.hash).save(path)
+    return path
+
+
+@pytest.fixture
+def ddm():
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_only_the_conditional_half_is_pushed(base):
+    text = base.encode_text(["", "", "a doctor", "a doctor"])
+    noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = base.run_unet(noisy, torch.tensor(500), text)
+        with Steering([Guidance(random_head())]).on(base.unet, ["a doctor"] * 2):
+            pushed = base.run_unet(noisy, torch.tensor(500), text)
+        after = base.run_unet(noisy, torch.tensor(500), text)
+    assert torch.equal(pushed[:2], plain[:2])
+    assert not torch.isclose(pushed[2:], plain[2:]).all()
+    assert torch.equal(after, plain)
+
+
+def test_pushes_of_several_attributes_add_up(base):
+    text = base.encode_text(["a doctor"] * 2)
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = []
+    handle = base.unet.up_blocks[0].register_forward_pre_hook(
+        lambda module, inputs, named: seen.append(named["hidden_states"]), with_kwargs=True
+    )
+    guides = [Guidance(random_head(), scale=1.0), Guidance(random_head("age"), scale=2.0)]
+    with torch.inference_mode():
+        for chosen in ([], guides[:1], guides[1:], guides):
+            with Steering(chosen).on(base.unet, ["a doctor"] * 2):
+                base.run_unet(noisy, torch.tensor(500), text)
+    handle.remove()
+    plain, one, two, both = seen
+    assert torch.allclose(both - plain, (one - plain) + (two - plain), atol=1e-5)
+
+
+def test_every_sampler_and_number_of_steps_will_do(base):
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    scheduler = EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
+    for options in ({"steps": 1}, {"steps": 7}, {"steps": 3, "scheduler": scheduler}, {"guidance_scale": 1.0}):
+        guide = Guidance(random_head())
+        batches = generate_batches(base, ["a"] * 3, range(3), steering=Steering([guide]), **{"steps": 2, **options})
+        assert [len(batch.counted) for batch in batches] == [3]
+        assert guide.tally.total.sum() == 3
+
+
+def test_a_batch_that_is_cancelled_does_not_count(base):
+    guide = Guidance(random_head())
+    batches = generate_batches(base, ["a"] * 2, range(2), steps=2, steering=Steering([guide]), cancelled=lambda: True)
+    assert list(batches) == []
+    assert guide.tally.total.sum() == 0
+
+
+def test_the_correction_is_r_times_the_module(base):
+    module = new_module(4, 32, sum(p.numel() for p in base.unet.parameters()))
+    torch.nn.init.normal_(module.leave.weight)
+    text = base.encode_text(["", "a doctor"])
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor(500)
+    with torch.inference_mode():
+        plain = base.run_unet(noisy, t, text)
+        with Steering(invariant=module, strength=0.5).on(base.unet, ["a doctor"]):
+            corrected = base.run_unet(noisy, t, text)
+        assert torch.allclose(corrected, plain + 0.5 * module(noisy, t, text.tokens), atol=1e-6)
+
+
+def sample(ddm, tiny_base, head_file, out, *more, code=0):
+    given = ["sample", "--base", tiny_base, "--out", out, "--steps", 2, "--device", "cpu", "--per-prompt", 4]
+    return ddm(*given, "--prompts", "a doctor;a pilot", "--batch-size", 2, "--guide", head_file, *more, code=code)
+
+
+def test_a_stopped_queue_goes_on_counting_where_it_was(ddm, tiny_base, head_file, tmp_path):
+    out = tmp_path / "out"
+    sample(ddm, tiny_base, head_file, out)
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(row["counted"]["gender"] in ("man", "woman") for row in rows)
+    assert rows[0]["guides"][0]["scale"] == 8.0
+    before = {row["file_name"]: (out / row["file_name"]).read_bytes() for row in rows}
+    for row in rows[4:]:
+        (out / row["file_name"]).unlink()
+    sample(ddm, tiny_base, head_file, out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_pictures_of_another_scale_are_not_mixed_in(ddm, tiny_base, head_file, tmp_path):
+    sample(ddm, tiny_base, head_file, tmp_path / "out")
+    said = sample(ddm, tiny_base, head_file, tmp_path / "out", "--guide-scale", 4, code=2).stderr
+    assert "other settings" in said
+
+
+def test_a_head_for_another_base_warns(ddm, tiny_base, tmp_path):
+    random_head(base_hash="00").save(tmp_path / "other.safetensors")
+    result = sample(ddm, tiny_base, tmp_path / "other.safetensors", tmp_path / "out")
+    assert "Warning: other.safetensors was made for another base model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--guide-target", "man=.5"), "leaves out 'woman'"),
+        (("--guide-target", "uniform", "--guide-target", "uniform"), "2 targets for 1 heads"),
+        (("--invariant", "nowhere.safetensors"), "no file nowhere.safetensors"),
+    ],
+)
+def test_mistakes_are_sentences(ddm, tiny_base, head_file, tmp_path, more, said):
+    assert said in sample(ddm, tiny_base, head_file, tmp_path / "out", *more, code=2).stderr
+
+
+def test_two_heads_for_one_attribute_are_a_sentence(ddm, tiny_base, head_file, tmp_path):
+    said = sample(ddm, tiny_base, head_file, tmp_path / "out", "--guide", head_file, code=2).stderr
+    assert "one attribute" in said
+
+
+def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
+    pictures = write_folder(tmp_path / "pictures", count=20, rare=3)
+    head, module = tmp_path / "head.safetensors", tmp_path / "module.safetensors"
+    given = (pictures, "--base", tiny_base, "--device", "cpu", "--json")
+    made = json.loads(ddm("head", *given, "--groups", "labels:gender", "--out", head).stdout)
+    assert (made["attribute"], made["names"]) == ("gender", ["man", "woman"])
+    made = json.loads(ddm("invariant", *given, "--steps", 2, "--batch", 4, "--groups", 2, "--out", module).stdout)
+    assert made["share_of_base"] <= 0.05
+    sample(ddm, tiny_base, head, tmp_path / "out", "--invariant", module)
+    assert np.isfinite(InvariantModule.load(module).leave.weight.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("head", "pictures", "--out", "x.safetensors"), "Say once who is in the pictures"),
+        (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
+        (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "is a .safetensors file"),
+        (("invariant", "--out", "x.safetensors"), "nothing to train on"),
+        (("invariant", "pictures", "--out", "x.ckpt"), "is a .safetensors file"),
+    ],
+)
+def test_commands_say_what_is_missing(ddm, command, said):
+    assert said in ddm(*command, code=2).stderr

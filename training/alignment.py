@@ -1,0 +1,345 @@
+"""Objective `alignment`: the model is taught through its own sampling until a probe sees the target (2311.07604).
+
+Each step makes a batch of pictures of one prompt, lets the probes say who is in them, asks optimal transport who should
+be (see `debias.assignment`), and moves the model towards that, while pictures stay like those that the frozen model
+makes of the same noise. All randomness of a step is a function of (seed, step), so a resumed run gives the same file.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..debias.assignment import aims
+from ..debias.error import DDMError
+from .checkpoint import Resumable
+from .lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
+from .sampler import ADAPTER, default_batch_size, noise_of, solver
+from .soft_tokens import SoftTokens
+from .text import Text
+from .trajectory import drawn_steps, roll_out
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..debias.probe import Probe
+    from ..debias.target import Target
+    from .base import Base
+    from .trajectory import Trajectory
+
+TRAINED = ("unet", "text-encoder", "both", "tokens")
+# A run of so many steps without a finite gradient will not find back.
+MOST_SKIPPED = 20
+
+Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float pictures [N, 3, H, W] in 0…1 → features [N, D]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on, besides base, probes, targets and prompts.
+
+    Attributes:
+        train: one of `TRAINED`: a LoRA on the U-Net, on the text encoders, on both, or soft tokens before the prompt.
+        steps: optimizer steps.
+        batch: pictures of one prompt per step; the assignment is over these.
+        rank: of the LoRAs.
+        tokens: how many soft tokens.
+        rate: learning rate, constant after a warm-up over 10 steps; None for the default of what is trained.
+        guidance: guidance scale, at which the model will be used.
+        sampling: sampling steps; each training step draws a number within 2 of it, 19–23 in the paper.
+        through: sampling steps that gradients go through, drawn anew each time; 0 for all.
+        confidence: pictures whose class is less sure than this are not pushed.
+        keep: λ_img, weight of likeness to the frozen model's picture.
+        keep_changed: its factor for pictures that are to show another class than the frozen model's.
+        average: decay of the running average of the weights, which is what is saved.
+        seed: of everything.
+    """
+
+    train: str = "unet"
+    steps: int = 60
+    batch: int = 16
+    rank: int = 8
+    tokens: int = 5
+    rate: float | None = None
+    guidance: float = 3.0
+    sampling: int = 21
+    through: int = 4
+    confidence: float = 0.8
+    keep: float = 8.0
+    keep_changed: float = 0.2
+    average: float = 0.996
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the settings as JSON, for the file's metadata."""
+        return asdict(self) | {"rate": self.peak_rate}
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate."""
+        return RATES[self.train] if self.rate is None else self.rate
+
+
+# The U-Net's was tried on the embedded model, the others are guesses; for SD 1.5 the paper has 5e-5 for LoRAs.
+RATES = {"unet": 2e-3, "text-encoder": 2e-3, "both": 2e-3, "tokens": 5e-3}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step makes: a prompt, a seed for each picture, sampling steps, and which of them are learnt through."""
+
+    prompt: str
+    seeds: Sequence[int]
+    steps: int
+    through: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Original:
+    """The frozen model's pictures of a step: features [N, D] to keep, and the class [N] that each probe sees."""
+
+    features: "Sequence[torch.Tensor]"
+    classes: Sequence[np.ndarray]
+
+
+class Alignment(Resumable):
+    """A run: base, what is trained on it, optimizer, and one method that makes a step.
+
+    Args:
+        base: opened by `load_base`; it gets the LoRA "debias" or the soft tokens.
+        probes: one per attribute; differentiable (see `Probe.logits`). Attributes are aligned jointly.
+        targets: one per probe.
+        families: lists of prompts. A step draws a family, then a prompt of it, so that all families come equally often
+            however many prompts they have.
+        settings: see `Settings`.
+        keep: extractors whose features the pictures shall keep; without one, their latents are compared.
+
+    Of the weights there is a running average too; it lies in the optimizer's state.
+    """
+
+    def __init__(
+        self,
+        base: "Base",
+        probes: "Sequence[Probe]",
+        targets: "Sequence[Target]",
+        families: Sequence[Sequence[str]],
+        settings: Settings,
+        keep: Sequence[Extractor] = (),
+    ):
+        import torch
+
+        if settings.train not in TRAINED:
+            raise DDMError(f"There is no {settings.train!r} to train. Choose among {', '.join(TRAINED)}.")
+        self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
+        self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
+        unet, texts = {"": base.unet}, base.text_encoders
+        self.parts = {"unet": unet, "text-encoder": texts, "both": unet | texts, "tokens": {}}[settings.train]
+        for number, (part, model) in enumerate(self.parts.items()):
+            add_lora(
+                model, ADAPTER, settings.rank, TEXT_TARGETS if part else ATTENTION, seed=settings.seed * 3 + number
+            )
+        self.parameters = [p for model in self.parts.values() for p in lora_parameters(model, ADAPTER)]
+        if settings.train == "tokens":
+            base.soft_tokens = SoftTokens.from_vocabulary(base, settings.tokens, settings.seed)
+            self.parameters = list(base.soft_tokens.rows.values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.peak_rate, weight_decay=1e-2)
+        self.scheduler = solver(base)
+        self.cell = base.unet.config.sample_size
+        # With gradients a picture takes several times the memory that sampling it does.
+        self.rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
+        self.step, self.skipped = 0, 0
+        self.loss = torch.zeros((), device=base.device)
+
+    def draw(self, step: int) -> Draw:
+        """Draw what a step makes; stateless."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, step])
+        # Families take turns, and so do the prompts of each, in an order that is drawn anew for every round.
+        round_of, turn = divmod(step, len(self.families))
+        family = self.families[turn]
+        lap, place = divmod(round_of, len(family))
+        order = np.random.default_rng([settings.seed, 1, turn, lap]).permutation(len(family))
+        steps = int(rng.integers(max(1, settings.sampling - 2), settings.sampling + 3))
+        first = 4_000_000 + settings.seed * 10_000_019 + step * settings.batch
+        return Draw(
+            family[order[place]],
+            range(first, first + settings.batch),
+            steps,
+            drawn_steps(rng, steps, settings.through),
+        )
+
+    def advance(self) -> None:
+        """Make one optimizer step; one whose gradient is not finite leaves everything as it was.
+
+        Raises:
+            DDMError: this has been so for many steps in a row.
+        """
+        import torch
+
+        base, settings, drawn = self.base, self.settings, self.draw(self.step)
+        noise = torch.stack([noise_of(seed, base.latent_channels, self.cell) for seed in drawn.seeds])
+        original = self._original(drawn, noise)
+        texts, empty = self._encode([drawn.prompt, ""])
+        rows = [0] * settings.batch
+        text, none = (_leaf(part[rows]) for part in (texts, empty))
+        made = self._roll_out(noise, drawn.steps, text, none)
+        loss = self.loss_of(made, original)
+        loss.backward()
+        made.backward(base, text, none, settings.guidance, drawn.through, self.rows)
+        _pass_on((texts, text), (empty, none))
+        self._update(loss.detach())
+        self.step += 1
+
+    def loss_of(self, made: "Trajectory", original: Original) -> "torch.Tensor":
+        """L_align + λ_img · w · Σ (1 − cos f): of pictures against their aims, and of features against the original.
+
+        L_align is the mean of the cross-entropy over the pictures that are sure (c ≥ .8), summed over attributes; w is
+        1 where a picture is to show what the original shows, else `keep_changed`.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        settings = self.settings
+        pictures = self._decode(made.latents)
+        logits = [probe.logits(pictures) for probe in self.probes]
+        seen = [part.detach().double().softmax(1).cpu().numpy() for part in logits]
+        rng = np.random.default_rng([settings.seed, 2, self.step])
+        wanted = aims(seen, self.targets, rng)
+        loss = made.latents.new_zeros(())
+        for part, aim in zip(logits, wanted, strict=True):
+            sure = torch.as_tensor(aim.confidence >= settings.confidence, device=part.device)
+            if sure.any():
+                classes = torch.as_tensor(aim.classes, device=part.device)
+                loss = loss + F.cross_entropy(part[sure].float(), classes[sure])
+        if settings.keep:
+            stays = np.all([aim.classes == was for aim, was in zip(wanted, original.classes, strict=True)], axis=0)
+            weight = torch.where(torch.as_tensor(stays, device=loss.device), 1.0, settings.keep_changed)
+            for now, then in zip(self._features(made.latents, pictures), original.features, strict=True):
+                loss = loss + settings.keep * (weight * (1 - F.cosine_similarity(now, then))).mean()
+        return loss
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the running average in place of the weights for a while."""
+        import torch
+
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        with torch.no_grad():
+            for parameter in self.parameters:
+                parameter.copy_(self.optimizer.state[parameter].get("average", parameter))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, own, strict=True):
+                    parameter.copy_(value)
+
+    def _update(self, loss: "torch.Tensor") -> None:
+        import torch
+
+        gradients = [parameter.grad for parameter in self.parameters]
+        finite = loss.isfinite() and all(part is None or part.isfinite().all() for part in gradients)
+        self.skipped = 0 if finite else self.skipped + 1
+        if self.skipped >= MOST_SKIPPED:
+            raise DDMError(
+                f"The gradient has not been finite for {MOST_SKIPPED} steps. Train again with a rate lower than "
+                f"{self.settings.peak_rate:g} (--rate and --restart)."
+            )
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.peak_rate * min(1.0, (self.step + 1) / 10)
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimizer.step()
+            self._average()
+            self.loss = loss if self.step == 0 else torch.lerp(self.loss, loss, 0.1)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _average(self) -> None:
+        """Move the average on; it lies beside AdamW's moments, so that checkpoints hold it. Young, it is short."""
+        import torch
+
+        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for parameter in self.parameters:
+                state = self.optimizer.state[parameter]
+                if "average" not in state:
+                    state["average"] = parameter.detach().clone()
+                state["average"].lerp_(parameter, 1 - decay)
+
+    def _original(self, drawn: Draw, noise: "torch.Tensor") -> Original:
+        import torch
+
+        with torch.no_grad(), self._off():
+            texts = self.base.encode_text([drawn.prompt, ""])
+            text, none = (texts[[row] * len(noise)] for row in range(2))
+            latents = self._roll_out(noise, drawn.steps, text, none).latents
+            pictures = self._decode(latents)
+            classes = [probe.logits(pictures).argmax(1).cpu().numpy() for probe in self.probes]
+            return Original(self._features(latents, pictures), classes)
+
+    def _roll_out(self, noise: "torch.Tensor", steps: int, text: Text, none: Text) -> "Trajectory":
+        guidance = self.settings.guidance
+        return roll_out(
+            self.base, self.scheduler, noise, steps, text, none if guidance != 1 else None, guidance, self.rows
+        )
+
+    def _encode(self, prompts: Sequence[str]) -> list[Text]:
+        """The prompt as the trained model reads it, and the empty one, before which no tokens are said."""
+        base = self.base
+        learns = self.settings.train != "unet"
+        said = base.encode_text(prompts[:1], base.soft_tokens, gradient=learns)
+        return [said, base.encode_text(prompts[1:], gradient=learns)]
+
+    @contextmanager
+    def _off(self) -> Iterator[None]:
+        """The base as it was; soft tokens are simply not said."""
+        for model in self.parts.values():
+            set_alpha(model, ADAPTER, 0.0)
+        try:
+            yield
+        finally:
+            for model in self.parts.values():
+                set_alpha(model, ADAPTER, 1.0)
+
+    def _features(self, latents: "torch.Tensor", pictures: "torch.Tensor") -> "list[torch.Tensor]":
+        return [extract(pictures) for extract in self.keep] or [latents.flatten(1)]
+
+    def _decode(self, latents: "torch.Tensor") -> "torch.Tensor":
+        """Pictures float [N, 3, H, W] in 0…1; of those that do not fit at once, the VAE's activations are made anew."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        vae = self.base.vae
+
+        def decode(part: "torch.Tensor") -> "torch.Tensor":
+            return (vae.decode(part / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+        factor = self.base.vae_factor
+        parts = latents.split(self.base.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor))
+        if len(parts) == 1:
+            return decode(latents)
+        return torch.cat([checkpoint(decode, part, use_reentrant=False) for part in parts])
+
+
+def _leaf(text: Text) -> Text:
+    """The same text, at which gradients stop and gather if there are any."""
+    learns = text.tokens.requires_grad
+
+    def stop(part: "torch.Tensor") -> "torch.Tensor":
+        return part.detach().clone().requires_grad_(learns)
+
+    return Text(stop(text.tokens), None if text.pooled is None else stop(text.pooled))
+
+
+def _pass_on(*pairs: tuple[Text, Text]) -> None:
+    """Pass what gathered at leaves [N] on into the one text that each was made of."""
+    import torch
+
+    for text, leaf in pairs:
+        parts = [(text.tokens, leaf.tokens), (text.pooled, leaf.pooled)]
+        known = [(whole, part.grad) for whole, part in parts if part is not None and part.grad is not None]
+        if known:
+            wholes, gradients = zip(*known, strict=True)
+            torch.autograd.backward(wholes, [gradient.sum(0, keepdim=True) for gradient in gradients])

@@ -1,0 +1,205 @@
+"""`ddm align`: teach the model through its own pictures, until a probe sees the target."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..option import (
+    BaseOption,
+    DeviceOption,
+    PreviewEveryOption,
+    PreviewsOption,
+    Progress,
+    ProgressOption,
+    ResumeOption,
+    SaveEveryOption,
+    StdinStopsOption,
+    TokenizerOption,
+)
+from .report import CLIP_HELP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from ...debias.probe import Probe
+    from ...debias.target import Target
+    from ..alignment import Extractor
+
+
+def align(
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The adapter or, with --train tokens, the embedding to write.")
+    ],
+    probe: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FILE",
+            help="A probe made by `ddm probe`; give the option again for more attributes, which are aligned in every "
+            "combination.",
+        ),
+    ],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TEXT|FILE",
+            help="Prompts as 'a firefighter;a doctor', or a text file with one in a line. Give the option again for "
+            "another family: each is trained equally often.",
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="'uniform' or 'man=.75,woman=.25', in the order of the probes; uniform where none is given."),
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="What learns: unet, text-encoder, both (LoRAs), or tokens (an embedding).")
+    ] = "unet",
+    base: BaseOption = None,
+    tokenizer: TokenizerOption = None,
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="What pictures shall keep: the features of a probe, such as one for the role, or of a CLIP model in a "
+            "folder; can be given again. Without one their latents are kept.",
+        ),
+    ] = None,
+    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
+    keep_weight: Annotated[
+        float | None, typer.Option(min=0.0, help="How much pictures shall stay what they were (8); 0 for not at all.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Pictures of one prompt per step.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRAs.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, max=64, help="How many soft tokens.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; by what is trained if not given.")] = None,
+    cfg: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to train at (3).")] = None,
+    sampling: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sampling steps of the pictures, give or take two (21); fewer are quicker."),
+    ] = None,
+    through: Annotated[
+        int | None, typer.Option(min=0, help="Sampling steps of each picture that gradients go through; 0 for all.")
+    ] = None,
+    save_every: SaveEveryOption = 20,
+    resume: ResumeOption = False,
+    restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where a stopped run is kept; beside the file if not given.")
+    ] = None,
+    previews: PreviewsOption = None,
+    preview_every: PreviewEveryOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    device: DeviceOption = "auto",
+    progress: ProgressOption = Progress.BARS,
+    stdin_stops: StdinStopsOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
+) -> None:
+    """Align a model with a target by a probe: no pictures are needed. Ctrl-C stops and keeps the state.
+
+    Example: ddm align --probe gender.safetensors --prompts "a firefighter;a doctor" --out fair.safetensors
+    """
+    from ..parent import STOPPED, leave, stop_with_parent
+
+    if stdin_stops:
+        stop_with_parent()
+    from ...debias.adapter import content_hash
+    from ...debias.error import DDMError
+    from ...debias.reading import check_probes
+    from ..alignment import Settings
+    from ..alignment_run import AlignmentRun
+    from ..base import load_base, resolve_device
+    from ..checkpoint import checkpoint_path, refuse_left
+    from ..model import EMBEDDED
+    from ..preview import Previews
+    from ..prompt import read_prompts
+    from ..reporter import JSONReporter, TerminalReporter
+    from ..stop_signals import stop_signals
+    from .report import open_probes
+
+    reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
+    began = time.monotonic()
+    if out.suffix != ".safetensors":
+        raise DDMError(f"The result is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    checkpoint = checkpoint or checkpoint_path(out)
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    elif not resume:
+        refuse_left(checkpoint)
+    families = [read_prompts(text) for text in prompts]
+    given = {
+        "keep": keep_weight,
+        "steps": steps,
+        "batch": batch,
+        "rank": rank,
+        "tokens": tokens,
+        "rate": rate,
+        "guidance": cfg,
+        "sampling": sampling,
+        "through": through,
+    }
+    settings = Settings(train, seed=seed, **{name: value for name, value in given.items() if value is not None})
+    place = resolve_device(device)
+    probes = open_probes(probe, clip, place)
+    targets = all_targets(probes, target)
+    check_probes(probes, targets)
+    run = AlignmentRun(
+        load_base(base or EMBEDDED, place, tokenizer=tokenizer),
+        probes,
+        targets,
+        families,
+        out,
+        settings,
+        [open_extractor(path, place) for path in keep or []],
+        [content_hash(path) if path.is_file() else str(path.resolve()) for path in (*probe, *(keep or []))],
+        save_every,
+        checkpoint,
+    )
+    if resume and not run.resume():
+        reporter.note(f"There is no checkpoint of {out.name} yet, so training begins at step 0.")
+    shown = None
+    if previews:
+        every = preview_every or max(1, settings.steps // 5)
+        said = [prompt for family in families for prompt in family]
+        shown = Previews(run.base, said, previews, every, reporter.preview, seed)
+    with reporter.steps() as report, stop_signals() as stop:
+        complete = run.train(report, stop, shown)
+    if not complete:
+        reporter.note(
+            f"Stopped at step {run.training.step} of {settings.steps}; the state is kept in {checkpoint}. "
+            "Go on with the same command and --resume."
+        )
+        if stdin_stops:
+            leave(STOPPED)
+        raise typer.Exit(STOPPED)
+    seconds = time.monotonic() - began
+    use = f"Say embedding:{out.stem} before a prompt." if train == "tokens" else "Its strength is α."
+    reporter.note(f"Wrote {out} in {seconds:.0f} s. {use}")
+    result = {"out": str(out), "train": train, "seconds": round(seconds, 1), "steps": settings.steps}
+    result |= {
+        "loss": run.training.loss.item(),
+        "targets": {goal.attribute: str(wanted) for goal, wanted in zip(probes, targets, strict=True)},
+    }
+    reporter.result(result)
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+
+
+def open_extractor(path: Path, device: "torch.device") -> "Extractor":
+    """The features of a probe file, or of a CLIP folder; errors as in `Probe.load` and `ClipImages`."""
+    from ...debias.probe import Probe
+    from ..clip import ClipImages
+
+    return ClipImages(path, device).embed if path.is_dir() else Probe.load(path, device=device).embed
+
+
+def all_targets(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target]":
+    """A target for each probe: those given in order, uniform ones for the rest; errors as in `targets_of`."""
+    from .report import targets_of
+
+    given = list(given or [])
+    return targets_of(probes, given + ["uniform"] * (len(probes) - len(given)))

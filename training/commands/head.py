@@ -1,0 +1,89 @@
+"""`ddm head`: learn to tell, while a picture is still noise, who is going to be in it: for distribution guidance."""
+
+import json
+import time
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..option import BaseOption, CaptionOption, DeviceOption, SelfCountOption, TokenizerOption
+
+
+def head(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The head to write, a .safetensors file.")],
+    folder: Annotated[Path | None, typer.Argument(help="Pictures with captions of the kind you will ask for.")] = None,
+    groups: Annotated[
+        str, typer.Option(help='Who is in them: labels:COLUMN, or words:"man|woman". Or give a --probe.')
+    ] = "",
+    probe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the pictures.")
+    ] = None,
+    base: BaseOption = None,
+    tokenizer: TokenizerOption = None,
+    self_prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--self",
+            metavar="TEXT|FILE",
+            help="Use the base's own pictures of these prompts ('a;b', or a file), besides a FOLDER if given.",
+        ),
+    ] = None,
+    self_count: SelfCountOption = 24,
+    caption: CaptionOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one JSON object.")] = False,
+) -> None:
+    """Make a head for distribution guidance; the model itself is not trained.
+
+    Example: ddm head examples/people_emoji --probe examples/probes/gender.safetensors --out gender_head.safetensors
+    """
+    from ...debias.error import DDMError
+    from ...debias.probe import Probe
+    from ..base import load_base
+    from ..folder import read_folder
+    from ..head import make_head
+    from ..model import EMBEDDED
+    from ..picture_set import folder_set, self_set
+    from ..progress import picture_progress, work_progress
+    from ..prompt import read_prompts
+
+    began = time.monotonic()
+    if out.suffix != ".safetensors":
+        raise DDMError(f"A head is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    if (probe is None) == (not groups):
+        raise DDMError("Say once who is in the pictures: by --groups labels:COLUMN or words:man|woman, or by --probe.")
+    if folder is None and self_prompts is None:
+        raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")
+    judge = None if probe is None else Probe.load(probe)
+    pictures = read_folder(folder, caption) if folder else None
+    prompts = read_prompts(self_prompts) if self_prompts else []
+    for line in pictures.remarks() if pictures else ():
+        typer.echo(line, err=True)
+    model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
+    sets = []
+    if pictures:
+        with picture_progress("Encoding pictures") as bar:
+            sets.append(folder_set(model, pictures, bar))
+    if prompts:
+        with picture_progress("The base's own pictures") as bar:
+            sets.append(self_set(model, prompts, self_count, seed, bar))
+    with work_progress() as report:
+        made = make_head(model, reduce(add, sets), groups, judge and judge.to(model.device), seed, report)
+    made.save(out)
+    facts = {
+        "head": str(out),
+        "attribute": made.attribute,
+        "names": made.names,
+        "accuracy": dict(zip(made.timesteps, made.accuracy, strict=True)),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    typer.echo(f"{made.attribute}: {', '.join(made.names)}. Told right by the noise that is left (0 none, 1000 all):")
+    typer.echo("  " + ", ".join(f"{t}: {share:.0%}" for t, share in facts["accuracy"].items()))
+    typer.echo(f"The head is in {out}. Use it with: ddm sample --guide {out}")

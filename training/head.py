@@ -1,0 +1,87 @@
+"""From pictures to a head for distribution guidance: groups as labels, words or a probe say them, and h-space."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ..debias.attribute_head import TIMESTEPS, AttributeHead, fit_head
+from ..debias.error import DDMError
+from ..debias.group import Groups, concepts
+from .grouping import Grouper
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..debias.probe import Probe
+    from .base import Base
+    from .picture_set import PictureSet
+
+Report = Callable[[str, int, int], None]
+BATCH = 64
+
+
+def make_head(
+    base: "Base",
+    pictures: "PictureSet",
+    groups: str = "",
+    probe: "Probe | None" = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> AttributeHead:
+    """Fit a head on pictures that are grouped by labels or words, or by a probe.
+
+    Args:
+        base: whose h-space is read, under each picture's caption.
+        pictures: of a folder, or made by the base.
+        groups: `labels:COLUMN` or `words:man|woman`, as `Grouper.group` takes them.
+        probe: says instead who is in the pictures.
+        seed: of the noises.
+        report: called with (what, done, total).
+
+    Raises:
+        DDMError: another source of groups, or a class with too few pictures.
+    """
+    import torch
+
+    report = report or (lambda what, done, total: None)
+    captions = pictures.captions
+    latents = pictures.squares[torch.arange(len(captions))]
+    if probe is not None:
+        seen = probe.predict(base.decode(latents))
+        found, attribute = Groups(probe.names, seen, f"probe:{probe.attribute}"), probe.attribute
+    elif groups.startswith(("labels:", "words:")):
+        grouper = Grouper(base, pictures.squares, captions, seed, report, pictures.cache)
+        (found,), attribute = grouper.group(groups, labels=pictures.column).groups, groups.partition(":")[2]
+    else:
+        raise DDMError(
+            f"A head learns named classes, and “{groups}” names none. Use labels:COLUMN, words:man|woman, or --probe."
+        )
+    layers = h_space(base, latents, captions, seed, report)
+    return fit_head(layers, found.membership, found.names, attribute, base.hash, seed)
+
+
+def h_space(
+    base: "Base", latents: "torch.Tensor", captions: list[str], seed: int, report: Report
+) -> "Iterator[tuple[int, torch.Tensor]]":
+    """Per timestep the mid-block's output [N, C, H, W] (float32, on the CPU) of the noisy pictures."""
+    import torch
+
+    names, concept = concepts(captions)
+    text, index = base.encode_text(names), torch.as_tensor(concept, device=base.device)
+    generator = torch.Generator().manual_seed(seed)
+    seen: list[torch.Tensor] = []
+    handle = base.unet.mid_block.register_forward_hook(lambda _module, _inputs, h: seen.append(h.float().cpu()))
+    try:
+        for done, t in enumerate(TIMESTEPS):
+            report("h-space", done, len(TIMESTEPS))
+            seen.clear()
+            # DDPM (arXiv 2006.11239, eq. 4)
+            kept = float(base.scheduler.alphas_cumprod[t])
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
+            with torch.inference_mode():
+                for rows in torch.arange(len(latents), device=base.device).split(BATCH):
+                    base.denoise(noisy[rows], torch.full((len(rows),), t, device=base.device), text[index[rows]])
+            yield t, torch.cat(seen)
+        report("h-space", len(TIMESTEPS), len(TIMESTEPS))
+    finally:
+        handle.remove()

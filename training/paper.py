@@ -1,0 +1,148 @@
+"""Objective `ddm-paper`: *Debiasing Diffusion Model* (arXiv 2503.12536) as it was published, for K classes and any α.
+
+LoRA on attention's q and v, a constant rate, uniform timesteps, pictures as they come, one α for the whole training.
+What the authors' script does by mistake is not copied: steps are optimizer steps, gradients are clipped by their norm.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..debias.adapter import AdapterCard
+from ..debias.paper_indicator import PaperIndicator, indicator_entropy, paper_loss
+from .calibration import Calibration
+from .draws import Plan
+from .loop import FairTraining
+from .lora import set_alpha
+from .optimizer import build_optimizer
+from .run import Run
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..debias.group import Groups
+    from .text_table import TextTable
+
+# Pictures, drawn from the set, over whose noisy versions the entropy is measured.
+MEASURED = 256
+
+
+class PlainDraws:
+    """Draws the rows of each step: pictures that have a class, and timesteps, evenly; stateless, as `Draws` is."""
+
+    style_steps = 0
+
+    def __init__(self, rows: np.ndarray, captions: "TextTable", settings: Settings, timesteps: int):
+        self.rows, self.captions, self.settings, self.timesteps = rows, captions, settings, timesteps
+
+    def plan(self, step: int, count: int | None = None) -> Plan:
+        """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
+        rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch
+        picture = rng.choice(self.rows, count)
+        return Plan(
+            picture=picture,
+            flip=np.zeros(count, dtype=bool),
+            alpha=np.ones(count, dtype=np.float32),
+            timestep=rng.integers(self.timesteps, size=count),
+            text=self.captions.neutral[picture, 0],
+            teacher=np.full(count, -1),
+            style=False,
+        )
+
+
+class PaperTraining(FairTraining):
+    """The trainer's loop with the paper's draws and loss; the indicator is learnt along, and then discarded.
+
+    Args:
+        groups: the classes; pictures of none are left out.
+        given: what `FairTraining` takes; latents of one shape.
+    """
+
+    TARGETS = ("to_q", "to_v")
+
+    def __init__(self, groups: "Groups", *given: object):
+        import torch
+
+        super().__init__(*given)
+        base, settings = self.base, self.settings
+        self.classes = torch.as_tensor(groups.membership.argmax(1), device=base.device)
+        size = int(np.prod(self.latents.shape[1:]))
+        self.indicator = PaperIndicator(size, len(groups.names), settings.seed).to(base.device)
+        self.parameters = [*self.parameters, *self.indicator.parameters()]
+        self.learning = {"debias": self.parameters}
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
+        rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
+        self.draws = PlainDraws(rows, self.captions, settings, len(self.schedule))
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: always the same."""
+        return self.settings.rate
+
+    def entropy(self) -> tuple[float, float]:
+        """Mean and deviation of the indicator's entropy on noisy pictures, as the paper evaluates itself."""
+        import torch
+
+        plan = self.draws.plan(self.settings.steps, MEASURED)
+        mean, _, _ = self.latents.fetch(plan.picture, plan.flip)
+        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(mean)
+        with torch.no_grad():
+            return indicator_entropy(self.indicator(self._denoised(plan, mean, noise)))
+
+    def _losses(
+        self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor", weight: "torch.Tensor | None"
+    ) -> "torch.Tensor":
+        import torch
+
+        predicted = self._denoised(plan, latents, noise)
+        classes = self.classes[self._moved(torch.as_tensor(plan.picture))]
+        return paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
+
+    def _denoised(self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+        """ε̂ [B, C, h, w], with the LoRA at strength 1."""
+        import torch
+
+        t = self._moved(torch.as_tensor(plan.timestep))
+        set_alpha(self.base.unet, "debias", 1.0)
+        return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[plan.text])
+
+
+class PaperRun(Run):
+    """A whole training with the published objective; nothing is predicted, and nothing calibrated."""
+
+    def _training(self, captions: "TextTable") -> PaperTraining:
+        return PaperTraining(
+            self.grouping.groups[0],
+            self.base,
+            self.pictures.squares,
+            captions,
+            self.grouping.weighting,
+            self.settings,
+            False,
+            self.ranks,
+            self.note,
+        )
+
+    def calibrate(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Nothing: the paper promises no shares that a scale could be set to."""
+
+    @property
+    def recommended(self) -> float:
+        """The strength that it was trained at."""
+        return 1.0
+
+    def card(self, calibration: Calibration | None = None) -> AdapterCard:
+        """What the adapter was trained for, and what the paper measures of itself."""
+        mean, deviation = self.training.entropy()
+        card = super().card(calibration)
+        return replace(
+            card,
+            objective="ddm-paper",
+            target=None,
+            alpha_max=1.0,
+            predicted=[],
+            training=card.training | {"indicator_entropy": {"mean": round(mean, 4), "deviation": round(deviation, 4)}},
+            description="Trained with the objective of arXiv 2503.12536, to compare with: use it at strength 1.",
+        )

@@ -1,0 +1,158 @@
+"""What acts on a diffusers U-Net while it samples, besides LoRAs, as hooks that are gone again afterwards."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..debias.attribute_head import AttributeHead
+from ..debias.error import DDMError
+from ..debias.guidance import SCALE, Guidance
+from ..debias.invariant_module import InvariantModule
+from ..debias.target import Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from .base import Base
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Guidance that needs no change of the model's weights. Without any, the model computes what it always did.
+
+    Attributes:
+        guides: distribution guidance, one for each attribute.
+        invariant: the module of invariant guidance, and `strength`, its r.
+    """
+
+    guides: Sequence[Guidance] = ()
+    invariant: InvariantModule | None = None
+    strength: float = 1.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a picture's metadata says of it, as JSON; empty where it changes nothing."""
+        facts: dict[str, Any] = {}
+        if guides := [guide.facts for guide in self.guides if guide.scale]:
+            facts["guides"] = guides
+        if self.invariant is not None and self.strength:
+            facts["invariant"] = {"module": self.invariant.digest, "strength": self.strength}
+        return facts
+
+    @contextmanager
+    def on(self, unet: "torch.nn.Module", prompts: Sequence[str]) -> Iterator[None]:
+        """Steer the pictures of these prompts, whose conditional half is the last rows of every batch."""
+        with ExitStack() as hooks:
+            if self.guides:
+                for guide in self.guides:
+                    guide.begin(prompts)
+                hooks.enter_context(_guided(unet, self.guides, len(prompts)))
+            if self.invariant is not None and self.strength:
+                hooks.enter_context(_corrected(unet, self.invariant, self.strength))
+            yield
+
+    def count(self) -> list[dict[str, str]]:
+        """Count the pictures that are done in the tallies; per picture its class of each attribute."""
+        counted = [(guide, guide.end()) for guide in self.guides]
+        total = len(counted[0][1]) if counted else 0
+        return [
+            {guide.head.attribute: guide.head.names[classes[row]] for guide, classes in counted} for row in range(total)
+        ]
+
+    def recount(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Set the tallies to the pictures that are there already: their `prompt`, and what `count` gave (`counted`)."""
+        rows = [row for row in rows if "counted" in row]
+        prompts = [row["prompt"] for row in rows]
+        for guide in self.guides:
+            guide.tally.clear()
+            guide.tally.add(prompts, [guide.head.names.index(row["counted"][guide.head.attribute]) for row in rows])
+
+
+def load_steering(
+    base: "Base",
+    heads: Sequence[Path] = (),
+    targets: Sequence[str] = (),
+    scale: float = SCALE,
+    mode: str = "queue",
+    invariant: Path | None = None,
+    strength: float = 1.0,
+) -> tuple[Steering, list[str]]:
+    """Open heads and a module for a base.
+
+    Args:
+        targets: one for each head, or none for uniform ones.
+
+    Returns:
+        The steering, and a warning for each file that was made for another base.
+
+    Raises:
+        DDMError: a file that cannot be used, targets that do not fit, or two heads for one attribute.
+    """
+    if targets and len(targets) != len(heads):
+        raise DDMError(f"There are {len(targets)} targets for {len(heads)} heads. Give one for each, or none at all.")
+    opened = [AttributeHead.load(path).to(base.device) for path in heads]
+    if len({head.attribute for head in opened}) < len(opened):
+        raise DDMError("Two of the heads are for one attribute. Give one for each attribute.")
+    guides = [
+        Guidance(head, Target.parse(target, head.names), scale, mode)
+        for head, target in zip(opened, targets or ["uniform"] * len(opened), strict=True)
+    ]
+    module = None if invariant is None else InvariantModule.load(invariant).to(base.device)
+    hashes = [(path.name, head.base_hash) for path, head in zip(heads, opened, strict=True)]
+    hashes += [] if module is None else [(invariant.name, module.card.base_hash)]
+    warnings = [
+        f"{name} was made for another base model: look at the pictures before you rely on it."
+        for name, made_for in hashes
+        if made_for != base.hash
+    ]
+    return Steering(guides, module, strength), warnings
+
+
+@contextmanager
+def _guided(unet: "torch.nn.Module", guides: Sequence[Guidance], count: int) -> Iterator[None]:
+    import torch
+
+    seen: dict[str, float] = {}
+
+    def note(_module: object, inputs: tuple, _named: dict) -> None:
+        seen["t"] = float(torch.as_tensor(inputs[1]).flatten()[0])
+
+    def act(_module: object, _inputs: tuple, h: "torch.Tensor") -> "torch.Tensor":
+        rows = slice(len(h) - count, None)
+        shifts = [shift for guide in guides if (shift := guide.shift(h[rows], seen["t"])) is not None]
+        if not shifts:
+            return h
+        h = h.clone()
+        h[rows] += sum(shifts)
+        return h
+
+    handles = [unet.register_forward_pre_hook(note, with_kwargs=True), unet.mid_block.register_forward_hook(act)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _corrected(unet: "torch.nn.Module", module: InvariantModule, strength: float) -> Iterator[None]:
+    import torch
+
+    # Both halves of a batch: the module has learnt the empty caption too.
+    if (unet.config.in_channels, unet.config.cross_attention_dim) != (module.card.channels, module.card.text_width):
+        raise DDMError(
+            "The module for invariant guidance was trained on another kind of model. Use that one, or train a module "
+            "for this one with `ddm invariant`."
+        )
+
+    def act(_module: object, inputs: tuple, _named: dict, output: tuple) -> tuple:
+        x, t, text = inputs
+        return (output[0].float() + strength * module(x, torch.as_tensor(t, device=x.device), text), *output[1:])
+
+    handle = unet.register_forward_hook(act, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
