@@ -1,0 +1,59 @@
+"""Collections that a host keeps while it runs, so that reports grow from one run to the next."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collection import Collection
+    from .probe import Probe
+
+# The one that was used longest ago goes first.
+KEPT = 32
+
+
+@dataclass
+class Gathered:
+    """A collection and, once there is a report on it, its place: every run writes it anew."""
+
+    collection: "Collection"
+    place: Any = None
+
+
+class Gatherings:
+    """The collections of a host: one for each owner, with the probes and the target that it was started with."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple, Gathered] = OrderedDict()
+
+    def get(self, owner: Hashable, probes: "Sequence[Probe]", target: str, collect: bool = True) -> Gathered:
+        """The collection that an owner gathers with these probes and this target; a new one if there is none.
+
+        Args:
+            owner: whose it is.
+            probes: the first is for the attribute that the report is on.
+            target: of the first probe's classes.
+            collect: False forgets what was collected, and starts again.
+
+        Raises:
+            DDMError: a target over other classes than the probe's, or two probes for one attribute.
+        """
+        from .collection import Collection
+        from .target import Target
+
+        asked = Target.parse(target or "uniform", probes[0].names)
+        key = (owner, asked, *(_identity(probe) for probe in probes))
+        if not collect:
+            self._kept.pop(key, None)
+        if key not in self._kept:
+            self._kept[key] = Gathered(Collection(probes, [asked, *(None for _ in probes[1:])]))
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def _identity(probe: "Probe") -> tuple:
+    """What tells probes apart: a file that was read again is the same probe if nothing in it has changed."""
+    return (probe.attribute, probe.names, probe.identity, probe.head.weight.cpu().numpy().tobytes())

@@ -1,0 +1,52 @@
+"""How many pictures of each class there are so far, and which classes the next ones should have."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+class Tally:
+    """Counts over a queue of pictures, for each prompt and in all.
+
+    Attributes:
+        shares: [K] the target.
+        counts: by prompt, [K].
+    """
+
+    def __init__(self, shares: np.ndarray):
+        self.shares = np.asarray(shares, dtype=np.float64)
+        self.counts: dict[Hashable, np.ndarray] = {}
+
+    @property
+    def total(self) -> np.ndarray:
+        """Counts [K] over all prompts."""
+        return sum(self.counts.values(), np.zeros(len(self.shares)))
+
+    def add(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
+        """Count pictures: their prompts, and the class of each."""
+        for prompt, index in zip(prompts, classes, strict=True):
+            self.counts.setdefault(prompt, np.zeros(len(self.shares)))[index] += 1
+
+    def wanted(self, prompts: Sequence[Hashable]) -> np.ndarray:
+        """The class [N] that each of the next pictures should have, one after the other.
+
+        It is the one that is furthest behind its share, among the pictures of the prompt and among all of them: sixty
+        pictures of one prompt come out balanced, and so do single pictures of sixty prompts.
+        """
+        counts, total = {prompt: self._of(prompt).copy() for prompt in prompts}, self.total
+        chosen = np.zeros(len(prompts), dtype=int)
+        for place, prompt in enumerate(prompts):
+            own = counts[prompt]
+            missing = self.shares * (own.sum() + 1) - own + self.shares * (total.sum() + 1) - total
+            # A class whose share is 0 is never asked for, however far all others are ahead.
+            chosen[place] = np.where(self.shares > 0, missing, -np.inf).argmax()
+            own[chosen[place]] += 1
+            total[chosen[place]] += 1
+        return chosen
+
+    def clear(self) -> None:
+        """Forget all pictures."""
+        self.counts.clear()
+
+    def _of(self, prompt: Hashable) -> np.ndarray:
+        return self.counts.get(prompt, np.zeros(len(self.shares)))

@@ -1,0 +1,61 @@
+"""Counts over a queue, and which classes come next."""
+
+import numpy as np
+import pytest
+from comfyui_ddm.debias.tally import Tally
+
+
+def fill(tally, prompts):
+    """Ask for one picture after the other, and get what was asked for."""
+    for prompt in prompts:
+        tally.add([prompt], tally.wanted([prompt]))
+    return tally
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.75, 0.25), (0.2, 0.3, 0.5)])
+def test_sixty_single_pictures_have_the_target_to_the_nearest_picture(shares):
+    counts = fill(Tally(shares), ["a doctor"] * 60).total
+    assert np.abs(counts - 60 * np.array(shares)).max() <= 1
+
+
+def test_single_pictures_of_sixty_prompts_have_the_target_too():
+    counts = fill(Tally((0.75, 0.25)), [f"prompt {number}" for number in range(60)]).total
+    assert np.abs(counts - (45, 15)).max() <= 1
+
+
+@pytest.mark.parametrize("prompts", [["a", "b"] * 30, ["a"] * 30 + ["b"] * 30, ["a", "a", "b"] * 20])
+def test_every_prompt_is_balanced_by_itself_in_whatever_order_they_come(prompts):
+    tally = fill(Tally((0.5, 0.5)), prompts)
+    for counts in tally.counts.values():
+        assert abs(counts[0] - counts[1]) <= 2
+
+
+def test_a_batch_is_planned_as_its_pictures_one_by_one_would_be():
+    one_by_one = fill(Tally((0.5, 0.5)), ["a"] * 5 + ["b"] * 3)
+    together = Tally((0.5, 0.5))
+    wanted = together.wanted(["a"] * 5 + ["b"] * 3)
+    together.add(["a"] * 5 + ["b"] * 3, wanted)
+    assert {key: list(value) for key, value in one_by_one.counts.items()} == {
+        key: list(value) for key, value in together.counts.items()
+    }
+
+
+def test_what_went_wrong_is_made_up_for():
+    tally = Tally((0.5, 0.5))
+    tally.add(["a"] * 4, [0] * 4)
+    assert list(tally.wanted(["a"] * 4)) == [1] * 4
+
+
+def test_a_class_with_share_0_is_never_asked_for():
+    tally = Tally((1.0, 0.0))
+    tally.add(["a"] * 9, [0] * 9)
+    assert set(tally.wanted(["a"] * 9)) == {0}
+
+
+def test_planning_counts_nothing_and_clearing_forgets():
+    tally = Tally((0.5, 0.5))
+    tally.wanted(["a"])
+    assert tally.total.sum() == 0
+    tally.add(["a"], [0])
+    tally.clear()
+    assert tally.total.sum() == 0

@@ -1,0 +1,282 @@
+"""Our script and tab between stand-ins of A1111 1.8 and 1.10 (a real host is in `tests/webui`)."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from comfyui_ddm import install as pack
+from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+
+from . import webui_host as host
+
+ROOT = Path(pack.__file__).parent
+CARD = AdapterCard(target={"man": 0.5, "woman": 0.5}, concepts=["a doctor"])
+# Adds α to every number.
+LORA = {host.LAYER: Lora(torch.ones(1, 4) / 4, torch.ones(4, 1), 1.0)}
+PROBE = {"probe": "gender", "watch": "role"}
+
+
+@pytest.fixture(params=[host.Script, host.NewerScript], ids=["1.8", "1.10"])
+def door(request, monkeypatch, tmp_path):
+    """The loaded scripts/ddm.py, and what it has registered."""
+    for name in [name for name in sys.modules if name.startswith("comfyui_ddm.webui")]:
+        monkeypatch.delitem(sys.modules, name)
+    registered = host.install(monkeypatch, tmp_path, request.param)
+    (tmp_path / "models" / "Lora" / "people").mkdir(parents=True)
+    save_adapter(tmp_path / "models" / "Lora" / "people" / "fair.safetensors", LORA, CARD)
+    save_adapter(tmp_path / "models" / "Lora" / "foreign.safetensors", LORA)
+    spec = importlib.util.spec_from_file_location("ddm.py", ROOT / "scripts" / "ddm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield SimpleNamespace(module=module, registered=registered, folder=tmp_path)
+    for name in [name for name in sys.modules if name.startswith("comfyui_ddm.webui")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def script(door):
+    """The script, with its controls made."""
+    made = door.module.DDMScript()
+    made.controls = made.ui(False)
+    return made
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return SimpleNamespace(model=SimpleNamespace(diffusion_model=host.UNet().requires_grad_(False)))
+
+
+@pytest.fixture
+def run(script, model, door):
+    """Makes pictures; returns how far each is from the model's own, the infotexts, and the comments."""
+    own = model.model.diffusion_model(torch.ones(1, 4), torch.zeros(1))[0]
+
+    def make(*values, prompts=("a doctor",), **settings):
+        names = ["adapter", "alpha", "each", "same_seed", "shape", "end", "switch", "points"]
+        names += ["probe", "watch", "target", "collect"]
+        settings |= dict(zip(names, values, strict=False))
+        given = [settings.get(name, one.value) for name, one in zip(names, script.controls, strict=True)]
+        p = host.Processing(model, door.folder / "pictures", list(prompts), batch_size=min(len(prompts), 3))
+        p.__dict__.update(settings.get("p", {}))
+        latents, infotexts = host.generate(script, p, *given)
+        return [round(sum(one) / 4 - float(own.mean()), 4) for one in latents], infotexts, p
+
+    return make
+
+
+def test_the_host_finds_one_script_in_the_file_and_is_asked_for_tab_axis_and_pages(door):
+    classes = [one for one in vars(door.module).values() if isinstance(one, type) and issubclass(one, host.Script)]
+    assert [one.__name__ for one in classes] == ["DDMScript"]
+    assert set(door.registered) == set(host.CALLBACKS)
+    ((_, title, name),) = door.registered["on_ui_tabs"][0]()
+    assert (title, name) == ("DDM", "ddm")
+
+
+def test_the_axis_is_added_once(door):
+    options = []
+    axes = SimpleNamespace(
+        axis_options=options, apply_field=lambda name: name, AxisOption=lambda *a: SimpleNamespace(label=a[0])
+    )
+    from modules import scripts
+
+    scripts.scripts_data += [SimpleNamespace(path="scripts/xyz_grid.py", module=axes), SimpleNamespace(path="x.py")]
+    for _ in range(2):
+        door.registered["on_before_ui"][0]()
+    assert [one.label for one in options] == ["DDM α"]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -1.0])
+def test_alpha_is_how_far_every_picture_moves(run, alpha):
+    moved, infotexts, p = run("people/fair", alpha, prompts=["a doctor"] * 3)
+    assert moved == [alpha] * 3 and p.comments == []
+    assert infotexts[0]["DDM adapter"] == "people/fair" and infotexts[0]["DDM alpha"] == f"{alpha:g}"
+    assert run()[:2] == ([0.0], [{}])
+
+
+def test_pictures_of_a_batch_move_each_by_its_own_and_share_a_seed(run, door):
+    moved, infotexts, p = run("people/fair", each="0, .5, 1", prompts=["a doctor"] * 6, p={"batch_size": 2})
+    assert moved == [0.0, 0.5, 1.0] * 2 and p.all_seeds == [5, 5, 5, 6, 6, 6]
+    newer = issubclass(door.module.DDMScript, host.NewerScript)
+    said = [one.get("DDM alpha") for one in infotexts]
+    assert said == ["0", "0.5", "1"] * 2 if newer else infotexts[0]["DDM alpha per picture"] == "0, 0.5, 1"
+    assert run("people/fair", each="0, 1", same_seed=False, prompts=["a doctor"] * 2)[2].all_seeds == [5, 6]
+
+
+def test_the_plots_alpha_goes_before_all_others(run):
+    assert run("people/fair", 1.0, each="0, 1", p={"ddm_alpha": 0.25})[0] == [0.25]
+
+
+def test_with_and_the_pictures_of_a_batch_are_not_told_apart_and_it_says_so(run):
+    moved, _, p = run("people/fair", each="0, 1", prompts=["a doctor AND a pilot"] * 2)
+    assert moved == [0.0, 0.0] and "With AND" in p.comments[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"adapter": "gone"}, "There is no adapter called 'gone'"),
+        ({"adapter": "../people/fair"}, "There is no adapter called"),
+        ({"adapter": "model.ckpt"}, "is a pickle file"),
+        ({"adapter": "foreign"}, "was not made by ComfyUI-DDM"),
+        ({"adapter": "people/fair", "alpha": 7}, "out of range"),
+        ({"adapter": "people/fair", "alpha": "much"}, "'much' is no α"),
+        ({"adapter": "people/fair", "each": "0; a"}, "'a' is no α"),
+        ({"adapter": "people/fair", "shape": "custom", "points": "1"}, "is not a point of the schedule"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_not_claimed(run, asked, said):
+    moved, infotexts, p = run(**asked)
+    assert moved == [0.0] and infotexts == [{}]
+    assert len(p.comments) == 1 and p.comments[0].startswith("DDM: no adapter was used.") and said in p.comments[0]
+
+
+def test_an_adapter_for_another_kind_of_model_is_not_used(run, door):
+    other = {"down_blocks.9.attentions.0.proj_in": LORA[host.LAYER]}
+    save_adapter(door.folder / "models" / "Lora" / "other.safetensors", other, CARD)
+    moved, infotexts, p = run("other")
+    assert (moved, infotexts) == ([0.0], [{}]) and "made for another base model" in p.comments[0]
+
+
+def test_an_adapter_that_changes_the_text_encoder_too_is_used_by_half_and_says_so(run, door):
+    both = LORA | {"text_encoder.encoder.layers.0.mlp.fc1": Lora(torch.ones(1, 8), torch.ones(4, 1), 1.0)}
+    save_adapter(door.folder / "models" / "Lora" / "both.safetensors", both, CARD)
+    moved, infotexts, p = run("both", 0.5)
+    assert moved == [0.5] and infotexts[0]["DDM adapter"] == "both"
+    assert "this half is left out here" in p.comments[0] and "<lora:both:1>" in p.comments[0]
+
+
+def test_what_a_run_that_failed_has_left_is_gone_in_the_next(script, model, door, run):
+    p = host.Processing(model, door.folder, ["a doctor"])
+    with pytest.raises(RuntimeError):
+        host.generate(script, p, "people/fair", 1.0, interrupt=True)
+    p.all_prompts = ["a doctor"]
+    moved, infotexts = host.generate(script, p, "None", 1.0)
+    own = model.model.diffusion_model(torch.ones(1, 4), torch.zeros(1))[0]
+    assert moved == [own.tolist()] and infotexts == [{}]
+
+
+def test_a_pasted_infotext_switches_off_what_it_does_not_speak_of(door, script):
+    params = {"DDM alpha": "0.7"}
+    door.registered["on_infotext_pasted"][0]("", params)
+    assert (params["DDM adapter"], params["DDM alpha"], params["DDM schedule"]) == ("None", "0.7", "constant")
+    names = [name for _, name in script.infotext_fields]
+    assert names == script.paste_field_names and set(names) <= set(params)
+
+
+def test_the_report_grows_beside_the_gallery_and_lies_beside_the_pictures(run, script, door):
+    run(prompts=["a doctor <lora:x:1>", "a pilot"], **PROBE)
+    run("people/fair", 0.5, prompts=["a doctor"], **PROBE)
+    (made,) = (door.folder / "pictures" / "ddm").glob("*.json")
+    report = json.loads(made.read_text("utf-8"))
+    assert [(one["label"], one["pictures"]) for one in report["conditions"]] == [("α = 0", 2), ("α = 0.5", 1)]
+    assert {row["prompt"] for row in report["attributes"][0]["prompts"]} == {"a doctor", "a pilot"}
+    box = host.Component()
+    script.after["generation_info_txt2img"](SimpleNamespace(component=box))
+    shown = box.events["change"][0]()
+    assert "Open the whole page" in shown and "too few" in shown
+
+
+def test_a_report_begins_anew_with_a_job_and_not_with_a_cell_of_its_plot(run, door):
+    from modules import shared
+
+    def counted():
+        return [
+            sum(one["pictures"] for one in json.loads(made.read_text("utf-8"))["conditions"])
+            for made in sorted((door.folder / "pictures" / "ddm").glob("*.json"))
+        ]
+
+    run(prompts=["a pilot"] * 2, **PROBE)
+    shared.state.job_timestamp = "2"
+    for alpha in (0.0, 1.0):
+        run("people/fair", alpha, prompts=["a pilot"], collect=False, **PROBE)
+    assert counted() == [2, 2]
+
+
+def test_a_report_that_cannot_be_made_is_said_in_both_places(run, script):
+    _, _, p = run(probe="gone")
+    assert p.comments == [
+        "DDM: no report. There is no probe called 'gone' in models/ddm. Refresh the list, and choose another."
+    ]
+    _, _, p = run(probe="gender", target="cat=1,dog=0")
+    assert "DDM: no report." in p.comments[0] and "cat" in p.comments[0]
+
+
+def test_the_lists_hold_our_adapters_and_all_probes(script, door):
+    from comfyui_ddm.webui import files
+
+    assert files.adapter_names() == ["None", "people/fair"]
+    assert {"None", "gender", "role", "skin_tone"} <= set(files.probe_names())
+
+
+@pytest.fixture
+def tab(door, monkeypatch):
+    """The tab, with a stand-in for the trainer: says where the host was while it worked."""
+    from comfyui_ddm.training import background
+    from comfyui_ddm.webui import tab
+    from modules import call_queue
+
+    started = []
+
+    class Trainer:
+        def __init__(self, arguments):
+            started.append((arguments, call_queue.queue_lock.locked(), list(door.registered["memory"])))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def events(self):
+            out = next(one for one in started[-1][0] if one.startswith("--out=")).removeprefix("--out=")
+            save_adapter(out, LORA, CARD)
+            yield {"phase": "training", "done": 5, "total": 5, "seconds_left": 0.0, "loss": 0.5, "ess": 1.0}
+
+    monkeypatch.setattr(background, "Trainer", Trainer)
+    return SimpleNamespace(module=tab, started=started)
+
+
+def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder"):
+    return (str(folder), model, groups, "uniform", "a shade", name, False, 5.0, 2.0, 0.0, 0.0, False)
+
+
+def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands_among_the_loras(tab, door, tmp_path):
+    *_, shown = tab.module.train(*training(tmp_path))
+    assert "mine.safetensors is among your LoRAs" in shown
+    ((arguments, locked, memory),) = tab.started
+    assert locked and memory == ["away"] and door.registered["memory"] == ["away", "back"]
+    assert arguments[0] == str(tmp_path)
+    assert {f"--base={tmp_path / 'models' / 'chosen.safetensors'}", "--steps=5", "--caption=a shade"} <= set(arguments)
+    assert (tmp_path / "models" / "Lora" / "mine.safetensors").is_file()
+    from comfyui_ddm.webui import files
+
+    assert "mine" in files.adapter_names()
+    assert "A training" not in shown and "man 50%, woman 50%" in tab.module.card_html("mine")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"folder": "/nowhere"}, "There is no folder"),
+        ({"folder": ""}, "There is no folder"),
+        ({"name": "../mine"}, "is no name for an adapter"),
+        ({"name": "foreign"}, "was not made by ComfyUI-DDM"),
+    ],
+)
+def test_what_cannot_be_trained_is_a_sentence_and_nothing_is_started(tab, tmp_path, given, said):
+    (shown,) = tab.module.train(*training(**{"folder": tmp_path, **given}))
+    assert said in shown and "ddm-problem" in shown and tab.started == []
+
+
+def test_a_server_that_hides_folders_lets_nobody_name_one(tab, tmp_path):
+    from modules import shared
+
+    shared.cmd_opts.hide_ui_dir_config = True
+    (shown,) = tab.module.train(*training(tmp_path))
+    assert "--hide-ui-dir-config" in shown
+    assert "--hide-ui-dir-config" in tab.module.audit(str(tmp_path), "", "discovered", "uniform", "")

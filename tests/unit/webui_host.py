@@ -1,0 +1,193 @@
+"""Small stand-ins of A1111's modules and of gradio: what our script and tab need of them, and nothing more.
+
+They are stand-ins: that they behave as the hosts do is seen in `tests/webui`, with a real one.
+"""
+
+import sys
+import threading
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+GRADIO = ("Accordion", "Blocks", "Button", "Checkbox", "Column", "Dropdown", "HTML", "Number", "Radio", "Row", "Slider")
+GRADIO += ("TabItem", "Tabs", "Textbox")
+CALLBACKS = ("on_before_ui", "on_ui_tabs", "on_infotext_pasted", "on_app_started")
+
+
+class Component:
+    """A control: remembers what it was made with, and what happens to it."""
+
+    def __init__(self, *values, **options):
+        self.value, self.events = options.get("value", values[-1] if values else None), {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __getattr__(self, name):
+        if name not in ("click", "change", "load"):
+            raise AttributeError(name)
+        return lambda fn, **wires: self.events.setdefault(name, (fn, wires))
+
+
+class Layer(nn.Module):
+    """One attention layer with LDM's names."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_q = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        return x + self.to_q(x)
+
+
+class UNet(nn.Module):
+    """A U-Net with one layer, which LDM calls input_blocks.1.1.transformer_blocks.0.attn1.to_q."""
+
+    def __init__(self):
+        super().__init__()
+        attention = nn.ModuleDict({"attn1": Layer()})
+        spatial = nn.ModuleDict({"transformer_blocks": nn.ModuleList([attention])})
+        self.input_blocks = nn.ModuleList([nn.Identity(), nn.ModuleList([nn.Identity(), spatial])])
+
+    def forward(self, x, timesteps, context=None):
+        return self.input_blocks[1][1]["transformer_blocks"][0]["attn1"](x)
+
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+class Script:
+    """The base class of scripts, of A1111 1.8."""
+
+    tabname = "txt2img"
+
+    def elem_id(self, name):
+        return f"script_{self.tabname}_ddm_{name}"
+
+    def on_after_component(self, callback, *, elem_id):
+        self.after = {**getattr(self, "after", {}), elem_id: callback}
+
+    def postprocess_image(self, p, shown, *values):
+        pass
+
+
+class NewerScript(Script):
+    """Of 1.10."""
+
+    def process_before_every_sampling(self, p, *values, **sampling):
+        pass
+
+    def postprocess_image_after_composite(self, p, shown, *values):
+        pass
+
+
+class Processing(SimpleNamespace):
+    """A run of the host."""
+
+    def __init__(self, model, folder, prompts, seed=5, batch_size=None):
+        count = len(prompts)
+        super().__init__(
+            sd_model=model,
+            all_prompts=prompts,
+            all_seeds=[seed + i for i in range(count)],
+            all_subseeds=[0] * count,
+            batch_size=batch_size or count,
+            extra_generation_params={},
+            outpath_samples=str(folder),
+            comments=[],
+        )
+
+    def comment(self, text):
+        self.comments.append(text)
+
+
+def generate(script, p, *values, interrupt=False):
+    """Call the script as the host does; returns (pictures' latents, infotexts).
+
+    With `interrupt`, the host's own error ends the run while it samples.
+    """
+    newer = isinstance(script, NewerScript)
+    script.process(p, *values)
+    made, infotexts = [], []
+    for number in range(len(p.all_prompts) // p.batch_size):
+        p.iteration = number
+        here = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
+        p.prompts, p.seeds = p.all_prompts[here], p.all_seeds[here]
+        script.process_batch(p, *values, prompts=p.prompts)
+        if newer:
+            script.process_before_every_sampling(p, *values, x=None)
+        if interrupt:
+            raise RuntimeError("out of memory")
+        twice = torch.ones(2 * p.batch_size, 4)  # with guidance
+        latents = p.sd_model.model.diffusion_model(twice, torch.full((len(twice),), 999.0))[: p.batch_size]
+        for place, latent in enumerate(latents):
+            p.batch_index = place
+            made.append(latent.tolist())
+            shown = SimpleNamespace(image=picture(p.seeds[place]))
+            script.postprocess_image(p, shown, *values)
+            if newer:
+                script.postprocess_image_after_composite(p, shown, *values)
+            # As the host does: its index is that in the batch.
+            facts = {"p": p, "all_prompts": p.prompts, "index": place, "iteration": 0}
+            said = p.extra_generation_params.items()
+            infotexts.append({name: one(**facts) if callable(one) else one for name, one in said})
+    processed = SimpleNamespace(comments="".join(f"{one}\n" for one in p.comments))
+    script.postprocess(p, processed, *values)
+    p.comments = processed.comments.splitlines()
+    return made, [{name: one for name, one in said.items() if one is not None} for said in infotexts]
+
+
+def picture(seed):
+    from PIL import Image
+
+    return Image.new("RGBA", (64, 64), (seed * 40 % 256, 90, 120, 255))
+
+
+def install(monkeypatch, folder: Path, script_class):
+    """Put the stand-ins where Python looks for the host's modules; returns what was registered."""
+    registered = {}
+
+    def module(name, **content):
+        made = types.ModuleType(name)
+        made.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    def record(name):
+        return lambda callback: registered.setdefault(name, []).append(callback)
+
+    checkpoint = SimpleNamespace(filename=str(folder / "models" / "chosen.safetensors"))
+    module("gradio", update=lambda **values: values, **{name: type(name, (Component,), {}) for name in GRADIO})
+    parts = {
+        "call_queue": {"queue_lock": threading.Lock()},
+        "extra_networks": {"parse_prompt": lambda text: (text.partition("<lora:")[0], {})},
+        "paths": {name: str(folder / where) for name, where in PLACES.items()},
+        "script_callbacks": {name: record(name) for name in CALLBACKS},
+        "scripts": {"Script": script_class, "AlwaysVisible": object(), "scripts_data": []},
+        "sd_models": {
+            "checkpoints_list": {"chosen": checkpoint},
+            "select_checkpoint": lambda: checkpoint,
+            "model_data": SimpleNamespace(sd_model="the model"),
+            "unload_model_weights": lambda: registered.setdefault("memory", []).append("away"),
+            "send_model_to_device": lambda model: registered["memory"].append("back"),
+        },
+        "shared": {
+            "cmd_opts": SimpleNamespace(lora_dir=str(folder / "models" / "Lora"), hide_ui_dir_config=False),
+            "device": torch.device("cpu"),
+            "state": SimpleNamespace(job_timestamp="1"),
+        },
+        "ui_components": {"ToolButton": type("ToolButton", (Component,), {})},
+    }
+    host = module("modules")
+    for name, content in parts.items():
+        setattr(host, name, module(f"modules.{name}", **content))
+    return registered
+
+
+PLACES = {"models_path": "models", "data_path": "", "script_path": ""}

@@ -1,0 +1,78 @@
+"""The accordion and the report in a real page."""
+
+import pytest
+
+from .page import ForgePage
+
+DDM = "script_txt2img_ddm_"
+
+
+@pytest.fixture
+def page(browser, forge):
+    context = browser.new_context(viewport={"width": 1500, "height": 1400})
+    opened = ForgePage(context.new_page(), forge)
+    yield opened.open()
+    context.close()
+
+
+def test_an_infotext_restores_all_of_it_and_makes_the_same_picture(page):
+    page.set_text("txt2img_prompt", "a doctor")
+    page.small(seed=7)
+    page.unfold(f"{DDM}accordion")
+    page.choose(f"{DDM}adapter", "fair")
+    page.set_number(f"{DDM}alpha", 0.65)
+    page.unfold(f"{DDM}schedule")
+    page.pick(f"{DDM}shape", "early")
+    page.set_number(f"{DDM}end", 0.2)
+    page.set_number(f"{DDM}switch", 0.3)
+    page.generate()
+    said = page.page.locator("#html_info_txt2img").inner_text()
+    expected = "DDM alpha: 0.65, DDM schedule: early, DDM alpha end: 0.2, DDM switch: 0.3"
+    assert "DDM adapter: fair" in said and expected in said
+    page.open()
+    assert page.text(f"{DDM}adapter") == "None"
+    page.paste(said)
+    page.unfold(f"{DDM}accordion")
+    page.unfold(f"{DDM}schedule")
+    page.until(lambda: page.text(f"{DDM}adapter") == "fair")
+    assert page.text("txt2img_prompt") == "a doctor"
+    assert page.picked(f"{DDM}shape") == "early"
+    assert [page.number(f"{DDM}{name}") for name in ("alpha", "end", "switch")] == [0.65, 0.2, 0.3]
+    page.generate()
+    assert page.page.locator("#html_info_txt2img").inner_text() == said
+    page.paste("a doctor\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 7, Size: 64x64")
+    page.until(lambda: page.text(f"{DDM}adapter") == "None" and page.picked(f"{DDM}shape") == "constant")
+
+
+def test_the_card_is_shown_with_the_choice(page):
+    page.unfold(f"{DDM}accordion")
+    page.choose(f"{DDM}adapter", "fairer")
+    assert "man 50%, woman 50%" in page.wait_for(f"#{DDM}card", "At α = 1 it aims at")
+
+
+def test_the_report_is_drawn_beside_the_gallery_after_every_run(page):
+    page.set_text("txt2img_prompt", "a chef")
+    page.small(batch_size=2)
+    page.unfold(f"{DDM}accordion")
+    page.unfold(f"{DDM}report")
+    page.choose(f"{DDM}probe", "gender")
+    page.generate()
+    page.wait_for("#ddm_report_txt2img", "2 pictures")
+    page.generate()
+    shown = page.wait_for("#ddm_report_txt2img", "4 pictures")
+    assert "gender" in shown and "too few to say" in shown
+    with page.page.expect_popup() as opened:
+        page.page.locator("#ddm_report_txt2img a").click()
+    assert "gender" in opened.value.locator("body").inner_text()
+
+
+def test_what_cannot_be_done_is_a_sentence_in_the_page(page):
+    page.small()
+    page.unfold(f"{DDM}accordion")
+    page.choose(f"{DDM}adapter", "fair")
+    page.set_text(f"{DDM}each", "0, lots")
+    page.generate()
+    said = page.page.locator("#html_log_txt2img").inner_text()
+    assert "DDM: no adapter was used. 'lots' is no α." in said
+    assert "DDM" not in page.page.locator("#html_info_txt2img").inner_text()
+    assert page.page.locator("#txt2img_gallery img").count() >= 1

@@ -1,0 +1,73 @@
+"""The fairness report of a real Forge, over its API."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from .server import PACK
+
+SAVED = {"save_images": True}
+
+
+def asked(adapter="None", alpha=1.0, probe="gender", watch="skin_tone", target="uniform", collect=True):
+    return [adapter, alpha, "", True, "constant", 0.0, 0.5, "", probe, watch, target, collect]
+
+
+def reports(forge):
+    return sorted((forge.data / "outputs" / "txt2img-images" / "ddm").glob("report_*.json"))
+
+
+def test_it_grows_from_run_to_run_and_lies_beside_the_pictures(forge):
+    before = reports(forge)
+    forge.make("a firefighter", ddm=asked(collect=False), batch_size=2, **SAVED)
+    forge.make("a pilot <lora:foreign:0.3>", ddm=asked(), batch_size=3, **SAVED)
+    forge.make("a pilot <lora:foreign:0.3>", ddm=asked(), batch_size=3, **SAVED)
+    (file,) = [one for one in reports(forge) if one not in before]
+    made = json.loads(file.read_text("utf-8"))
+    first, second = made["attributes"]
+    assert (first["name"], second["name"]) == ("gender", "skin_tone")
+    rows = {row["prompt"]: row["pictures"] for row in first["prompts"]}
+    assert rows == {"a firefighter": 2, "a pilot": 3}  # the same three pictures again count once
+    assert "too few to say" in first["overall"][0]["verdict"]
+    page = file.with_suffix(".html").read_text("utf-8")
+    assert page.count("data:image/jpeg") >= 5 and "<script" not in page
+
+
+def test_its_numbers_are_those_of_the_command_line_on_the_same_pictures(forge, tmp_path):
+    forge.make("a nurse", ddm=asked("fair", collect=False), batch_size=4, seed=50)
+    ours = json.loads(reports(forge)[-1].read_text("utf-8"))
+    made = forge.make("a nurse", ddm=["fair", 1.0], batch_size=4, seed=50)
+    folder = tmp_path / "pictures" / "a nurse"
+    folder.mkdir(parents=True)
+    for i, picture in enumerate(made.pictures):
+        picture.save(folder / f"{i}.png")
+    probes = PACK / "examples" / "probes"
+    command = ["report", str(folder.parent), f"--probe={probes / 'gender.safetensors'}"]
+    command += [f"--probe={probes / 'skin_tone.safetensors'}", f"--out={tmp_path / 'report.html'}", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "training", *command], cwd=PACK, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)
+    for mine, other in zip(ours["attributes"], theirs["attributes"], strict=True):
+        mine, other = mine["overall"][0], other["overall"][0]
+        for name in ("shares", "undetermined", "pictures", "fd"):
+            assert mine[name] == other[name], name
+
+
+def test_pictures_of_several_strengths_are_compared(forge):
+    forge.make("a clown", ddm=["fair", 1.0, "0, 1", True, "constant", 0.0, 0.5, "", "gender"], batch_size=4)
+    made = json.loads(reports(forge)[-1].read_text("utf-8"))
+    assert [(one["label"], one["pictures"]) for one in made["conditions"]] == [("α = 0", 2), ("α = 1", 2)]
+    assert made["quality"][0]["paired_pictures"] == 2 or made["quality"][-1]["paired_pictures"] == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [asked(probe="gone"), asked(target="cat=.5,dog=.5"), asked(watch="gone"), asked(watch="gender")]
+)
+def test_what_cannot_be_measured_stops_no_picture(forge, wrong):
+    before, errors = reports(forge), forge.log().count("Traceback")
+    assert len(forge.make(ddm=wrong).pictures) == 1
+    assert reports(forge) == before and forge.log().count("Traceback") == errors

@@ -1,0 +1,124 @@
+"""Adapters and probes by the names that the page lists, and the files behind them."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from ..debias.adapter import AdapterCard
+from ..debias.error import DDMError
+from ..debias.probe import Probe
+from ..debias.storage import check_tensors, read_metadata
+from . import host
+
+NONE = "None"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "probes"
+# Folders of CLIP models, below models/.
+CLIP_FOLDERS = ("ddm", "CLIP", "clip_vision")
+
+
+def chosen(name: str | None) -> bool:
+    """Whether something is chosen in a list that begins with `NONE`."""
+    return name not in (NONE, "", None)
+
+
+def adapter_names() -> list[str]:
+    """None, and the adapters of this project in the host's folder of LoRAs."""
+    return [NONE, *(name for name, path in _files(host.lora_folder()).items() if _is_adapter(path))]
+
+
+def adapter_path(name: str) -> Path:
+    """The file behind a name of `adapter_names`; no other name leads anywhere.
+
+    Raises:
+        DDMError: it is not there, no whole file, or was not made by this project.
+    """
+    path = _files(host.lora_folder()).get(name.removesuffix(".safetensors"))
+    if path is None:
+        check_tensors_name(name)
+        raise DDMError(f"There is no adapter called {name!r} in models/Lora. Refresh the list, and choose another.")
+    if AdapterCard.from_metadata(read_metadata(path)) is None:
+        raise DDMError(
+            f"{name} was not made by ComfyUI-DDM, so nothing is known of its fairness. Use it as any LoRA: "
+            f"<lora:{path.stem}:1>."
+        )
+    return path
+
+
+def check_tensors_name(name: str) -> None:
+    """Refuse the name of a pickle."""
+    if Path(name).suffix.lower() not in ("", ".safetensors"):
+        check_tensors(Path(name).name)
+
+
+def probe_names() -> list[str]:
+    """None, the probes in models/ddm, and those that come along."""
+    return [NONE, *_probes()]
+
+
+def open_probe(name: str) -> Probe:
+    """The probe behind a name of `probe_names`; one that reads CLIP features comes with its model.
+
+    Raises:
+        DDMError: it is not there, is broken, or its CLIP model is not found.
+    """
+    path = _probes().get(name)
+    if path is None:
+        raise DDMError(f"There is no probe called {name!r} in models/ddm. Refresh the list, and choose another.")
+    return _open(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(4)
+def _open(path: Path, changed: int) -> Probe:
+    probe = Probe.load(path)
+    if probe.network is not None:
+        return probe
+    from ..training.clip import ClipImages
+
+    return Probe.load(path, ClipImages(_clip_folder(probe.identity), host.device()))
+
+
+def _clip_folder(identity: str) -> Path:
+    """The folder of the CLIP model that probes call by this name."""
+    found = re.fullmatch(r"CLIP (.+) \([0-9a-f]+\)", identity)
+    for parent in CLIP_FOLDERS if found else ():
+        folder = host.models_folder() / parent / found[1]
+        if (folder / "config.json").is_file():
+            return folder
+    raise DDMError(
+        f"The probe reads the features of {identity}, which is not there. Put the folder of this model (with its "
+        "config.json) into models/ddm."
+    )
+
+
+def _probes() -> dict[str, Path]:
+    """A file of the user's hides one of ours with the same name."""
+    found = _files(EXAMPLES) | _files(host.models_folder() / "ddm")
+    return {name: path for name, path in found.items() if _metadata(path).get("ddm.kind") == "probe"}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The safetensors files in and below a folder, by their place in it, without the ending."""
+    paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def _is_adapter(path: Path) -> bool:
+    try:
+        card = AdapterCard.from_metadata(_metadata(path))
+    except DDMError:
+        return False
+    return card is not None and card.objective != "style"
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself; nothing if it cannot be read."""
+    try:
+        state = path.stat()
+        return _read(path, state.st_mtime_ns, state.st_size)
+    except (DDMError, OSError):
+        return {}
+
+
+@lru_cache(4096)
+def _read(path: Path, changed: int, size: int) -> dict[str, str]:
+    return read_metadata(path)

@@ -1,0 +1,34 @@
+"""What the host is asked to call: for the tab, the axis, pasted infotexts and the pages of reports."""
+
+from pathlib import Path
+from typing import Any
+
+from modules import script_callbacks, scripts
+
+from . import pages
+from .script import AXIS_ALPHA, DEFAULTS
+from .tab import build
+
+AXIS = "DDM α"
+
+
+def register() -> None:
+    """Register everything; the host forgets it before it loads its scripts again."""
+    script_callbacks.on_before_ui(add_axis)
+    script_callbacks.on_ui_tabs(lambda: [(build(), "DDM", "ddm")])
+    script_callbacks.on_infotext_pasted(fill_in)
+    script_callbacks.on_app_started(lambda demo, app: pages.serve(app))
+
+
+def add_axis() -> None:
+    """Add α to the X/Y/Z plot, once."""
+    for data in scripts.scripts_data:
+        if Path(data.path).name == "xyz_grid.py" and AXIS not in {one.label for one in data.module.axis_options}:
+            option = data.module.AxisOption(AXIS, float, data.module.apply_field(AXIS_ALPHA))
+            data.module.axis_options.append(option)
+
+
+def fill_in(infotext: str, params: dict[str, Any]) -> None:
+    """A picture whose infotext says nothing of a setting was made without it: so is the next one."""
+    for name, value in DEFAULTS.items():
+        params.setdefault(name, value)

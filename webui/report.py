@@ -1,0 +1,105 @@
+"""The fairness report over the pictures of a page: it grows from run to run, beside the gallery and in files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..debias.error import DDMError
+from ..debias.fragment import fragment, problem
+from ..debias.gathering import Gatherings
+from ..debias.storage import write_text
+from . import files, pages
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..debias.collection import Origin
+
+# Below the folder that the host saves pictures in.
+FOLDER = "ddm"
+
+
+@dataclass
+class Pictures:
+    """The pictures of a run, as they are made.
+
+    Attributes:
+        probes: names of the probe, and of one for what should stay as it was, if any.
+        target: of the first probe's classes.
+        collect: add to earlier runs; without, only runs of one job add up.
+        job: of the host that the run belongs to.
+        folder: where the host saves pictures.
+    """
+
+    probes: Sequence[str]
+    target: str
+    collect: bool
+    job: str
+    folder: Path
+    pictures: "list[Image]" = field(default_factory=list)
+    origins: "list[Origin]" = field(default_factory=list)
+
+
+class Reports:
+    """The reports of the pages (txt2img, img2img).
+
+    Attributes:
+        shown: the HTML beside each page's gallery.
+    """
+
+    def __init__(self) -> None:
+        self.gatherings = Gatherings()
+        self.shown: dict[str, str] = {}
+        self._jobs: dict[str, str] = {}
+
+    def add(self, page: str, run: Pictures) -> None:
+        """Look at the pictures of a run, measure all that was collected, and write the report.
+
+        Raises:
+            DDMError: a probe that cannot be opened, a target that it cannot have, or no place to write.
+        """
+        from ..debias.panel import report_panel
+        from ..debias.study import Study
+
+        if not run.pictures:
+            return
+        probes = [files.open_probe(name) for name in run.probes]
+        same_job = self._jobs.get(page) == run.job
+        self._jobs[page] = run.job
+        kept = self.gatherings.get(page, probes, run.target.strip(), run.collect or same_job)
+        kept.collection.add(probes, run.pictures, run.origins)
+        report = Study.of(kept.collection.records()).report
+        kept.place = kept.place or _next_place(run.folder / FOLDER)
+        write_text(kept.place, report.to_html())
+        write_text(kept.place.with_suffix(".json"), report.to_json(pictures=False))
+        self.shown[page] = fragment(report_panel(report), pages.link(kept.place))
+
+    def fail(self, page: str, error: DDMError) -> None:
+        """Say beside the gallery what could not be done."""
+        self.shown[page] = problem(str(error))
+
+
+def add_picture(run: Pictures, picture: Any, prompt: str, seed: int, alpha: float, name: str) -> None:
+    """Keep a picture of the run for its report.
+
+    Args:
+        run: the run.
+        picture: a PIL image.
+        prompt: what it was asked to show.
+        seed: of its noise.
+        alpha: the adapter's strength.
+        name: of the condition, where α alone does not tell it.
+    """
+    from ..debias.collection import Origin
+
+    origin = Origin(prompt, alpha, seed if seed >= 0 else None, name=name)
+    place = sum(one == origin for one in run.origins)
+    run.pictures.append(picture.convert("RGB"))
+    run.origins.append(Origin(prompt, alpha, origin.seed, place, name))
+
+
+def _next_place(folder: Path) -> Path:
+    taken = [path.stem.removeprefix("report_") for path in folder.glob("report_*.html")]
+    number = 1 + max((int(one) for one in taken if one.isdigit()), default=0)
+    return folder / f"report_{number:05}.html"

@@ -1,0 +1,232 @@
+"""The tab DDM: cards of adapters, what is in a folder of pictures, and training."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import gradio as gr
+from modules import shared
+from modules.ui_components import ToolButton
+
+from ..debias.adapter import AdapterCard
+from ..debias.error import DDMError
+from ..debias.fragment import fragment, problem
+from ..debias.storage import named_file, read_metadata, write_text
+from ..training.background import BackgroundTraining
+from ..training.train_panel import TrainPanel
+from ..training.trainer import check_same, train_arguments
+from . import files, host, pages
+from .cards import card_html
+
+EMBEDDED, SELECTED = "tiny_people (comes with ComfyUI-DDM)", "the selected checkpoint"
+MODELS = [SELECTED, EMBEDDED]
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+# Seconds between two looks at a training.
+PAUSE = 0.5
+# The training of this server: there is one at a time.
+_job: BackgroundTraining | None = None
+
+
+def build() -> gr.Blocks:
+    """The tab's page."""
+    with gr.Blocks(analytics_enabled=False) as page, gr.Tabs(elem_id="ddm_tabs"):
+        with gr.TabItem("Adapters", elem_id="ddm_tab_adapters"):
+            _adapters()
+        with gr.TabItem("Audit a folder", elem_id="ddm_tab_audit"):
+            _audit()
+        with gr.TabItem("Train an adapter", elem_id="ddm_tab_train"):
+            _train(page)
+    return page
+
+
+def _adapters() -> None:
+    with gr.Row():
+        name = gr.Dropdown(files.adapter_names(), value=files.NONE, label="Adapter", elem_id="ddm_cards_adapter")
+        refresh = ToolButton("\U0001f504", elem_id="ddm_cards_refresh")
+    card = gr.HTML("", elem_id="ddm_card")
+    refresh.click(lambda: gr.update(choices=files.adapter_names()), outputs=[name])
+    name.change(card_html, inputs=[name], outputs=[card])
+
+
+def _audit() -> None:
+    with gr.Row():
+        with gr.Column():
+            inputs = _set_inputs("audit")
+            start = gr.Button("Audit", variant="primary", elem_id="ddm_audit_start")
+        said = gr.HTML("", elem_id="ddm_audit")
+    start.click(audit, inputs=inputs, outputs=[said])
+
+
+def _train(page: gr.Blocks) -> None:
+    with gr.Row():
+        with gr.Column():
+            inputs = _set_inputs("train")
+            with gr.Row():
+                name = gr.Textbox("my_fair_adapter", label="Name", lines=1, elem_id="ddm_train_name")
+                style = gr.Checkbox(False, label="Learn the style as well", elem_id="ddm_train_style")
+            with gr.Row():
+                steps = gr.Number(400, label="Steps", precision=0, elem_id="ddm_train_steps")
+                rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
+                calibrate = gr.Number(160, label="Pictures to calibrate", precision=0, elem_id="ddm_train_calibrate")
+                seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
+            overwrite = gr.Checkbox(
+                False, label="Overwrite an adapter of this name, and a stopped run of it", elem_id="ddm_train_overwrite"
+            )
+            with gr.Row():
+                start = gr.Button("Train", variant="primary", elem_id="ddm_train_start")
+                stop = gr.Button("Stop, and keep what was trained", elem_id="ddm_train_stop")
+        said = gr.HTML("", elem_id="ddm_train")
+    settings = [name, style, steps, rank, calibrate, seed, overwrite]
+    start.click(train, inputs=[*inputs, *settings], outputs=[said])
+    stop.click(cancel, outputs=[said])
+    page.load(watch, outputs=[said])
+
+
+def _set_inputs(what: str) -> list:
+    """What an audit and a training ask for alike: folder, model, groups, target and caption."""
+    hint = "A folder of pictures on this machine, with captions beside them"
+    return [
+        gr.Textbox("", label=hint, lines=1, elem_id=f"ddm_{what}_folder"),
+        gr.Radio(MODELS, value=SELECTED, label="Model", elem_id=f"ddm_{what}_model"),
+        gr.Textbox(
+            "discovered",
+            label="Groups: discovered, auto, words:man|woman, or labels:COLUMN",
+            lines=1,
+            elem_id=f"ddm_{what}_groups",
+        ),
+        gr.Textbox("uniform", label="Target", lines=1, elem_id=f"ddm_{what}_target"),
+        gr.Textbox("", label="Caption of pictures without one", lines=1, elem_id=f"ddm_{what}_caption"),
+    ]
+
+
+def audit(folder: str, model: str, groups: str, target: str, caption: str) -> str:
+    """Audit a folder; returns the panel, or the sentence that says why not."""
+    from ..debias.panel import audit_panel
+    from ..training.audit import audit_folder
+    from ..training.folder import read_folder
+    from ..training.grouping import check_source
+
+    try:
+        check_source(groups.strip(), target.strip() or "uniform")
+        pictures = read_folder(_folder(folder), caption.strip() or None)
+        base = _base(model)
+        with host.model_put_away():
+            made = audit_folder(
+                pictures,
+                base,
+                groups.strip(),
+                target.strip() or "uniform",
+                device=host.device(),
+                tokenizer=host.tokenizer(),
+            )
+        page = host.outputs_folder() / f"audit_{pictures.root.resolve().name}.html"
+        write_text(page, made.to_html())
+        write_text(page.with_suffix(".json"), made.to_json(pictures=False))
+        return fragment(audit_panel(made), pages.link(page))
+    except DDMError as error:
+        return problem(str(error))
+
+
+def train(
+    folder: str,
+    model: str,
+    groups: str,
+    target: str,
+    caption: str,
+    name: str,
+    style: bool,
+    steps: float,
+    rank: float,
+    calibrate: float,
+    seed: float,
+    overwrite: bool,
+) -> Iterator[str]:
+    """Start a training, and show how it goes; closing the page does not stop it."""
+    global _job
+    try:
+        if _job is not None and _job.running:
+            raise DDMError("A training is running already. Stop it, or wait for its end.")
+        numbers = {"steps": int(steps), "rank": int(rank), "seed": int(seed)}
+        out = named_file(host.lora_folder(), name)
+        if out.exists() and not overwrite:
+            check_same(out, groups.strip(), numbers)
+        kept = host.outputs_folder()
+        arguments = train_arguments(
+            _folder(folder),
+            _base(model),
+            out,
+            checkpoint=kept / f"{out.stem}.checkpoint.safetensors",
+            previews=kept / f"{out.stem}_previews",
+            device=host.device(),
+            groups=groups,
+            target=target,
+            caption=caption,
+            style=style,
+            calibrate=int(calibrate),
+            overwrite=overwrite,
+            tokenizer=host.tokenizer() if model == SELECTED else None,
+            **numbers,
+        )
+    except DDMError as error:
+        yield problem(str(error))
+        return
+    panel = TrainPanel(out.stem, lambda file: {"filename": file.name})
+    _job = BackgroundTraining(arguments, panel, lambda panel: _finish(panel, out), host.model_put_away)
+    _job.start()
+    yield from watch()
+
+
+def watch() -> Iterator[str]:
+    """How the training goes, until it ends; nothing if there was none."""
+    job = _job
+    if job is None:
+        yield ""
+        return
+    while True:
+        running = job.wait(PAUSE)
+        yield _shown(job)
+        if not running:
+            return
+
+
+def cancel() -> str:
+    """Stop the training, and say what is kept."""
+    if _job is None or not _job.running:
+        return problem("No training is running.")
+    _job.cancel()
+    while _job.wait(PAUSE):
+        pass
+    return _shown(_job)
+
+
+def _shown(job: BackgroundTraining) -> str:
+    preview = job.panel.preview
+    data = ""
+    if preview is not None and preview.is_file():
+        data = "data:image/png;base64," + base64.b64encode(preview.read_bytes()).decode("ascii")
+    return fragment(job.panel.values, preview=data)
+
+
+def _finish(panel: TrainPanel, out: Path) -> None:
+    card = AdapterCard.from_metadata(read_metadata(out))
+    text = f"{out.name} is among your LoRAs. Recommended α: {card.recommended_alpha:g}. Refresh the list to choose it."
+    panel.finish(asdict(card), text)
+
+
+def _base(model: str) -> Path:
+    return EXAMPLES / "tiny_people" if model == EMBEDDED else host.selected_checkpoint()
+
+
+def _folder(text: str) -> Path:
+    """The folder that a user names.
+
+    Raises:
+        DDMError: it is none, or this server lets nobody name folders.
+    """
+    if getattr(shared.cmd_opts, "hide_ui_dir_config", False):
+        raise DDMError("This server was started with --hide-ui-dir-config, so folders cannot be named here.")
+    folder = Path(text.strip()).expanduser()
+    if not text.strip() or not folder.is_dir():
+        raise DDMError(f"There is no folder {text.strip()!r} on this machine. Give the whole path of a folder.")
+    return folder
