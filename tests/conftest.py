@@ -36,3 +36,15 @@ def pytest_unconfigure(config):
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     for reason, count in reasons.most_common():
         reporter.write_line(f"{count} {'test was' if count == 1 else 'tests were'} skipped: {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A running Chromium, one for the pages of all hosts: playwright runs only one loop at a time."""
+    from .chromium import chromium
+
+    try:
+        with chromium() as running:
+            yield running
+    except LookupError as error:
+        pytest.skip(f"the pages need a browser: {error}")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ..comfy.server import PACK, Server, find_host
-from .page import ComfyPage, chromium
+from .page import ComfyPage
 
 EXAMPLES = PACK / "example_workflows"
 
@@ -19,16 +19,6 @@ def server(tmp_path_factory):
         pytest.skip(f"the front end needs a ComfyUI to run in: {error}")
     with Server(host, tmp_path_factory.mktemp("browser")) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A running Chromium."""
-    try:
-        with chromium() as running:
-            yield running
-    except LookupError as error:
-        pytest.skip(f"the front end needs a browser: {error}")
 
 
 @pytest.fixture

@@ -1,38 +1,18 @@
 """ComfyUI's page in a real browser: what a user does there, and what the page complains of."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..comfy.server import Server
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 # What the host's own page complains of, with or without us.
 KNOWN = re.compile(
     r"user\.css|favicon\.ico|/userdata[/?]|reading 'id'|graph accessed before initialization|huggingface\.co|"
     r"ERR_NAME_NOT_RESOLVED|ERR_INTERNET_DISCONNECTED|ERR_CONNECTION|ERR_PROXY|comfy\.org|comfyregistry|googletagmanager|"
     r"Content Security Policy|api\.github\.com|/docs/\w+/\w+\.md"
 )
-
-
-def find_chromium() -> str | None:
-    """The browser: $CHROMIUM, else the first of the usual names on the path."""
-    given = os.environ.get("CHROMIUM")
-    return given or next((found for name in CHROMIUM if (found := shutil.which(name))), None)
 
 
 class ComfyPage:
@@ -164,23 +144,3 @@ class ComfyPage:
             list(nodes),
         )
         self.page.wait_for_timeout(800)
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A running browser.
-
-    Raises:
-        LookupError: playwright or the browser is not installed; the message says which.
-    """
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise LookupError("playwright is not installed: python -m pip install playwright") from None
-    found = find_chromium()
-    if found is None or not Path(found).exists():
-        raise LookupError("no Chromium found: install it, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
-        yield browser
-        browser.close()

@@ -16,8 +16,9 @@ from typing import Any
 
 from PIL import Image
 
+from ..chromium import chromium
 from ..comfy.server import PACK, Server, find_host
-from .page import ComfyPage, chromium
+from .page import ComfyPage
 
 EXAMPLES = PACK / "example_workflows"
 SHOWN = PACK / "examples" / "pictures"
@@ -43,6 +44,7 @@ FOCUS = {
     "Audit a folder": (1, 2),
     "Train an adapter": (1, 2),
     "Alpha schedule": (2, 8),
+    "Guided pictures": (2, 8),
 }
 
 
