@@ -34,6 +34,33 @@ def first(self):
 loop.FairTraining.advance = first
 app(sys.argv[1:])
 """
+# A cache as Stable Diffusion 1.5 fills it: memory in MiB before and after drawing from it, seconds of a batch.
+DRAWN = """
+import resource, sys, time
+from pathlib import Path
+sys.path.insert(0, "benchmarks")
+from package import load_package
+load_package()
+import numpy as np, torch
+from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.tensor_cache import TensorCache, settle
+count, steps, rng = int(sys.argv[2]), 200, np.random.default_rng(0)
+def cache():
+    return TensorCache(Path(sys.argv[1]), "latents", "", ("mean", "deviation"))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+store = cache()
+for start in range(0, count, 8):
+    store.add([str(start + row) for row in range(8)], torch.randn(2, 8, 4, 64, 64).unbind())
+store.flush()
+store, before = cache(), peak()
+rows = settle([store[str(row)] for row in range(count)])
+latents, none = Latents(torch.device("cpu"), rows, [None] * count, [None] * count), np.zeros(32, dtype=bool)
+began = time.process_time()
+for _ in range(steps):
+    latents.fetch(rng.integers(count, size=32), none)
+print(before, peak(), (time.process_time() - began) / steps)
+"""
 
 
 def cache_costs(base: Path) -> list[Figure]:
@@ -54,6 +81,7 @@ def cache_costs(base: Path) -> list[Figure]:
         same = kept > 0 and all(shard.stat().st_mtime_ns == stamp for shard, stamp in began.items())
         wall, processor, _ = _start(base, folders[PICTURES])
         size = sum(file.stat().st_size for file in (folders[PICTURES] / ".ddm_cache").iterdir()) / 2**20
+        before, after, batch = _run(DRAWN, root / "large", PICTURES)
     return [
         Figure(
             f"first run on {PICTURES:,} pictures, killed and run again, to the first step", first + seconds, unit="s"
@@ -64,6 +92,13 @@ def cache_costs(base: Path) -> list[Figure]:
         Figure(f"peak memory, {FEW:,} pictures", small, unit="MiB"),
         Figure(f"peak memory, {PICTURES:,} pictures", large, at_most=small + 200, unit="MiB"),
         Figure("size of the cache", size, unit="MiB"),
+        Figure(
+            f"memory that drawing from {PICTURES:,} pictures of 512 pixels adds to that of filling their cache",
+            after - before,
+            at_most=100.0,
+            unit="MiB",
+        ),
+        Figure("processor time to fetch a batch of 32 of them", batch, unit="s"),
     ]
 
 
@@ -90,18 +125,24 @@ def _command(base: Path, folder: Path) -> list[str]:
 
 def _start(base: Path, folder: Path) -> tuple[float, float, float]:
     """Seconds and processor seconds to the first step, and peak memory in MiB."""
-    done = subprocess.run(_command(base, folder), cwd=ROOT, capture_output=True, text=True, check=False)
+    return _run(*_command(base, folder)[2:])
+
+
+def _run(*arguments: object) -> tuple[float, float, float]:
+    """The three figures that a script prints first."""
+    command = [sys.executable, "-c", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DDMError(f"ddm train failed: {done.stderr[-500:]}")
-    wall, processor, memory = map(float, done.stdout.split()[:3])
-    return wall, processor, memory
+        raise DDMError(f"A measured process failed: {done.stderr[-500:]}")
+    first, second, third = map(float, done.stdout.split()[:3])
+    return first, second, third
 
 
 def _killed(base: Path, folder: Path) -> float:
-    """Seconds until the first shards are written, at which the run is killed."""
+    """Seconds until the first shard is written, at which the run is killed."""
     began = time.monotonic()
     process = subprocess.Popen(_command(base, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(_shards(folder)) < 3 and process.poll() is None:
+    while not _shards(folder) and process.poll() is None:
         time.sleep(0.05)
     process.kill()
     process.wait()

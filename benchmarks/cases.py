@@ -15,19 +15,22 @@ from ..debias.error import DDMError
 from ..debias.metric import fairness_distance
 from ..debias.quality import kid
 from ..training.base import load_base
-from ..training.loop import Settings
 from ..training.lora import load_lora_into
-from ..training.run import Run, folder_set
+from ..training.picture_set import folder_set
+from ..training.run import Run
 from ..training.sampler import generate
+from ..training.settings import Settings
 from ..training.tiny_people import TONE_SHARES, caption
 from .cache import cache_costs
 from .host import host_costs
 from .imbalance import IMBALANCES, OCCUPATIONS
+from .kill import kill_survival
 from .measure import Bench, Sample
 from .nodes import node_costs
 from .package import ROOT
 from .recipe import SKEWED, Recipe, picture_folder
 from .result import Figure
+from .train_speed import training_speed
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 # What is said, and which class of which attribute obeys it.
@@ -259,6 +262,11 @@ CASES: dict[str, Case] = {
     "base": Case("the embedded model", base),
     "host": Case("in ComfyUI", lambda bench: host_costs()),
     "cache": Case("a folder of 10,000 pictures", lambda bench: cache_costs(bench.base)),
+    "train-speed": Case(
+        "the training loop beside two others, by processor time",
+        lambda bench: training_speed(bench.base, bench.device, bench.threads),
+    ),
+    "kill": Case("killed at random and gone on with", lambda bench: kill_survival(bench.base, bench.work)),
     "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},
     **{

@@ -69,13 +69,13 @@ def claims(
         raise typer.Exit(1)
 
 
-def command(name: str) -> str:
+def command(name: str, script: str = "claims.py") -> str:
     """The command that makes one case again, with the options that were given."""
     words, kept = iter(sys.argv[1:]), []
     for word in words:
         if word.startswith("--") and word not in ("--again", "--table"):
             kept += [word] if "=" in word else [word, next(words)]
-    return shlex.join(["python", "benchmarks/claims.py", name, *kept])
+    return shlex.join(["python", f"benchmarks/{script}", name, *kept])
 
 
 if __name__ == "__main__":

@@ -103,10 +103,11 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     from comfyui_ddm.debias.feature import TIMESTEPS, centre, places, unet_features
     from comfyui_ddm.debias.storage import load_tensors, save_tensors
     from comfyui_ddm.training.grouping import Grouper
+    from comfyui_ddm.training.latents import Latents
     from comfyui_ddm.training.progress import picture_progress
 
     latents = model.encode_pictures(pictures.images)
-    grouper = Grouper(model, latents, pictures.captions)
+    grouper = Grouper(model, Latents.of(latents), pictures.captions)
     if not cache.exists():
         # The library's own timesteps first, so that its noises are the same and `discovered` is what `ddm train` does.
         timesteps = (*TIMESTEPS, *(t for t in ALL_TIMESTEPS if t not in TIMESTEPS))

@@ -31,15 +31,15 @@ attribute that was balanced, on any set. What adapters make of such weights is m
 - *auto*: the model tries a list of attribute words on the pictures; those that it tells apart and that are out of
   balance become groups (`ddm train --groups auto`). Where there is none it falls back to *discovered*.
 - *discovered*: rarity (k-NN radius and Levina–Bickel dimension) at the first block and the last up-block, over the
-  noise levels, averaged, then learnt by a cross-fitted kernel ridge regressor, scaled to an ESS of .33
+  noise levels, averaged, then learnt by a cross-fitted kernel ridge regressor, scaled to an ESS of .28
   (`--groups discovered`).
 - *indicator, …*: the same with one thing changed: noise levels (low: 50, 150, 250; high: 650, 750, 850; eight: all of
   50, 150, 250, 400, 500, 650, 750, 850; else 50, 250, 500, 850), places, 8 components, 10 neighbours and an
-  ESS of .33 else.
+  ESS of .28 else.
 - *density alone*: the estimate itself, without a regressor.
 - *k-means*, *Gaussian mixture*: clusters of the joint features, balanced.
 - *sequential splits*: the axis with the strongest two-component mixture is balanced and projected out, and so on while
-  there is one (Ashman's D ≥ 2, better by BIC), at an ESS of .33 or more.
+  there is one (Ashman's D ≥ 2, better by BIC), at an ESS of .28 or more.
 """
 
 

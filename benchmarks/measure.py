@@ -178,7 +178,7 @@ class Bench:
                 guidance_scale=CFG,
                 bf16=self.bf16,
             )
-            self._keep(path, images, probes, {**depends, "recipe": recipe and recipe.name})
+            self.keep(path, images, probes, {**depends, "recipe": recipe and recipe.name})
         tensors, _ = load_tensors(path)
         seen = {name: np.array(probe.names)[tensors[name].numpy()] for name, probe in probes.items()}
         return Sample(seen, tensors["features"].double().numpy(), count)
@@ -191,7 +191,8 @@ class Bench:
         generate(base, prompts, list(range(count)), steps=STEPS, guidance_scale=CFG, bf16=self.bf16)
         return count / (time.monotonic() - began)
 
-    def _keep(self, path: Path, images: np.ndarray, probes: dict[str, Probe], facts: dict[str, Any]) -> None:
+    def keep(self, path: Path, images: np.ndarray, probes: dict[str, Probe], facts: dict[str, Any]) -> None:
+        """Look at pictures of every occupation with the probes; keep what they see, and a contact sheet."""
         import torch
         from PIL import Image
 

@@ -72,7 +72,7 @@ def picture_folder(name: str, work: Path) -> ImageFolder:
 
 
 def draw_skewed(out: Path, count: int = 864) -> Path:
-    """Copy pictures with the shares that the base was trained on: men 85%, light tones more often than dark ones.
+    """Copy pictures with the shares that the base was trained on: men 80%, light tones more often than dark ones.
 
     The draw is with replacement and systematic (one random start, equal steps over the sorted set), so that every role
     has its shares as exactly as whole pictures allow. Without a style α = 0 is the base itself, so the set's shares
@@ -132,9 +132,10 @@ def _train(
     import torch
 
     from ..training.base import load_base
-    from ..training.loop import Settings
+    from ..training.picture_set import folder_set
     from ..training.progress import picture_progress, steps_progress
-    from ..training.run import Run, folder_set
+    from ..training.run import Run
+    from ..training.settings import Settings
 
     torch.set_num_threads(threads)
     recipe = Recipe(**given)

@@ -158,7 +158,7 @@ def print_table(results: Sequence[Result]) -> None:
 
 def write_markdown(results: Sequence[Result], folder: Path) -> None:
     """Write README.md: every figure with its target, the command and the machine."""
-    machines = list(dict.fromkeys(_named(result.machine) for result in results))
+    machines = list(dict.fromkeys(named_machine(result.machine) for result in results))
     judged = [figure.met for result in results for figure in result.figures if figure.met is not None]
     lines = [
         "# What was measured",
@@ -171,7 +171,7 @@ def write_markdown(results: Sequence[Result], folder: Path) -> None:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
-        place = f"{chr(65 + machines.index(_named(result.machine)))}"
+        place = f"{chr(65 + machines.index(named_machine(result.machine)))}"
         for figure in result.figures:
             verdict = f"**{figure.verdict}**" if figure.met is False else figure.verdict
             cells = (result.case, figure.name, figure.shown, figure.target, verdict, f"`{result.command}`", place)
@@ -187,7 +187,8 @@ def write_markdown(results: Sequence[Result], folder: Path) -> None:
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def _named(one: Mapping[str, Any]) -> str:
+def named_machine(one: Mapping[str, Any]) -> str:
+    """What `machine` found, in words."""
     memory = f", {one['memory_gib']} GiB" if "memory_gib" in one else ""
     graphics = f"{one['gpu']}, " if "gpu" in one else ""
     return (

@@ -1,0 +1,96 @@
+"""A training that is killed at random moments and gone on with: the file must be the same each time."""
+
+import json
+import multiprocessing
+import shutil
+import tempfile
+import time
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+
+from ..debias.error import DDMError
+from ..debias.storage import write_text
+from ..training.checkpoint import checkpoint_path
+from ..training.config import TrainConfig
+from ..training.folder import ImageFolder
+from ..training.imbalance import METADATA
+from ..training.job import Job
+from .recipe import picture_folder
+from .result import Figure
+
+KILLS, PICTURES = 20, 24
+# Small, so that as much time goes into writing as into learning; calibrated, so that this is interrupted too.
+TRAIN = {"groups": "labels:gender", "steps": 16, "batch": 4, "rank": 4, "calibrate": 8, "save_every": 1}
+# What takes longest to import is there when a process begins, so that the kills hit what they are meant for.
+PRELOADED = ["__main__", "peft", "diffusers.models", "diffusers.schedulers", "transformers.models.clip", __name__]
+
+
+def kill_survival(base: Path, work: Path) -> list[Figure]:
+    """Train once in peace; then kill −9 at moments drawn over that time, go on with --resume, and compare.
+
+    Raises:
+        DDMError: a run failed by itself.
+    """
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        folder = _few_pictures(picture_folder("men", work), root / "pictures")
+        # Encodes the pictures, which is another case.
+        _finish(context, base, folder, root / "cache" / "fair.safetensors")
+        began = time.monotonic()
+        whole = _finish(context, base, folder, root / "whole" / "fair.safetensors")
+        seconds = time.monotonic() - began
+        same, clean, unfinished = [], [], []
+        for number, moment in enumerate(np.sort(rng.random(KILLS)) * seconds):
+            out = root / str(number) / "fair.safetensors"
+            process = _start(context, base, folder, out)
+            time.sleep(moment)
+            process.kill()
+            process.join()
+            unfinished.append(checkpoint_path(out).exists())
+            same.append(_finish(context, base, folder, out) == whole)
+            clean.append({path.suffix for path in out.parent.iterdir()} == {".safetensors", ".md"})
+    return [
+        Figure(f"of {KILLS} kills, how many ended in the same bytes", sum(same), at_least=KILLS),
+        Figure("how many left no temporary file behind", sum(clean), at_least=KILLS),
+        Figure("how many found a checkpoint to go on from", sum(unfinished)),
+        Figure("the training in peace", seconds, unit="s"),
+    ]
+
+
+def _few_pictures(pictures: ImageFolder, folder: Path) -> Path:
+    """Copy some of them, so that most of the time goes into what a kill can spoil."""
+    folder.mkdir()
+    rows = []
+    for row in np.random.default_rng(0).permutation(len(pictures))[:PICTURES]:
+        item = pictures.items[row]
+        shutil.copyfile(item.path, folder / item.path.name)
+        rows.append({"file_name": item.path.name, "text": item.caption, **item.labels})
+    write_text(folder / METADATA, "\n".join(json.dumps(row) for row in rows))
+    return folder
+
+
+def _start(context: ForkServerContext, base: Path, folder: Path, out: Path) -> BaseProcess:
+    process = context.Process(target=_train, args=(base, folder, out))
+    process.start()
+    return process
+
+
+def _finish(context: ForkServerContext, base: Path, folder: Path, out: Path) -> bytes:
+    process = _start(context, base, folder, out)
+    process.join()
+    if process.exitcode:
+        raise DDMError(f"The training ended with code {process.exitcode}; see above.")
+    return out.read_bytes()
+
+
+def _train(base: Path, folder: Path, out: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    Job(TrainConfig(out=out, folder=folder, base=base, device="cpu", resume=True, **TRAIN)).run()

@@ -1,0 +1,83 @@
+"""The field's systems side by side: `python benchmarks/systems.py [ROW ...]`.
+
+Each finished row is a JSON file in benchmarks/results/systems and is skipped from then on (unless --again, or another
+base is given); trained files and samples are kept in benchmarks/work, so a stopped run goes on where it was.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from claims import command
+from package import ROOT, load_package
+
+load_package()
+
+
+def systems(
+    rows: Annotated[list[str] | None, typer.Argument(metavar="[ROW ...]", help="Which systems; all of them.")] = None,
+    task: Annotated[str, typer.Option(help="gender, tone or gender-tone.")] = "gender",
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of the twenty occupations.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="How many samples of each row.")] = 3,
+    cfgs: Annotated[str, typer.Option(help="Guidance scales at which FD is measured besides: '1.5,6,9'.")] = "",
+    rounds: Annotated[int, typer.Option(min=0, help="Measurements of the sampling time; 0 for none.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the commands' own if not given.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results are.")] = ROOT
+    / "benchmarks"
+    / "results"
+    / "systems",
+    base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")] = ROOT / "examples" / "tiny_people",
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where files and samples are kept.")] = ROOT
+    / "benchmarks"
+    / "work",
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0 for as many as cores.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    again: Annotated[bool, typer.Option(help="Measure again what is there.")] = False,
+    table: Annotated[bool, typer.Option(help="Only write table and chart of what is there.")] = False,
+) -> None:
+    """Train, sample and measure every system on a task; write a table and a chart."""
+    from comfyui_ddm.benchmarks.measure import Bench
+    from comfyui_ddm.benchmarks.result import Result, cores, machine
+    from comfyui_ddm.benchmarks.system import SYSTEMS, TASKS
+    from comfyui_ddm.benchmarks.system_bench import SystemBench
+    from comfyui_ddm.benchmarks.system_table import write_table
+    from comfyui_ddm.debias.error import DDMError
+    from comfyui_ddm.training.number import read_numbers
+
+    if task not in TASKS:
+        raise typer.BadParameter(f"{task}: there is no such task, but {', '.join(TASKS)}")
+    if unknown := [name for name in rows or [] if name not in SYSTEMS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is no such row, but {', '.join(SYSTEMS)}")
+    place = out / task
+    if not table:
+        bench = Bench(base, work, per_prompt, steps, threads or cores(), device)
+        scales = read_numbers(cfgs, "--cfgs") if cfgs else []
+        measured = SystemBench(bench, TASKS[task], seeds, steps, rounds, scales)
+        for name in rows or SYSTEMS:
+            path = place / f"{name}.json"
+            settings = bench.settings | {"seeds": seeds, "cfgs": scales}
+            if path.exists() and not again and Result.load(path).settings["base"] == bench.hash:
+                typer.echo(f"{name}: measured already.", err=True)
+                continue
+            typer.echo(f"{name}: {SYSTEMS[name].title} …", err=True)
+            began = time.monotonic()
+            try:
+                figures = measured.figures(name)
+            except DDMError as error:
+                typer.echo(f"{name}: {error}", err=True)
+                continue
+            made = command(name, "systems.py")
+            seconds = round(time.monotonic() - began, 1)
+            here = machine(bench.threads, bench.device)
+            Result(name, SYSTEMS[name].title, made, figures, seconds, settings, here).save(place)
+    results = [Result.load(place / f"{name}.json") for name in SYSTEMS if (place / f"{name}.json").exists()]
+    if not results:
+        typer.echo("There is no row yet.", err=True)
+        sys.exit(1)
+    typer.echo(f"The table is in {write_table(results, TASKS[task].title, place)}.")
+
+
+if __name__ == "__main__":
+    typer.run(systems)

@@ -1,0 +1,294 @@
+"""How fast the loop learns, beside two others on the same model: each in a process of its own, one after another.
+
+The pictures are random and in memory, so nothing is measured but the loops; ours has encoded them before it begins, as
+it does for every picture once. Full shapes have random weights: their speed is that of a trained model.
+"""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..debias.error import DDMError
+from .memory import estimated_memory
+from .recipe import peak_mib
+from .result import Figure
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..training.base import Base
+
+PICTURES, TOKENS, WARM = 24, 77, 2
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A loop that encodes picture and text at every step, one picture at a time, four to an optimizer step.
+
+    Attributes:
+        rank, alpha: of its LoRA; the update is alpha / rank · up @ down.
+        layers: of the U-Net that have one.
+        text_layers: of the text encoder.
+        indicator: share of the cross-entropy of a classifier on the flattened ε̂ in the loss; None for no classifier.
+        rate: of AdamW.
+        half: whether base and VAE compute in half precision where the hardware does.
+        by_value: whether gradients are clipped by value after every picture, else by norm before a step.
+    """
+
+    rank: int
+    alpha: int
+    layers: tuple[str, ...]
+    text_layers: tuple[str, ...]
+    indicator: float | None
+    rate: float
+    half: bool
+    by_value: bool
+
+
+RIVALS = {
+    # The trainer of the paper's authors (arXiv 2503.12536).
+    "the paper's loop": Rival(8, 32, ("to_q", "to_v"), ("q_proj", "v_proj"), 0.05, 1e-5, False, True),
+    # diffusers' train_text_to_image_lora.py as its documentation runs it.
+    "diffusers' LoRA example": Rival(4, 4, ("to_k", "to_q", "to_v", "to_out.0"), (), None, 1e-4, True, False),
+}
+OURS = "our loop"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model to learn with.
+
+    Attributes:
+        family: a random one of these shapes (see training/families); None for the embedded model.
+        batch: pictures in a step of our loop.
+        steps: measured, of our loop.
+        rivals: whether the other loops are measured too.
+        speed: target of our loop, in pictures/s.
+        times: target of our loop's speed over that of the paper's.
+        memory: target in GB of our loop with one picture at a time and checkpointing.
+    """
+
+    family: str | None
+    batch: int
+    steps: int
+    rivals: bool
+    speed: float | None = None
+    times: float | None = None
+    memory: float | None = None
+
+
+SHAPES = {
+    "cpu": {"the embedded model": Shape(None, 32, 12, True, times=3.0)},
+    "cuda": {
+        "SD 1.5, 512 px": Shape("sd1", 32, 12, True, speed=138.0, times=7.0, memory=6.0),
+        "SDXL, 1024 px": Shape("sdxl", 8, 12, False, speed=17.0, memory=12.0),
+    },
+}
+
+
+def training_speed(base: Path, device: str, threads: int) -> list[Figure]:
+    """Pictures that each loop learns from in a second, and the memory that it holds.
+
+    Raises:
+        DDMError: a loop failed; it has printed why.
+    """
+    figures = []
+    for name, shape in SHAPES["cpu" if device == "cpu" else "cuda"].items():
+        loops = [OURS, *(RIVALS if shape.rivals else ())]
+        found = {loop: _alone(base, shape, loop, device, threads) for loop in loops}
+        for loop, (speed, memory) in found.items():
+            target = shape.speed if loop == OURS else None
+            figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="pictures/s"))
+            figures.append(Figure(f"{name}: {loop}, peak memory", memory, unit="MiB"))
+        for loop, (speed, _) in list(found.items())[1:]:
+            target = shape.times if loop == next(iter(RIVALS)) else None
+            figures.append(Figure(f"{name}: our loop over {loop}", found[OURS][0] / speed, at_least=target, unit="×"))
+        if shape.memory:
+            _, memory = _alone(base, shape, "saving memory", device, threads)
+            value = memory * 2**20 / 1e9
+            figures.append(Figure(f"{name}: one picture, checkpointing", value, at_most=shape.memory, unit="GB"))
+    return figures + (estimated_memory() if device == "cpu" else [])
+
+
+def _alone(base: Path, shape: Shape, loop: str, device: str, threads: int) -> tuple[float, float]:
+    """Pictures per second and peak MiB of one loop, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(there, base, vars(shape), loop, device, threads))
+    process.start()
+    there.close()
+    try:
+        answer = here.recv()
+    except EOFError as error:
+        raise DDMError(f"The measurement of {loop} ended with an error; see above.") from error
+    finally:
+        process.join()
+    return answer
+
+
+def _measure(answer: Connection, path: Path, given: Mapping[str, Any], loop: str, device: str, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    shape, place = Shape(**given), torch.device(device)
+    rival = RIVALS.get(loop)
+    half = (rival is None or rival.half) and place.type != "cpu"
+    base = _open(path, shape, place, torch.bfloat16 if half else torch.float32)
+    if rival:
+        step, batch, steps = _rival_step(base, rival), 4, 6
+    else:
+        batch = 1 if loop == "saving memory" else shape.batch
+        step, steps = _our_step(base, batch, loop == "saving memory"), shape.steps
+    for _ in range(WARM):
+        step()
+    began = _seconds(place, threads)
+    for _ in range(steps):
+        step()
+    seconds = _seconds(place, threads) - began
+    memory = peak_mib() if place.type == "cpu" else torch.cuda.max_memory_allocated(place) / 2**20
+    answer.send((steps * batch / seconds, memory))
+
+
+def _seconds(device: "torch.device", threads: int) -> float:
+    """Time so far; on a CPU the processor's for each thread, which other work on the machine hardly changes."""
+    import torch
+
+    if device.type == "cpu":
+        return time.process_time() / threads
+    torch.cuda.synchronize(device)
+    return time.monotonic()
+
+
+def _open(path: Path, shape: Shape, device: "torch.device", dtype: "torch.dtype") -> "Base":
+    """The embedded model, or a random one of full shape."""
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from ..training.base import Base, load_base
+    from ..training.single_file import FAMILIES
+
+    if shape.family is None:
+        return load_base(path, device, dtype)
+    config = json.loads((FAMILIES / f"{shape.family}.json").read_text(encoding="utf-8"))
+    with torch.device(device):
+        parts = {
+            "unet": UNet2DConditionModel.from_config(config["unet"]).to(dtype),
+            "vae": AutoencoderKL.from_config(config["vae"]),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])).to(dtype),
+        }
+        if "text_encoder_2" in config:
+            text = CLIPTextConfig(**config["text_encoder_2"])
+            parts["text_encoder_2"] = CLIPTextModelWithProjection(text).to(dtype)
+    for part in parts.values():
+        part.eval().requires_grad_(False)
+    scheduler = DDPMScheduler.from_config(config["scheduler"])
+    return Base(**parts, tokenizer=None, scheduler=scheduler, path=path, hash="", device=device, dtype=dtype)
+
+
+def _our_step(base: "Base", batch: int, saving: bool) -> Callable[[], None]:
+    """A step of the trainer, with its own settings, on labels of four to one."""
+    import torch
+
+    from ..debias.group import Groups
+    from ..debias.target import Target
+    from ..debias.weight import Weighting
+    from ..training.latents import Latents
+    from ..training.loop import FairTraining
+    from ..training.settings import Settings
+    from ..training.text_cache import Texts
+    from ..training.text_table import TextTable
+
+    groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (PICTURES // 6), "bench")
+    weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(PICTURES, dtype=int))
+    side = base.picture_size // base.vae_factor
+    moments = torch.randn(2, PICTURES, base.latent_channels, side, side)
+    width = base.unet.config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    pooled = () if base.text_encoder_2 is None else (torch.randn(base.text_encoder_2.config.projection_dim),)
+    texts = Texts(base.device, [(torch.randn(TOKENS, width), *pooled) for _ in range(3)])
+    said = np.full((PICTURES, 1), 2)
+    table = TextTable(texts, np.full((PICTURES, 1), 1), 0, said)
+    latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
+    training = FairTraining(base, latents, table, weighting, Settings(batch=batch))
+    if saving:
+        training.save_memory()
+
+    def step() -> None:
+        training.advance()
+        if training.step % 10 == 0:
+            training.loss.item()
+
+    return step
+
+
+def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
+    """An optimizer step of a rival: four pictures, each encoded, learnt from and waited for."""
+    import torch
+    from peft import LoraConfig
+
+    device, generator = base.device, torch.Generator().manual_seed(0)
+    half = torch.bfloat16 if rival.half and base.half_is_native else torch.float32
+    for part in (base.unet, base.text_encoder, base.vae):
+        part.to(half)
+    side = base.picture_size
+    pixels = torch.randint(0, 256, (PICTURES, 3, side, side), dtype=torch.uint8, generator=generator)
+    ids = torch.randint(0, base.text_encoder.config.vocab_size, (PICTURES, TOKENS), generator=generator)
+    labels = torch.randint(0, 2, (PICTURES,), generator=generator)
+    for model, layers in ((base.unet, rival.layers), (base.text_encoder, rival.text_layers)):
+        if layers:
+            model.add_adapter(LoraConfig(r=rival.rank, lora_alpha=rival.alpha, target_modules=list(layers)))
+    learning = [p for model in (base.unet, base.text_encoder) for p in model.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.data = parameter.data.float()
+    classifier = None
+    if rival.indicator is not None:
+        cells = base.latent_channels * (side // base.vae_factor) ** 2
+        layers = [torch.nn.Linear(cells, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 512), torch.nn.ReLU()]
+        classifier = torch.nn.Sequential(*layers, torch.nn.Linear(512, 2)).to(device)
+        learning += classifier.parameters()
+    optimizer = torch.optim.AdamW(learning, lr=rival.rate)
+    count = 0
+
+    def learn(row: int) -> "torch.Tensor":
+        image = pixels[row : row + 1].to(device, half) / 127.5 - 1
+        with torch.no_grad():
+            latents = base.vae.encode(image).latent_dist.sample() * base.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, base.scheduler.config.num_train_timesteps, (1,), device=device)
+        noisy = base.scheduler.add_noise(latents, noise, t)
+        with torch.set_grad_enabled(bool(rival.text_layers)):
+            text = base.text_encoder(ids[row : row + 1].to(device)).last_hidden_state
+        with torch.autocast(device.type, half, enabled=half != torch.float32):
+            predicted = base.unet(noisy, t, text).sample.float()
+        loss = (predicted - noise.float()).square().mean()
+        if classifier is not None:
+            judged = torch.nn.functional.cross_entropy(
+                classifier(predicted.flatten(1)), labels[row : row + 1].to(device)
+            )
+            loss = (1 - rival.indicator) * loss + rival.indicator * judged
+        return loss
+
+    def step() -> None:
+        nonlocal count
+        optimizer.zero_grad()
+        for _ in range(4):
+            loss = learn(count % PICTURES)
+            (loss / 4).backward()
+            if rival.by_value:
+                torch.nn.utils.clip_grad_value_(learning, 1.0)
+            loss.item()
+            count += 1
+        if not rival.by_value:
+            torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+
+    return step
