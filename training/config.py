@@ -107,6 +107,10 @@ class TrainConfig:
     no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded pictures on disk.")] = False
     steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = Settings.steps
     rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = Settings.rank
+    text_encoder: Annotated[
+        bool,
+        Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
+    ] = False
     batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
     rate: Annotated[
         float | None,
@@ -171,6 +175,8 @@ class TrainConfig:
             )
         if self.objective == "ddm-paper" and self.style is not None:
             raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
+        if self.objective == "ddm-paper" and self.text_encoder:
+            raise DDMError("The objective ddm-paper teaches the U-Net alone. Leave --text-encoder out.")
         if self.folder is None and self.self_prompts is None:
             raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
         if self.reg is not None and self.folder is None:
@@ -185,6 +191,7 @@ class TrainConfig:
             steps=self.steps,
             batch=self.batch,
             rank=self.rank,
+            text_encoder=self.text_encoder,
             rate=self._rate,
             dropout=self.caption_dropout,
             calibrate=self.calibrate,
