@@ -11,6 +11,7 @@ from .optimizer import OptimizerName
 from .option import (
     BaseOption,
     CaptionOption,
+    ClipOption,
     DeviceOption,
     PreviewEveryOption,
     PreviewsOption,
@@ -151,6 +152,18 @@ class TrainConfig:
     ] = True
     previews: PreviewsOption = None
     preview_every: PreviewEveryOption = None
+    probe: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="Measure the finished adapter with this probe, made by `ddm probe`, and write the figures into its "
+            "card; give the option again for another attribute.",
+        ),
+    ] = None
+    clip: ClipOption = None
+    measure: Annotated[
+        int, Option(min=1, help="Pictures that a probe measures at each α, for each of at most 20 captions.")
+    ] = 16
     log: Annotated[
         Path | None, Option(metavar="DIR", help="Write loss, learning rate and previews for TensorBoard, in here.")
     ] = None
