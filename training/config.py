@@ -162,7 +162,12 @@ class TrainConfig:
     ] = None
     clip: ClipOption = None
     measure: Annotated[
-        int, Option(min=1, help="Pictures that a probe measures at each α, for each of at most 20 captions.")
+        int,
+        Option(
+            min=1,
+            help="Pictures that a probe measures at each α, for each of at most 20 captions; from 60 on, the "
+            "recommended α is the measured one.",
+        ),
     ] = 16
     log: Annotated[
         Path | None, Option(metavar="DIR", help="Write loss, learning rate and previews for TensorBoard, in here.")

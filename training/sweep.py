@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..debias.adapter import AdapterCard, update_card
+from ..debias.interval import FEWEST_PICTURES
 from ..debias.report import FairnessReport
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def measure(
     Args:
         folder, phase: see `make_records`.
         alphas: the strengths; 0 is among them.
-        per_prompt: pictures of each prompt at each α.
+        per_prompt: pictures of each prompt at each α. Below 60 they are too few to say which α is best, as they are for
+            a verdict: none is recommended then, and the card keeps its own.
 
     Returns:
         The measurement, as `measured_card` gives it.
@@ -80,6 +82,8 @@ def measure(
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}
     records = make_records(model, folder, shots, probes, targets, phase, **options)
     measured = measured_card(build_report(records, clusters=0, sheets=0, random_seed=seed), GUIDANCE, SAMPLING)
+    if per_prompt < FEWEST_PICTURES:
+        measured["recommended_alpha"] = None
     keep_measured(adapter, AdapterCard.from_metadata(read_metadata(adapter)), measured)
     return measured
 

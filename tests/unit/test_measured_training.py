@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from comfyui_ddm.debias.adapter import content_hash, load_adapter
+from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training import sweep
@@ -52,7 +53,8 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     alphas = [point["alpha"] for point in measured["points"]]
     assert alphas == [0.0, 0.35, 1.0]  # the one between is what the weights recommend
     assert all(point["pictures"] == 2 * 2 for point in measured["points"])
-    assert card.recommended_alpha == result["recommended_alpha"] == measured["recommended_alpha"]
+    assert measured["recommended_alpha"] is None and card.recommended_alpha == result["recommended_alpha"] == 0.35
+    assert "0.35 (predicted)" in LoadedCard("fair", 1.0, card, None).text
     assert "gender as a probe sees it" in page and "Nothing yet" not in page
     (kept,) = (tmp_path / "shown").glob("measured_*")
     assert len(list(kept.rglob("*.png"))) == 3 * 2 * 2
@@ -60,6 +62,14 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     options += ["--bf16"] if load_base(tiny_base).half_is_native else []
     swept = ddm("sweep", given["out"], "--probe", probe, "--prompts", "a doctor;a judge", "--base", tiny_base, *options)
     assert json.loads(swept.stdout)["points"] == measured["points"]
+
+
+def test_enough_pictures_say_which_alpha_is_recommended(given, monkeypatch):
+    monkeypatch.setattr(sweep, "FEWEST_PICTURES", 2)
+    result = Job(TrainConfig(**given)).run()
+    card = load_adapter(given["out"]).card
+    assert card.recommended_alpha == result["recommended_alpha"] == card.measured["recommended_alpha"] is not None
+    assert "(measured)" in LoadedCard("fair", 1.0, card, None).text
 
 
 def test_the_adapter_is_the_one_that_is_made_without_a_probe(given, tmp_path):
