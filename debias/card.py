@@ -81,7 +81,8 @@ class LoadedCard:
         goal = "equal shares of what it found by itself"
         if card.target:
             goal = ", ".join(f"{name} {share:.0%}" for name, share in card.target.items())
-        source = "measured" if card.measured else "predicted"
+        best = (card.measured or {}).get("recommended_alpha")
+        source = "predicted" if best is None else "measured"
         text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
         text += f"Recommended α: {card.recommended_alpha:g} ({source})."
         if self.alpha > card.alpha_max:

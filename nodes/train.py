@@ -111,6 +111,12 @@ class Train(io.ComfyNode):
                     optional=True,
                     tooltip="Keep about the shape of each picture; off: all are cropped to their centre square.",
                 ),
+                io.Boolean.Input(
+                    "text_encoder",
+                    default=False,
+                    optional=True,
+                    tooltip="Let the text encoders learn as well. Then connect clip to DDM Load Adapter too.",
+                ),
             ],
             outputs=[
                 AdapterName.Output(display_name="adapter", tooltip="The adapter's name, for DDM Load Adapter."),
@@ -172,6 +178,7 @@ class Train(io.ComfyNode):
         flip: bool = False,
         masks: str = FILES,
         buckets: bool = True,
+        text_encoder: bool = False,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
         from ..training.tokenizer import find_tokenizer
@@ -188,6 +195,7 @@ class Train(io.ComfyNode):
         options += [f"--trigger={trigger.strip()}"] if trigger.strip() else []
         options += ["--shuffle-caption"] if shuffle_caption else []
         options += ["--flip"] if flip else []
+        options += ["--text-encoder"] if text_encoder else []
         arguments = train_arguments(
             pictures,
             base,

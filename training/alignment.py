@@ -135,7 +135,7 @@ class Alignment(Resumable):
         self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
         self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
         unet, texts = {"": base.unet}, base.text_encoders
-        self.parts = {"unet": unet, "text-encoder": texts, "both": unet | texts, "tokens": {}}[settings.train]
+        self.parts = {"unet": unet, "text-encoder": texts, "both": base.parts, "tokens": {}}[settings.train]
         for number, (part, model) in enumerate(self.parts.items()):
             add_lora(
                 model, ADAPTER, settings.rank, TEXT_TARGETS if part else ATTENTION, seed=settings.seed * 3 + number

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..debias.adapter import AdapterCard, save_adapter
 from .alignment import ADAPTER, Alignment, Extractor, Settings
 from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
-from .lora import export_lora
+from .lora import export_parts
 
 if TYPE_CHECKING:
     from ..debias.probe import Probe
@@ -116,6 +116,5 @@ class AlignmentRun:
             if base.soft_tokens:
                 base.soft_tokens.save(self.out, card)
             else:
-                layers = (export_lora(model, ADAPTER, part) for part, model in self.training.parts.items())
-                save_adapter(self.out, {name: lora for part in layers for name, lora in part.items()}, card)
+                save_adapter(self.out, export_parts(self.training.parts, ADAPTER), card)
         self.checkpoint.unlink(missing_ok=True)

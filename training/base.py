@@ -81,6 +81,11 @@ class Base:
         return {name: model for name, model in both.items() if model is not None}
 
     @property
+    def parts(self) -> "dict[str, torch.nn.Module]":
+        """The models that a LoRA may change, by what the names of its layers begin with: nothing for the U-Net."""
+        return {"": self.unet, **self.text_encoders}
+
+    @property
     def prediction(self) -> str:
         """What the U-Net answers: "epsilon", or "v_prediction" (arXiv 2202.00512)."""
         return self.scheduler.config.prediction_type
@@ -109,8 +114,10 @@ class Base:
         import torch
 
         prompts = list(prompts)
-        # A set may have a caption for every picture: all at once would need gigabytes.
-        parts = [prompts[at : at + TEXTS] for at in range(0, max(len(prompts), 1), TEXTS)]
+        # A set may have a caption for every picture: all at once would need gigabytes. With gradients, all is kept.
+        count = max(len(prompts), 1)
+        size = count if gradient else TEXTS
+        parts = [prompts[at : at + size] for at in range(0, count, size)]
         with torch.set_grad_enabled(gradient), soft_tokens.spoken(self) if soft_tokens else nullcontext():
             return Text.cat([self._encode(part, soft_tokens) for part in parts])
 
@@ -129,7 +136,7 @@ class Base:
     ) -> "torch.Tensor":
         length = tokenizer.model_max_length - (len(soft_tokens) if soft_tokens else 0)
         read = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        ids = read.input_ids.to(self.device)
+        ids = self.moved(read.input_ids)
         return soft_tokens.in_front(ids) if soft_tokens else ids
 
     def encode_pictures(
@@ -167,6 +174,11 @@ class Base:
                 pixels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
                 pictures.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
         return torch.cat(pictures).numpy()
+
+    def moved(self, values: "torch.Tensor") -> "torch.Tensor":
+        """Bring values to the device without waiting for it."""
+        pinned = values.pin_memory() if self.device.type == "cuda" else values
+        return pinned.to(self.device, non_blocking=True)
 
     @property
     def half_is_native(self) -> bool:

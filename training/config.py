@@ -11,6 +11,7 @@ from .optimizer import OptimizerName
 from .option import (
     BaseOption,
     CaptionOption,
+    ClipOption,
     DeviceOption,
     PreviewEveryOption,
     PreviewsOption,
@@ -107,6 +108,10 @@ class TrainConfig:
     no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded pictures on disk.")] = False
     steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = Settings.steps
     rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = Settings.rank
+    text_encoder: Annotated[
+        bool,
+        Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
+    ] = False
     batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
     rate: Annotated[
         float | None,
@@ -147,6 +152,23 @@ class TrainConfig:
     ] = True
     previews: PreviewsOption = None
     preview_every: PreviewEveryOption = None
+    probe: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="Measure the finished adapter with this probe, made by `ddm probe`, and write the figures into its "
+            "card; give the option again for another attribute.",
+        ),
+    ] = None
+    clip: ClipOption = None
+    measure: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Pictures that a probe measures at each α, for each of at most 20 captions; from 60 on, the "
+            "recommended α is the measured one.",
+        ),
+    ] = 16
     log: Annotated[
         Path | None, Option(metavar="DIR", help="Write loss, learning rate and previews for TensorBoard, in here.")
     ] = None
@@ -171,6 +193,8 @@ class TrainConfig:
             )
         if self.objective == "ddm-paper" and self.style is not None:
             raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
+        if self.objective == "ddm-paper" and self.text_encoder:
+            raise DDMError("The objective ddm-paper teaches the U-Net alone. Leave --text-encoder out.")
         if self.folder is None and self.self_prompts is None:
             raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
         if self.reg is not None and self.folder is None:
@@ -185,6 +209,7 @@ class TrainConfig:
             steps=self.steps,
             batch=self.batch,
             rank=self.rank,
+            text_encoder=self.text_encoder,
             rate=self._rate,
             dropout=self.caption_dropout,
             calibrate=self.calibrate,

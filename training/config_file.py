@@ -6,7 +6,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from ..debias.error import DDMError
 from .config import TrainConfig
@@ -43,15 +43,18 @@ def read_config(path: Path) -> dict[str, Any]:
             near = get_close_matches(key.replace("_", "-"), known, 1)
             hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
             raise DDMError(f"{path} has a key that is not known: {key}. {hint}")
-        kind, option = _kind(field.type)
-        if not _fits(value, kind):
+        kind, several, option = _kind(field.type)
+        values = value if several and isinstance(value, list) else [value]
+        if not all(_fits(one, kind) for one in values):
             wanted = " or ".join(kind) if issubclass(kind, Enum) else KINDS[kind]
-            raise DDMError(f"{path}: {key} is {value!r}. Give {wanted}.")
+            more = ", or several in brackets" if several else ""
+            raise DDMError(f"{path}: {key} is {value!r}. Give {wanted}{more}.")
         bounds = [("least", getattr(option, "min", None)), ("most", getattr(option, "max", None))]
         if any(bound is not None and (value < bound if side == "least" else value > bound) for side, bound in bounds):
             said = " and ".join(f"at {side} {bound:g}" for side, bound in bounds if bound is not None)
             raise DDMError(f"{path}: {key} is {value!r}. It must be {said}.")
-        found[field.name] = path.parent / value if kind is Path else kind(value)
+        read = [path.parent / one if kind is Path else kind(one) for one in values]
+        found[field.name] = read if several else read[0]
     return found
 
 
@@ -63,15 +66,19 @@ def write_config(config: TrainConfig) -> str:
 def _lines(config: TrainConfig) -> Iterator[str]:
     yield "# All options of a training. Use it with: ddm train FILE.toml"
     for field in fields(config):
-        kind, option = _kind(field.type)
+        _, _, option = _kind(field.type)
         value, key = getattr(config, field.name), key_of(field.name)
         yield f"\n# {option.help}"
-        if value is None:
-            yield f"# {key} ="
-        elif kind is Path:
-            yield f"{key} = {_text(str(value.resolve()))}"
-        else:
-            yield f"{key} = {_text(value) if isinstance(value, str) else json.dumps(value)}"
+        yield f"# {key} =" if value is None else f"{key} = {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Path):
+        return _text(str(value.resolve()))
+    return _text(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _fits(value: Any, kind: type) -> bool:
@@ -87,10 +94,12 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _kind(annotation: Any) -> tuple[type, Any]:
-    """The type of a field, None aside, and its option."""
+def _kind(annotation: Any) -> tuple[type, bool, Any]:
+    """The type of a field, None aside; whether it may have several values; and its option."""
     kind, option = get_args(annotation)
-    return next(part for part in (*get_args(kind), kind) if part is not type(None)), option
+    kind = next(part for part in (*get_args(kind), kind) if part is not type(None))
+    several = get_origin(kind) is list
+    return get_args(kind)[0] if several else kind, several, option
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -1,13 +1,17 @@
 """One training from its configuration to its files: what `ddm train` does, for a reporter of any kind."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..debias.adapter import content_hash
 from ..debias.error import DDMError
+from ..debias.reading import check_probes
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter
@@ -18,16 +22,20 @@ from .config_file import write_config
 from .file_index import FileIndex
 from .folder import ImageFolder, read_folder
 from .grouping import check_source
-from .model import EMBEDDED, load_model
+from .model import EMBEDDED, Model, load_model
 from .paper import PaperRun
 from .picture_set import PictureSet, Preparation, folder_set, self_set
 from .preview import Previews
+from .probes import open_probes, targets_for
 from .prompt import read_prompts
 from .ranks import Ranks
 from .reporter import Reporter
 from .run import Run
 from .stop_signals import stop_signals
 from .tensor_cache import FOLDER
+
+# The most captions that the finished adapter is measured under.
+MEASURED = 20
 
 
 class Stopped(Exception):
@@ -93,15 +101,17 @@ class Job:
             raise Stopped
         if config.card and self.ranks.first:
             self._write_pages()
-        seconds = time.monotonic() - began
-        note(f"Wrote {config.out} in {seconds:.0f} s. Recommended α: {run.recommended:g}.")
-        result = self._result(run, seconds)
+        measured = self._measure(run) if config.probe and self.ranks.first else {}
+        result = self._result(run, time.monotonic() - began, measured)
+        note(f"Wrote {config.out} in {result['seconds']:.0f} s. Recommended α: {result['recommended_alpha']:g}.")
         self.reporter.result(result)
         return result
 
     def _check(self) -> None:
         """Find what is wrong before anything is read, and deal with the checkpoint of a run before this one."""
         config = self.config
+        if config.probe:
+            check_probes(open_probes(config.probe, config.clip, "cpu"), [None] * len(config.probe))
         if config.restart and not config.resume:
             self.checkpoint.unlink(missing_ok=True)
         elif not config.resume:
@@ -210,8 +220,42 @@ class Job:
             if not write_page(file):
                 self.reporter.note(f"{page_path(file).name} was not written by the trainer, so it stays as it is.")
 
-    def _result(self, run: Run, seconds: float) -> dict[str, Any]:
-        config = self.config
+    def _measure(self, run: Run) -> dict[str, Any]:
+        """Measure the finished adapter and write its card; nothing if that is stopped, and the adapter stays as it is.
+
+        Beside previews, the pictures are kept.
+        """
+        from .sweep import measure
+
+        config, base, adapter = self.config, run.base, content_hash(self.config.out)
+        model = Model(base, adapter, content_hash(config.style) if config.style else None)
+        probes = open_probes(config.probe, config.clip, base.device)
+        prompts = list(dict.fromkeys(run.pictures.captions))
+        count = min(len(prompts), MEASURED)
+        prompts = [prompts[place * len(prompts) // count] for place in range(count)]
+        kept = config.previews and nullcontext(config.previews / f"measured_{adapter[:8]}")
+        try:
+            with kept or TemporaryDirectory() as folder, run.training.averaged():
+                return measure(
+                    config.out,
+                    model,
+                    Path(folder),
+                    prompts,
+                    probes,
+                    targets_for(probes, run.grouping.targets),
+                    sorted({0.0, run.recommended, 1.0}),
+                    config.measure,
+                    config.seed,
+                    self.reporter.pictures,
+                )
+        except KeyboardInterrupt:
+            self.reporter.note(
+                "The measuring was stopped. The adapter is finished; ddm sweep with --save-card measures it as well."
+            )
+            return {}
+
+    def _result(self, run: Run, seconds: float, measured: dict[str, Any]) -> dict[str, Any]:
+        config, best = self.config, measured.get("recommended_alpha")
         return {
             "adapter": str(config.out),
             "style": str(config.style) if config.style else None,
@@ -219,7 +263,8 @@ class Job:
             "steps": config.steps,
             "pictures": len(run.pictures.captions),
             "loss": run.training.loss.item(),
-            "recommended_alpha": run.recommended,
+            "recommended_alpha": run.recommended if best is None else best,
             "groups": config.groups,
             "found": run.found,
+            **({"measured": measured or None} if config.probe else {}),
         }

@@ -14,6 +14,7 @@ then moves that too.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..debias.weight import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
 from .ema import Ema
-from .lora import TARGETS, add_lora, lora_parameters, set_alpha, set_trainable
+from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, set_alpha, set_trainable
 from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
 from .ranks import Ranks
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from .base import Base
     from .latents import Latents
+    from .text import Text
     from .text_table import TextTable
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
@@ -46,7 +48,8 @@ class FairTraining(Resumable):
     Nothing in a step waits for the device, so that it always has work; what a step finds is read now and then.
 
     Args:
-        base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`.
+        base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`; if the settings say
+            so, its text encoders do as well.
         latents: of the pictures (every draw samples them anew).
         captions: text table and rows.
         weighting: the tempered weights.
@@ -56,6 +59,7 @@ class FairTraining(Resumable):
         note: told when memory has to be saved.
 
     Attributes:
+        parts: what the LoRAs are on, as `Base.parts` names it.
         step: steps made.
         loss: of a step, smoothed; NaN before the first.
         skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
@@ -83,11 +87,17 @@ class FairTraining(Resumable):
         self.base, self.latents, self.captions, self.settings = base, latents, captions, settings
         self.ranks, self.note = ranks or Ranks(), note or (lambda text: None)
         self.names = ("debias", "style") if style else ("debias",)
+        self.parts = base.parts if settings.text_encoder else {"": base.unet}
         for number, name in enumerate(self.names):
-            add_lora(base.unet, name, settings.rank, self.TARGETS, settings.seed * 2 + number)
+            for place, (part, model) in enumerate(self.parts.items()):
+                targets = TEXT_TARGETS if part else self.TARGETS
+                add_lora(model, name, settings.rank, targets, (place << 32) + settings.seed * 2 + number)
         if base.device.type == "cuda":
             base.unet.to(memory_format=torch.channels_last)
-        self.learning = {name: lora_parameters(base.unet, name) for name in self.names}
+        self.learning = {
+            name: [matrix for model in self.parts.values() for matrix in lora_parameters(model, name)]
+            for name in self.names
+        }
         self.parameters = [parameter for name in self.names for parameter in self.learning[name]]
         self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
         self.averages = {
@@ -206,7 +216,8 @@ class FairTraining(Resumable):
         generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
         count, loss, random = len(plan.picture), torch.zeros((), device=self.base.device), None
         if "style" in self.names:
-            set_trainable(self.base.unet, "style", plan.style)
+            for model in self.parts.values():
+                set_trainable(model, "style", plan.style)
         for piece in np.array_split(rows, self.pieces):
             if not len(piece):
                 continue
@@ -214,7 +225,7 @@ class FairTraining(Resumable):
             mean, deviation, weight = self.latents.fetch(part.picture, part.flip)
             if random is None:  # of all rows, so that each has its own, whoever computes it
                 random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
-            jitter, noise = (self._moved(values[torch.as_tensor(piece)]) for values in random)
+            jitter, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
             mine = self._losses(part, mean + deviation * jitter, noise, weight).sum() / count
             (mine * self.scale).backward()
             loss += mine.detach()
@@ -227,24 +238,36 @@ class FairTraining(Resumable):
         import torch
 
         base = self.base
-        t = self._moved(torch.as_tensor(plan.timestep))
+        t = base.moved(torch.as_tensor(plan.timestep))
         noisy = base.noisy(latents, noise, t)
         target = base.target(latents, noise, t)
         taught = np.flatnonzero(plan.teacher >= 0)
         if len(taught):
-            rows = self._moved(torch.as_tensor(taught))
-            set_alpha(base.unet, "debias", 0.0)
+            rows = base.moved(torch.as_tensor(taught))
+            self._set_alpha(0.0)
             with torch.no_grad():
-                answer = base.predict(noisy[rows], t[rows], self.captions.table[plan.teacher[taught]])
+                answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
             target = target.index_copy(0, rows, answer)
             if weight is not None:  # what the base answers holds for the whole picture
                 weight = weight.index_fill(0, rows, 1.0)
-        set_alpha(base.unet, "debias", plan.alpha)
-        error = (base.predict(noisy, t, self.captions.table[plan.text]) - target).square()
+        self._set_alpha(plan.alpha)
+        error = (base.predict(noisy, t, self._text(plan.text)) - target).square()
         error = error if weight is None else error * weight
         return error.mean((1, 2, 3)) * self.weight[t]
 
-    def _moved(self, values: "torch.Tensor") -> "torch.Tensor":
-        """Bring values to the device without waiting for it."""
-        pinned = values.pin_memory() if self.base.device.type == "cuda" else values
-        return pinned.to(self.base.device, non_blocking=True)
+    def _set_alpha(self, alpha: "float | np.ndarray") -> None:
+        for model in self.parts.values():
+            set_alpha(model, "debias", alpha)
+
+    def _text(self, rows: np.ndarray) -> "Text":
+        """Sentences of the table as the text encoders read them: anew, with gradients, where a LoRA acts on these."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        if not any(map(lora_acts, self.base.text_encoders.values())):
+            return self.captions.table[rows]
+        said = [self.captions.sentences[row] for row in rows]
+        read = partial(self.base.encode_text, said, gradient=torch.is_grad_enabled())
+        # The encoders' own checkpointing is for their training mode alone, with its dropout.
+        text = checkpoint(read, use_reentrant=False, preserve_rng_state=False) if self.checkpointing else read()
+        return text.float()

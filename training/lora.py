@@ -4,7 +4,8 @@ peft scales an adapter's output by one float; a hook behind each up matrix multi
 one value per row. An adapter whose α is 0 everywhere is switched off, so that the base computes what it always did.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,35 @@ def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[floa
         _refresh(model)
 
 
+@contextmanager
+def at_alpha(model: "torch.nn.Module", name: str, alpha: "float | torch.Tensor") -> Iterator[None]:
+    """Give a LoRA another strength for a while, if one of this name is on the model."""
+    if name not in lora_names(model):
+        yield
+        return
+    before = _strengths(model)[name].alpha
+    set_alpha(model, name, alpha)
+    try:
+        yield
+    finally:
+        set_alpha(model, name, before)
+
+
+@contextmanager
+def without_loras(models: "Iterable[torch.nn.Module]") -> Iterator[None]:
+    """Let models compute for a while what they did before LoRAs were put on them."""
+    with ExitStack() as off:
+        for model in models:
+            for name in lora_names(model):
+                off.enter_context(at_alpha(model, name, 0.0))
+        yield
+
+
+def lora_acts(model: "torch.nn.Module") -> bool:
+    """Whether a LoRA is on a model at another strength than 0."""
+    return any(strength.active for strength in _strengths(model).values())
+
+
 def set_trainable(model: "torch.nn.Module", name: str, trainable: bool) -> None:
     """Let a LoRA learn, or freeze it as it is."""
     strength = _strengths(model)[name]
@@ -131,6 +161,11 @@ def export_lora(model: "torch.nn.Module", name: str, part: str = "") -> dict[str
         )
         for module, layer in _layers(model, name)
     }
+
+
+def export_parts(parts: "Mapping[str, torch.nn.Module]", name: str) -> dict[str, Lora]:
+    """As `export_lora`, of all models that a LoRA is on, by their part of the base (see `Base.parts`)."""
+    return {layer: lora for part, model in parts.items() for layer, lora in export_lora(model, name, part).items()}
 
 
 def scale_lora(model: "torch.nn.Module", name: str, factor: float) -> None:

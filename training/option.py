@@ -38,4 +38,7 @@ PreviewEveryOption = Annotated[
 ]
 ProgressOption = Annotated[Progress, Option(help="Bars on stderr, or JSON lines on stdout for another program.")]
 StdinStopsOption = Annotated[bool, Option("--stdin-stops", help="Stop as at Ctrl-C when standard input is closed.")]
+ClipOption = Annotated[
+    Path | None, Option(metavar="DIR", help="The CLIP model that a probe was made with (`ddm probe --clip`).")
+]
 DeviceOption = Annotated[str, Option(help="auto, cpu or cuda.")]

@@ -97,14 +97,14 @@ class PaperTraining(FairTraining):
         import torch
 
         predicted = self._denoised(plan, latents, noise)
-        classes = self.classes[self._moved(torch.as_tensor(plan.picture))]
+        classes = self.classes[self.base.moved(torch.as_tensor(plan.picture))]
         return paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
 
     def _denoised(self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
         """ε̂ [B, C, h, w], with the LoRA at strength 1."""
         import torch
 
-        t = self._moved(torch.as_tensor(plan.timestep))
+        t = self.base.moved(torch.as_tensor(plan.timestep))
         set_alpha(self.base.unet, "debias", 1.0)
         return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[plan.text])
 

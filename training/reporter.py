@@ -19,6 +19,8 @@ TITLES = {
     "own": "Making the base's own pictures",
     "groups": "Finding groups",
     "calibration": "Calibrating α",
+    "sampling": "Making pictures to measure",
+    "looking": "Looking at the pictures",
 }
 # Seconds between two lines of one phase; its last one is always said.
 PAUSE = 0.2
@@ -79,9 +81,9 @@ class TerminalReporter(Reporter):
 class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
-    Lines have a `phase` (cache, own, groups, training, calibration) with `done`, `total` and `seconds_left`, and while
-    training `loss`, `ess` and `rate`; or one of the keys `note`, `groups`, `preview` (a file, with its `step`) and
-    `result`.
+    Lines have a `phase` (cache, own, groups, training, calibration, sampling, looking) with `done`, `total` and
+    `seconds_left`, and while training `loss`, `ess` and `rate`; or one of the keys `note`, `groups`, `preview` (a file,
+    with its `step`) and `result`.
     """
 
     def note(self, text: str) -> None:

@@ -17,7 +17,7 @@ from .calibration import FEWEST, Calibration, calibrate
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
 from .grouping import Grouper, Grouping
 from .loop import FairTraining
-from .lora import export_lora, scale_lora
+from .lora import export_parts, scale_lora
 from .picture_set import PictureSet
 from .preview import Previews
 from .ranks import Ranks
@@ -298,8 +298,10 @@ class Run:
 
     def save(self, calibration: Calibration | None = None) -> None:
         """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""
+        parts = self.training.parts
         if calibration:
-            scale_lora(self.base.unet, "debias", calibration.scale)
+            for model in parts.values():
+                scale_lora(model, "debias", calibration.scale)
         if not self.ranks.first:
             return
         card = self.card(calibration)
@@ -315,6 +317,6 @@ class Run:
                 title=self.style.stem,
                 description="Style learnt with a DDM adapter; use it at strength 1.",
             )
-            save_adapter(self.style, export_lora(self.base.unet, "style"), style)
-        save_adapter(self.out, export_lora(self.base.unet, "debias"), card)
+            save_adapter(self.style, export_parts(parts, "style"), style)
+        save_adapter(self.out, export_parts(parts, "debias"), card)
         self.checkpoint.unlink(missing_ok=True)

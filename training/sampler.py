@@ -1,14 +1,14 @@
 """Generation with a base model: deterministic, one noise per seed, α per picture, in batches that can be shown."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..debias.error import DDMError
 from .base import Base
-from .lora import lora_names, set_alpha
+from .lora import at_alpha, lora_names
 from .steering import Steering
 from .text import Text
 
@@ -99,7 +99,7 @@ def generate_batches(
     for start in range(0, len(seeds), batch_size):
         rows = slice(start, min(start + batch_size, len(seeds)))
         noise = torch.stack([noise_of(seed, base.latent_channels, cell) for seed in seeds[rows]])
-        strength = _strength(base.unet, float(alpha) if alphas.ndim == 0 else alphas[rows])
+        strength = at_alpha(base.unet, ADAPTER, float(alpha) if alphas.ndim == 0 else alphas[rows])
         with strength, steering.on(base.unet, prompts[rows]):
             latents = _denoise(
                 base,
@@ -154,20 +154,6 @@ def noise_of(seed: int, channels: int, cell: int) -> "torch.Tensor":
     return torch.randn(channels, cell, cell, generator=torch.Generator().manual_seed(seed))
 
 
-@contextmanager
-def _strength(model: "torch.nn.Module", alpha: "float | torch.Tensor") -> Iterator[None]:
-    """Set the adapter's strength on a model for a while, if there is one."""
-    if ADAPTER not in lora_names(model):
-        yield
-        return
-    before = model.lora_strengths[ADAPTER].alpha
-    set_alpha(model, ADAPTER, alpha)
-    try:
-        yield
-    finally:
-        set_alpha(model, ADAPTER, before)
-
-
 class _Texts:
     """Prompts at strengths, each pair encoded once; the strength only counts where it changes the text."""
 
@@ -184,7 +170,7 @@ class _Texts:
             self.rows |= {(prompt, alpha): len(self.rows) + row for row, prompt in enumerate(said)}
             with ExitStack() as strengths:
                 for encoder in base.text_encoders.values():
-                    strengths.enter_context(_strength(encoder, alpha))
+                    strengths.enter_context(at_alpha(encoder, ADAPTER, alpha))
                 encoded.append(base.encode_text(said, soft if alpha else None))
         self.table = Text.cat(encoded) if encoded else None
 

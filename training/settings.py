@@ -13,6 +13,7 @@ class Settings:
         steps: optimizer steps.
         batch: pictures per step (rows of all kinds).
         rank: rank of the LoRAs.
+        text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
         rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
         alpha_max: the dial is trained over (0, alpha_max].
         dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
@@ -34,6 +35,7 @@ class Settings:
     steps: int = 400
     batch: int = 32
     rank: int = 8
+    text_encoder: bool = False
     rate: float = 2e-3
     alpha_max: float = ALPHA_MAX
     dropout: float = 0.15

@@ -1,11 +1,102 @@
-"""What a sweep over α (and the guidance scale) says: which α to recommend, and the card that the adapter file keeps."""
+"""A sweep over α (and the guidance scale): its pictures, which α to recommend, and the card that the adapter keeps."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..debias.adapter import AdapterCard, update_card
+from ..debias.interval import FEWEST_PICTURES
 from ..debias.report import FairnessReport
 
+if TYPE_CHECKING:
+    from ..debias.probe import Probe
+    from ..debias.record import Records
+    from ..debias.target import Target
+    from .gallery import Shot
+    from .model import Model
+
+Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
+
+# Guidance scale and sampling steps of `measure`; those of `ddm sweep` if it is not told otherwise.
+GUIDANCE, SAMPLING = 3.0, 20
 # How much less often, as a share of all pictures, the subject may be recognised than at α = 0.
 RECOGNISED_LOSS = 0.03
+
+
+def make_records(
+    model: "Model",
+    folder: Path,
+    shots: "Sequence[Shot]",
+    probes: "Sequence[Probe]",
+    targets: "Sequence[Target | None]",
+    phase: Phase,
+    **options: object,
+) -> "Records":
+    """Make pictures, and let probes look at them.
+
+    Args:
+        folder: where they are kept; those that are there already are not made again.
+        phase: begins "sampling" and "looking", as `Reporter.pictures`.
+        options: of `make_gallery`, which also says what can go wrong.
+    """
+    from ..debias.reading import quality_probe
+    from .gallery import make_gallery
+    from .records import read_records
+
+    with phase("sampling") as progress:
+        make_gallery(model, folder, shots, progress=progress, **options)
+    with phase("looking") as progress:
+        return read_records(folder, probes, targets, quality_probe(probes, targets), progress)
+
+
+def measure(
+    adapter: Path,
+    model: "Model",
+    folder: Path,
+    prompts: Sequence[str],
+    probes: "Sequence[Probe]",
+    targets: "Sequence[Target | None]",
+    alphas: Sequence[float],
+    per_prompt: int,
+    seed: int,
+    phase: Phase,
+) -> dict[str, Any]:
+    """Measure an adapter with its model, and write what was measured into its file.
+
+    Args:
+        folder, phase: see `make_records`.
+        alphas: the strengths; 0 is among them.
+        per_prompt: pictures of each prompt at each α. Below 60 they are too few to say which α is best, as they are for
+            a verdict: none is recommended then, and the card keeps its own.
+
+    Returns:
+        The measurement, as `measured_card` gives it.
+    """
+    from ..debias.measurement import build_report
+    from ..debias.storage import read_metadata
+    from .gallery import plan_shots
+
+    shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)
+    options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}
+    records = make_records(model, folder, shots, probes, targets, phase, **options)
+    measured = measured_card(build_report(records, clusters=0, sheets=0, random_seed=seed), GUIDANCE, SAMPLING)
+    if per_prompt < FEWEST_PICTURES:
+        measured["recommended_alpha"] = None
+    keep_measured(adapter, AdapterCard.from_metadata(read_metadata(adapter)), measured)
+    return measured
+
+
+def keep_measured(adapter: Path, card: AdapterCard, measured: dict[str, Any]) -> None:
+    """Write a measurement and the α that it recommends into an adapter file, and its page anew if there is one."""
+    from .adapter_page import page_path, write_page
+
+    best = measured["recommended_alpha"]
+    recommended = card.recommended_alpha if best is None else best
+    update_card(adapter, replace(card, measured=measured, recommended_alpha=recommended))
+    if page_path(adapter).exists():
+        write_page(adapter)
 
 
 def recommended_alpha(report: FairnessReport, cfg: float) -> float | None:

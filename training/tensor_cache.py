@@ -202,11 +202,13 @@ class TensorCache:
 
 
 def weights_hash(model: "torch.nn.Module", *facts: object) -> str:
-    """SHA-256 (hexadecimal) over a model's weights and whatever else its answers depend on."""
+    """SHA-256 (hexadecimal) over a model's own weights, without LoRAs, and whatever else its answers depend on."""
     import torch
 
     digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(model.state_dict().items()):
+    # peft puts a base_layer and lora_… in the place of a layer.
+    own = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    for name, value in sorted(own.items()):
         digest.update(f"\0{name}\0".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .lora import without_loras
 from .tensor_cache import Memory, Row, TensorCache, gather, settle, weights_hash
 from .text import Text
 
@@ -40,7 +41,7 @@ class Texts:
 
 
 def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = None) -> Texts:
-    """Encode sentences.
+    """Encode sentences as the base itself reads them, whatever LoRAs are on it.
 
     Args:
         cache: a folder that keeps them; what is there already is not encoded again.
@@ -55,7 +56,8 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
     try:
         for start in range(0, len(missing), BATCH):
             some = missing[start : start + BATCH]
-            text = base.encode_text(some)
+            with without_loras(base.text_encoders.values()):
+                text = base.encode_text(some)
             tensors = [text.tokens] if text.pooled is None else [text.tokens, text.pooled]
             if start == 0:
                 store.check_room(len(missing) * sum(part[0].nbytes for part in tensors))

@@ -31,6 +31,7 @@ class TextTable:
         empty: row of the empty caption.
         said: [N, V] rows of the caption with one word said, a group's or a gender: what explicit prompts say most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.
+        sentences: the M sentences themselves, for text encoders that learn.
     """
 
     table: Texts
@@ -38,6 +39,7 @@ class TextTable:
     empty: int
     said: np.ndarray
     said_by_group: np.ndarray | None = None
+    sentences: Sequence[str] = ()
 
     @classmethod
     def build(
@@ -79,6 +81,7 @@ class TextTable:
             0,
             np.array([said[text] for text in captions], dtype=int).reshape(len(captions), -1),
             by_group,
+            list(rows),
         )
 
 

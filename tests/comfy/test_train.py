@@ -192,11 +192,19 @@ def test_the_options_of_the_folder_reach_the_trainer(server, folder):
     half = Image.new("L", (64, 64))
     half.paste(255, (0, 0, 32, 64))
     half.save(root / "one" / "1-masklabel.png")
-    given = {"trigger": "sks", "shuffle_caption": True, "flip": True, "caption": "a colour, plain"}
+    given = {
+        "trigger": "sks",
+        "shuffle_caption": True,
+        "flip": True,
+        "caption": "a colour, plain",
+        "text_encoder": True,
+    }
     (made,) = server.run(graphs.train("shapes", name="shaped", **given))["train"]["ddm_panel"]
     said = " ".join(made["remarks"])
     assert "Masks: 1 of 8 pictures" in said and "80×48 (4)" in said
-    card = load_adapter(server.base / "models" / "loras" / "shaped.safetensors").card
+    adapter = load_adapter(server.base / "models" / "loras" / "shaped.safetensors")
+    card = adapter.card
+    assert any(name.startswith("lora_te_") for name in adapter.modules)
     assert card.concepts == ["sks, a colour, plain"] and card.training["shuffle"] == 2
     (made,) = server.run(graphs.train("shapes", name="square", masks="none", buckets=False))["train"]["ddm_panel"]
     assert not {"Masks", "Buckets"} & {remark.split()[0].strip(",:") for remark in made["remarks"]}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from comfyui_ddm.debias.probe import fit_probe
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.picture_set import folder_set
@@ -25,6 +26,16 @@ def write_folder(root: Path, count: int = 8, rare: int = 4) -> Path:
         rows.append({"file_name": f"{i}.png", "text": f"a {('doctor', 'judge')[i % 2]}", "gender": gender})
     (root / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return root
+
+
+def write_probe(path: Path, attribute: str = "gender") -> Path:
+    """A probe for man and woman that knows nothing, and is sure of it."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    images[::2] //= 2
+    probe = fit_probe(images, ["man", "woman"] * 10, attribute, steps=2)
+    probe.temperature = 1e-4
+    probe.save(path)
+    return path
 
 
 def settings(**changes: float) -> Settings:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter import AdapterCard, content_hash, load_adapter, save_adapter
 from comfyui_ddm.debias.measurement import build_report
-from comfyui_ddm.debias.probe import fit_probe
 from comfyui_ddm.debias.record import Attribute, Condition, Records
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training.base import load_base
@@ -17,6 +16,8 @@ from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.sweep import measured_card, recommended_alpha
 from typer.testing import CliRunner
+
+from .runs import write_probe
 
 PICTURES = 80
 
@@ -89,13 +90,7 @@ def files(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
             parameter.add_(0.1)
     card = AdapterCard(base_hash=base.hash, recommended_alpha=9.0)
     save_adapter(folder / "fair.safetensors", export_lora(base.unet, "debias"), card)
-    images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
-    images[::2] //= 2
-    probe = fit_probe(images, ["man", "woman"] * 10, "gender", steps=2)
-    # It knows nothing, but shall be sure of it.
-    probe.temperature = 1e-4
-    probe.save(folder / "gender.safetensors")
-    return folder / "fair.safetensors", folder / "gender.safetensors"
+    return folder / "fair.safetensors", write_probe(folder / "gender.safetensors")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def test_a_printed_configuration_gives_the_same_one_again(written, tmp_path):
         no_cache=True,
         overwrite=False,
         preview_every=7,
+        probe=[tmp_path / "gender.safetensors", tmp_path / "tone.safetensors"],
     )
     assert TrainConfig(**read_config(written(write_config(config)))) == config
 
@@ -51,6 +52,14 @@ def test_every_option_of_the_command_is_printed_under_its_name_even_if_it_is_not
 def test_paths_in_a_file_begin_at_its_folder(written, tmp_path):
     found = read_config(written('folder = "pictures"\nout = "made/fair.safetensors"'))
     assert found == {"folder": tmp_path / "pictures", "out": tmp_path / "made" / "fair.safetensors"}
+    assert read_config(written('probe = ["a.safetensors", "b.safetensors"]'))["probe"] == [
+        tmp_path / "a.safetensors",
+        tmp_path / "b.safetensors",
+    ]
+
+
+def test_one_value_will_do_where_there_may_be_several(written, tmp_path):
+    assert read_config(written('probe = "a.safetensors"')) == {"probe": [tmp_path / "a.safetensors"]}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,8 @@ def test_paths_in_a_file_begin_at_its_folder(written, tmp_path):
         ("caption-dropout = 0.95", "caption-dropout is 0.95. It must be at least 0 and at most 0.9."),
         ("resume = 1", "resume is 1. Give true or false."),
         ("out = 3", "out is 3. Give a path in quotes."),
+        ("out = ['a', 'b']", "Give a path in quotes."),
+        ("probe = ['a', 3]", "Give a path in quotes, or several in brackets."),
         ("rank =", "cannot be read as TOML"),
     ],
 )

@@ -33,15 +33,17 @@ from .runs import prepare, write_folder
 Stop = Callable[[], bool] | None
 
 
-def train_adapter(base: Path, folder: Path, out: Path, stop: Stop = None, kind: type[Run] = Run) -> None:
-    changes = {"objective": "ddm-paper" if kind is PaperRun else "ddm"}
+def train_adapter(
+    base: Path, folder: Path, out: Path, stop: Stop = None, kind: type[Run] = Run, text_encoder: bool = False
+) -> None:
+    changes = {"objective": "ddm-paper" if kind is PaperRun else "ddm", "text_encoder": text_encoder}
     run = prepare(base, folder, out, kind=kind, changes=changes)
     run.resume()
     run.train(stop=stop)
 
 
 def use_adapter(base: Base, file: Path, strength: float) -> dict:
-    load_lora_into(base.unet, load_adapter(file), "debias", base.hash)
+    load_lora_into(base.unet, load_adapter(file), "debias", base.hash, base.text_encoders)
     return {"alpha": strength}
 
 
@@ -66,7 +68,10 @@ def use_invariant(base: Base, file: Path, strength: float) -> dict:
 
 def save_lora_again(file: Path, other: Path) -> None:
     adapter = load_adapter(file)
-    modules = {name.removeprefix("lora_unet_"): lora for name, lora in adapter.modules.items()}
+    modules = {}
+    for name, lora in adapter.modules.items():
+        _, unet, layer = name.partition("lora_unet_")
+        modules[layer if unet else name.replace("lora_te_text_model_", "text_encoder.")] = lora
     save_adapter(other, modules, adapter.card)
 
 
@@ -89,6 +94,7 @@ class Method:
 
 METHODS = {
     "ddm": Method(train_adapter, use_adapter, save_lora_again),
+    "ddm, text encoder": Method(partial(train_adapter, text_encoder=True), use_adapter, save_lora_again),
     "ddm-paper": Method(partial(train_adapter, kind=PaperRun), use_adapter, save_lora_again),
     "invariant": Method(train_invariant, use_invariant, lambda one, two: InvariantModule.load(one).save(two)),
     **{

@@ -221,6 +221,27 @@ def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind)
             assert torch.allclose(found.pooled, expected.pooled, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_what_was_trained_on_unet_and_text_encoders_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
+    ours, theirs, path = load_base(folders / kind), load_base(folders / kind), tmp_path / "fair.safetensors"
+    settings = Settings(steps=4, batch=4, rank=2, rate=0.05, calibrate=0, text_encoder=True)
+    pictures = folder_set(ours, read_folder(folders / "pictures"))
+    run = Run(ours, pictures, path, groups="labels:gender", settings=settings)
+    assert run.train()
+    with safe_open(path, framework="pt") as file:
+        begins = {"_".join(key.split("_")[:2]) for key in file.keys()}  # noqa: SIM118
+    assert begins == {"lora_unet", *(("lora_te1", "lora_te2") if kind == "sdxl" else ("lora_te",))}
+    plain, said, pipe = answer(theirs), theirs.encode_text(["a doctor"]), pipeline(theirs)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="fair", local_files_only=True)
+    for alpha in (1.0, 0.5):
+        pipe.set_adapters("fair", alpha)
+        for model in ours.parts.values():
+            set_alpha(model, "debias", alpha)
+        assert not torch.allclose(answer(theirs), plain, atol=1e-3)
+        assert not torch.allclose(theirs.encode_text(["a doctor"]).tokens, said.tokens, atol=1e-3)
+        assert torch.allclose(answer(theirs), answer(ours), atol=1e-5)
+
+
 def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(single_file, "FAMILIES", folders)
     checkpoint = ["--base", str(folders / "sdxl-v.safetensors")]

@@ -30,7 +30,7 @@ def grouping(words=()):
 
 
 class Speller:
-    device, text_encoder_2 = torch.device("cpu"), None
+    device, text_encoder_2, text_encoders = torch.device("cpu"), None, {}
 
     def encode_text(self, prompts):
         self.prompts = list(prompts)

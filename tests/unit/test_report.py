@@ -11,7 +11,7 @@ from comfyui_ddm.debias.record import Attribute, Condition, Records
 from comfyui_ddm.debias.report import FairnessReport
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training.commands.report import report as report_command
-from comfyui_ddm.training.commands.report import targets_of
+from comfyui_ddm.training.probes import targets_of
 from comfyui_ddm.training.records import read_records
 from PIL import Image
 

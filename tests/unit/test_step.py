@@ -48,10 +48,10 @@ def predict(monkeypatch):
     return before
 
 
-@pytest.mark.parametrize("pieces", [2, 3, 4])
-def test_a_step_in_pieces_has_the_gradients_of_the_whole(make, pieces, monkeypatch):
+@pytest.mark.parametrize(("pieces", "text_encoder"), [(2, False), (3, False), (4, False), (3, True)])
+def test_a_step_in_pieces_has_the_gradients_of_the_whole(make, pieces, text_encoder, monkeypatch):
     monkeypatch.setattr(Base, "half_is_native", False)  # the rounding of bfloat16 hides what is to be seen
-    whole, parts = make().training, make().training
+    whole, parts = (make(changes={"text_encoder": text_encoder}).training for _ in range(2))
     parts.pieces = pieces
     for _ in range(3):
         whole.advance()
@@ -61,9 +61,10 @@ def test_a_step_in_pieces_has_the_gradients_of_the_whole(make, pieces, monkeypat
         assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
 
 
-def test_checkpointing_changes_no_gradient(make, monkeypatch):
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_checkpointing_changes_no_gradient(make, text_encoder, monkeypatch):
     monkeypatch.setattr(Base, "half_is_native", False)
-    plain, saving = make().training, make().training
+    plain, saving = (make(changes={"text_encoder": text_encoder}).training for _ in range(2))
     saving.save_memory()
     for training in (plain, saving):
         training.advance()
@@ -72,8 +73,11 @@ def test_checkpointing_changes_no_gradient(make, monkeypatch):
     assert (gradients(plain) - gradients(saving)).norm() < 1e-4 * gradients(plain).norm()
 
 
-def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predict):
-    said, small, exact = [], make(note=lambda text: said.append(text)), make(changes={})
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predict, text_encoder):
+    changes = {"text_encoder": text_encoder}
+    said, exact = [], make(changes=changes)
+    small = make(note=lambda text: said.append(text), changes=changes)
     exact.training.pieces = 2
     exact.training.advance()
 
@@ -170,8 +174,10 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_a_step_reads_nothing_back_from_the_device(make, tmp_path):
-    training = make(style=tmp_path / "style.safetensors", changes={"ema": 0.9, "min_snr": 5.0}).training
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_a_step_reads_nothing_back_from_the_device(make, tmp_path, text_encoder):
+    changes = {"ema": 0.9, "min_snr": 5.0, "text_encoder": text_encoder}
+    training = make(style=tmp_path / "style.safetensors", changes=changes).training
     training.advance()
     with Reads() as reads:
         for _ in range(10):
@@ -195,8 +201,10 @@ def test_min_snr_weighs_each_row_by_its_timestep(make):
     assert 0 < weighted.loss < plain.loss
 
 
-def test_the_average_is_what_is_saved_and_it_survives_a_stop(make, tmp_path):
-    options = {"changes": {"ema": 0.9}, "style": tmp_path / "style.safetensors"}
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_average_is_what_is_saved_and_it_survives_a_stop(make, tmp_path, text_encoder):
+    changes = {"ema": 0.9, "text_encoder": text_encoder}
+    options = {"changes": changes, "style": tmp_path / "style.safetensors"}
     whole = make("whole", **options)
     assert whole.train()
     first = make("whole", **options)
@@ -208,5 +216,5 @@ def test_the_average_is_what_is_saved_and_it_survives_a_stop(make, tmp_path):
     last = make("whole", **options)
     assert last.resume() and last.train()
     assert [path.read_bytes() for path in last.files[1:]] == whole_bytes
-    plain = make("plain")
+    plain = make("plain", changes={"text_encoder": text_encoder})
     assert plain.train() and plain.out.read_bytes() != whole.out.read_bytes()

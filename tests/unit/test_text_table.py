@@ -18,7 +18,7 @@ CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
 class Speller:
     """Encodes a sentence as its number, and remembers what it was asked."""
 
-    device, text_encoder_2 = torch.device("cpu"), None
+    device, text_encoder_2, text_encoders = torch.device("cpu"), None, {}
 
     def __init__(self):
         self.asked = []

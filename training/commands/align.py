@@ -9,6 +9,7 @@ import typer
 
 from ..option import (
     BaseOption,
+    ClipOption,
     DeviceOption,
     PreviewEveryOption,
     PreviewsOption,
@@ -19,7 +20,6 @@ from ..option import (
     StdinStopsOption,
     TokenizerOption,
 )
-from .report import CLIP_HELP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def align(
             "folder; can be given again. Without one their latents are kept.",
         ),
     ] = None,
-    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
+    clip: ClipOption = None,
     keep_weight: Annotated[
         float | None, typer.Option(min=0.0, help="How much pictures shall stay what they were (8); 0 for not at all.")
     ] = None,
@@ -116,10 +116,10 @@ def align(
     from ..checkpoint import checkpoint_path, refuse_left
     from ..model import EMBEDDED
     from ..preview import Previews
+    from ..probes import open_probes
     from ..prompt import read_prompts
     from ..reporter import JSONReporter, TerminalReporter
     from ..stop_signals import stop_signals
-    from .report import open_probes
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()
@@ -199,7 +199,7 @@ def open_extractor(path: Path, device: "torch.device") -> "Extractor":
 
 def all_targets(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target]":
     """A target for each probe: those given in order, uniform ones for the rest; errors as in `targets_of`."""
-    from .report import targets_of
+    from ..probes import targets_of
 
     given = list(given or [])
     return targets_of(probes, given + ["uniform"] * (len(probes) - len(given)))

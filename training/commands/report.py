@@ -2,21 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..option import DeviceOption
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-
-    from ...debias.probe import Probe
-    from ...debias.target import Target
-
-CLIP_HELP = "The CLIP model that a probe was made with (`ddm probe --clip`)."
+from ..option import ClipOption, DeviceOption
 
 
 def report(
@@ -26,7 +16,7 @@ def report(
     probe: Annotated[
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
-    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
+    clip: ClipOption = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +48,7 @@ def report(
     from ...debias.reading import check_probes, quality_probe
     from ...debias.storage import write_text
     from ..base import resolve_device
+    from ..probes import open_probes, targets_of
     from ..records import read_features, read_records
 
     if out.suffix.lower() in (".json", ".png"):
@@ -84,39 +75,3 @@ def report(
         return
     for line in (made.summary, *made.remarks, f"The report is in {out}."):
         typer.echo(line)
-
-
-def open_probes(paths: "Sequence[Path]", clip: Path | None, device: "torch.device") -> "list[Probe]":
-    """Open probe files; those that read CLIP features get the model in the folder `clip`.
-
-    Raises:
-        DDMError: a file is no probe; a probe reads CLIP features and no folder, or that of another model, is given.
-    """
-    from ...debias.probe import Probe
-
-    extractor = None
-    if clip is not None:
-        from ..clip import ClipImages
-
-        extractor = ClipImages(clip, device)
-    probes = [Probe.load(path, extractor, device) for path in paths]
-    for probe in probes:
-        # Now rather than after the pictures were made.
-        probe.check_extractor()
-    return probes
-
-
-def targets_of(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target | None]":
-    """One target or None per probe: those given in order, a uniform one for the first if none is.
-
-    Raises:
-        DDMError: more targets than probes, or one that does not fit its probe's classes (both lists are named).
-    """
-    from ...debias.error import DDMError
-    from ...debias.target import Target
-
-    given = list(given or ["uniform"])
-    if len(given) > len(probes):
-        raise DDMError(f"There are {len(given)} targets for {len(probes)} probes. Give one target per probe, in order.")
-    given += [""] * (len(probes) - len(given))
-    return [Target.parse(text, probe.names) if text else None for text, probe in zip(given, probes, strict=True)]

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import BaseOption, DeviceOption, TokenizerOption
-from .report import CLIP_HELP, open_probes, targets_of
+from ..option import BaseOption, ClipOption, DeviceOption, TokenizerOption
 
 
 def sweep(
@@ -23,7 +22,7 @@ def sweep(
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
-    clip: Annotated[Path | None, typer.Option(metavar="DIR", help=CLIP_HELP)] = None,
+    clip: ClipOption = None,
     target: Annotated[
         list[str] | None, typer.Option(help="'uniform' or 'man=.75,woman=.25', in the order of the probes.")
     ] = None,
@@ -46,24 +45,21 @@ def sweep(
 
     Example: ddm sweep fair.safetensors --probe gender.safetensors --prompts roles.txt --cfg 3,1,5 --out sweep
     """
-    from dataclasses import replace
-
-    from ...debias.adapter import AdapterCard, update_card
+    from ...debias.adapter import AdapterCard
     from ...debias.chart import save_png
     from ...debias.error import DDMError
     from ...debias.measurement import build_report
     from ...debias.page import pareto
-    from ...debias.reading import check_probes, quality_probe
+    from ...debias.reading import check_probes
     from ...debias.storage import write_text
-    from ..adapter_page import page_path, write_page
     from ..base import resolve_device
-    from ..gallery import make_gallery, plan_shots
+    from ..gallery import plan_shots
     from ..model import EMBEDDED, load_model
     from ..number import read_numbers
-    from ..progress import picture_progress
+    from ..probes import open_probes, targets_of
     from ..prompt import read_prompts
-    from ..records import read_records
-    from ..sweep import measured_card
+    from ..reporter import TerminalReporter
+    from ..sweep import keep_measured, make_records, measured_card
 
     texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
     if 0.0 not in alphas:
@@ -75,13 +71,9 @@ def sweep(
     model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    pictures = out / "pictures"
-    shots = plan_shots(texts, per_prompt, alphas, scales, seed)
-    with picture_progress("Sampling") as progress:
-        make_gallery(model, pictures, shots, steps=steps, bf16=bf16, overwrite=overwrite, progress=progress)
-    eye = quality_probe(probes, targets)
-    with picture_progress("Looking") as progress:
-        records = read_records(pictures, probes, targets, eye, progress)
+    shots, phase = plan_shots(texts, per_prompt, alphas, scales, seed), TerminalReporter().pictures
+    options = {"steps": steps, "bf16": bf16, "overwrite": overwrite}
+    records = make_records(model, out / "pictures", shots, probes, targets, phase, **options)
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)
     measured = measured_card(made, scales[0], steps)
     files = {name: out / name for name in ("report.html", "report.json", "report.png")}
@@ -95,10 +87,7 @@ def sweep(
     best = measured["recommended_alpha"]
     if save_card:
         card = model.card or AdapterCard(base_hash=model.base.hash, architecture=model.base.architecture)
-        recommended = card.recommended_alpha if best is None else best
-        update_card(adapter, replace(card, measured=measured, recommended_alpha=recommended))
-        if page_path(adapter).exists():
-            write_page(adapter)
+        keep_measured(adapter, card, measured)
     if as_json:
         names = {name: str(path) for name, path in files.items()}
         typer.echo(json.dumps(measured | {"summary": made.summary, "files": names}, ensure_ascii=False))

@@ -65,8 +65,13 @@ def _read_file(context: typer.Context, folder: Path | None) -> Path | None:
     from ..config_file import read_config
 
     found = read_config(folder)
-    context.default_map = {name: str(getattr(value, "value", value)) for name, value in found.items()}
+    context.default_map = {name: _said(value) for name, value in found.items()}
     return found.get("folder")
+
+
+def _said(value: Any) -> str | list[str]:
+    """A value as the command line says it."""
+    return list(map(_said, value)) if isinstance(value, list) else str(getattr(value, "value", value))
 
 
 def _with_config(own: Signature) -> Signature:

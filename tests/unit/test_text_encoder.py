@@ -1,0 +1,140 @@
+"""A LoRA that changes the text encoders as well: learnt at every row's strength, saved in one file, used at one α."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.base import TEXTS, Base, load_base
+from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.lora import lora_parameters, set_alpha
+from comfyui_ddm.training.model import load_model
+from comfyui_ddm.training.picture_set import folder_set
+from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.text_cache import encode_texts, encoders_hash
+
+from .runs import prepare, settings, write_folder
+
+PROMPTS, SEEDS = ["a doctor", "a judge", "a doctor"], [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def make(tiny_base, folder, tmp_path):
+    def run(name="fair", **options):
+        options["changes"] = {"text_encoder": True, "rate": 0.05, "keep": 0.5, **options.get("changes", {})}
+        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", **options)
+
+    return run
+
+
+def learnt(run, name="debias"):
+    """How far the up matrices of a LoRA have come from 0, on the U-Net and on the text encoder."""
+    return [
+        sum(float(up.abs().sum()) for up in lora_parameters(model, name)[1::2]) for model in run.training.parts.values()
+    ]
+
+
+def test_both_halves_are_in_one_file_which_gives_the_pictures_of_the_trained_model(make, tiny_base, tmp_path):
+    run = make(style=tmp_path / "style.safetensors")
+    assert run.train()
+    for path in (run.out, run.style):
+        layers = load_adapter(path).modules
+        assert {name.split("_")[1] for name in layers} == {"unet", "te"}
+        assert all(any(lora.up.any() for name, lora in layers.items() if half in name) for half in ("_unet_", "_te_"))
+    assert load_adapter(run.out).card.training["text_encoder"]
+    for alpha in (1.0, 0.5):
+        made = generate(run.base, PROMPTS, SEEDS, alpha=alpha, steps=2)
+        loaded = generate(load_model(tiny_base, run.out, run.style, "cpu").base, PROMPTS, SEEDS, alpha=alpha, steps=2)
+        # The LoRAs are put on in another order, so their sums are rounded otherwise.
+        assert np.abs(made.astype(int) - loaded).max() <= 1
+    without = load_model(tiny_base, run.out, device="cpu").base
+    assert np.array_equal(
+        generate(without, PROMPTS, SEEDS, alpha=0.0, steps=2), generate(load_base(tiny_base), PROMPTS, SEEDS, steps=2)
+    )
+
+
+def test_without_the_option_no_text_encoder_is_touched(make):
+    run = make(changes={"text_encoder": False})
+    assert list(run.training.parts) == [""] and not hasattr(run.base.text_encoder, "lora_layers")
+
+
+def test_every_row_is_read_at_its_own_strength(make):
+    run = make()
+    run.train()
+    training, rows = run.training, np.array([1, 1, 2, 0])
+    strengths = [0.0, 0.4, 0.8, 1.5]
+    training._set_alpha(np.array(strengths, np.float32))
+    read = training._text(rows).tokens
+    assert torch.equal(read[0], training.captions.table[rows].tokens[0])
+    for row, alpha in enumerate(strengths):
+        training._set_alpha(alpha)
+        torch.testing.assert_close(read[row], training._text(rows).tokens[row], atol=1e-5, rtol=1e-5)
+
+
+def test_so_many_rows_that_they_would_be_encoded_in_parts_keep_their_strengths(make):
+    base = make().base
+    set_alpha(base.text_encoder, "debias", np.linspace(0, 1, TEXTS + 1, dtype=np.float32))
+    assert len(base.encode_text(["a"] * (TEXTS + 1), gradient=True)) == TEXTS + 1
+
+
+def test_what_the_base_teaches_it_says_with_its_own_words_or_with_those_of_the_style(make, tmp_path, monkeypatch):
+    def taught(run):
+        """Texts under which a step asks the base, and those that the table has of them."""
+        asked, predict = [], Base.predict
+
+        def watched(self, noisy, t, text):
+            if not torch.is_grad_enabled():
+                asked.append(text.tokens)
+            return predict(self, noisy, t, text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Base, "predict", watched)
+            plan = run.training.draws.plan(run.training.step)
+            run.training.advance()
+        return asked[0], run.training.captions.table[plan.teacher[plan.teacher >= 0]].tokens
+
+    assert torch.equal(*taught(make()))
+    run = make(style=tmp_path / "style.safetensors", changes={"style_share": 0.5})
+    run.training.advance(), run.training.advance()
+    assert learnt(run, "style")[1] > 0 and learnt(run)[1] == 0
+    said, kept = taught(run)
+    assert said.shape == kept.shape and not torch.allclose(said, kept, atol=1e-4)
+
+
+def test_the_style_is_learnt_first_on_both_and_then_left_as_it_is(make, tmp_path):
+    run = make(style=tmp_path / "style.safetensors", changes={"style_share": 0.5})
+    seen = []
+    for _ in range(4):
+        run.training.advance()
+        seen.append(learnt(run, "style") + learnt(run))
+    assert all(seen[1][:2]) and not any(seen[1][2:])
+    assert seen[3][:2] == seen[1][:2] and all(seen[3][2:])
+
+
+def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it(make, tiny_base, folder, tmp_path):
+    base, cache = load_base(tiny_base), tmp_path / "cache"
+    pictures = folder_set(base, read_folder(folder), cache=cache)
+    changes = settings(text_encoder=True, calibrate=4, rate=0.05)
+    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="discovered", settings=changes)
+    before, plain = sorted(cache.iterdir()), encoders_hash(base)
+    assert run.train()
+    assert sorted(cache.iterdir()) == before  # features and texts of the set were found there
+    adapter = load_adapter(run.out)
+    scale = adapter.card.training["calibration"]["scale"]
+    assert {lora.alpha for lora in adapter.modules.values()} == {np.float32(2 * scale).item()}
+    fresh = load_base(tiny_base)
+    assert encoders_hash(base) == plain == encoders_hash(fresh)
+    said = torch.arange(1)
+    assert torch.equal(encode_texts(base, ["a doctor"])[said].tokens, encode_texts(fresh, ["a doctor"])[said].tokens)
+
+
+def test_the_published_objective_knows_no_text_encoder(tmp_path):
+    with pytest.raises(DDMError, match="Leave --text-encoder out"):
+        TrainConfig(tmp_path / "a.safetensors", tmp_path, groups="labels:a", objective="ddm-paper", text_encoder=True)

@@ -1,0 +1,60 @@
+"""Probes as commands name them: files, the CLIP model that they read with, and a target for each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..debias.error import DDMError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..debias.probe import Probe
+    from ..debias.target import Target
+
+
+def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.device") -> "list[Probe]":
+    """Open probe files; those that read CLIP features get the model in the folder `clip`.
+
+    Raises:
+        DDMError: a file is no probe; a probe reads CLIP features and no folder, or that of another model, is given.
+    """
+    from ..debias.probe import Probe
+
+    extractor = None
+    if clip is not None:
+        from .clip import ClipImages
+
+        extractor = ClipImages(clip, device)
+    probes = [Probe.load(path, extractor, device) for path in paths]
+    for probe in probes:
+        # Now rather than after the pictures were made.
+        probe.check_extractor()
+    return probes
+
+
+def targets_of(probes: "Sequence[Probe]", given: Sequence[str] | None) -> "list[Target | None]":
+    """One target or None per probe: those given in order, a uniform one for the first if none is.
+
+    Raises:
+        DDMError: more targets than probes, or one that does not fit its probe's classes (both lists are named).
+    """
+    from ..debias.target import Target
+
+    given = list(given or ["uniform"])
+    if len(given) > len(probes):
+        raise DDMError(f"There are {len(given)} targets for {len(probes)} probes. Give one target per probe, in order.")
+    given += [""] * (len(probes) - len(given))
+    return [Target.parse(text, probe.names) if text else None for text, probe in zip(given, probes, strict=True)]
+
+
+def targets_for(probes: "Sequence[Probe]", trained: "Sequence[Target]") -> "list[Target | None]":
+    """What each probe measures against: the target that was trained for, where it is over the probe's classes.
+
+    The first probe's is uniform if there is none, and the others have none.
+    """
+    from ..debias.target import Target
+
+    fitting = [next((goal for goal in trained if set(goal.names) == set(probe.names)), None) for probe in probes]
+    found = [goal and goal.ordered_as(probe.names) for goal, probe in zip(fitting, probes, strict=True)]
+    return [found[0] or Target.uniform(probes[0].names), *found[1:]]
