@@ -84,6 +84,7 @@ def _draw(results: Sequence[Result], path: Path) -> None:
         axes.set_title(name.partition(", all")[0], color=MUTED, fontsize=10, loc="left")
         axes.grid(axis="x", color=RULE)
         axes.tick_params(left=False)
+        axes.locator_params(axis="x", nbins=6 if name == FD else 4)
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[0].set_yticks(range(len(shown)), [result.title for result in shown])
     panels[1].axvline(_found(results[0], CELL).at_most, color=MUTED, linewidth=1, linestyle=":")
