@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,52 +16,47 @@ from ..debias.probe import Probe, fit_probe
 from ..debias.storage import atomic_path, load_tensors, save_tensors
 from ..training.base import resolve_device
 from ..training.file_hash import hash_files
-from ..training.folder import read_folder
 from ..training.model import load_model
 from ..training.pipeline_folder import check_folder
 from ..training.sampler import generate
 from ..training.tiny_people import caption
 from .imbalance import OCCUPATIONS
 from .package import ROOT
-from .recipe import PEOPLE, Recipe, Trained, picture_folder, train
+from .recipe import Recipe, Trained, picture_folder, train
 from .result import Figure
+from .subject import PERSONS, SIZE, Subject
 
 PROBES = ROOT / "examples" / "probes"
-ATTRIBUTES = ("gender", "skin_tone", "role", "art_style")
-PROBE_STEPS, STEPS, CFG = 800, 20, 3.0
-PROBE_SIZE, SHEET_COLUMNS = 64, 12
+STEPS, CFG = 20, 3.0
+SHEET_COLUMNS = 12
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of every occupation, `per_prompt` of each in turn, as the probes see them.
+    """Pictures of every concept (for people: occupations), `per_prompt` of each in turn, as the probes see them.
 
     Attributes:
         seen: per attribute the class [N] that its probe finds most likely.
-        features: [N, D] of the role probe.
-        per_prompt: pictures of each occupation.
+        features: [N, D] of the judge, for people the role probe.
+        per_prompt: pictures of each concept.
+        recognised: share of pictures in which the judge sees what was asked for.
     """
 
     seen: dict[str, np.ndarray]
     features: np.ndarray
     per_prompt: int
+    recognised: float
 
     def __len__(self) -> int:
         return len(self.features)
 
     def by_role(self, attribute: str, values: Sequence[str]) -> np.ndarray:
-        """Share [P] of pictures of each occupation that show one of the values."""
+        """Share [P] of pictures of each concept that show one of the values."""
         return np.isin(self.seen[attribute], values).reshape(-1, self.per_prompt).mean(1)
 
     def shares(self, attribute: str, names: Sequence[str]) -> np.ndarray:
-        """Share [K] of each class, as mean over the occupations."""
+        """Share [K] of each class, as mean over the concepts."""
         return np.array([self.by_role(attribute, (name,)).mean() for name in names])
-
-    @property
-    def recognised(self) -> float:
-        """Share of pictures whose occupation the role probe recognises."""
-        asked = np.repeat(OCCUPATIONS, self.per_prompt)
-        return float((np.char.replace(self.seen["role"], "-", " ") == asked).mean())
 
     def figure(self, name: str, share: float, at_least: float | None = None, at_most: float | None = None) -> Figure:
         """A share of all pictures, with its Wilson interval."""
@@ -73,29 +68,32 @@ class Bench:
     """One base, its probes, adapters and samples; what was made once is kept in the work folder.
 
     Args:
-        base: folder of the base model.
+        base: folder of the base model; None for the subject's own.
         work: folder for sets, probes, adapters and samples.
-        per_prompt: pictures of each occupation.
+        per_prompt: pictures of each concept.
         steps: training steps; None for the command's own.
         threads: of torch.
         device: "auto", "cpu" or "cuda".
+        subject: what the base makes pictures of.
     """
 
     def __init__(
         self,
-        base: Path,
+        base: Path | None,
         work: Path,
         per_prompt: int = 60,
         steps: int | None = None,
         threads: int = 1,
         device: str = "cpu",
+        subject: Subject = PERSONS,
     ):
         import torch
 
         torch.set_num_threads(threads)
-        self.base, self.work, self.per_prompt, self.steps, self.threads = base, work, per_prompt, steps, threads
+        self.work, self.per_prompt, self.steps, self.threads, self.subject = work, per_prompt, steps, threads, subject
         self.device = str(resolve_device(device))
-        self.hash = hash_files(check_folder(base)["unet"])
+        self.base = base or subject.base(work, self.device)
+        self.hash = hash_files(check_folder(self.base)["unet"])
         avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
         self.bf16 = bool(avx()) if self.device == "cpu" else torch.cuda.is_bf16_supported()
         self.folder = work / f"{self.hash[:8]}-{steps or 'default'}-steps-{self.device}"
@@ -111,25 +109,29 @@ class Bench:
             "sampling_steps": STEPS,
             "cfg": CFG,
             "bf16": self.bf16,
-            "occupations": len(OCCUPATIONS),
             "probe_accuracy": {name: round(probe.accuracy, 4) for name, probe in self._probes.items()},
         }
 
     def probe(self, attribute: str) -> Probe:
-        """The probe of an attribute: the shipped one, or one trained on the example pictures."""
+        """The probe that measures an attribute."""
         if attribute not in self._probes:
-            shipped, made = (place / f"{attribute}.safetensors" for place in (PROBES, self.work / "probes"))
-            if not shipped.exists() and not made.exists():
-                people = read_folder(PEOPLE)
-                images = people.array(PROBE_SIZE)
-                fit_probe(images, people.column(attribute), attribute, steps=PROBE_STEPS).save(made)
-            self._probes[attribute] = Probe.load(shipped if shipped.exists() else made)
+            self._probes[attribute] = Probe.load(self.probe_file(attribute))
         return self._probes[attribute]
+
+    def probe_file(self, attribute: str, seed: int = 0) -> Path:
+        """The shipped probe of an attribute, or one of that seed, which is fitted if it is not there."""
+        shipped = PROBES / f"{attribute}.safetensors"
+        if shipped.exists() and not seed:
+            return shipped
+        made = self.work / "probes" / f"{attribute}{seed or ''}.safetensors"
+        if not made.exists():
+            fit_probe(*self.subject.labelled(attribute), attribute, seed, self.subject.probe_steps).save(made)
+        return made
 
     def pictures(self, name: str) -> tuple[np.ndarray, list[str]]:
         """Pictures uint8 [N, H, W, 3] of a set and their roles."""
         folder = picture_folder(name, self.work)
-        return folder.array(PROBE_SIZE), [role or "" for role in folder.column("role")]
+        return folder.array(SIZE), [role or "" for role in folder.column("role")]
 
     def train(self, recipe: Recipe) -> Trained:
         """The files of a recipe, trained if need be."""
@@ -154,34 +156,49 @@ class Bench:
         style = made.style if made else None
         count = per_prompt or self.per_prompt
         prompts = [caption(role, *say) for role in OCCUPATIONS for _ in range(count)]
-        probes = {name: self.probe(name) for name in ATTRIBUTES}
         depends = {
-            "base": self.hash,
             "adapter": adapter and content_hash(adapter),
             "style": style and content_hash(style),
             "alpha": alpha if adapter else 0.0,
             "prompts": list(dict.fromkeys(prompts)),
             "per_prompt": count,
             "settings": [STEPS, CFG, self.bf16, self.device],
-            "probes": [hashlib.sha256(probe.head.weight.numpy().tobytes()).hexdigest() for probe in probes.values()],
         }
+
+        def make() -> np.ndarray:
+            model = load_model(self.base, adapter, style, self.device)
+            seeds = list(range(len(prompts)))
+            return generate(model.base, prompts, seeds, alpha=alpha, steps=STEPS, guidance_scale=CFG, bf16=self.bf16)
+
+        return self.look(depends, OCCUPATIONS, make, {"recipe": recipe and recipe.name})
+
+    def look(
+        self,
+        depends: dict[str, Any],
+        concepts: Sequence[str],
+        make: Callable[[], np.ndarray],
+        facts: dict[str, Any],
+    ) -> Sample:
+        """What the probes see in pictures, which are made if they were not looked at before.
+
+        Args:
+            depends: what the pictures depend on besides base and probes.
+            concepts: what is asked for, with as many pictures of each in turn.
+            make: gives the pictures, uint8 [N, H, W, 3].
+            facts: what shall stand in the file besides.
+        """
+        probes = {name: self.probe(name) for name in self.subject.attributes}
+        digests = [hashlib.sha256(probe.head.weight.numpy().tobytes()).hexdigest() for probe in probes.values()]
+        depends = {"base": self.hash, **depends, "probes": digests}
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         path = self.work / "samples" / f"{key}.safetensors"
         if not path.exists():
-            model = load_model(self.base, adapter, style, self.device)
-            images = generate(
-                model.base,
-                prompts,
-                list(range(len(prompts))),
-                alpha=alpha,
-                steps=STEPS,
-                guidance_scale=CFG,
-                bf16=self.bf16,
-            )
-            self.keep(path, images, probes, {**depends, "recipe": recipe and recipe.name})
+            self._keep(path, make(), concepts, probes, facts)
         tensors, _ = load_tensors(path)
         seen = {name: np.array(probe.names)[tensors[name].numpy()] for name, probe in probes.items()}
-        return Sample(seen, tensors["features"].double().numpy(), count)
+        features = tensors["features"].double().numpy()
+        recognised = self.subject.recognised(seen[self.subject.judge], concepts)
+        return Sample(seen, features, len(features) // len(concepts), recognised)
 
     def speed(self, count: int = 128) -> float:
         """Neutral pictures per second that the base makes now, text and decoding included."""
@@ -191,14 +208,21 @@ class Bench:
         generate(base, prompts, list(range(count)), steps=STEPS, guidance_scale=CFG, bf16=self.bf16)
         return count / (time.monotonic() - began)
 
-    def keep(self, path: Path, images: np.ndarray, probes: dict[str, Probe], facts: dict[str, Any]) -> None:
-        """Look at pictures of every occupation with the probes; keep what they see, and a contact sheet."""
+    def _keep(
+        self,
+        path: Path,
+        images: np.ndarray,
+        concepts: Sequence[str],
+        probes: dict[str, Probe],
+        facts: dict[str, Any],
+    ) -> None:
+        """Keep what the probes see in pictures of the concepts, and a contact sheet."""
         import torch
         from PIL import Image
 
         tensors = {name: torch.as_tensor(probe.predict(images).argmax(1)) for name, probe in probes.items()}
-        tensors["features"] = torch.as_tensor(probes["role"].features(images)).float()
-        rows = images.reshape(len(OCCUPATIONS), -1, *images.shape[1:])[:, :SHEET_COLUMNS]
+        tensors["features"] = torch.as_tensor(probes[self.subject.judge].features(images)).float()
+        rows = images.reshape(len(concepts), -1, *images.shape[1:])[:, :SHEET_COLUMNS]
         sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows])
         with atomic_path(path.with_suffix(".png")) as temporary:
             Image.fromarray(sheet).save(temporary, format="png")

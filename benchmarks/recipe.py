@@ -15,6 +15,7 @@ from ..debias.error import DDMError
 from ..debias.storage import write_text
 from ..training.folder import ImageFolder, read_folder
 from ..training.tiny_people import Draw, caption
+from .digits import PAIRS, draw_pair
 from .imbalance import draw_imbalanced
 from .package import ROOT
 from .result import machine
@@ -28,7 +29,7 @@ class Recipe:
     """A training, as `ddm train` does it.
 
     Attributes:
-        pictures: a key of `IMBALANCES`, or `SKEWED`.
+        pictures: a key of `IMBALANCES` or `PAIRS`, or `SKEWED`.
         groups, target: as on the command line.
         style: learn the style too, so that α = 0 is base and style, with the set's own shares.
         ordinary: teach the style only, on the plain draw: an ordinary LoRA, to compare with.
@@ -67,7 +68,12 @@ def picture_folder(name: str, work: Path) -> ImageFolder:
     """Draw a set, if it is not there, and read it."""
     folder = work / "sets" / name
     if not (folder / "metadata.jsonl").exists():
-        (draw_skewed(folder) if name == SKEWED else draw_imbalanced(PEOPLE, name, folder))
+        if name in PAIRS:
+            draw_pair(PAIRS[name], folder)
+        elif name == SKEWED:
+            draw_skewed(folder)
+        else:
+            draw_imbalanced(PEOPLE, name, folder)
     return read_folder(folder)
 
 

@@ -1,8 +1,24 @@
 """The systems that are compared, as data: how each is trained by its command, and how it is used."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from ..training.tiny_people import TONE_WORDS
+from .digits import PAIRS
+from .imbalance import OCCUPATIONS
 from .recipe import SKEWED
+from .subject import PERSONS, Subject, digits
+
+LOOKS = ("bald", "blond haired", "curly haired", "older", "red haired", "white haired")
+GESTURES = (
+    "bowing", "facepalming", "frowning", "gesturing no", "gesturing ok", "pouting", "raising hand", "shrugging",
+    "tipping hand", "wearing turban",
+)  # fmt: skip
+# A pair of digits has one prompt. It is asked for ten times over, so that there are enough pictures, and what is given
+# by prompt is of as many pictures as it is for people.
+AGAIN = 10
 
 
 @dataclass(frozen=True)
@@ -11,20 +27,75 @@ class Task:
 
     Attributes:
         title: in words.
-        pictures: the set that is learnt from: a key of `IMBALANCES`, or `SKEWED`.
-        words: by column (a probe's name too), the words of its classes, joined by bars.
+        pictures: the set that is learnt from; see `picture_folder`.
+        words: by column (a probe's name too), the word that says each class.
+        target: by column, the share of each class; equal ones where it is not named.
+        families: by name, the concepts that are asked for.
+        subject: what the base makes pictures of.
     """
 
     title: str
     pictures: str
-    words: dict[str, str]
+    words: Mapping[str, Mapping[str, str]]
+    target: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    families: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"occupations": OCCUPATIONS})
+    subject: Subject = PERSONS
+
+    @property
+    def concepts(self) -> list[str]:
+        """The concepts of all families."""
+        return [concept for family in self.families.values() for concept in family]
+
+    def shares(self, column: str, classes: Sequence[str]) -> np.ndarray:
+        """The target [K] of a column, in the order of the classes."""
+        given = self.target.get(column, dict.fromkeys(classes, 1 / len(classes)))
+        return np.array([given[name] for name in classes])
+
+    def target_of(self, column: str, said: bool = False) -> str:
+        """The target of a column as commands take it, over its classes or, if `said`, over their words."""
+        if column not in self.target:
+            return "uniform"
+        names = self.words[column] if said else {name: name for name in self.words[column]}
+        return ",".join(f"{names[name]}={share:g}" for name, share in self.target[column].items())
+
+    def targets(self, said: bool = False) -> str:
+        """All targets as `ddm train` takes them."""
+        return ";".join(self.target_of(column, said) for column in self.words) if self.target else "uniform"
 
 
-TONES = "light skin|medium-light skin|medium skin|medium-dark skin|dark skin"
+GENDER = {"man": "man", "woman": "woman"}
 TASKS = {
-    "gender": Task("gender, six men to one woman", "men", {"gender": "man|woman"}),
-    "tone": Task("skin tones, as skewed as the base's", SKEWED, {"skin_tone": TONES}),
-    "gender-tone": Task("gender and skin tones jointly", SKEWED, {"gender": "man|woman", "skin_tone": TONES}),
+    "gender": Task("gender, six men to one woman", "men", {"gender": GENDER}),
+    "tone": Task("skin tones, as skewed as the base's", SKEWED, {"skin_tone": TONE_WORDS}),
+    "gender-tone": Task("gender and skin tones jointly", SKEWED, {"gender": GENDER, "skin_tone": TONE_WORDS}),
+    "gender-75-25": Task(
+        "gender, three men to one woman asked for",
+        "men",
+        {"gender": GENDER},
+        {"gender": {"man": 0.75, "woman": 0.25}},
+    ),
+    "gender-25-75": Task(
+        "gender, one man to three women asked for",
+        "men",
+        {"gender": GENDER},
+        {"gender": {"man": 0.25, "woman": 0.75}},
+    ),
+    "families": Task(
+        "gender, in two families of prompts with one adapter",
+        "men",
+        {"gender": GENDER},
+        families={"occupations": OCCUPATIONS, "looks and gestures": (*LOOKS, *GESTURES)},
+    ),
+    **{
+        name: Task(
+            f"handwritten digits, four {pair.digits[0]}s to one {pair.digits[1]}",
+            name,
+            {pair.column: {digit: digit for digit in pair.digits}},
+            families={"digits": ("digit",) * AGAIN},
+            subject=digits(name),
+        )
+        for name, pair in PAIRS.items()
+    },
 }
 
 
@@ -35,13 +106,15 @@ class System:
     Attributes:
         title: in words.
         needs: what a person must give besides pictures and prompts.
-        command: what trains it, as `ddm` takes it; {pictures}, {out}, {column}, {words}, {probe}, {probes} and
-            {prompts} are filled in. Empty: there is nothing to train.
+        command: what trains it, as `ddm` takes it. Filled in are {pictures}, {out} and, where one file serves all
+            attributes, {columns}, {words}, {targets}, {said} (the targets, over the words), {probes} (with their
+            targets) and {prompts}; else {column}, {word} and {probe} of each. Empty: there is nothing to train.
         uses: what its file is to the sampler: "adapter", "guide" or "invariant".
         mode: of distribution guidance.
         with_adapter: another row, whose adapter is used besides, at strength 1/2.
-        alternate: say the words of the attribute in turn.
+        alternate: say the words of the attributes in turn.
         joint: whether it can balance several attributes.
+        target: whether it can be asked for other shares than equal ones.
     """
 
     title: str
@@ -51,36 +124,42 @@ class System:
     mode: str = "queue"
     with_adapter: str = ""
     alternate: bool = False
-    joint: bool = False
+    joint: bool = True
+    target: bool = True
+
+    @property
+    def file_for_each(self) -> bool:
+        """Whether each attribute has a file of its own."""
+        return any(name in self.command for name in ("{column}", "{word}", "{probe}"))
 
 
 DDM = "train {pictures} --out {out} --groups "
 PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
-ALIGN = "align {probes} --prompts {prompts} --out {out} --train "
+ALIGN = "align {probes} {prompts} --out {out} --train "
 HEAD = "head {pictures} --out {out} --probe {probe}"
 SYSTEMS = {
-    "base": System("the base as it is", joint=True),
-    "lora": System("an ordinary LoRA (the paper's objective at α 0)", command=PAPER + "0"),
+    "base": System("the base as it is"),
+    "lora": System("an ordinary LoRA (the paper's objective at α 0)", command=PAPER + "0", joint=False, target=False),
     "alternation": System("the words said in turn", "words, and prompts that can be edited", alternate=True),
-    "ddm-discovered": System("ddm, discovered", command=DDM + "discovered", joint=True),
-    "ddm-words": System("ddm, words", "words", DDM + "'words:{words}'"),
-    "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{column}"),
+    "ddm-discovered": System("ddm, discovered", command=DDM + "discovered", target=False),
+    "ddm-words": System("ddm, words", "words", DDM + "'words:{words}' --target '{said}'"),
+    "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{columns} --target '{targets}'"),
     **{
-        f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha)
+        f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha, joint=False, target=False)
         for alpha in (".005", ".01", ".05", ".1")
     },
-    "alignment-unet": System("alignment, U-Net", "a probe", ALIGN + "unet", joint=True),
-    "alignment-text": System("alignment, text encoder", "a probe", ALIGN + "text-encoder", joint=True),
-    "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens", joint=True),
-    "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue", joint=True),
-    "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch", joint=True),
+    "alignment-unet": System("alignment, U-Net", "a probe", ALIGN + "unet"),
+    "alignment-text": System("alignment, text encoder", "a probe", ALIGN + "text-encoder"),
+    "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens"),
+    "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue"),
+    "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
     "guidance-words": System(
         "distribution guidance by words, queue",
         "words",
-        "head {pictures} --out {out} --groups 'words:{words}'",
+        "head {pictures} --out {out} --groups 'words:{word}'",
         "guide",
     ),
-    "invariant": System("invariant guidance", "nothing", "invariant {pictures} --out {out}", "invariant", joint=True),
+    "invariant": System("invariant guidance", "nothing", "invariant {pictures} --out {out}", "invariant", target=False),
     "combined": System(
         "ddm, discovered, at α ½, and distribution guidance",
         "a probe",
@@ -88,6 +167,5 @@ SYSTEMS = {
         "guide",
         "queue",
         with_adapter="ddm-discovered",
-        joint=True,
     ),
 }

@@ -1,6 +1,5 @@
 """Trains and samples the systems of the table, and measures them; whatever was made once is kept."""
 
-import hashlib
 import json
 import shlex
 import subprocess
@@ -8,6 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,25 +16,30 @@ from typing import Any
 import numpy as np
 
 from ..debias.adapter import AdapterCard, content_hash
+from ..debias.diffusion_classifier import say
 from ..debias.error import DDMError
 from ..debias.metric import fairness_distance, pairwise_bias
 from ..debias.quality import kid, paired_distance
-from ..debias.storage import load_tensors, read_metadata, write_text
+from ..debias.storage import read_metadata, write_text
+from ..debias.tally import Tally
 from ..training.model import Model, load_model
 from ..training.sampler import generate
 from ..training.steering import Steering, load_steering
 from ..training.tiny_people import caption
-from .imbalance import OCCUPATIONS
-from .measure import ATTRIBUTES, CFG, PROBES, STEPS, Bench, Sample
+from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
 from .recipe import picture_folder
 from .result import Figure
-from .system import SYSTEMS, System, Task
+from .system import SYSTEMS, TASKS, System
 
 # Pictures of the next seed begin here: no two samples share a noise.
 SEED_STEP = 100_000
 # Pictures of a round in which the sampling time is measured.
 TIMED = 32
+# How far a cell may be from its share.
+CELL = 0.05
+# What is trained by a probe learns its mistakes, so it is taught by another than the one that measures.
+TEACHER = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class SystemBench:
 
     Args:
         bench: base, probes, work folder, pictures per prompt.
-        task: what is to be balanced.
+        name: of the task, a key of `TASKS`.
         seeds: how many samples of each row.
         steps: training steps; None for the commands' own.
         rounds: how often the sampling time is measured; 0 for not at all.
@@ -57,11 +63,13 @@ class SystemBench:
     """
 
     def __init__(
-        self, bench: Bench, task: Task, seeds: int, steps: int | None, rounds: int = 3, cfgs: Sequence[float] = ()
+        self, bench: Bench, name: str, seeds: int, steps: int | None, rounds: int = 3, cfgs: Sequence[float] = ()
     ):
-        self.bench, self.task, self.seeds, self.steps = bench, task, seeds, steps
-        self.rounds, self.cfgs = rounds, cfgs
-        self.classes = {name: bench.probe(name).names for name in task.words}
+        self.bench, self.task, self.seeds, self.steps = bench, TASKS[name], seeds, steps
+        self.rounds, self.cfgs, self.place = rounds, cfgs, bench.folder / "systems" / name
+        self.classes = {column: bench.probe(column).names for column in self.task.words}
+        shares = [self.task.shares(column, classes) for column, classes in self.classes.items()]
+        self.target = reduce(np.outer, shares).ravel()
 
     def figures(self, name: str) -> list[Figure]:
         """All columns of a row.
@@ -72,67 +80,80 @@ class SystemBench:
         system = SYSTEMS[name]
         if len(self.task.words) > 1 and not system.joint:
             raise DDMError(f"{system.title}: it balances one attribute.")
+        if self.task.target and not system.target:
+            raise DDMError(f"{system.title}: it cannot be asked for other shares than equal ones.")
         samples = [self.sample(name, seed) for seed in range(self.seeds)]
         base = [self.sample("base", seed) for seed in range(self.seeds)]
         shares = np.concatenate([self.shares(sample) for sample in samples])
-        target = np.full(shares.shape[1], 1 / shares.shape[1])
-        distances = fairness_distance(shares, target)
-        roles = shares.reshape(self.seeds, -1, shares.shape[1]).mean(0)
-        overall = np.stack([self.shares(sample).mean(0) for sample in samples])
+        distances = fairness_distance(shares, self.target)
+        prompts = shares.reshape(self.seeds, -1, shares.shape[1]).mean(0)
         features, plain = (np.concatenate([one.features for one in part]) for part in (samples, base))
         quality = kid(features, plain)
         obeyed = [self.obeyed(name, word) for word in self.said]
         trained = self.train(name)
+        besides = self.train(system.with_adapter).seconds if system.with_adapter else 0.0
         figures = [
-            Figure("FD, all prompts together", float(fairness_distance(overall.mean(0), target))),
+            *self._together(prompts, "all prompts together"),
             Figure("FD, mean over prompts", float(distances.mean()), interval=_interval(distances)),
             Figure("pairwise bias, mean over prompts", float(pairwise_bias(shares).mean())),
-            Figure("worst prompt, FD", float(fairness_distance(roles, target).max())),
+            Figure("worst prompt, FD", float(fairness_distance(prompts, self.target).max())),
             Figure("KID to the base", quality.value if quality else float("nan")),
             Figure("distance to the base's picture of the seed", float(paired_distance(features, plain).mean())),
-            Figure("role recognised", float(np.mean([sample.recognised for sample in samples]))),
+            Figure("recognised", float(np.mean([sample.recognised for sample in samples]))),
             Figure("explicit prompts obeyed", float(np.mean(obeyed))),
-            Figure("training", trained.seconds, unit="s"),
+            Figure("training", trained.seconds + besides, unit="s"),
         ]
         if self.rounds:
             figures.append(Figure("time added to sampling, share", self.overhead(name)))
         figures += [
-            Figure(f"FD, all prompts together, CFG {cfg:g}", float(fairness_distance(shares, target)))
+            Figure(f"FD, all prompts together, CFG {cfg:g}", float(fairness_distance(shares, self.target)))
             for cfg in self.cfgs
             for shares in [self.shares(self.sample(name, 0, cfg=cfg)).mean(0)]
         ]
+        if len(self.task.families) > 1:
+            ends = np.cumsum([len(family) for family in self.task.families.values()])[:-1]
+            for family, part in zip(self.task.families, np.split(prompts, ends), strict=True):
+                figures += self._together(part, family)
         return figures + self._entropy(trained)
 
     @property
     def said(self) -> list[str]:
         """Words that explicit prompts say: the last class of each attribute, which is among the rare ones."""
-        return [words.split("|")[-1] for words in self.task.words.values()]
+        return [list(words.values())[-1] for words in self.task.words.values()]
+
+    def _together(self, prompts: np.ndarray, what: str) -> list[Figure]:
+        """How far prompts are from the target as a whole; shares [P, K]."""
+        shares = prompts.mean(0)
+        largest = round(float(np.abs(shares - self.target).max()), 6)  # .05 shall not be missed by rounding
+        return [
+            Figure(f"FD, {what}", float(fairness_distance(shares, self.target))),
+            Figure(f"largest cell error, {what}", largest, at_most=CELL),
+        ]
 
     def shares(self, sample: Sample) -> np.ndarray:
-        """Share [P, K] of each class, or of each cell of several attributes, by occupation."""
+        """Share [P, K] of each class, or of each cell of several attributes, by prompt."""
         cells = np.zeros(len(sample), dtype=int)
         size = 1
         for name, classes in self.classes.items():
             cells = cells * len(classes) + np.searchsorted(classes, sample.seen[name])
             size *= len(classes)
-        return np.eye(size)[cells].reshape(len(OCCUPATIONS), -1, size).mean(1)
+        return np.eye(size)[cells].reshape(len(self.task.concepts), -1, size).mean(1)
 
     def obeyed(self, name: str, word: str) -> float:
-        """Share of pictures that show what a prompt says explicitly, a third as many of each role."""
+        """Share of pictures that show what a prompt says explicitly, a third as many of each concept."""
         count = max(1, self.bench.per_prompt // 3)
-        sample = self.sample(name, 0, say=word, per_prompt=count)
-        column = next(key for key, words in self.task.words.items() if word in words.split("|"))
-        return float(sample.by_role(column, (word.removesuffix(" skin"),)).mean())
+        sample = self.sample(name, 0, word, per_prompt=count)
+        (shown,) = (
+            (column, name) for column, words in self.task.words.items() for name, said in words.items() if said == word
+        )
+        return float(sample.shares(shown[0], shown[1:])[0])
 
     def train(self, name: str) -> Trained:
         """Train a row by its command, if its files are not there."""
         system, files, seconds = SYSTEMS[name], [], 0.0
-        columns = list(self.task.words) if system.command else []
-        if "{column}" not in system.command and "{probe}" not in system.command and "{words}" not in system.command:
-            columns = columns[:1]
+        columns = (list(self.task.words) if system.file_for_each else ["all"]) if system.command else []
         for column in columns:
-            place = self.bench.folder / "systems" / "-".join(self.task.words) / name
-            out, facts = place / f"{column}.safetensors", place / f"{column}.json"
+            out, facts = (self.place / name / f"{column}{end}" for end in (".safetensors", ".json"))
             if not (out.exists() and facts.exists()):
                 out.parent.mkdir(parents=True, exist_ok=True)
                 began = time.monotonic()
@@ -142,47 +163,47 @@ class SystemBench:
             seconds += json.loads(facts.read_text("utf-8"))["seconds"]
         return Trained(files, seconds)
 
-    def sample(self, name: str, seed: int, say: str = "", cfg: float = CFG, per_prompt: int = 0) -> Sample:
-        """Sample every occupation and look at the pictures; a seed has the same noises in every row."""
-        bench, system, count = self.bench, SYSTEMS[name], per_prompt or self.bench.per_prompt
-        prompts = [
-            caption(role, *self._said(system, say, place + number))
-            for place, role in enumerate(OCCUPATIONS)
-            for number in range(count)
-        ]
+    def sample(self, name: str, seed: int, word: str = "", cfg: float = CFG, per_prompt: int = 0) -> Sample:
+        """Sample every concept and look at the pictures; a seed has the same noises in every row.
+
+        Args:
+            word: to say in every prompt.
+        """
+        bench, system, concepts = self.bench, SYSTEMS[name], self.task.concepts
+        prompts = [caption(concept) for concept in concepts for _ in range(per_prompt or bench.per_prompt)]
+        if word:
+            prompts = [say(prompt, word) for prompt in prompts]
+        elif system.alternate:
+            prompts = self._in_turn(prompts)
         files = self.train(name).files
         adapters = self.train(system.with_adapter).files if system.with_adapter else ()
-        probes = {attribute: bench.probe(attribute) for attribute in ATTRIBUTES}
         depends = {
-            "base": bench.hash,
             "files": [content_hash(file) for file in (*files, *adapters)],
-            "system": [system.uses, system.mode] if files else "",
+            "system": [system.uses, system.mode, self._guide_targets(system)] if files else "",
             "prompts": prompts,
             "settings": [seed, STEPS, cfg, bench.bf16, bench.device],
-            "probes": [hashlib.sha256(probe.head.weight.numpy().tobytes()).hexdigest() for probe in probes.values()],
         }
-        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-        path = bench.work / "samples" / f"{key}.safetensors"
-        if not path.exists():
+
+        def make() -> np.ndarray:
             model, alpha, steering = self._open(name)
-            images = generate(
+            seeds = range(seed * SEED_STEP, seed * SEED_STEP + len(prompts))
+            return generate(
                 model.base,
                 prompts,
-                range(seed * SEED_STEP, seed * SEED_STEP + len(prompts)),
+                seeds,
                 alpha=alpha,
                 steps=STEPS,
                 guidance_scale=cfg,
                 bf16=bench.bf16,
                 steering=steering,
             )
-            bench.keep(path, images, probes, {"system": name, "prompts": prompts[::count]})
-        tensors, _ = load_tensors(path)
-        seen = {attribute: np.array(probe.names)[tensors[attribute].numpy()] for attribute, probe in probes.items()}
-        return Sample(seen, tensors["features"].double().numpy(), count)
+
+        return bench.look(depends, concepts, make, {"system": name, "prompts": list(dict.fromkeys(prompts))})
 
     def overhead(self, name: str) -> float:
         """Processor time that a row adds to the base's sampling, as a share; the two take turns."""
-        prompts = [caption(OCCUPATIONS[number % len(OCCUPATIONS)]) for number in range(TIMED)]
+        concepts = self.task.concepts
+        prompts = [caption(concepts[number % len(concepts)]) for number in range(TIMED)]
 
         def seconds(model: Model, alpha: float, steering: Steering) -> float:
             began = time.process_time()
@@ -207,27 +228,39 @@ class SystemBench:
         model = load_model(self.bench.base, adapter, device=self.bench.device)
         heads = files if system.uses == "guide" else ()
         module = files[0] if files and system.uses == "invariant" else None
-        return model, alpha, load_steering(model.base, heads, mode=system.mode, invariant=module)[0]
+        targets = self._guide_targets(system)
+        return model, alpha, load_steering(model.base, heads, targets, mode=system.mode, invariant=module)[0]
 
-    def _said(self, system: System, word: str, number: int) -> tuple[str, str]:
-        """Gender and skin tone that a picture is asked for; the pictures of a prompt are numbered."""
-        if system.alternate and not word:
-            words = next(iter(self.task.words.values())).split("|")
-            word = words[number % len(words)]
-        word = word.removesuffix(" skin")
-        return ("", word) if word and word not in ("man", "woman") else (word, "")
+    def _guide_targets(self, system: System) -> list[str]:
+        said = "{word}" in system.command
+        return [self.task.target_of(column, said) for column in self.task.words] if system.uses == "guide" else []
+
+    def _in_turn(self, prompts: list[str]) -> list[str]:
+        """The prompts with the words of each cell said as often as its share asks for."""
+        words = [[self.task.words[column][name] for name in classes] for column, classes in self.classes.items()]
+        cells = list(product(*words))
+        wanted = Tally(self.target).wanted(prompts)
+        return [reduce(say, cells[cell], prompt) for prompt, cell in zip(prompts, wanted, strict=True)]
 
     def _command(self, system: System, column: str, out: Path) -> None:
         """Run a training command in a process of its own."""
         picture_folder(self.task.pictures, self.bench.work)  # drawn, if it is not there
+        task, lists = self.task, {name: "|".join(words.values()) for name, words in self.task.words.items()}
+        taught = task.words if "{probe" in system.command else ()
+        probes = {name: shlex.quote(str(self.bench.probe_file(name, TEACHER))) for name in taught}
+        families = [";".join(map(caption, dict.fromkeys(family))) for family in task.families.values()]
         filled = system.command.format(
-            pictures=shlex.quote(str(self.bench.work / "sets" / self.task.pictures)),
+            pictures=shlex.quote(str(self.bench.work / "sets" / task.pictures)),
             out=shlex.quote(str(out)),
             column=column,
-            words=self.task.words[column],
-            probe=shlex.quote(str(PROBES / f"{column}.safetensors")),
-            probes=" ".join(f"--probe {shlex.quote(str(PROBES / f'{name}.safetensors'))}" for name in self.task.words),
-            prompts=shlex.quote(";".join(caption(role) for role in OCCUPATIONS)),
+            word=lists.get(column),
+            probe=probes.get(column),
+            columns=",".join(task.words),
+            words=",".join(lists.values()),
+            targets=task.targets(),
+            said=task.targets(said=True),
+            probes=" ".join(f"--probe {file} --target {task.target_of(name)}" for name, file in probes.items()),
+            prompts=" ".join(f"--prompts {shlex.quote(family)}" for family in families),
         )
         given = [*shlex.split(filled), "--base", str(self.bench.base), "--device", self.bench.device]
         if self.steps and given[0] != "head":

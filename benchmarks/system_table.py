@@ -8,7 +8,31 @@ from ..debias.storage import atomic_path, write_text
 from .result import Figure, Result, named_machine
 from .system import SYSTEMS
 
-FD, PRICE = "FD, mean over prompts", "KID to the base"
+FD, CELL, PRICE = "FD, mean over prompts", "largest cell error, all prompts together", "KID to the base"
+# Short heads of the columns whose full names are explained below the table.
+HEADS = {
+    "FD, all prompts together": "FD",
+    CELL: "cell",
+    FD: "FD by prompt",
+    "pairwise bias, mean over prompts": "bias",
+    "worst prompt, FD": "worst",
+    PRICE: "KID",
+    "distance to the base's picture of the seed": "moved",
+    "recognised": "seen",
+    "explicit prompts obeyed": "obeyed",
+    "training": "training",
+    "time added to sampling, share": "time",
+    "the indicator's entropy, mean": "entropy",
+    "the indicator's entropy, deviation": "±",
+}
+NOTES = """
+FD is the distance of the shares to the target; at few pictures a fair model has some too. *FD* and *cell*, the largest
+error of a single class or combination of classes, are of all prompts together, *FD by prompt* (95% interval over
+prompts and seeds) and *bias* (mean difference of two classes) are means over prompts, *worst* is the prompt with the
+largest FD. A cell error of {cell} or less is **bold**. *KID* is to the base's pictures; *moved*, the distance to the
+base's picture of the same seed; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share
+of pictures that show what an explicit prompt says; *time*, what sampling takes longer, as a share.
+"""
 
 
 def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
@@ -16,16 +40,18 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     columns = list(dict.fromkeys(figure.name for result in results for figure in result.figures))
     machines = list(dict.fromkeys(named_machine(result.machine) for result in results))
     lines = [f"# The systems side by side: {title}", ""]
-    lines += [f"| system | needs | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    heads = " | ".join(_head(column) for column in columns)
+    lines += [f"| system | needs | {heads} |", f"|---|---|{'---:|' * len(columns)}"]
     for result in results:
-        found = {figure.name: figure.shown for figure in result.figures}
+        found = {figure.name: f"**{figure.shown}**" if figure.met else figure.shown for figure in result.figures}
         cells = [result.title, SYSTEMS[result.case].needs, *(found.get(column, "") for column in columns)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "FD is the distance of the shares to equal ones; at few pictures a fair model has some too.", ""]
-    lines += [
-        f"- `{one.command}` ({one.settings['per_prompt']} pictures × 20 prompts × {one.settings['seeds']} seeds)"
-        for one in results
-    ]
+    lines += [NOTES.format(cell=_found(results[0], CELL).target.removeprefix("≤ "))]
+    lines += ["| system | pictures | command |", "|---|---:|---|"]
+    for one in results:
+        given = one.settings
+        pictures = f"{given['per_prompt']} × {given['prompts']} prompts × {given['seeds']} seeds"
+        lines.append(f"| {one.title} | {pictures} | `{one.command}` |")
     lines += ["", "Machines: " + "; ".join(machines) + ".", ""]
     if len(results) > 1:
         _draw(results, folder / "systems.png")
@@ -34,23 +60,34 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     return folder / "README.md"
 
 
+def _head(column: str) -> str:
+    """A short head: "FD, CFG 6" for "FD, all prompts together, CFG 6", "cell, occupations" for one family."""
+    for name, head in HEADS.items():
+        if column == name or column.startswith(f"{name}, "):
+            return head + column.removeprefix(name)
+    return column.replace("largest cell error", "cell")
+
+
 def _draw(results: Sequence[Result], path: Path) -> None:
+    """Draw FD by prompt with its interval, the largest cell error with the line it should not pass, and KID."""
     from matplotlib.figure import Figure as Canvas
 
-    rows = [(result.title, *(_found(result, name) for name in (FD, PRICE))) for result in reversed(results)]
-    canvas = Canvas(figsize=(9, 1.2 + 0.34 * len(rows)), layout="constrained")
-    distance, price = canvas.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for place, (_, fd, cost) in enumerate(rows):
-        if fd.interval:
-            distance.plot(fd.interval, (place, place), color=LIGHT[0], linewidth=2)
-        distance.plot(fd.value, place, "o", color=LIGHT[0])
-        price.plot(cost.value, place, "s", color=LIGHT[1])
-    distance.set_yticks(range(len(rows)), [title for title, _, _ in rows])
-    distance.set_xlim(left=0)
-    for axes, label in ((distance, "FD, mean over prompts, 95%"), (price, "KID to the base")):
-        axes.set_xlabel(label, color=MUTED)
+    shown = list(reversed(results))
+    canvas = Canvas(figsize=(11, 1.4 + 0.32 * len(shown)), layout="constrained")
+    panels = canvas.subplots(1, 3, sharey=True, width_ratios=(3, 2, 2))
+    for axes, name, colour, marker in zip(panels, (FD, CELL, PRICE), LIGHT, "oDs", strict=False):
+        for place, figure in enumerate(_found(result, name) for result in shown):
+            if figure.interval:
+                axes.plot(figure.interval, (place, place), color=colour, linewidth=2)
+            axes.plot(figure.value, place, marker, color=colour, markersize=5, clip_on=False)
+        axes.set_xlim(left=0 if name != PRICE else None)
+        axes.set_title(name.partition(", all")[0], color=MUTED, fontsize=10, loc="left")
         axes.grid(axis="x", color=RULE)
+        axes.tick_params(left=False)
+        axes.locator_params(axis="x", nbins=6 if name == FD else 4)
         axes.spines[["top", "right", "left"]].set_visible(False)
+    panels[0].set_yticks(range(len(shown)), [result.title for result in shown])
+    panels[1].axvline(_found(results[0], CELL).at_most, color=MUTED, linewidth=1, linestyle=":")
     with atomic_path(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=120)
 

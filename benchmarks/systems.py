@@ -1,7 +1,8 @@
 """The field's systems side by side: `python benchmarks/systems.py [ROW ...]`.
 
 Each finished row is a JSON file in benchmarks/results/systems and is skipped from then on (unless --again, or another
-base is given); trained files and samples are kept in benchmarks/work, so a stopped run goes on where it was.
+base is given); trained files and samples are kept in benchmarks/work, so a stopped run goes on where it was. Digits
+need MNIST's test split in ../shared/data/mnist; their bases and probes are made by the first run (some minutes).
 """
 
 import sys
@@ -18,8 +19,13 @@ load_package()
 
 def systems(
     rows: Annotated[list[str] | None, typer.Argument(metavar="[ROW ...]", help="Which systems; all of them.")] = None,
-    task: Annotated[str, typer.Option(help="gender, tone or gender-tone.")] = "gender",
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of the twenty occupations.")] = 60,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="gender, tone, gender-tone (jointly), gender-75-25, gender-25-75, families, digits-0-1 or digits-7-8."
+        ),
+    ] = "gender",
+    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="How many samples of each row.")] = 3,
     cfgs: Annotated[str, typer.Option(help="Guidance scales at which FD is measured besides: '1.5,6,9'.")] = "",
     rounds: Annotated[int, typer.Option(min=0, help="Measurements of the sampling time; 0 for none.")] = 3,
@@ -28,7 +34,9 @@ def systems(
     / "benchmarks"
     / "results"
     / "systems",
-    base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")] = ROOT / "examples" / "tiny_people",
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The base model; the task's own, trained if need be, if none.")
+    ] = None,
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where files and samples are kept.")] = ROOT
     / "benchmarks"
     / "work",
@@ -52,12 +60,15 @@ def systems(
         raise typer.BadParameter(f"{', '.join(unknown)}: there is no such row, but {', '.join(SYSTEMS)}")
     place = out / task
     if not table:
-        bench = Bench(base, work, per_prompt, steps, threads or cores(), device)
         scales = read_numbers(cfgs, "--cfgs") if cfgs else []
-        measured = SystemBench(bench, TASKS[task], seeds, steps, rounds, scales)
+        try:
+            bench = Bench(base, work, per_prompt, steps, threads or cores(), device, TASKS[task].subject)
+        except DDMError as error:
+            typer.echo(error, err=True)
+            raise typer.Exit(2) from error
+        measured = SystemBench(bench, task, seeds, steps, rounds, scales)
         for name in rows or SYSTEMS:
             path = place / f"{name}.json"
-            settings = bench.settings | {"seeds": seeds, "cfgs": scales}
             if path.exists() and not again and Result.load(path).settings["base"] == bench.hash:
                 typer.echo(f"{name}: measured already.", err=True)
                 continue
@@ -70,6 +81,7 @@ def systems(
                 continue
             made = command(name, "systems.py")
             seconds = round(time.monotonic() - began, 1)
+            settings = bench.settings | {"seeds": seeds, "cfgs": scales, "prompts": len(TASKS[task].concepts)}
             here = machine(bench.threads, bench.device)
             Result(name, SYSTEMS[name].title, made, figures, seconds, settings, here).save(place)
     results = [Result.load(place / f"{name}.json") for name in SYSTEMS if (place / f"{name}.json").exists()]

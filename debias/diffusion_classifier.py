@@ -51,9 +51,9 @@ def say(caption: str, word: str) -> str:
     A word for a person replaces "person" ("a bald person" → "a bald woman"); words that begin with "with" go last.
     """
     caption = caption.strip()
-    article, _, rest = caption.partition(" ")
-    if article.lower() not in ("a", "an", "the") or not rest:
-        article, rest = "a", caption
+    first, _, rest = caption.partition(" ")
+    if first.lower() not in ("a", "an", "the") or not rest:
+        first, rest = "a", caption
     parts = rest.split()
     if word.startswith("with"):
         phrase = f"{rest or 'person'} {word}"
@@ -61,9 +61,12 @@ def say(caption: str, word: str) -> str:
         phrase = " ".join(word if part == "person" else part for part in parts)
     else:
         phrase = f"{word} {rest}".strip()
-    if article.lower() != "the":
-        article = "an" if phrase[0].lower() in "aeiou" else "a"
-    return f"{article} {phrase}"
+    return f"{first if first.lower() == 'the' else article(phrase)} {phrase}"
+
+
+def article(phrase: str) -> str:
+    """ "a" or "an", by the first letter; "one" begins like "won"."""
+    return "an" if phrase[0].lower() in "aeiou" and phrase.split()[0].lower() != "one" else "a"
 
 
 def denoising_errors(

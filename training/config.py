@@ -40,10 +40,17 @@ class TrainConfig:
     ] = None
     base: BaseOption = None
     tokenizer: TokenizerOption = None
-    groups: Annotated[str, Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.')] = (
-        "discovered"
-    )
-    target: Annotated[str, Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform"
+    groups: Annotated[
+        str,
+        Option(
+            help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN; several '
+            "columns, or lists of words, are separated by commas and balanced jointly."
+        ),
+    ] = "discovered"
+    target: Annotated[
+        str,
+        Option(help="uniform, or shares such as 'man=.75,woman=.25'; one for each attribute, separated by semicolons."),
+    ] = "uniform"
     objective: Annotated[
         str, Option(help="ddm; or ddm-paper, the published method with one fixed α, to compare with.")
     ] = Settings.objective
@@ -191,6 +198,8 @@ class TrainConfig:
                 f"The objective ddm-paper learns from labels, and the groups “{self.groups}” are none. Use --groups "
                 "labels:… or words:…, or the objective ddm."
             )
+        if self.objective == "ddm-paper" and "," in self.groups:
+            raise DDMError("The objective ddm-paper learns one attribute. Name one, or use the objective ddm.")
         if self.objective == "ddm-paper" and self.style is not None:
             raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
         if self.objective == "ddm-paper" and self.text_encoder:

@@ -79,26 +79,33 @@ class Grouper:
         """Group by a source as the command line writes it.
 
         Args:
-            source: `labels:COLUMN`, `words:man|woman`, `discovered` or `auto`.
-            target: `uniform`, or shares such as `man=.75,woman=.25` (labels and words only).
+            source: `labels:COLUMN`, `words:man|woman`, `discovered` or `auto`; several columns or lists of words are
+                separated by commas, and balanced jointly.
+            target: `uniform`, or shares such as `man=.75,woman=.25` (labels and words only); one for each attribute,
+                separated by semicolons.
             labels: gives a metadata column, one entry per picture.
 
         Raises:
             DDMError: for a source that is none of these, or a target that it cannot have.
         """
         check_source(source, target)
-        kind, _, rest = source.partition(":")
+        kind = source.partition(":")[0]
         if kind == "labels":
-            given = labels(rest) if labels else []
-            return self._balanced(source, [Groups.from_labels([label or "" for label in given], source)], target)
+            columns = {name: labels(name) if labels else [] for name in attributes(source)}
+            found = [
+                Groups.from_labels([label or "" for label in given], f"labels:{name}")
+                for name, given in columns.items()
+            ]
+            return self._balanced(source, found, target)
         if len(self.concept) < FEWEST:
             raise DDMError(
                 f"The source “{source}” compares pictures with each other, and {len(self.concept)} are too few for "
                 f"that. Add pictures (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
             )
         if kind == "words":
-            words = parse_words(rest)
-            return self._balanced(source, [self._groups(source, words, self.classify(words))], target)
+            lists = {f"words:{part}": parse_words(part) for part in attributes(source)}
+            found = [self._groups(name, words, self.classify(words)) for name, words in lists.items()]
+            return self._balanced(source, found, target)
         return self.discover() if source == "discovered" else self.auto()
 
     def classify(self, words: Sequence[str], rows: np.ndarray | None = None) -> Verdict:
@@ -175,7 +182,14 @@ class Grouper:
         )
 
     def _balanced(self, source: str, groups: Sequence[Groups], target: str) -> Grouping:
-        targets = [Target.parse(target, part.names) for part in groups]
+        uniform = target.strip().lower() == "uniform"
+        wanted = [target] * len(groups) if uniform else target.split(";")
+        if len(wanted) != len(groups):
+            raise DDMError(
+                f"There are {len(groups)} attributes in “{source}”, but {len(wanted)} in the target “{target}”. Give "
+                "one for each, separated by semicolons, or leave the target uniform."
+            )
+        targets = [Target.parse(text, part.names) for text, part in zip(wanted, groups, strict=True)]
         return Grouping(source, groups, targets, Weighting.of_attributes(groups, targets, self.peers))
 
     def _groups(self, source: str, words: tuple[str, ...], verdict: Verdict) -> Groups:
@@ -183,21 +197,28 @@ class Grouper:
         return Groups(words, verdict.posterior, source, words, evidence)
 
 
+def attributes(source: str) -> list[str]:
+    """The columns of `labels:gender,skin_tone`, or the lists of `words:man|woman,old|young`."""
+    return [part.strip() for part in source.partition(":")[2].split(",")]
+
+
 def check_source(source: str, target: str = "uniform") -> None:
     """Refuse a source that is not known, or a target that it cannot have, before any work is done."""
     kind, _, rest = source.partition(":")
     if kind == "words" and rest:
-        parse_words(rest)
+        for part in attributes(source):
+            parse_words(part)
     elif source in ("discovered", "auto"):
         if target != "uniform":
             raise DDMError(
                 f"The target {target} needs named groups, and “{source}” finds its own. "
                 "Use words:… or labels:… as the source of groups, or leave the target uniform."
             )
-    elif kind != "labels" or not rest:
+    elif kind != "labels" or not all(attributes(source)):
         raise DDMError(
             f"The source of groups “{source}” is not known. Use discovered, auto, words:man|woman (any words the "
-            "model knows), or labels:COLUMN (a column of metadata.jsonl, or folder)."
+            "model knows), or labels:COLUMN (a column of metadata.jsonl, or folder). Several columns or lists of words "
+            "are separated by commas."
         )
 
 

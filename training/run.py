@@ -15,7 +15,7 @@ from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, calibrate
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
-from .grouping import Grouper, Grouping
+from .grouping import Grouper, Grouping, attributes
 from .loop import FairTraining
 from .lora import export_parts, scale_lora
 from .picture_set import PictureSet
@@ -84,8 +84,9 @@ class Run:
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
         depends.append(self.style is not None)
-        kind, _, column = self.groups.partition(":")
-        depends.append(self.pictures.column(column) if kind == "labels" else None)
+        labels = self.groups.startswith("labels:")
+        columns = [self.pictures.column(name) for name in attributes(self.groups)] if labels else []
+        depends.append([label for column in columns for label in column] if labels else None)
         self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def _training(self, captions: TextTable) -> FairTraining:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..debias.diffusion_classifier import article
 from .ema import Ema
 from .min_snr import min_snr_weight
 
@@ -45,7 +46,7 @@ def caption(role: str, gender: str = "", tone: str = "") -> str:
     """
     phrase = f"{gender} {role}".strip()
     phrase = f"{TONE_WORDS[tone]} {phrase}" if tone else phrase
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{article(phrase)} {phrase}"
 
 
 @dataclass(frozen=True)

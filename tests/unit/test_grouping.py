@@ -51,6 +51,31 @@ def test_labels_can_have_another_target():
     assert shares == pytest.approx([0.25, 0.75], abs=0.03)
 
 
+def test_several_columns_are_balanced_jointly_each_towards_its_own_target():
+    columns = {"gender": GENDER, "tone": (["light"] * 8 + ["dark"] * 4) * 2}
+    grouping = Grouper(None, None, CAPTIONS).group("labels:gender,tone", "uniform;dark=.75,light=.25", columns.get)
+    gender, tone = grouping.groups
+    assert [part.source for part in grouping.groups] == ["labels:gender", "labels:tone"]
+    weighting = grouping.weighting
+    assert weighting.predicted_shares(1.0, gender.membership) == pytest.approx([0.5, 0.5], abs=0.03)
+    assert weighting.predicted_shares(1.0, tone.membership) == pytest.approx([0.75, 0.25], abs=0.03)
+
+
+def test_several_lists_of_words_are_balanced_jointly():
+    grouper = Told(None, None, CAPTIONS)
+    grouper.verdicts = {("man", "woman"): verdict((20, 4)), ("old", "young"): verdict((18, 6))}
+    grouping = grouper.group("words:man|woman, old|young")
+    assert [part.names for part in grouping.groups] == [("man", "woman"), ("old", "young")]
+    assert grouping.weighting.membership.shape == (24, 4)
+
+
+def test_each_of_several_attributes_needs_its_target():
+    with pytest.raises(DDMError, match=r"2 attributes .* but 1 in the target"):
+        Grouper(None, None, CAPTIONS).group("labels:a,b", "man=.5,woman=.5", lambda column: GENDER)
+    with pytest.raises(DDMError, match="no two different"):
+        check_source("words:man|woman,young")
+
+
 def test_the_model_classifies_by_words(base, latents):
     said = []
     grouper = Grouper(base, latents, CAPTIONS, report=lambda what, done, total: said.append((what, done, total)))
@@ -116,7 +141,7 @@ def test_auto_falls_back_to_discovery(base, latents):
     assert len(grouping.tried) == len(ATTRIBUTES) and not any(row["used"] for row in grouping.tried)
 
 
-@pytest.mark.parametrize("source", ["gender", "words", "words:", "labels:", "label:gender", ""])
+@pytest.mark.parametrize("source", ["gender", "words", "words:", "labels:", "label:gender", "labels:gender,", ""])
 def test_an_unknown_source_is_refused_with_those_there_are(source):
     with pytest.raises(DDMError, match=r"labels:COLUMN"):
         check_source(source)

@@ -172,6 +172,7 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
     [
         (("head", "pictures", "--out", "x.safetensors"), "Say once who is in the pictures"),
         (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
+        (("head", "pictures", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
         (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "is a .safetensors file"),
         (("invariant", "--out", "x.safetensors"), "nothing to train on"),
         (("invariant", "pictures", "--out", "x.ckpt"), "is a .safetensors file"),

@@ -45,6 +45,7 @@ def head(
     from ...debias.probe import Probe
     from ..base import load_base
     from ..folder import read_folder
+    from ..grouping import attributes
     from ..head import make_head
     from ..model import EMBEDDED
     from ..picture_set import folder_set, self_set
@@ -56,6 +57,8 @@ def head(
         raise DDMError(f"A head is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
     if (probe is None) == (not groups):
         raise DDMError("Say once who is in the pictures: by --groups labels:COLUMN or words:man|woman, or by --probe.")
+    if len(attributes(groups)) > 1:
+        raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")
     judge = None if probe is None else Probe.load(probe)

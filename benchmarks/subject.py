@@ -1,0 +1,58 @@
+"""What a base makes pictures of: people, or digits. Which probes look at them, and what those are fitted to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..training.folder import read_folder
+from ..training.model import EMBEDDED
+from .digits import PAIRS, labelled, pair_base
+from .recipe import PEOPLE
+
+SIZE = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of pictures.
+
+    Attributes:
+        attributes: the probes that look at every picture.
+        judge: the one of them that tells whether a picture shows what was asked for; its features are compared too.
+        base: (work folder, device) gives the base's folder, trained if need be.
+        labelled: gives pictures uint8 [N, 64, 64, 3] and the values of an attribute, to fit a probe to.
+        probe_steps: what a probe needs to tell them apart.
+        shown_by: by concept, the judge's classes that show it; those of the concept's own name where there is none.
+    """
+
+    attributes: tuple[str, ...]
+    judge: str
+    base: Callable[[Path, str], Path]
+    labelled: Callable[[str], tuple[np.ndarray, Sequence[str]]]
+    probe_steps: int
+    shown_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def recognised(self, seen: np.ndarray, concepts: Sequence[str]) -> float:
+        """Share of pictures, as many of each concept in turn, in which the judge sees (classes [N]) the concept."""
+        rows = zip(seen.reshape(len(concepts), -1), concepts, strict=True)
+        return float(np.mean([np.isin(row, self.shown_by.get(concept, (concept,))) for row, concept in rows]))
+
+
+def _people(attribute: str) -> tuple[np.ndarray, Sequence[str]]:
+    folder = read_folder(PEOPLE)
+    return folder.array(SIZE), folder.column(attribute)
+
+
+PERSONS = Subject(("gender", "skin_tone", "role", "art_style"), "role", lambda work, device: EMBEDDED, _people, 800)
+
+
+def digits(name: str) -> Subject:
+    """The digits of a pair, by its key; the judge tells all ten apart, so that it can see others than these two."""
+    pair = PAIRS[name]
+
+    def base(work: Path, device: str) -> Path:
+        return pair_base(pair, work / "bases" / name, device)
+
+    return Subject((pair.column, "digit"), "digit", base, labelled, 150, {"digit": pair.digits})

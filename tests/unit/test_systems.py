@@ -1,0 +1,171 @@
+"""The bench of the systems: what a task asks for, how commands are filled in, and what is measured."""
+
+import shlex
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from comfyui_ddm.benchmarks import system_bench
+from comfyui_ddm.benchmarks.measure import Sample
+from comfyui_ddm.benchmarks.result import Figure, Result
+from comfyui_ddm.benchmarks.system import GESTURES, LOOKS, SYSTEMS, TASKS
+from comfyui_ddm.benchmarks.system_bench import SystemBench
+from comfyui_ddm.benchmarks.system_table import CELL, FD, PRICE, write_table
+from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.tiny_people import TONE_SHARES, caption
+
+CLASSES = {
+    "gender": ("man", "woman"),
+    "skin_tone": tuple(sorted(TONE_SHARES)),
+    "zero_or_one": ("one", "zero"),
+}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A bench without a model, whose probes are named by their seed; it writes down the commands that are run."""
+    commands = []
+
+    def run(arguments, **options):
+        commands.append(arguments[3:])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(system_bench.subprocess, "run", run)
+    monkeypatch.setattr(system_bench, "picture_folder", lambda name, work: None)
+    return SimpleNamespace(
+        folder=tmp_path,
+        work=tmp_path,
+        base=tmp_path / "base",
+        device="cpu",
+        per_prompt=4,
+        probe=lambda attribute: SimpleNamespace(names=CLASSES[attribute]),
+        probe_file=lambda attribute, seed: tmp_path / f"{attribute}{seed}.safetensors",
+        commands=commands,
+    )
+
+
+def made_by(bench, task, name):
+    """The commands that train a row, as lists of words."""
+    measured = SystemBench(bench, task, 1, None)
+    system = SYSTEMS[name]
+    for column in measured.task.words if system.file_for_each else ["all"]:
+        measured._command(system, column, bench.work / "out.safetensors")
+    return bench.commands
+
+
+def after(command, option):
+    return [value for given, value in pairwise(command) if given == option]
+
+
+def test_every_task_names_what_its_pictures_have():
+    people = read_folder(system_bench.ROOT / "examples" / "people_emoji")
+    assert {*TASKS["families"].concepts} == set(people.columns["role"])
+    assert len(LOOKS) == 6 and len(GESTURES) == 10
+    for task in TASKS.values():
+        assert set(task.target) <= set(task.words)
+        assert all(sum(shares.values()) == 1 for shares in task.target.values())
+        for column in set(task.words) & set(people.columns):
+            assert set(task.words[column]) == set(people.columns[column])
+
+
+def test_a_target_is_said_over_classes_or_over_words():
+    task = TASKS["gender-tone"]
+    assert task.targets() == "uniform" and task.shares("gender", CLASSES["gender"]).tolist() == [0.5, 0.5]
+    task = TASKS["gender-75-25"]
+    assert task.targets() == task.targets(said=True) == "man=0.75,woman=0.25"
+    assert task.shares("gender", ("woman", "man")).tolist() == [0.25, 0.75]
+
+
+def test_several_attributes_are_one_adapter_of_ddm_and_one_head_each_of_guidance(bench):
+    (command,) = made_by(bench, "gender-tone", "ddm-labels")
+    assert after(command, "--groups") == ["labels:gender,skin_tone"] and after(command, "--target") == ["uniform"]
+    bench.commands.clear()
+    (command,) = made_by(bench, "gender-tone", "ddm-words")
+    tones = "yellow skin|light skin|medium-light skin|medium skin|medium-dark skin|dark skin"
+    assert after(command, "--groups") == [f"words:man|woman,{tones}"]
+    bench.commands.clear()
+    first, second = made_by(bench, "gender-tone", "guidance-words")
+    assert after(first, "--groups") == ["words:man|woman"] and after(second, "--groups") == [f"words:{tones}"]
+
+
+def test_alignment_gets_every_probe_with_its_target_and_every_family(bench):
+    (command,) = made_by(bench, "families", "alignment-unet")
+    assert [text.split(";")[0] for text in after(command, "--prompts")] == ["an artist", "a bald"]
+    bench.commands.clear()
+    (command,) = made_by(bench, "gender-75-25", "alignment-text")
+    assert after(command, "--target") == ["man=0.75,woman=0.25"]
+    bench.commands.clear()
+    (command,) = made_by(bench, "digits-0-1", "alignment-tokens")
+    assert after(command, "--prompts") == ["a digit"]
+
+
+@pytest.mark.parametrize("name", ["alignment-unet", "guidance-queue"])
+def test_what_is_trained_by_a_probe_is_taught_by_another_than_the_one_that_measures(bench, name):
+    (command,) = made_by(bench, "gender", name)
+    assert after(command, "--probe") == [str(bench.work / "gender1.safetensors")]
+
+
+def test_rows_that_cannot_do_what_a_task_asks_for_say_so(bench):
+    with pytest.raises(DDMError, match="balances one attribute"):
+        SystemBench(bench, "gender-tone", 1, None).figures("ddm-paper-.01")
+    with pytest.raises(DDMError, match="other shares than equal"):
+        SystemBench(bench, "gender-75-25", 1, None).figures("ddm-discovered")
+
+
+def test_the_words_are_said_as_often_as_the_target_asks_for(bench):
+    said = SystemBench(bench, "gender-75-25", 1, None)._in_turn(["a doctor"] * 40)
+    assert said.count("a man doctor") == 30 and said.count("a woman doctor") == 10
+    said = SystemBench(bench, "gender-tone", 1, None)._in_turn(["a doctor"] * 24)
+    assert len(set(said)) == 12 and said.count("a dark skin woman doctor") == 2
+    assert SystemBench(bench, "digits-0-1", 1, None)._in_turn(["a digit"]) == ["a one digit"]
+
+
+class Seen(SystemBench):
+    """A bench whose pictures are all men in the first family, and of both genders alike in the second."""
+
+    def sample(self, name, seed, word="", cfg=3.0, per_prompt=0):
+        counts = [len(family) * 4 for family in self.task.families.values()]
+        first, second = counts
+        genders = np.array(["man"] * first + ["man", "woman"] * (second // 2))
+        features = np.random.default_rng(seed).normal(size=(len(genders), 3))
+        return Sample({"gender": genders}, features, 4, 1.0)
+
+
+def test_what_is_measured_is_the_distance_to_the_target_in_all_and_by_family(bench):
+    measured = Seen(bench, "families", 2, None, rounds=0)
+    found = {figure.name: figure for figure in measured.figures("base")}
+    assert found["FD, occupations"].value == pytest.approx(0.5**0.5)
+    assert found["largest cell error, occupations"].value == pytest.approx(0.5)
+    assert found["FD, looks and gestures"].value == 0 and found["largest cell error, looks and gestures"].met
+    men = (20 + 8) / 36
+    assert found["largest cell error, all prompts together"].value == pytest.approx(men - 0.5)
+    assert found["largest cell error, all prompts together"].met is False
+
+
+def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
+    figures = [
+        Figure("FD, all prompts together", 0.02),
+        Figure(CELL, 0.01, at_most=0.05),
+        Figure(FD, 0.1, interval=(0.05, 0.15)),
+        Figure(PRICE, 0.01),
+        Figure("FD, all prompts together, CFG 6", 0.03),
+        Figure("largest cell error, occupations", 0.2, at_most=0.05),
+    ]
+    machine = {"cpu": "one", "cores": 1, "threads": 1, "system": "s", "python": "3", "torch": "2"}
+    settings = {"per_prompt": 60, "prompts": 20, "seeds": 3}
+    results = [Result(name, SYSTEMS[name].title, "c", figures, 1.0, settings, machine) for name in ("base", "lora")]
+    lines = write_table(results, "a task", tmp_path).read_text("utf-8").splitlines()
+    assert lines[2] == "| system | needs | FD | cell | FD by prompt | KID | FD, CFG 6 | cell, occupations |"
+    assert "| .020 | **.010** | .100 (.050–.150) | .010 | .030 | .200 |" in lines[4]
+    assert (tmp_path / "systems.png").stat().st_size > 1000
+
+
+def test_every_command_can_be_filled_in(bench):
+    for name, system in SYSTEMS.items():
+        if system.command:
+            for task in ("gender", "digits-0-1"):
+                bench.commands.clear()
+                assert all("{" not in word for word in made_by(bench, task, name)[0]), shlex.join(bench.commands[0])
+    assert caption("digit") == "a digit"
