@@ -115,7 +115,7 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
         with picture_progress(f"Features {cache.stem}") as report:
             found = unet_features(
                 model.denoise,
-                places(model.unet) | {"mid": model.unet.mid_block, "up0": model.unet.up_blocks[0]},
+                places(model.unet) | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
                 model.scheduler.alphas_cumprod,
                 latents,
                 model.encode_text(grouper.names),
@@ -134,7 +134,13 @@ def score(weighting: "Weighting", pictures: "PictureSet") -> dict[str, Any]:
     def share(side: np.ndarray, alpha: float) -> float:
         return float(weighting.predicted_shares(alpha, np.stack([side, ~side], 1).astype(float))[0])
 
+    def away(alpha: float) -> float:
+        weights = weighting.weights(alpha)
+        total = np.bincount(weighting.concept, weights)
+        return float(np.abs(np.bincount(weighting.concept, weights * pictures.majority) / total - 0.5).mean())
+
     return {
+        "away": [away(0.0), away(1.0)],
         "before": share(pictures.majority, 0.0),
         "after": share(pictures.majority, 1.0),
         "ess": weighting.effective_share(1.0),

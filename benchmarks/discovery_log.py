@@ -22,20 +22,23 @@ seed 0): men, women, light tones (default, light, medium-light), dark tones, Not
 of one and 100 of another, as 64×64 colour pictures with the caption “a digit”; the base has never seen a digit.
 
 **Measure.** The weighted share of the majority at α = 1, as mean over captions; before weighting it is what the head of
-the table says. The ratio is FD at α = 1 over FD at α = 0, the mean over the sets: 0 is a balance, 1 is no change; a
-majority that became a minority counts as its distance on the other side. “Stirred” is the largest change of an
+the table says. Behind the stroke is its distance from one half within a caption, the mean over captions: occupations
+that are all of one side and others that are all of the other are no balance. The ratio is that distance at α = 1 over
+the one at α = 0, the mean over the sets: 0 is a balance, 1 is no change. “Stirred” is the largest change of an
 attribute that was balanced, on any set. What adapters make of such weights is measured by `claims.py`.
 
 **Variants.** Features are activations of the base under the neutral caption, with each concept's mean subtracted.
 
 - *auto*: the model tries a list of attribute words on the pictures; those that it tells apart and that are out of
   balance become groups (`ddm train --groups auto`). Where there is none it falls back to *discovered*.
-- *discovered*: rarity (k-NN radius and Levina–Bickel dimension) at the first block and the last up-block, over the
-  noise levels, averaged, then learnt by a cross-fitted kernel ridge regressor, scaled to an ESS of .28
-  (`--groups discovered`).
-- *indicator, …*: the same with one thing changed: noise levels (low: 50, 150, 250; high: 650, 750, 850; eight: all of
-  50, 150, 250, 400, 500, 650, 750, 850; else 50, 250, 500, 850), places, 8 components, 10 neighbours and an
-  ESS of .28 else.
+- *discovered* (`--groups discovered`): an attribute out of balance is a skewed variable, so the independent components
+  (FastICA) of the joint features at the first and the last up-block are searched for skewed ones that are two groups,
+  and these are balanced as if they were labels. Where there is none, it is the *indicator* at the same places.
+  *Another start*: of FastICA. Noise levels are 50, 250, 500, 850 (low: 50, 150, 250; high: 650, 750, 850).
+- *indicator*: rarity (k-NN radius and Levina–Bickel dimension) at the first block and the last up-block, over the
+  noise levels, averaged, then learnt by a cross-fitted kernel ridge regressor, scaled to an ESS of .28.
+- *indicator, …*: the same with one thing changed: noise levels (eight: all of 50, 150, 250, 400, 500, 650, 750, 850),
+  places, 8 components, 10 neighbours and an ESS of .28 else.
 - *density alone*: the estimate itself, without a regressor.
 - *k-means*, *Gaussian mixture*: clusters of the joint features, balanced.
 - *sequential splits*: the axis with the strongest two-component mixture is balanced and projected out, and so on while
@@ -49,6 +52,7 @@ class Score:
 
     Attributes:
         before, after: weighted share of the majority at α = 0 and 1.
+        away: its distance from one half within a caption at α = 0 and 1, the mean over captions.
         ess: effective share of the pictures at α = 1.
         others: per balanced attribute the share of one side at α = 0 and 1.
         seconds: of the weighting; the features were there.
@@ -58,14 +62,15 @@ class Score:
     variant: str
     before: float
     after: float
+    away: Sequence[float]
     ess: float
     others: Mapping[str, Sequence[float]]
     seconds: float
 
     @property
     def ratio(self) -> float:
-        """FD at α = 1 over FD at α = 0."""
-        return abs(self.after - 0.5) / max(abs(self.before - 0.5), 1e-9)
+        """Distance from one half at α = 1 over the one at α = 0."""
+        return self.away[1] / max(self.away[0], 1e-9)
 
     @property
     def stirred(self) -> float:
@@ -94,7 +99,7 @@ def write_log(path: Path, scores: Sequence[Score], reasons: Mapping[str, str], f
     lines = [QUESTION, "## Table", "", _row(columns), _row(["---"] * len(columns))]
     for variant, row in ranked:
         ess = [one.ess for one in row.values()]
-        cells = [f"{row[name].after:.2f}" if name in row else "–" for name in names]
+        cells = [f"{row[name].after:.2f} / {row[name].away[1]:.2f}" if name in row else "–" for name in names]
         cells += [f"{_ratio(row):.2f}", f"{max(one.ratio for one in row.values()):.2f}"]
         cells += [f"{min(ess):.2f}–{max(ess):.2f}", f"{max(one.stirred for one in row.values()):.2f}"]
         lines.append(_row([variant, *cells, f"{sum(one.seconds for one in row.values()):.0f}"]))

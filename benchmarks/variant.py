@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from ..debias.component import skewed_components
 from ..debias.feature import TIMESTEPS, principal_components
 from ..debias.group import Groups
 from ..debias.indicator import COMPONENTS, NEIGHBOURS, indicate, log_rarity
@@ -14,7 +15,8 @@ from ..debias.weight import INDICATOR_ESS, Weighting
 
 ALL_TIMESTEPS = (50, 150, 250, 400, 500, 650, 750, 850)
 LOW, HIGH = (50, 150, 250), (650, 750, 850)
-DISCOVERED = ("first", "last")
+DISCOVERED = ("up0", "last")
+RARITY = ("first", "last")
 SEPARATE, SMALLEST, SPLITS = 2.0, 0.03, 6
 
 
@@ -50,20 +52,32 @@ class Subject:
 Variant = Callable[[Subject], Weighting]
 
 
+def skewed(
+    subject: Subject, places: Sequence[str] = DISCOVERED, timesteps: Sequence[int] = TIMESTEPS, seed: int = 0
+) -> Weighting:
+    """The library's `discovered`, with other features or another start: skewed components, else the indicator."""
+    found = skewed_components(subject.chosen(places, timesteps), seed)
+    if not found:
+        return indicator(subject, places, timesteps)
+    names = ("rare", "common")
+    groups = [Groups(names, np.stack([one.rare, 1 - one.rare], 1), "found") for one in found]
+    return Weighting.of_attributes(groups, [Target.uniform(names)] * len(groups), subject.concept)
+
+
 def indicator(
     subject: Subject,
-    places: Sequence[str] = DISCOVERED,
+    places: Sequence[str] = RARITY,
     timesteps: Sequence[int] = TIMESTEPS,
     components: int = COMPONENTS,
     neighbours: int = NEIGHBOURS,
     floor: float = INDICATOR_ESS,
 ) -> Weighting:
-    """The library's `discovered`, with other features or settings."""
+    """Rarity, learnt by a cross-fitted regressor: what `discovered` does where no component is skewed."""
     level = indicate(subject.chosen(places, timesteps), components=components, neighbours=neighbours)
     return Weighting.of_indicator(level, subject.concept, floor)
 
 
-def density(subject: Subject, places: Sequence[str] = DISCOVERED, timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
+def density(subject: Subject, places: Sequence[str] = RARITY, timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
     """Rarity as estimated, without the indicator that learns it from the other pictures."""
     blocks = [principal_components(values, COMPONENTS) for values in subject.chosen(places, timesteps).values()]
     estimates = [log_rarity(block) for block in blocks]
@@ -142,7 +156,14 @@ def balanced(membership: np.ndarray, concept: np.ndarray) -> Weighting:
 
 VARIANTS: dict[str, Variant] = {
     "auto": lambda subject: subject.auto(),
-    "discovered": indicator,
+    "discovered": skewed,
+    "discovered, another start": partial(skewed, seed=100),
+    "discovered, all depths": partial(skewed, places=()),
+    "discovered, first block and last up-block": partial(skewed, places=RARITY),
+    "discovered, last up-block": partial(skewed, places=("last",)),
+    "discovered, low noise": partial(skewed, timesteps=LOW),
+    "discovered, high noise": partial(skewed, timesteps=HIGH),
+    "indicator": indicator,
     "indicator, eight noise levels": partial(indicator, timesteps=ALL_TIMESTEPS),
     "indicator, low noise": partial(indicator, timesteps=LOW),
     "indicator, high noise": partial(indicator, timesteps=HIGH),

@@ -74,11 +74,11 @@ def unet_features(
 
 
 def places(unet: "torch.nn.Module") -> dict[str, "torch.nn.Module"]:
-    """Name the places of a diffusers U-Net to read: the first block and the last up-block.
+    """Name the places of a diffusers U-Net to read: the first and the last up-block.
 
-    Shallow layers see tone and style best, the last ones gender; the middle only blurs them (benchmarks/discovery.md).
+    In their joint principal components gender, tone and style lie along straight lines (benchmarks/discovery.md).
     """
-    return {"first": unet.down_blocks[0].resnets[0], "last": unet.up_blocks[-1]}
+    return {"up0": unet.up_blocks[0], "last": unet.up_blocks[-1]}
 
 
 def centre(features: dict[str, np.ndarray], concept: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,7 +106,8 @@ def principal_components(values: np.ndarray, components: int) -> np.ndarray:
     if not scaled.any():
         return np.zeros((len(values), 1))
     size = min(components, values.shape[1], len(values) - 1)
-    model = PCA(size, random_state=0, svd_solver="full")
+    # Few components of many: ARPACK finds them exactly, and many times quicker than all of them are.
+    model = PCA(size, random_state=0, svd_solver="arpack" if size < min(values.shape) else "full")
     found = model.fit_transform(scaled)
     real = model.explained_variance_ > 1e-8 * values.shape[1]
     return found[:, real] / np.sqrt(model.explained_variance_[real])

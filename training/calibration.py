@@ -1,8 +1,8 @@
 """Calibration of a trained adapter's scale, without looking at a label: α = 1 shall move the model as far as promised.
 
-Log-odds are linear in the strength, but a short training under guidance reaches only part of the way. So the model
+Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So it
 makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the base's
-own features, and the strength at which their shares are what the weights predict for α = 1 becomes the file's α = 1.
+own features, and the strength at which their shares are the target's becomes the file's α = 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,11 +34,11 @@ class Calibration:
     """What calibration found.
 
     Attributes:
-        scale: factor on the LoRA, within 0.5…2; 1 where it found no effect.
+        scale: factor on the LoRA, within 0.25…2; 1 where it found no effect.
         strengths: the strengths that were tried.
         progress: how far the shares are on their way from those at strength 0 to the goal, at each; 1 is the goal.
         shares: shares of every group at each strength, all attributes after one another.
-        goal: the shares that the weights promise at α = 1.
+        goal: the target's shares; where an indicator made the weights, those that they promise at α = 1.
     """
 
     scale: float
@@ -59,11 +59,11 @@ def progress_of(shares: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
-    """Interpolate the strength of progress 1, within 0.5…2; 1 where nothing moves towards the goal."""
+    """Interpolate the strength of progress 1, within 0.25…2; 1 where nothing moves towards the goal."""
     moved = np.maximum.accumulate(progress)
     if moved[-1] <= LEAST:
         return 1.0
-    return float(np.clip(np.interp(1.0, moved, strengths), 0.5, 2.0))
+    return float(np.clip(np.interp(1.0, moved, strengths), 0.25, 2.0))
 
 
 def calibrate(
@@ -128,9 +128,10 @@ def calibrate(
     shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
     y = [np.concatenate(list(part.values()), 1) - shift for part in new]
     shares, goal = [], []
-    for part in grouping.groups:
+    for part, target in zip(grouping.groups, grouping.targets, strict=True):
         shares.append(shares_of(x, part.membership, y))
-        goal.append(grouping.weighting.predicted_shares(1.0, part.membership))
+        promised = grouping.weighting.predicted_shares(1.0, part.membership)
+        goal.append(promised if grouping.weighting.by_indicator else target.shares)
     shares, goal = np.concatenate(shares, 1), np.concatenate(goal)
     way = progress_of(shares, goal)
     return Calibration(

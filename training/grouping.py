@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..debias.component import Component, skewed_components
 from ..debias.diffusion_classifier import ATTRIBUTES, TIMESTEPS, Verdict, classify, denoising_errors, parse_words, say
 from ..debias.error import DDMError
 from ..debias.feature import centre
@@ -163,7 +164,10 @@ class Grouper:
         return Grouping("auto", found, grouping.targets, grouping.weighting, tried)
 
     def discover(self) -> Grouping:
-        """Weight by the label-free indicator; the groups shown are the thirds of its log-weight."""
+        """Balance the attributes that show as skewed components of the features (see `skewed_components`).
+
+        Where there is none, the rarity indicator gives the weights, and the groups shown are thirds of its log-weight.
+        """
         features = picture_features(
             self.base,
             self.latents,
@@ -173,7 +177,11 @@ class Grouper:
             lambda done, total: self.report("features", done, total),
             self.cache,
         )
-        level = indicate(centre(features, self.peers))
+        centred = centre(features, self.peers)
+        found = skewed_components(centred, self.seed)
+        if found:
+            return self._balanced("discovered", [_rare_and_common(*pair) for pair in enumerate(found, 1)], "uniform")
+        level = indicate(centred)
         thirds = 3 * level.argsort(kind="stable").argsort() // len(level)
         names = ("common", "between", "rare")
         groups = Groups.from_labels([f"{2 - third} {names[third]}" for third in thirds], "discovered")
@@ -200,6 +208,13 @@ class Grouper:
 def attributes(source: str) -> list[str]:
     """The columns of `labels:gender,skin_tone`, or the lists of `words:man|woman,old|young`."""
     return [part.strip() for part in source.partition(":")[2].split(",")]
+
+
+def _rare_and_common(number: int, component: Component) -> Groups:
+    """The two groups along a component; they have a number, as there may be more of them, and no words."""
+    membership = np.stack([component.rare, 1 - component.rare], 1)
+    evidence = {"skewness": component.skewness, "apart": component.apart}
+    return Groups((f"rare {number}", f"common {number}"), membership, "discovered", evidence=evidence)
 
 
 def check_source(source: str, target: str = "uniform") -> None:

@@ -1,7 +1,8 @@
 """The training loop of a fair adapter: objective `ddm` over the whole α dial.
 
-Every picture of a batch draws its own α ~ U(0, α_max] and is itself drawn with probability ∝ w_i(α); the model runs
-with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of q_α.
+Every picture of a batch draws its own α ~ U(−α_max, α_max) and is itself drawn with probability ∝ w_i(α); the model
+runs with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of
+q_α. Both sides of 0 are drawn so that what the pictures have in common is not learnt (see `Draws`).
 A step takes its pictures from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file, bit
 for bit. A step's rows may be computed in pieces, one after another or by several processes: their gradients add up to

@@ -15,7 +15,7 @@ class Settings:
         rank: rank of the LoRAs.
         text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
         rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
-        alpha_max: the dial is trained over (0, alpha_max].
+        alpha_max: the dial is trained over (−alpha_max, alpha_max).
         dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
             only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold

@@ -43,7 +43,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
         )
 
     features = read(5)
-    assert set(features) == {f"{place}@{t}" for place in ("first", "last") for t in (50, 500)}
+    assert set(features) == {f"{place}@{t}" for place in ("up0", "last") for t in (50, 500)}
     assert all(values.shape == (5, 64) for values in features.values())
     assert all(not module._forward_hooks for module in base.unet.modules())
     alone = read(2)

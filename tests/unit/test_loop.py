@@ -57,18 +57,19 @@ def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
 
 
 @pytest.mark.parametrize("alpha_max", [1.5, 1.0, 3.0])
-def test_every_strength_lies_on_the_dial_and_is_not_0(alpha_max):
+def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_pictures_share_cancels(alpha_max):
     made = draws(alpha_max=alpha_max)
     alpha = np.concatenate([made.plan(step).alpha for step in range(50)])
-    assert (alpha > 0).all() and (alpha <= alpha_max).all()
-    assert alpha.mean() == pytest.approx(alpha_max / 2, rel=0.02)
+    assert (alpha != 0).all() and (np.abs(alpha) <= alpha_max).all()
+    assert alpha.mean() == pytest.approx(0, abs=alpha_max / 50)
+    assert np.abs(alpha).mean() == pytest.approx(alpha_max / 2, rel=0.02)
 
 
 def test_pictures_are_drawn_in_proportion_to_their_weights():
     made = draws(batch=64)
     plans = [made.plan(step) for step in range(150)]
     alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
-    for low, high in ((0, 0.3), (0.9, 1.1), (1.3, 1.5)):
+    for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
         weights = made.weighting.weights((low + high) / 2)
         found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
@@ -87,7 +88,7 @@ def test_the_pictures_of_a_step_are_of_one_bucket():
 def test_with_buckets_too_every_strength_is_as_frequent_and_pictures_are_drawn_by_their_weights():
     """P(α) and P(picture | α) are those of the draw without buckets: exactly, by adding up what a step draws from."""
     made = draws(bucket=BUCKETS)
-    alphas = np.linspace(0, made.settings.alpha_max, GRID)
+    alphas = np.linspace(-made.settings.alpha_max, made.settings.alpha_max, GRID)
     cell = np.diff(made.edges)
     chance = np.zeros((GRID, len(CAPTIONS)))
     for share, dial, rows, cumulative in zip(made.share[False], made.dial, made.members, made.cumulative, strict=True):
@@ -103,8 +104,8 @@ def test_what_is_drawn_from_buckets_has_these_chances():
     made = draws(bucket=BUCKETS, batch=64)
     plans = [made.plan(step) for step in range(400)]
     alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
-    assert np.histogram(alpha, 6, (0, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
-    for low, high in ((0, 0.3), (0.9, 1.1), (1.3, 1.5)):
+    assert np.histogram(alpha, 6, (-1.5, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
+    for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
         weights = made.weighting.weights((low + high) / 2)
         found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
@@ -139,7 +140,7 @@ def test_the_first_steps_teach_the_style_on_plain_rows(words):
     plans = [made.plan(step) for step in range(10)]
     assert [plan.style for plan in plans] == [True] * 4 + [False] * 6
     for plan in plans:
-        assert (plan.alpha == 0).all() if plan.style else (plan.alpha > 0).all()
+        assert (plan.alpha == 0).all() if plan.style else (plan.alpha != 0).all()
         assert not plan.style or (plan.teacher == -1).all()
 
 
