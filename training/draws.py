@@ -50,9 +50,9 @@ class Draws:
     no buckets.
 
     α is uniform over both sides of 0, and not over the side that is used. Whatever sets the pictures apart from the
-    base at every α (their look, other shares of what is not balanced) pulls one way at α and the other way at −α; so of all
-    differences the adapter learns the one that grows with α. Where a picture that is drawn at α calls for r + α d, it
-    learns d, to first order; over (0, α_max] alone it would learn d + r E[α]/E[α²].
+    base at every α (their look, other shares of what is not balanced) pulls one way at α and the other way at −α; so
+    of all differences the adapter learns the one that grows with α. Where a picture that is drawn at α calls for
+    r + α d, it learns d, to first order; over (0, α_max] alone it would learn d + r E[α]/E[α²].
 
     Args:
         weighting: of the pictures.
