@@ -2,7 +2,8 @@
 
 An attribute that splits pictures p : 1 − p is a two-valued variable, and its skewness (1 − 2p) / √(p (1 − p)) is 0 only
 in balance (2.04 at six to one). So independent components (FastICA, Hyvärinen 1999) that are skewed are attributes out
-of balance, and those that are not are left alone. A mixture of two Gaussians says who is in the tail.
+of balance, and those that are not are left alone. Along one of them the groups overlap; in all features together they
+do not: two Gaussians of one covariance, begun at the tail, find the discriminant without labels (EM, O'Neill 1978).
 """
 
 from collections.abc import Mapping
@@ -10,27 +11,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Principal components of each feature group, and of all of them together: what pictures of a set differ in most.
-EACH, TOGETHER = 8, 12
+# Principal components of each feature group; of all together, to look for directions in, and to tell groups apart in.
+EACH, FEW, MANY = 8, 12, 24
 # Beyond so many deviations a picture is odd, and not of a group.
 ODD = 4.0
 # FastICA finds the nearest of several solutions: the most skewed one of so many is taken.
 STARTS = 4
-# What a component must have: skewness, distance of the two Gaussians in deviations, and share of the rare one.
-SKEWED, APART, RAREST, COMMONEST = 1.5, 1.5, 0.04, 0.4
+# The upper fifth of a direction is where its rare group is begun with.
+TAIL = 0.2
+# What a group must have: skewness, distance in deviations, and share. Two that are so much alike are one.
+SKEWED, APART, RAREST, COMMONEST, ALIKE = 1.5, 3.0, 0.04, 0.4, 0.5
 MOST = 3
-# Among fewer pictures, some direction is always as skewed by chance.
-FEWEST = 60
+# Among fewer pictures, some direction is always as skewed by chance; and so many are needed for every dimension.
+FEWEST, PER_DIMENSION = 60, 10
 
 
 @dataclass(frozen=True)
 class Component:
-    """A direction with a rare group in its tail.
+    """An attribute that is out of balance.
 
     Attributes:
         rare: [N] probability of each picture to be of the rare group.
-        skewness: of the pictures along it; 0 is balance.
-        apart: distance of the two groups' means, in standard deviations of one (Ashman's D, up to √2).
+        skewness: of the pictures along the direction that shows it; 0 is balance.
+        apart: Mahalanobis distance of the two groups' means, in standard deviations within a group.
     """
 
     rare: np.ndarray
@@ -50,30 +53,32 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     """
     from scipy.stats import skew
 
-    joint = _joint(features)
-    if len(joint) < FEWEST:
+    count = len(next(iter(features.values())))
+    if count < FEWEST:
         return []
-    values = _best(joint, seed)
-    skewness = np.nan_to_num(skew(values, axis=0))  # a constant has none
-    found = []
+    directions = _independent(_joint(features, min(FEW, count // PER_DIMENSION)), seed)
+    skewness = np.nan_to_num(skew(directions, axis=0))  # a constant has none
+    space = _joint(features, min(MANY, count // PER_DIMENSION))
+    found: list[Component] = []
     for column in np.argsort(-np.abs(skewness)):
         if abs(skewness[column]) < SKEWED or len(found) == MOST:
             break
-        component = _split(values[:, column] * np.sign(skewness[column]), abs(float(skewness[column])))
-        if component.apart >= APART and RAREST <= component.rare.mean() <= COMMONEST:
-            found.append(component)
+        one = _split(space, directions[:, column] * np.sign(skewness[column]), abs(float(skewness[column])))
+        known = any(np.corrcoef(one.rare, other.rare)[0, 1] > ALIKE for other in found)
+        if one.apart >= APART and RAREST <= one.rare.mean() <= COMMONEST and not known:
+            found.append(one)
     return found
 
 
-def _joint(features: Mapping[str, np.ndarray]) -> np.ndarray:
+def _joint(features: Mapping[str, np.ndarray], components: int) -> np.ndarray:
     """All features as whitened principal components [N, C], odd pictures pulled in."""
     from .feature import principal_components
 
     blocks = [principal_components(values, EACH) for values in features.values()]
-    return np.clip(principal_components(np.concatenate(blocks, 1), TOGETHER), -ODD, ODD)
+    return np.clip(principal_components(np.concatenate(blocks, 1), components), -ODD, ODD)
 
 
-def _best(values: np.ndarray, seed: int) -> np.ndarray:
+def _independent(values: np.ndarray, seed: int) -> np.ndarray:
     """Independent components [N, C] of whitened ones, by the start that finds the most skewed; zeros if constant."""
     import warnings
 
@@ -94,12 +99,22 @@ def _best(values: np.ndarray, seed: int) -> np.ndarray:
     return max(made, key=lambda found: float(np.sort(np.abs(skew(found, axis=0)))[-MOST:].sum()))
 
 
-def _split(line: np.ndarray, skewness: float) -> Component:
-    """Two groups along a line [N] whose tail is at its upper end."""
+def _split(space: np.ndarray, line: np.ndarray, skewness: float) -> Component:
+    """Two groups of pictures [N, C], begun with the upper end of a line [N]."""
     from sklearn.mixture import GaussianMixture
 
-    column = line[:, None] / max(line.std(), 1e-12)
-    model = GaussianMixture(2, n_init=3, reg_covar=1e-3, random_state=0).fit(column)
-    means = model.means_[:, 0]
-    apart = float(abs(means[0] - means[1]) / np.sqrt(model.covariances_.mean()))
-    return Component(model.predict_proba(column)[:, int(means.argmax())], skewness, apart)
+    tail = line > np.quantile(line, 1 - TAIL)
+    means = np.stack([space[tail].mean(0), space[~tail].mean(0)])
+    within = np.cov(np.concatenate([space[tail] - means[0], space[~tail] - means[1]]), rowvar=False)
+    model = GaussianMixture(
+        2,
+        covariance_type="tied",
+        reg_covar=1e-3,
+        max_iter=300,
+        weights_init=[TAIL, 1 - TAIL],
+        means_init=means,
+        precisions_init=np.linalg.inv(np.atleast_2d(within) + 1e-3 * np.eye(space.shape[1])),
+    ).fit(space)
+    between = model.means_[0] - model.means_[1]
+    apart = float(np.sqrt(between @ model.precisions_ @ between))
+    return Component(model.predict_proba(space)[:, 0], skewness, apart)
