@@ -156,8 +156,11 @@ class SystemBench:
             out, facts = (self.place / name / f"{column}{end}" for end in (".safetensors", ".json"))
             if not (out.exists() and facts.exists()):
                 out.parent.mkdir(parents=True, exist_ok=True)
+                given = self._command(system, column, out)
                 began = time.monotonic()
-                self._command(system, column, out)
+                done = subprocess.run([sys.executable, "-m", "training", *given], cwd=ROOT, stdout=subprocess.DEVNULL)
+                if done.returncode:
+                    raise DDMError(f"`ddm {given[0]}` ended with code {done.returncode}; see above.")
                 write_text(facts, json.dumps({"seconds": round(time.monotonic() - began, 1)}))
             files.append(out)
             seconds += json.loads(facts.read_text("utf-8"))["seconds"]
@@ -242,8 +245,11 @@ class SystemBench:
         wanted = Tally(self.target).wanted(prompts)
         return [reduce(say, cells[cell], prompt) for prompt, cell in zip(prompts, wanted, strict=True)]
 
-    def _command(self, system: System, column: str, out: Path) -> None:
-        """Run a training command in a process of its own."""
+    def _command(self, system: System, column: str, out: Path) -> list[str]:
+        """What trains a file, as `ddm` takes it; the set and the probes that it needs are made, if they are not there.
+
+        What a run that was stopped has left is thrown away: the seconds are to be those of a whole training.
+        """
         picture_folder(self.task.pictures, self.bench.work)  # drawn, if it is not there
         task, lists = self.task, {name: "|".join(words.values()) for name, words in self.task.words.items()}
         taught = task.words if "{probe" in system.command else ()
@@ -263,11 +269,9 @@ class SystemBench:
             prompts=" ".join(f"--prompts {shlex.quote(family)}" for family in families),
         )
         given = [*shlex.split(filled), "--base", str(self.bench.base), "--device", self.bench.device]
-        if self.steps and given[0] != "head":
-            given += ["--steps", str(self.steps)]
-        done = subprocess.run([sys.executable, "-m", "training", *given], cwd=ROOT, stdout=subprocess.DEVNULL)
-        if done.returncode:
-            raise DDMError(f"`ddm {given[0]}` ended with code {done.returncode}; see above.")
+        if given[0] == "head":
+            return given
+        return [*given, "--restart", *(["--steps", str(self.steps)] if self.steps else [])]
 
     def _entropy(self, trained: Trained) -> list[Figure]:
         """What the paper's indicator says of itself, where there is one."""

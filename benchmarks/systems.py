@@ -1,8 +1,9 @@
 """The field's systems side by side: `python benchmarks/systems.py [ROW ...]`.
 
 Each finished row is a JSON file in benchmarks/results/systems and is skipped from then on (unless --again, or another
-base is given); trained files and samples are kept in benchmarks/work, so a stopped run goes on where it was. Digits
-need MNIST's test split in ../shared/data/mnist; their bases and probes are made by the first run (some minutes).
+base is given); trained files and samples are kept in benchmarks/work, so a stopped run goes on with the file or sample
+that it was at. Digits need MNIST's test split in ../shared/data/mnist; the first run makes their bases and probes, in
+some minutes.
 """
 
 import sys
