@@ -16,7 +16,9 @@ def asked(adapter="None", alpha=1.0, probe="gender", watch="skin_tone", target="
 
 
 def reports(forge):
-    return sorted((forge.data / "outputs" / "txt2img-images" / "ddm").glob("report_*.json"))
+    """The reports that are there, the one written last at the end."""
+    found = (forge.data / "outputs" / "txt2img-images" / "ddm").glob("report_*.json")
+    return sorted(found, key=lambda file: file.stat().st_mtime_ns)
 
 
 def test_it_grows_from_run_to_run_and_lies_beside_the_pictures(forge):
