@@ -60,7 +60,9 @@ def test_its_numbers_are_those_of_the_command_line_on_the_same_pictures(forge, t
 
 
 def test_pictures_of_several_strengths_are_compared(forge):
-    forge.make("a clown", ddm=["fair", 1.0, "0, 1", True, "constant", 0.0, 0.5, "", "gender"], batch_size=4)
+    each = asked("fair", collect=False)  # what was collected before is another report
+    each[2] = "0, 1"
+    forge.make("a clown", ddm=each, batch_size=4)
     made = json.loads(reports(forge)[-1].read_text("utf-8"))
     assert [(one["label"], one["pictures"]) for one in made["conditions"]] == [("α = 0", 2), ("α = 1", 2)]
     assert made["quality"][0]["paired_pictures"] == 2 or made["quality"][-1]["paired_pictures"] == 2
