@@ -1,8 +1,8 @@
 """Calibration of a trained adapter's scale, without looking at a label: α = 1 shall move the model as far as promised.
 
-Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So it
-makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the base's
-own features, and the strength at which their shares are the target's becomes the file's α = 1.
+Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So the
+model makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
+base's own features, and the strength at which their shares are the target's becomes the file's α = 1.
 """
 
 from collections.abc import Callable, Sequence
