@@ -56,9 +56,9 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     count = len(next(iter(features.values())))
     if count < FEWEST:
         return []
-    directions = _independent(_joint(features, min(FEW, count // PER_DIMENSION)), seed)
-    skewness = np.nan_to_num(skew(directions, axis=0))  # a constant has none
     space = _joint(features, min(MANY, count // PER_DIMENSION))
+    directions = _independent(space[:, :FEW], seed)
+    skewness = np.nan_to_num(skew(directions, axis=0))  # a constant has none
     found: list[Component] = []
     for column in np.argsort(-np.abs(skewness)):
         if abs(skewness[column]) < SKEWED or len(found) == MOST:
