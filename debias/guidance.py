@@ -141,6 +141,30 @@ class Guidance:
         return [np.array(rows) for rows in places.values()]
 
 
+def guides_for(
+    heads: Sequence[AttributeHead], targets: Sequence[str] = (), scale: float = SCALE, mode: str = "queue"
+) -> list[Guidance]:
+    """Guidance by several heads at once.
+
+    Args:
+        heads: one for each attribute.
+        targets: one for each head, or none for uniform ones.
+        scale: of all of them.
+        mode: of all of them.
+
+    Raises:
+        DDMError: targets that do not fit, two heads for one attribute, or an unknown mode.
+    """
+    if targets and len(targets) != len(heads):
+        raise DDMError(f"There are {len(targets)} targets for {len(heads)} heads. Give one for each, or none at all.")
+    if len({head.attribute for head in heads}) < len(heads):
+        raise DDMError("Two of the heads are for one attribute. Give one for each attribute.")
+    return [
+        Guidance(head, Target.parse(target, head.names), scale, mode)
+        for head, target in zip(heads, targets or ["uniform"] * len(heads), strict=True)
+    ]
+
+
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

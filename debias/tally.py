@@ -1,8 +1,12 @@
 """How many pictures of each class there are so far, and which classes the next ones should have."""
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+# A host keeps so many; the one that was used longest ago goes first.
+KEPT = 64
 
 
 class Tally:
@@ -50,3 +54,18 @@ class Tally:
 
     def _of(self, prompt: Hashable) -> np.ndarray:
         return self.counts.get(prompt, np.zeros(len(self.shares)))
+
+
+class Tallies:
+    """The tallies that a host keeps while it runs, so that its queue is balanced from one run to the next."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Tally] = OrderedDict()
+
+    def get(self, key: Hashable, shares: np.ndarray) -> Tally:
+        """The tally of a key, which tells head, target and owner apart; an empty one if there is none."""
+        tally = self._kept.setdefault(key, Tally(shares))
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return tally

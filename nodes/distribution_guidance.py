@@ -1,6 +1,5 @@
 """DDM Distribution Guidance: balance while pictures are made, without an adapter, even one at a time."""
 
-from collections import OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
+from ..debias.tally import Tallies
 from . import files
 from .native import BASE_HASH
 from .target import check_target
@@ -16,17 +16,14 @@ from .types import schema
 
 if TYPE_CHECKING:
     from ..debias.guidance import Guidance
-    from ..debias.tally import Tally
 
 KIND = "head"
-# Counts that are kept while the server runs; those that were used longest ago go first.
-KEPT = 64
 OTHER_BASE = (
     "The head was made for another model, or for one that is not known here: look at a report before you rely on it. "
     "(Models from DDM Load Weights are recognised.)"
 )
 
-_tallies: "OrderedDict[tuple, Tally]" = OrderedDict()
+TALLIES = Tallies()
 
 
 class DistributionGuidance(io.ComfyNode):
@@ -113,7 +110,7 @@ class DistributionGuidance(io.ComfyNode):
             raise DDMError("This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL.")
         asked = Target.parse(target or "uniform", opened.names)
         guidance = Guidance(opened, asked, scale, mode)
-        guidance.tally = _tally((opened.digest, str(asked), counts.strip()), guidance.tally)
+        guidance.tally = TALLIES.get((opened.digest, str(asked), counts.strip()), guidance.target.shares)
         told = [] if model.attachments.get(BASE_HASH) == opened.base_hash else [OTHER_BASE]
         return io.NodeOutput(patched(model, guidance, keep_counts), ui={"text": told})
 
@@ -155,11 +152,3 @@ def _prompt(guider: Any) -> bytes:
     conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
     texts = (cond["cross_attn"] for cond in conds if cond.get("cross_attn") is not None)
     return blake2b(b"".join(text.float().cpu().numpy().tobytes() for text in texts), digest_size=16).digest()
-
-
-def _tally(key: tuple, fresh: "Tally") -> "Tally":
-    tally = _tallies.setdefault(key, fresh)
-    _tallies.move_to_end(key)
-    while len(_tallies) > KEPT:
-        _tallies.popitem(last=False)
-    return tally

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..debias.attribute_head import AttributeHead
 from ..debias.error import DDMError
-from ..debias.guidance import SCALE, Guidance
+from ..debias.guidance import SCALE, Guidance, guides_for
+from ..debias.guidance_hook import GuidanceHooks
 from ..debias.invariant_module import InvariantModule
-from ..debias.target import Target
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,9 @@ class Steering:
             if self.guides:
                 for guide in self.guides:
                     guide.begin(prompts)
-                hooks.enter_context(_guided(unet, self.guides, len(prompts)))
+                count = len(prompts)
+                guiding = GuidanceHooks(unet, unet.mid_block, self.guides, lambda rows, _: [slice(rows - count, None)])
+                hooks.callback(guiding.remove)
             if self.invariant is not None and self.strength:
                 hooks.enter_context(_corrected(unet, self.invariant, self.strength))
             yield
@@ -90,15 +92,8 @@ def load_steering(
     Raises:
         DDMError: a file that cannot be used, targets that do not fit, or two heads for one attribute.
     """
-    if targets and len(targets) != len(heads):
-        raise DDMError(f"There are {len(targets)} targets for {len(heads)} heads. Give one for each, or none at all.")
     opened = [AttributeHead.load(path).to(base.device) for path in heads]
-    if len({head.attribute for head in opened}) < len(opened):
-        raise DDMError("Two of the heads are for one attribute. Give one for each attribute.")
-    guides = [
-        Guidance(head, Target.parse(target, head.names), scale, mode)
-        for head, target in zip(opened, targets or ["uniform"] * len(opened), strict=True)
-    ]
+    guides = guides_for(opened, targets, scale, mode)
     module = None if invariant is None else InvariantModule.load(invariant).to(base.device)
     hashes = [(path.name, head.base_hash) for path, head in zip(heads, opened, strict=True)]
     hashes += [] if module is None else [(invariant.name, module.card.base_hash)]
@@ -108,32 +103,6 @@ def load_steering(
         if made_for != base.hash
     ]
     return Steering(guides, module, strength), warnings
-
-
-@contextmanager
-def _guided(unet: "torch.nn.Module", guides: Sequence[Guidance], count: int) -> Iterator[None]:
-    import torch
-
-    seen: dict[str, float] = {}
-
-    def note(_module: object, inputs: tuple, _named: dict) -> None:
-        seen["t"] = float(torch.as_tensor(inputs[1]).flatten()[0])
-
-    def act(_module: object, _inputs: tuple, h: "torch.Tensor") -> "torch.Tensor":
-        rows = slice(len(h) - count, None)
-        shifts = [shift for guide in guides if (shift := guide.shift(h[rows], seen["t"])) is not None]
-        if not shifts:
-            return h
-        h = h.clone()
-        h[rows] += sum(shifts)
-        return h
-
-    handles = [unet.register_forward_pre_hook(note, with_kwargs=True), unet.mid_block.register_forward_hook(act)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
