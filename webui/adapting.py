@@ -97,7 +97,7 @@ class Adapting:
             return
         layers = _layers(model)
         hooked = {layers[name]: lora for name, lora in self.layers.items() if name in layers}
-        self.hooks = LoraHooks(_unet(model), hooked, lambda t, rows: self.dial.strengths(t, rows, pictures))
+        self.hooks = LoraHooks(unet_of(model), hooked, lambda t, rows: self.dial.strengths(t, rows, pictures))
 
     def take_off(self) -> None:
         """Remove the hooks, if there are any; Forge drops its patches by itself."""
@@ -134,7 +134,7 @@ class Adapting:
 
 def _layers(model: Any) -> dict[str, nn.Module]:
     """The layers of the host's U-Net, by the names that adapters have for them (see `Adapter.modules`)."""
-    unet = _unet(model)
+    unet = unet_of(model)
     if is_forge(model):
         keys = _forge_keys(model.forge_objects.unet.model)
         inside = {name: key for name, key in keys.items() if isinstance(key, str) and name.startswith(PREFIX)}
@@ -147,7 +147,8 @@ def _layers(model: Any) -> dict[str, nn.Module]:
     }
 
 
-def _unet(model: Any) -> nn.Module:
+def unet_of(model: Any) -> nn.Module:
+    """The U-Net, or whatever else predicts noise, in the host's model."""
     return model.forge_objects.unet.model.diffusion_model if is_forge(model) else model.model.diffusion_model
 
 

@@ -90,10 +90,37 @@ def _clip_folder(identity: str) -> Path:
     )
 
 
+def head_names() -> list[str]:
+    """The heads of distribution guidance in models/ddm."""
+    return list(_heads())
+
+
+def head_path(name: str) -> Path:
+    """The file behind a name of `head_names`.
+
+    Raises:
+        DDMError: it is not there.
+    """
+    path = _heads().get(name)
+    if path is None:
+        raise DDMError(
+            f"There is no head called {name!r} in models/ddm. Refresh the list and choose another, or make one with "
+            "`ddm head`."
+        )
+    return path
+
+
+def _heads() -> dict[str, Path]:
+    return _of_kind("head", _files(host.models_folder() / "ddm"))
+
+
 def _probes() -> dict[str, Path]:
     """A file of the user's hides one of ours with the same name."""
-    found = _files(EXAMPLES) | _files(host.models_folder() / "ddm")
-    return {name: path for name, path in found.items() if _metadata(path).get("ddm.kind") == "probe"}
+    return _of_kind("probe", _files(EXAMPLES)) | _of_kind("probe", _files(host.models_folder() / "ddm"))
+
+
+def _of_kind(kind: str, found: dict[str, Path]) -> dict[str, Path]:
+    return {name: path for name, path in found.items() if _metadata(path).get("ddm.kind") == kind}
 
 
 def _files(folder: Path) -> dict[str, Path]:

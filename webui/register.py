@@ -6,7 +6,7 @@ from typing import Any
 from modules import script_callbacks, scripts
 
 from . import pages
-from .script import AXIS_ALPHA, DEFAULTS
+from .script import AXIS_ALPHA, DEFAULTS, begin_step
 from .tab import build
 
 AXIS = "DDM α"
@@ -17,6 +17,7 @@ def register() -> None:
     script_callbacks.on_before_ui(add_axis)
     script_callbacks.on_ui_tabs(lambda: [(build(), "DDM", "ddm")])
     script_callbacks.on_infotext_pasted(fill_in)
+    script_callbacks.on_cfg_denoiser(lambda step: begin_step())
     script_callbacks.on_app_started(lambda demo, app: pages.serve(app))
 
 

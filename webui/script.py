@@ -1,6 +1,6 @@
-"""DDM in txt2img and img2img: an adapter with its α, and the fairness report over what was made with it."""
+"""DDM in txt2img and img2img: an adapter with its α, guidance, and the fairness report over what was made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +10,23 @@ import gradio as gr
 from modules import extra_networks, scripts
 from modules.ui_components import ToolButton
 
-from ..debias.dial import ALPHA, END, POINTS, SHAPE, SWITCH, Dial, parse_alphas
+from ..debias.dial import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
 from ..debias.error import DDMError
+from ..debias.guidance import MODES, SCALE
 from ..debias.schedule import HIGHEST, LOWEST, SHAPES
-from . import files, host
+from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html
+from .guiding import Guiding
 from .report import Pictures, Reports, add_picture
 
 TITLE = "DDM"
 EACH = "DDM alpha per picture"
 # What the controls stand at before anything was chosen, by their names in infotexts.
 DEFAULTS = {ADAPTER: files.NONE, ALPHA: 1.0, EACH: "", SHAPE: "constant", END: 0.0, SWITCH: 0.5, POINTS: ""}
+DEFAULTS |= {guiding.HEADS: "", guiding.SCALE: SCALE, guiding.MODE: MODES[0], guiding.TARGET: "uniform"}
+ADAPTER_NAMES = (ADAPTER, HASH, EACH, *SETTINGS)
+UNGUIDED = "DDM: these pictures were not guided."
 # What the X/Y/Z plot sets on a run.
 AXIS_ALPHA = "ddm_alpha"
 REPORTS = Reports()
@@ -43,6 +48,11 @@ class Settings:
     watch: str = files.NONE
     target: str = "uniform"
     collect: bool = True
+    heads: Sequence[str] = ()
+    scale: float = SCALE
+    mode: str = MODES[0]
+    targets: str = "uniform"
+    keep_counts: bool = True
 
     def dial(self, alpha: float | None) -> Dial:
         """The strengths that are asked for; `alpha` is the X/Y/Z plot's, which goes before all others.
@@ -56,11 +66,20 @@ class Settings:
 
 @dataclass
 class Run:
-    """What this script does in a run: the adapter, the pictures for the report, each if there is any."""
+    """What this script does in a run: adapter, guidance, and the pictures for the report, each if there is any."""
 
     adapting: Adapting | None = None
+    guiding: Guiding | None = None
     report: Pictures | None = None
-    warning: str | None = None
+
+    def take_off(self) -> None:
+        """Take everything off the host's model; once more does no harm."""
+        for one in filter(None, (self.adapting, self.guiding)):
+            one.take_off()
+
+
+# What is on the host's model, which makes the pictures of one run at a time.
+ON_MODEL: list[Run] = []
 
 
 class DDMScript(scripts.Script):
@@ -96,6 +115,32 @@ class DDMScript(scripts.Script):
                 points = gr.Textbox(
                     "", label="Points (custom), such as 0:1, .4:.5, 1:0", lines=1, elem_id=self.elem_id("points")
                 )
+            with gr.Accordion("Distribution guidance", open=False, elem_id=self.elem_id("guidance")):
+                heads = gr.Dropdown(
+                    files.head_names(),
+                    value=[],
+                    multiselect=True,
+                    label="Heads in models/ddm, one for each attribute",
+                    elem_id=self.elem_id("heads"),
+                )
+                with gr.Row():
+                    scale = gr.Slider(
+                        *(0, 30, SCALE),
+                        step=0.5,
+                        label="Scale",
+                        info="8 is usual. Too much hurts the picture.",
+                        elem_id=self.elem_id("scale"),
+                    )
+                    mode = gr.Radio(
+                        list(MODES),
+                        value=MODES[0],
+                        label="Mode",
+                        info="queue: each gets what is missing. batch: all together, eight or more.",
+                        elem_id=self.elem_id("mode"),
+                    )
+                with gr.Row():
+                    targets = gr.Textbox("uniform", label="Target", lines=1, elem_id=self.elem_id("targets"))
+                    counts = gr.Checkbox(True, label="Count over runs", elem_id=self.elem_id("keep_counts"))
             with gr.Accordion("Fairness report", open=False, elem_id=self.elem_id("report")):
                 with gr.Row():
                     probe = gr.Dropdown(
@@ -107,23 +152,31 @@ class DDMScript(scripts.Script):
                 with gr.Row():
                     target = gr.Textbox("uniform", label="Target", lines=1, elem_id=self.elem_id("target"))
                     collect = gr.Checkbox(True, label="Add to earlier runs", elem_id=self.elem_id("collect"))
-        refresh.click(_refreshed, outputs=[adapter, probe, watch])
+        refresh.click(_refreshed, outputs=[adapter, probe, watch, heads])
         adapter.change(card_html, inputs=[adapter], outputs=[card])
         named = [(adapter, ADAPTER), (alpha, ALPHA), (each, EACH)]
         named += [(shape, SHAPE), (end, END), (switch, SWITCH), (points, POINTS)]
-        self.infotext_fields, self.paste_field_names = named, [name for _, name in named]
+        named += [(scale, guiding.SCALE), (mode, guiding.MODE), (targets, guiding.TARGET)]
+        self.infotext_fields = [*named, (heads, lambda said: _listed(said.get(guiding.HEADS)))]
+        self.paste_field_names = [*(name for _, name in named), guiding.HEADS]
         self.on_after_component(_beside_the_gallery(page), elem_id=f"generation_info_{page}")
-        return [adapter, alpha, each, same, shape, end, switch, points, probe, watch, target, collect]
+        ours = [adapter, alpha, each, same, shape, end, switch, points, probe, watch, target, collect]
+        return [*ours, heads, scale, mode, targets, counts]
 
     def process(self, p: Any, *values: Any) -> None:
         """Read what is asked for, and check it before any picture is made: errors in what follows are swallowed."""
-        _forget(p)
+        _clear_model()
+        _unsay(p, *ADAPTER_NAMES, *guiding.NAMES)
         run = p.ddm = Run()
         settings = Settings(*values)
         try:
-            run.adapting, run.warning = _prepare(p, settings)
+            run.adapting = _wanted_adapter(p, settings)
         except DDMError as error:
             p.comment(f"DDM: no adapter was used. {error}")
+        try:
+            run.guiding = _wanted_guidance(p, settings)
+        except DDMError as error:
+            p.comment(f"{UNGUIDED} {error}")
         try:
             run.report = _wanted_report(p, settings)
         except DDMError as error:
@@ -131,13 +184,19 @@ class DDMScript(scripts.Script):
             REPORTS.fail(self.tabname, error)
 
     def process_batch(self, p: Any, *values: Any, **batch: Any) -> None:
-        """Put the adapter on, where the host asks no later."""
+        """Put adapter and guidance on, where the host asks no later."""
         if not host.BEFORE_SAMPLING:
             _put_on(p)
 
     def process_before_every_sampling(self, p: Any, *values: Any, **sampling: Any) -> None:
-        """Put the adapter on; with hires-fix several times for a batch."""
+        """Put adapter and guidance on; with hires-fix several times for a batch."""
         _put_on(p)
+
+    def postprocess_batch(self, p: Any, *values: Any, **batch: Any) -> None:
+        """Count the pictures that were guided."""
+        run = getattr(p, "ddm", Run())
+        if run.guiding:
+            run.guiding.count()
 
     def postprocess_image(self, p: Any, shown: Any, *values: Any) -> None:
         """See the picture, where the host shows it no later."""
@@ -149,10 +208,9 @@ class DDMScript(scripts.Script):
         _see(p, shown.image)
 
     def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
-        """Take the adapter off, and write the report."""
+        """Take everything off the model, and write the report."""
         run = getattr(p, "ddm", Run())
-        if run.adapting:
-            run.adapting.take_off()
+        _clear_model()
         if run.report:
             try:
                 REPORTS.add(self.tabname, run.report)
@@ -161,14 +219,21 @@ class DDMScript(scripts.Script):
                 processed.comments += f"DDM: no report. {error}\n"
 
 
-def _prepare(p: Any, settings: Settings) -> tuple[Adapting | None, str | None]:
-    """The adapter of a run and a warning, if there are any; the seeds go along the dial.
+def begin_step() -> None:
+    """The host asks its model for the next step."""
+    for run in ON_MODEL:
+        if run.guiding:
+            run.guiding.begin_step()
+
+
+def _wanted_adapter(p: Any, settings: Settings) -> Adapting | None:
+    """The adapter of a run, if there is any; the seeds go along the dial.
 
     Raises:
         DDMError: what is asked for cannot be done.
     """
     if not files.chosen(settings.adapter):
-        return None, None
+        return None
     dial = settings.dial(getattr(p, AXIS_ALPHA, None))
     if len(dial.schedules) > 1 and not host.is_forge(p.sd_model) and any(" AND " in one for one in p.all_prompts):
         raise DDMError("With AND in a prompt, the pictures of a batch cannot have an α of their own. Use one for all.")
@@ -180,7 +245,29 @@ def _prepare(p: Any, settings: Settings) -> tuple[Adapting | None, str | None]:
         along = len(dial.schedules)
         p.all_seeds = [p.all_seeds[i // along] for i in range(len(p.all_seeds))]
         p.all_subseeds = [p.all_subseeds[i // along] for i in range(len(p.all_subseeds))]
-    return adapting, warning
+    return adapting
+
+
+def _wanted_guidance(p: Any, settings: Settings) -> Guiding | None:
+    """The guidance of a run, if there is any.
+
+    Raises:
+        DDMError: what is asked for cannot be done.
+    """
+    names = _listed(settings.heads)
+    if not names:
+        return None
+    found = Guiding.load(names, settings.scale, settings.mode, settings.targets, settings.keep_counts)
+    warning = found.check(p.sd_model, p.all_prompts)
+    if warning:
+        p.comment(f"DDM: {warning}")
+    return found
+
+
+def _listed(heads: Sequence[str] | str | None) -> list[str]:
+    """Names of heads, as a list or as an infotext has them."""
+    parts = heads.split(",") if isinstance(heads, str) else heads or []
+    return [part.strip() for part in parts if files.chosen(part.strip())]
 
 
 def _wanted_report(p: Any, settings: Settings) -> Pictures | None:
@@ -201,19 +288,28 @@ def _wanted_report(p: Any, settings: Settings) -> Pictures | None:
 
 
 def _put_on(p: Any) -> None:
-    """Put the adapter on the model for the batch at hand; infotexts speak of it only if that was done."""
+    """Put on the model what the run at hand has; infotexts speak only of what that was done with."""
     run = getattr(p, "ddm", Run())
-    if run.adapting is None:
-        return
-    first = p.iteration * p.batch_size
-    try:
-        run.adapting.put_on(p.sd_model, range(first, first + len(p.seeds)))
-    except DDMError as error:
-        _forget(p)
-        p.comment(f"DDM: no adapter was used. {error}")
-        run.adapting = None
-        return
-    p.extra_generation_params.update(_infotext(p, run.adapting))
+    _clear_model()
+    ON_MODEL.append(run)
+    if run.adapting:
+        first = p.iteration * p.batch_size
+        try:
+            run.adapting.put_on(p.sd_model, range(first, first + len(p.seeds)))
+            p.extra_generation_params.update(_infotext(p, run.adapting))
+        except DDMError as error:
+            _unsay(p, *ADAPTER_NAMES)
+            p.comment(f"DDM: no adapter was used. {error}")
+            run.adapting = None
+    if run.guiding:
+
+        def failed(error: DDMError) -> None:
+            _unsay(p, *guiding.NAMES)
+            p.comment(f"{UNGUIDED} {error}")
+            run.guiding = None
+
+        run.guiding.put_on(p.sd_model, p.prompts, failed)
+        p.extra_generation_params.update(run.guiding.infotext)
 
 
 def _infotext(p: Any, adapting: Adapting) -> dict[str, Any]:
@@ -234,12 +330,15 @@ def _by_picture(values: list) -> Callable[..., str | None]:
     return value
 
 
-def _forget(p: Any) -> None:
-    """Take off what a run that ended early left on the model, and out of the infotexts what an earlier one said."""
-    run = getattr(p, "ddm", None)
-    if run and run.adapting:
-        run.adapting.take_off()
-    for name in (*DEFAULTS, HASH):
+def _clear_model() -> None:
+    """Take off the model what is on it, also what a run that ended early has left there."""
+    while ON_MODEL:
+        ON_MODEL.pop().take_off()
+
+
+def _unsay(p: Any, *names: str) -> None:
+    """Take out of the infotexts what was said before."""
+    for name in names:
         p.extra_generation_params.pop(name, None)
 
 
@@ -253,13 +352,15 @@ def _see(p: Any, picture: Any) -> None:
     number = p.iteration * p.batch_size + place
     dial = run.adapting.dial if run.adapting else None
     alpha, name = (dial.alpha(number), dial.label(number)) if dial else (0.0, "")
+    if run.guiding:
+        name = ", ".join(filter(None, (name or (dial and f"alpha {alpha:g}"), run.guiding.label)))
     add_picture(run.report, picture, " ".join(prompt.split()), int(p.seeds[place]), alpha, name)
 
 
 def _refreshed() -> list:
     """The lists of files, read again."""
-    adapters, probes = files.adapter_names(), files.probe_names()
-    return [gr.update(choices=adapters), gr.update(choices=probes), gr.update(choices=probes)]
+    adapters, probes, heads = files.adapter_names(), files.probe_names(), files.head_names()
+    return [gr.update(choices=names) for names in (adapters, probes, probes, heads)]
 
 
 def _beside_the_gallery(page: str) -> Any:

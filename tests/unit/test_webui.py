@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from comfyui_ddm import install as pack
 from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+from comfyui_ddm.debias.attribute_head import AttributeHead
 
 from . import webui_host as host
 
@@ -58,11 +60,11 @@ def run(script, model, door):
 
     def make(*values, prompts=("a doctor",), **settings):
         names = ["adapter", "alpha", "each", "same_seed", "shape", "end", "switch", "points"]
-        names += ["probe", "watch", "target", "collect"]
+        names += ["probe", "watch", "target", "collect", "heads", "scale", "mode", "targets", "keep_counts"]
         settings |= dict(zip(names, values, strict=False))
         given = [settings.get(name, one.value) for name, one in zip(names, script.controls, strict=True)]
         p = host.Processing(model, door.folder / "pictures", list(prompts), batch_size=min(len(prompts), 3))
-        p.__dict__.update(settings.get("p", {}))
+        p.__dict__.update({"on_step": door.registered["on_cfg_denoiser"], **settings.get("p", {})})
         latents, infotexts = host.generate(script, p, *given)
         return [round(sum(one) / 4 - float(own.mean()), 4) for one in latents], infotexts, p
 
@@ -150,23 +152,116 @@ def test_an_adapter_that_changes_the_text_encoder_too_is_used_by_half_and_says_s
     assert "this half is left out here" in p.comments[0] and "<lora:both:1>" in p.comments[0]
 
 
-def test_what_a_run_that_failed_has_left_is_gone_in_the_next(script, model, door, run):
+@pytest.mark.parametrize("again", [True, False], ids=["same run", "another run"])
+def test_what_a_run_that_failed_has_left_is_gone_in_the_next(script, model, door, heads, again):
     p = host.Processing(model, door.folder, ["a doctor"])
+    from comfyui_ddm.webui.script import Settings
+
+    guided = {one.name: one.default for one in fields(Settings)} | {"heads": ["gender"]}
     with pytest.raises(RuntimeError):
-        host.generate(script, p, "people/fair", 1.0, interrupt=True)
-    p.all_prompts = ["a doctor"]
+        host.generate(script, p, *(guided | {"adapter": "people/fair"}).values(), interrupt=True)
+    p = p if again else host.Processing(model, door.folder, ["a doctor"])
     moved, infotexts = host.generate(script, p, "None", 1.0)
     # In a batch as the host's, with guidance: rows of another batch may differ by a rounding.
     own = model.model.diffusion_model(torch.ones(2, 4), torch.zeros(2))[0]
     assert moved == [own.tolist()] and infotexts == [{}]
 
 
+@pytest.fixture
+def heads(door):
+    """Heads in models/ddm: whatever they see is a man, and they push one number up for a woman, and down for a man."""
+    folder = door.folder / "models" / "ddm"
+    folder.mkdir()
+    push = torch.stack([-torch.ones(4, 1, 1), torch.ones(4, 1, 1)])[None]
+    for name, attribute, channels in (("gender", "gender", 4), ("age", "age", 4), ("other", "gender", 8)):
+        weight, bias = torch.zeros(1, 2, channels, 1, 1), torch.tensor([[1e-3, 0.0]])
+        AttributeHead(("man", "woman"), attribute, (500,), weight, bias, push, (1.0,)).save(
+            folder / f"{name}.safetensors"
+        )
+
+
+GUIDED = {"heads": ["gender"], "scale": 2.0}
+UP, DOWN = 2.0, -2.0
+
+
+def test_pictures_that_are_made_together_are_guided_to_the_target(run, heads, model):
+    calls = []
+    model.model.diffusion_model.register_forward_hook(lambda unet, inputs, made: calls.append(made))
+    run(prompts=["a doctor"] * 2)
+    moved, infotexts, p = run(prompts=["a doctor"] * 2, **GUIDED)
+    assert sorted(round(one, 2) for one in moved) == [DOWN, UP]
+    assert torch.equal(calls[1][2:], calls[0][2:])  # the half without a prompt
+    assert infotexts[0] == infotexts[1]
+    said = {name.removeprefix("DDM guidance").strip(): value for name, value in infotexts[0].items()}
+    assert len(said.pop("hash")) == 12
+    assert said == {"": "gender", "scale": "2", "mode": "queue", "target": "uniform"}
+    assert "made for another model" in p.comments[0] and len(p.comments) == 1
+
+
+def test_single_pictures_are_counted_over_runs_unless_each_is_by_itself(run, heads):
+    assert [round(run(**GUIDED)[0][0], 2) for _ in range(3)] == [DOWN, UP, UP]
+    assert [round(run(keep_counts=False, **GUIDED)[0][0], 2) for _ in range(2)] == [DOWN, DOWN]
+
+
+def test_a_second_pass_over_the_pictures_does_not_count_them_twice(run, heads, door):
+    from comfyui_ddm.webui import guiding
+
+    run(prompts=["a doctor"] * 2, p={"passes": 2}, **GUIDED)
+    (tally,) = guiding.TALLIES._kept.values()
+    assert tally.total.sum() == 2
+
+
+def test_it_asks_for_other_shares_of_several_attributes_and_goes_with_an_adapter(run, heads):
+    moved, infotexts, _ = run(
+        "people/fair", 0.5, heads=["gender", "age"], scale=2.0, targets="man=0,woman=1; man=1,woman=0"
+    )
+    assert round(moved[0], 2) == 0.5
+    assert infotexts[0]["DDM guidance target"] == "man=0,woman=1; man=1,woman=0"
+    assert infotexts[0]["DDM guidance"] == "gender, age" and infotexts[0]["DDM alpha"] == "0.5"
+    assert round(run(targets="man=0,woman=1", mode="batch", **GUIDED)[0][0], 2) > 1
+
+
+def test_scale_0_is_the_model_as_it_was(run, heads):
+    assert run(heads=["gender"], scale=0.0)[0] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"heads": ["gone"]}, "There is no head called 'gone'"),
+        ({"heads": ["../ddm/gender"]}, "There is no head called"),
+        ({"heads": ["gender", "other"]}, "for one attribute"),
+        ({"heads": ["gender"], "targets": "cat=1,dog=0"}, "cat"),
+        ({"heads": ["gender"], "targets": "uniform; uniform"}, "2 targets for 1 heads"),
+        ({"heads": ["gender"], "scale": "much"}, "is a number"),
+        ({"heads": ["gender"], "mode": "sideways"}, "queue or batch"),
+        ({"heads": ["gender"], "prompts": ["a doctor AND a pilot"]}, "Prompts with AND"),
+        ({"heads": ["other"]}, "reads 8 channels"),
+    ],
+)
+def test_what_cannot_be_guided_is_said_and_not_claimed(run, heads, asked, said):
+    moved, infotexts, p = run(**asked)
+    assert moved == [0.0] and infotexts == [{}]
+    assert p.comments[-1].startswith("DDM: these pictures were not guided.") and said in p.comments[-1]
+
+
+def test_a_report_tells_guided_pictures_from_others(run, heads, door):
+    run(prompts=["a pilot"], **PROBE)
+    run(prompts=["a pilot"], **GUIDED, **PROBE)
+    run("people/fair", 0.5, prompts=["a pilot"], **GUIDED, **PROBE)
+    (made,) = (door.folder / "pictures" / "ddm").glob("*.json")
+    labels = [one["label"] for one in json.loads(made.read_text("utf-8"))["conditions"]]
+    assert labels == ["α = 0", "guidance 2", "alpha 0.5, guidance 2"]
+
+
 def test_a_pasted_infotext_switches_off_what_it_does_not_speak_of(door, script):
     params = {"DDM alpha": "0.7"}
     door.registered["on_infotext_pasted"][0]("", params)
     assert (params["DDM adapter"], params["DDM alpha"], params["DDM schedule"]) == ("None", "0.7", "constant")
-    names = [name for _, name in script.infotext_fields]
-    assert names == script.paste_field_names and set(names) <= set(params)
+    assert set(script.paste_field_names) <= set(params)
+    *named, (_, heads) = script.infotext_fields
+    assert [name for _, name in named] == script.paste_field_names[:-1]
+    assert heads(params) == [] and heads({"DDM guidance": "gender, tones/skin"}) == ["gender", "tones/skin"]
 
 
 def test_the_report_grows_beside_the_gallery_and_lies_beside_the_pictures(run, script, door):

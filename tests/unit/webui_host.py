@@ -14,7 +14,7 @@ from torch import nn
 
 GRADIO = ("Accordion", "Blocks", "Button", "Checkbox", "Column", "Dropdown", "HTML", "Number", "Radio", "Row", "Slider")
 GRADIO += ("TabItem", "Tabs", "Textbox")
-CALLBACKS = ("on_before_ui", "on_ui_tabs", "on_infotext_pasted", "on_app_started")
+CALLBACKS = ("on_before_ui", "on_ui_tabs", "on_infotext_pasted", "on_app_started", "on_cfg_denoiser")
 
 
 class Component:
@@ -47,16 +47,18 @@ class Layer(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net with one layer, which LDM calls input_blocks.1.1.transformer_blocks.0.attn1.to_q."""
+    """A U-Net with one layer, LDM's input_blocks.1.1.transformer_blocks.0.attn1.to_q, and an h-space [4, 1, 1]."""
 
     def __init__(self):
         super().__init__()
+        self.middle_block = nn.Identity()
         attention = nn.ModuleDict({"attn1": Layer()})
         spatial = nn.ModuleDict({"transformer_blocks": nn.ModuleList([attention])})
         self.input_blocks = nn.ModuleList([nn.Identity(), nn.ModuleList([nn.Identity(), spatial])])
 
     def forward(self, x, timesteps, context=None):
-        return self.input_blocks[1][1]["transformer_blocks"][0]["attn1"](x)
+        made = self.input_blocks[1][1]["transformer_blocks"][0]["attn1"](x)
+        return self.middle_block(made[:, :, None, None])[:, :, 0, 0]
 
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -74,6 +76,9 @@ class Script:
         self.after = {**getattr(self, "after", {}), elem_id: callback}
 
     def postprocess_image(self, p, shown, *values):
+        pass
+
+    def postprocess_batch(self, p, *values, **batch):
         pass
 
 
@@ -101,6 +106,8 @@ class Processing(SimpleNamespace):
             extra_generation_params={},
             outpath_samples=str(folder),
             comments=[],
+            on_step=[],
+            passes=1,
         )
 
     def comment(self, text):
@@ -120,12 +127,16 @@ def generate(script, p, *values, interrupt=False):
         here = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
         p.prompts, p.seeds = p.all_prompts[here], p.all_seeds[here]
         script.process_batch(p, *values, prompts=p.prompts)
-        if newer:
-            script.process_before_every_sampling(p, *values, x=None)
-        if interrupt:
-            raise RuntimeError("out of memory")
-        twice = torch.ones(2 * p.batch_size, 4)  # with guidance
-        latents = p.sd_model.model.diffusion_model(twice, torch.full((len(twice),), 999.0))[: p.batch_size]
+        for _ in range(p.passes):
+            if newer:
+                script.process_before_every_sampling(p, *values, x=None)
+            if interrupt:
+                raise RuntimeError("out of memory")
+            for callback in p.on_step:
+                callback(None)
+            twice = torch.ones(2 * p.batch_size, 4)  # with guidance
+            latents = p.sd_model.model.diffusion_model(twice, torch.full((len(twice),), 999.0))[: p.batch_size]
+        script.postprocess_batch(p, *values)
         for place, latent in enumerate(latents):
             p.batch_index = place
             made.append(latent.tolist())

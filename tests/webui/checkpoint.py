@@ -1,9 +1,10 @@
-"""A random Stable Diffusion 1.5 with the smallest U-Net that Forge still takes for one, and LoRAs for it."""
+"""A random Stable Diffusion 1.5 with the smallest U-Net that Forge still takes for one, LoRAs and heads for it."""
 
 from pathlib import Path
 
 import torch
 from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+from comfyui_ddm.debias.attribute_head import AttributeHead
 from safetensors.torch import save_file
 
 from ..unit.checkpoints import ldm_tensors, make_models, tiny_configuration
@@ -56,3 +57,11 @@ def save_lora(path: Path, seed: int = 0, card: AdapterCard | None = None, size: 
         layers[name] = Lora(down, up, 4.0)
     save_adapter(path, layers, card)
     return path
+
+
+def save_head(path: Path, attribute: str = "gender", seed: int = 0, channels: int = WIDTH) -> None:
+    """Write a head that always sees a man, and pushes at random: one way for a man, the other way for a woman."""
+    push = torch.randn(1, 1, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
+    weight, bias = torch.zeros(1, 2, channels, 4, 4), torch.tensor([[1.0, 0.0]])
+    names, push = ("man", "woman"), torch.cat([-push, push], 1)
+    AttributeHead(names, attribute, (500,), weight, bias, push, (1.0,)).save(path)

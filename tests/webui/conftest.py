@@ -3,7 +3,7 @@
 import pytest
 from comfyui_ddm.debias.adapter import AdapterCard
 
-from .checkpoint import save_checkpoint, save_lora
+from .checkpoint import save_checkpoint, save_head, save_lora
 from .server import CHECKPOINT, Forge, find_forge
 
 CARD = AdapterCard(groups="labels:gender", target={"man": 0.5, "woman": 0.5}, concepts=["a doctor", "a pilot"])
@@ -20,11 +20,17 @@ def host():
 
 @pytest.fixture(scope="session")
 def forge(host, tmp_path_factory):
-    """A running server with a small random checkpoint and three LoRAs: fair, fairer, and one that is not ours."""
+    """A running server with a small random checkpoint; LoRAs fair, fairer, and one that is not ours; and three heads.
+
+    The head `wide` is for another model.
+    """
     server = Forge(host, tmp_path_factory.mktemp("forge"))
     save_checkpoint(server.data / "models" / "Stable-diffusion" / CHECKPOINT)
     save_lora(server.loras / "fair.safetensors", 0, CARD)
     save_lora(server.loras / "fairer.safetensors", 1, CARD)
     save_lora(server.loras / "foreign.safetensors", 2)
+    save_head(server.data / "models" / "ddm" / "guide.safetensors")
+    save_head(server.data / "models" / "ddm" / "age.safetensors", "age", seed=1)
+    save_head(server.data / "models" / "ddm" / "wide.safetensors", "hair", channels=64)
     with server:
         yield server

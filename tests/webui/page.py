@@ -54,6 +54,10 @@ class ForgePage:
         self.page.locator(f"#{name} ul li", has_text=value).first.click()
         self.page.wait_for_timeout(300)
 
+    def chosen(self, name: str) -> list[str]:
+        """What is chosen in a list of several."""
+        return self.page.locator(f"#{name} .token").all_inner_texts()
+
     def pick(self, name: str, value: str) -> None:
         """Pick a radio button."""
         self.page.locator(f"#{name} label", has_text=value).first.click()

@@ -25,23 +25,33 @@ def test_an_infotext_restores_all_of_it_and_makes_the_same_picture(page):
     page.pick(f"{DDM}shape", "early")
     page.set_number(f"{DDM}end", 0.2)
     page.set_number(f"{DDM}switch", 0.3)
+    page.unfold(f"{DDM}guidance")
+    for head in ("guide", "age"):
+        page.choose(f"{DDM}heads", head)
+    page.set_number(f"{DDM}scale", 4.5)
+    page.pick(f"{DDM}mode", "batch")
+    page.set_text(f"{DDM}targets", "uniform; man=.2,woman=.8")
     page.generate()
     said = page.page.locator("#html_info_txt2img").inner_text()
     expected = "DDM alpha: 0.65, DDM schedule: early, DDM alpha end: 0.2, DDM switch: 0.3"
-    assert "DDM adapter: fair" in said and expected in said
+    assert "DDM adapter: fair" in said and expected in said and 'DDM guidance: "guide, age"' in said
     page.open()
     assert page.text(f"{DDM}adapter") == "None"
     page.paste(said)
-    page.unfold(f"{DDM}accordion")
-    page.unfold(f"{DDM}schedule")
+    for name in ("accordion", "schedule", "guidance"):
+        page.unfold(DDM + name)
     page.until(lambda: page.text(f"{DDM}adapter") == "fair")
     assert page.text("txt2img_prompt") == "a doctor"
     assert page.picked(f"{DDM}shape") == "early"
     assert [page.number(f"{DDM}{name}") for name in ("alpha", "end", "switch")] == [0.65, 0.2, 0.3]
+    assert page.chosen(f"{DDM}heads") == ["guide", "age"]
+    assert (page.number(f"{DDM}scale"), page.picked(f"{DDM}mode")) == (4.5, "batch")
+    assert page.text(f"{DDM}targets") == "uniform; man=.2,woman=.8"
     page.generate()
     assert page.page.locator("#html_info_txt2img").inner_text() == said
     page.paste("a doctor\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 7, Size: 64x64")
     page.until(lambda: page.text(f"{DDM}adapter") == "None" and page.picked(f"{DDM}shape") == "constant")
+    assert page.chosen(f"{DDM}heads") == [] and page.number(f"{DDM}scale") == 8
 
 
 def test_the_card_is_shown_with_the_choice(page):

@@ -1,0 +1,140 @@
+"""Distribution guidance on the host's model while it makes the pictures of a run, in hooks on its U-Net."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..debias.attribute_head import AttributeHead
+from ..debias.error import DDMError
+from ..debias.guidance import Guidance, guides_for
+from ..debias.guidance_hook import GuidanceHooks
+from ..debias.tally import Tallies
+from . import files
+from .adapting import unet_of
+from .host import is_forge
+
+# How a picture's infotext names what guided it.
+NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target"))
+HEADS, HASH, SCALE, MODE, TARGET = NAMES
+# What is guided is counted over the runs.
+TALLIES = Tallies()
+CONDITIONAL = 0  # as Forge marks it
+
+
+@dataclass
+class Guiding:
+    """Guidance in a run.
+
+    Attributes:
+        names: of the heads, as the page lists them.
+        guides: one for each.
+        targets: as they were asked for.
+    """
+
+    names: Sequence[str]
+    guides: Sequence[Guidance]
+    targets: str
+    hooks: GuidanceHooks | None = field(default=None, repr=False)
+    _calls: int = 0
+
+    @classmethod
+    def load(cls, names: Sequence[str], scale: float, mode: str, targets: str, keep_counts: bool) -> "Guiding":
+        """Read the heads.
+
+        Args:
+            targets: one, or one for each head, separated by semicolons.
+            keep_counts: go on with what was counted in earlier runs; otherwise it is forgotten.
+
+        Raises:
+            DDMError: a head that cannot be used, a scale that is no number, or targets that do not fit (`guides_for`).
+        """
+        try:
+            scale = float(scale)
+        except (TypeError, ValueError):
+            scale = math.nan
+        if not 0 <= scale < math.inf:
+            raise DDMError("The scale of guidance is a number from 0 on; 8 is usual.")
+        heads = [AttributeHead.load(files.head_path(name)) for name in names]
+        asked = [part.strip() or "uniform" for part in (targets or "uniform").split(";")]
+        guides = guides_for(heads, asked if asked != ["uniform"] else (), scale, mode)
+        for guide in guides:
+            guide.tally = TALLIES.get((guide.head.digest, str(guide.target)), guide.target.shares)
+            if not keep_counts:
+                guide.tally.clear()
+        return cls(names, guides, "; ".join(asked))
+
+    def check(self, model: Any, prompts: Sequence[str]) -> str | None:
+        """Whether the host's model can be guided; returns a warning if it is another one than a head was made for.
+
+        Raises:
+            DDMError: it cannot.
+        """
+        middle = getattr(unet_of(model), "middle_block", None)
+        if middle is None:
+            raise DDMError("This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL.")
+        if not is_forge(model) and any(" AND " in one for one in prompts):
+            raise DDMError("Prompts with AND cannot be guided here.")
+        base = getattr(getattr(model, "sd_checkpoint_info", None), "sha256", None)
+        others = [name for name, one in zip(self.names, self.guides, strict=True) if one.head.base_hash != base]
+        if not others:
+            return None
+        return (
+            f"{', '.join(others)} was made for another model than the one that is selected, or for one that is not "
+            "known here: look at a report before you rely on it."
+        )
+
+    def put_on(self, model: Any, prompts: Sequence[str], failed: Callable[[DDMError], None]) -> None:
+        """Put it on the model for a pass over the pictures of a batch; once more does no harm.
+
+        Args:
+            model: the host's.
+            prompts: of the batch.
+            failed: told what went wrong while pictures are made; from then on they are not guided.
+        """
+        self.take_off()
+        for guide in self.guides:
+            guide.begin(prompts)
+        unet = unet_of(model)
+
+        def conditional(rows: int, named: Mapping[str, Any]) -> list[slice]:
+            copies = rows // len(prompts)
+            marks = named.get("transformer_options", {}).get("cond_or_uncond")
+            if marks is None:  # A1111: what is asked for comes first
+                marks = [int(self._calls + copy > 0) for copy in range(copies)]
+                self._calls += copies
+            step = rows // max(1, len(marks))
+            return [slice(i * step, (i + 1) * step) for i, mark in enumerate(marks) if mark == CONDITIONAL]
+
+        self.hooks = GuidanceHooks(unet, unet.middle_block, self.guides, conditional, failed)
+
+    def begin_step(self) -> None:
+        """Tell that the host asks its model for the next step; only A1111 must, which does not mark its rows."""
+        self._calls = 0
+
+    def count(self) -> None:
+        """Count the pictures of the batch: they are done."""
+        for guide in self.guides:
+            guide.end()
+
+    def take_off(self) -> None:
+        """Remove the hooks, if there are any."""
+        if self.hooks is not None:
+            self.hooks.remove()
+            self.hooks = None
+
+    @property
+    def label(self) -> str:
+        """What a report calls pictures that were guided."""
+        return f"guidance {self.guides[0].scale:g}"
+
+    @property
+    def infotext(self) -> dict[str, Any]:
+        """What the infotexts say of it."""
+        return {
+            HEADS: ", ".join(self.names),
+            HASH: ", ".join(one.head.digest for one in self.guides),
+            SCALE: f"{self.guides[0].scale:g}",
+            MODE: self.guides[0].mode,
+            TARGET: self.targets,
+        }
