@@ -150,9 +150,12 @@ def _train(
     changed |= {"style_share": 1.0} if recipe.ordinary else {}
     out = folder / f"{recipe.name}.safetensors"
     style = out.with_suffix(".style.safetensors") if recipe.style or recipe.ordinary else None
+    # As the command does; what it keeps for the next run does not help this one.
+    cache = folder / f"{recipe.name}.cache"
+    shutil.rmtree(cache, ignore_errors=True)
     began = time.monotonic()
     model = load_base(base, device)
-    encoded = folder_set(model, pictures)
+    encoded = folder_set(model, pictures, cache=cache)
     grouped = time.monotonic()
     with picture_progress(f"{recipe.name}: groups") as report:
         run = Run(
@@ -169,9 +172,11 @@ def _train(
     run.checkpoint.unlink(missing_ok=True)
     with steps_progress(f"{recipe.name}: training") as report:
         run.train(report)
+    seconds = time.monotonic() - began
+    shutil.rmtree(cache)
     found = run.grouping
     facts = {
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
         "grouping_seconds": round(grouped, 1),
         "peak_mib": peak_mib(),
         "ess": found.weighting.effective_share(1.0),

@@ -54,7 +54,7 @@ class Train(io.ComfyNode):
                     tooltip="Also learn the pictures' style or subject, as a second LoRA: its name ends in _style.",
                 ),
                 io.Int.Input(
-                    "steps", default=400, min=1, max=100_000, tooltip="Steps of the training. More take longer."
+                    "steps", default=300, min=1, max=100_000, tooltip="Steps of the training. More take longer."
                 ),
                 io.Int.Input("rank", default=8, min=1, max=256, tooltip="Rank of the LoRA: 8 is enough for most."),
                 io.Int.Input(

@@ -1,7 +1,7 @@
 """LoRA on a U-Net or a text encoder (by peft), with a strength α of its own for every row of the batch.
 
-peft scales an adapter's output by one float; a hook behind each up matrix multiplies it by α, which is a float or
-one value per row. An adapter whose α is 0 everywhere is switched off, so that the base computes what it always did.
+peft scales an adapter's output by one float; a hook between the two matrices, where there are only as many numbers as
+the rank, multiplies them by α, which is a float or one value per row. An adapter whose α is 0 everywhere is switched off, so that the base computes what it always did.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class Strength:
     trainable: bool = False
 
     def __call__(self, module: "torch.nn.Module", inputs: tuple, output: "torch.Tensor") -> "torch.Tensor":
-        """Forward hook of an up matrix: its output [B, ...] times α."""
+        """Forward hook of a down matrix: its output [B, ...] times α."""
         if isinstance(self.alpha, float):
             return output if self.alpha == 1.0 else output * self.alpha
         copies, rest = divmod(len(output), len(self.alpha))
@@ -284,8 +284,10 @@ def _inject(model: "torch.nn.Module", name: str, ranks: dict[str, int], trainabl
         del model.lora_layers  # there may be more of them now
     strengths[name] = Strength(trainable=trainable)
     for _, layer in _layers(model, name):
-        layer.lora_A[name].float()
-        layer.lora_B[name].float().register_forward_hook(strengths[name])
+        layer.lora_A[name].float().register_forward_hook(strengths[name])
+        layer.lora_B[name].float()
+        # Under autocast the matrices follow their input: to bring it to float32 first costs a tenth of a step.
+        layer.cast_input_dtype_enabled = layer.get_base_layer().weight.dtype != torch.float32
     _refresh(model)
 
 

@@ -32,11 +32,11 @@ class Settings:
         seed: of everything.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch: int = 32
     rank: int = 8
     text_encoder: bool = False
-    rate: float = 2e-3
+    rate: float = 3e-3
     alpha_max: float = ALPHA_MAX
     dropout: float = 0.15
     keep: float = 0.05

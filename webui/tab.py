@@ -66,7 +66,7 @@ def _train(page: gr.Blocks) -> None:
                 name = gr.Textbox("my_fair_adapter", label="Name", lines=1, elem_id="ddm_train_name")
                 style = gr.Checkbox(False, label="Learn the style as well", elem_id="ddm_train_style")
             with gr.Row():
-                steps = gr.Number(400, label="Steps", precision=0, elem_id="ddm_train_steps")
+                steps = gr.Number(300, label="Steps", precision=0, elem_id="ddm_train_steps")
                 rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
                 calibrate = gr.Number(160, label="Pictures to calibrate", precision=0, elem_id="ddm_train_calibrate")
                 seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
