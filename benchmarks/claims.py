@@ -4,9 +4,7 @@ Each finished case is one JSON file in benchmarks/results and is skipped from th
 is given); adapters, probes and samples are kept in benchmarks/work, so a stopped run goes on where it was.
 """
 
-import shlex
-import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +31,7 @@ def claims(
     """Measure the claims, print them with their targets, and write benchmarks/results/README.md."""
     from comfyui_ddm.benchmarks.cases import CASES
     from comfyui_ddm.benchmarks.measure import Bench
-    from comfyui_ddm.benchmarks.result import Result, cores, machine, print_table, write_markdown
+    from comfyui_ddm.benchmarks.result import Result, cores, print_table, write_markdown
     from comfyui_ddm.debias.error import DDMError
 
     unknown = [name for name in names or [] if name not in CASES]
@@ -47,35 +45,13 @@ def claims(
             typer.echo(error, err=True)
             raise typer.Exit(2) from error
         for name in names or CASES:
-            path = out / f"{name}.json"
-            if path.exists() and not again and Result.load(path).settings["base"] == bench.hash:
-                typer.echo(f"{name}: measured already.", err=True)
-                continue
-            typer.echo(f"{name}: {CASES[name].title} …", err=True)
-            began = time.monotonic()
-            place = machine(bench.threads, bench.device)
-            try:
-                figures = CASES[name].run(bench)
-            except DDMError as error:
-                typer.echo(f"{name}: {error}", err=True)
-                failed = True
-                continue
-            seconds = round(time.monotonic() - began, 1)
-            Result(name, CASES[name].title, command(name), figures, seconds, bench.settings, place).save(out)
+            case = CASES[name]
+            failed |= not bench.record(name, case.title, "claims.py", partial(case.run, bench), out, again)
     results = [Result.load(out / f"{name}.json") for name in CASES if (out / f"{name}.json").exists()]
     print_table(results)
     write_markdown(results, out)
     if failed:
         raise typer.Exit(1)
-
-
-def command(name: str, script: str = "claims.py") -> str:
-    """The command that makes one case again, with the options that were given."""
-    words, kept = iter(sys.argv[1:]), []
-    for word in words:
-        if word.startswith("--") and word not in ("--again", "--table"):
-            kept += [word] if "=" in word else [word, next(words)]
-    return shlex.join(["python", f"benchmarks/{script}", name, *kept])
 
 
 if __name__ == "__main__":

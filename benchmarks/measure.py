@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..debias.adapter import content_hash
+from ..debias.error import DDMError
 from ..debias.interval import wilson
 from ..debias.probe import Probe, fit_probe
 from ..debias.storage import atomic_path, load_tensors, save_tensors
@@ -23,7 +25,7 @@ from ..training.tiny_people import caption
 from .imbalance import OCCUPATIONS
 from .package import ROOT
 from .recipe import Recipe, Trained, picture_folder, train
-from .result import Figure
+from .result import Figure, Result, command, machine
 from .subject import PERSONS, SIZE, Subject
 
 PROBES = ROOT / "examples" / "probes"
@@ -199,6 +201,44 @@ class Bench:
         features = tensors["features"].double().numpy()
         recognised = self.subject.recognised(seen[self.subject.judge], concepts)
         return Sample(seen, features, len(features) // len(concepts), recognised)
+
+    def record(
+        self,
+        name: str,
+        title: str,
+        script: str,
+        run: Callable[[], list[Figure]],
+        out: Path,
+        again: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Measure a case and write its result, unless it is there for this base; says how it goes.
+
+        Args:
+            script: the file that is running.
+            run: measures.
+            out: folder of the results.
+            again: measure what is there as well.
+            settings: what the figures depend on besides the bench's own.
+
+        Returns:
+            False if it could not be measured.
+        """
+        path = out / f"{name}.json"
+        if path.exists() and not again and Result.load(path).settings["base"] == self.hash:
+            print(f"{name}: measured already.", file=sys.stderr)
+            return True
+        print(f"{name}: {title} …", file=sys.stderr)
+        began, place = time.monotonic(), machine(self.threads, self.device)
+        try:
+            figures = run()
+        except DDMError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return False
+        seconds = round(time.monotonic() - began, 1)
+        depends = self.settings | dict(settings or {})
+        Result(name, title, command(name, script), figures, seconds, depends, place).save(out)
+        return True
 
     def speed(self, count: int = 128) -> float:
         """Neutral pictures per second that the base makes now, text and decoding included."""

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -110,6 +112,15 @@ class Result:
         rows = [{name: value for name, value in row.items() if name != "met"} for row in given.pop("figures")]
         pairs = [row | {"interval": row["interval"] and tuple(row["interval"])} for row in rows]
         return cls(figures=[Figure(**row) for row in pairs], **given)
+
+
+def command(name: str, script: str) -> str:
+    """The command that makes one case again, with the options that were given to this one."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word.startswith("--") and word not in ("--again", "--table"):
+            kept += [word] if "=" in word else [word, next(words)]
+    return shlex.join(["python", f"benchmarks/{script}", name, *kept])
 
 
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:

@@ -7,12 +7,11 @@ some minutes.
 """
 
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from claims import command
 from package import ROOT, load_package
 
 load_package()
@@ -48,7 +47,7 @@ def systems(
 ) -> None:
     """Train, sample and measure every system on a task; write a table and a chart."""
     from comfyui_ddm.benchmarks.measure import Bench
-    from comfyui_ddm.benchmarks.result import Result, cores, machine
+    from comfyui_ddm.benchmarks.result import Result, cores
     from comfyui_ddm.benchmarks.system import SYSTEMS, TASKS
     from comfyui_ddm.benchmarks.system_bench import SystemBench
     from comfyui_ddm.benchmarks.system_table import write_table
@@ -68,23 +67,10 @@ def systems(
             typer.echo(error, err=True)
             raise typer.Exit(2) from error
         measured = SystemBench(bench, task, seeds, steps, rounds, scales)
+        settings = {"seeds": seeds, "cfgs": scales, "prompts": len(TASKS[task].concepts)}
         for name in rows or SYSTEMS:
-            path = place / f"{name}.json"
-            if path.exists() and not again and Result.load(path).settings["base"] == bench.hash:
-                typer.echo(f"{name}: measured already.", err=True)
-                continue
-            typer.echo(f"{name}: {SYSTEMS[name].title} …", err=True)
-            began = time.monotonic()
-            try:
-                figures = measured.figures(name)
-            except DDMError as error:
-                typer.echo(f"{name}: {error}", err=True)
-                continue
-            made = command(name, "systems.py")
-            seconds = round(time.monotonic() - began, 1)
-            settings = bench.settings | {"seeds": seeds, "cfgs": scales, "prompts": len(TASKS[task].concepts)}
-            here = machine(bench.threads, bench.device)
-            Result(name, SYSTEMS[name].title, made, figures, seconds, settings, here).save(place)
+            run = partial(measured.figures, name)
+            bench.record(name, SYSTEMS[name].title, "systems.py", run, place, again, settings)
     results = [Result.load(place / f"{name}.json") for name in SYSTEMS if (place / f"{name}.json").exists()]
     if not results:
         typer.echo("There is no row yet.", err=True)

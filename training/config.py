@@ -20,7 +20,7 @@ from .option import (
     SelfCountOption,
     TokenizerOption,
 )
-from .settings import Settings
+from .settings import LARGE, LARGE_RATE, Settings
 
 OBJECTIVES = ("ddm", "ddm-paper")
 
@@ -122,7 +122,11 @@ class TrainConfig:
     batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
     rate: Annotated[
         float | None,
-        Option(min=0.0, help=f"Peak learning rate; {Settings.rate:g} if not given. Prodigy finds its own: 1."),
+        Option(
+            min=0.0,
+            help=f"Peak learning rate. If not given, {LARGE_RATE:g} for a base of Stable Diffusion's size and "
+            f"{Settings.rate:g} for a small one. Prodigy finds its own: 1.",
+        ),
     ] = None
     optimizer: Annotated[OptimizerName, Option(help="adamw8bit needs bitsandbytes, prodigy needs prodigyopt.")] = (
         OptimizerName.ADAMW
@@ -211,15 +215,14 @@ class TrainConfig:
         if self.cache is not None and self.no_cache:
             raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
 
-    @property
-    def settings(self) -> Settings:
-        """What the loop itself depends on."""
+    def settings(self, size: int) -> Settings:
+        """What the loop itself depends on, for a U-Net of so many parameters."""
         return Settings(
             steps=self.steps,
             batch=self.batch,
             rank=self.rank,
             text_encoder=self.text_encoder,
-            rate=self._rate,
+            rate=self._rate(size),
             dropout=self.caption_dropout,
             calibrate=self.calibrate,
             shuffle=self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None,
@@ -231,8 +234,9 @@ class TrainConfig:
             seed=self.seed,
         )
 
-    @property
-    def _rate(self) -> float:
+    def _rate(self, size: int) -> float:
         if self.rate is not None:
             return self.rate
-        return 1.0 if self.optimizer is OptimizerName.PRODIGY else Settings.rate
+        if self.optimizer is OptimizerName.PRODIGY:
+            return 1.0
+        return LARGE_RATE if size >= LARGE else Settings.rate

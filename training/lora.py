@@ -1,7 +1,8 @@
 """LoRA on a U-Net or a text encoder (by peft), with a strength α of its own for every row of the batch.
 
 peft scales an adapter's output by one float; a hook between the two matrices, where there are only as many numbers as
-the rank, multiplies them by α, which is a float or one value per row. An adapter whose α is 0 everywhere is switched off, so that the base computes what it always did.
+the rank, multiplies them by α, which is a float or one value per row. An adapter whose α is 0 everywhere is switched
+off, so that the base computes what it always did.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,6 +4,10 @@ from dataclasses import asdict, dataclass
 
 from ..debias.dial import ALPHA_MAX
 
+# The usual rate for a base of Stable Diffusion's size (parameters of its U-Net). The other was found on the embedded
+# model, which is two hundred times smaller.
+LARGE, LARGE_RATE = 100_000_000, 3e-4
+
 
 @dataclass(frozen=True)
 class Settings:

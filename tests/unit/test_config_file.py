@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.adapter import load_adapter
@@ -9,6 +10,7 @@ from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.config_file import key_of, read_config, write_config
+from comfyui_ddm.training.optimizer import OptimizerName
 from typer.testing import CliRunner
 
 from .runs import write_folder
@@ -90,6 +92,20 @@ def test_a_whole_number_will_do_where_any_number_does(written):
     assert rate == 1.0 and isinstance(rate, float)
 
 
+@pytest.mark.parametrize(
+    ("given", "size", "rate"),
+    [
+        ({}, 4_000_000, 3e-3),
+        ({}, 860_000_000, 3e-4),
+        ({"rate": 1e-5}, 860_000_000, 1e-5),
+        ({"optimizer": OptimizerName.PRODIGY}, 860_000_000, 1.0),
+    ],
+)
+def test_the_rate_is_the_usual_one_for_the_size_of_the_base_unless_it_is_given(given, size, rate):
+    config = TrainConfig(out=Path("fair.safetensors"), folder=Path("set"), **given)
+    assert config.settings(size).rate == rate
+
+
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, tiny_base, tmp_path):
     write_folder(tmp_path / "set")
     lines = ['folder = "set"', 'out = "fair.safetensors"', f"base = {json.dumps(str(tiny_base))}"]
@@ -99,6 +115,6 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["steps"] == 2
     card = load_adapter(tmp_path / "fair.safetensors").card
-    assert (card.training["steps"], card.training["rank"], card.training["rate"]) == (2, 3, 0.002)
+    assert (card.training["steps"], card.training["rank"], card.training["rate"]) == (2, 3, 0.003)
     refused = CliRunner().invoke(app, ["train", str(written("out = 'fair.pt'\nfolder = 'set'"))])
     assert refused.exit_code == 2 and "Name it fair.safetensors" in " ".join(refused.stderr.split())
