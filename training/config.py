@@ -18,6 +18,7 @@ from .option import (
     ResumeOption,
     SaveEveryOption,
     SelfCountOption,
+    SelfOption,
     TokenizerOption,
 )
 from .settings import LARGE, LARGE_RATE, Settings
@@ -61,14 +62,7 @@ class TrainConfig:
         Path | None,
         Option(metavar="FILE", help="Also learn the pictures' style or subject, and write it to this file."),
     ] = None
-    self_prompts: Annotated[
-        str | None,
-        Option(
-            "--self",
-            metavar="TEXT|FILE",
-            help="Train on the base's own pictures of these prompts ('a;b', or a file), mixed into a FOLDER if given.",
-        ),
-    ] = None
+    self_prompts: SelfOption = None
     self_count: SelfCountOption = 24
     reg: Annotated[
         Path | None,

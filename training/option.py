@@ -26,6 +26,14 @@ TokenizerOption = Annotated[
     Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
 ]
 CaptionOption = Annotated[str | None, Option(help="Caption of pictures that have none.")]
+SelfOption = Annotated[
+    str | None,
+    Option(
+        "--self",
+        metavar="TEXT|FILE",
+        help="Use the base's own pictures of these prompts ('a;b', or a file), together with a FOLDER if given.",
+    ),
+]
 SelfCountOption = Annotated[int, Option(min=1, help="Pictures of each --self prompt.")]
 SaveEveryOption = Annotated[int, Option(min=1, help="Steps between checkpoints.")]
 ResumeOption = Annotated[bool, Option(help="Go on where a stopped run of the same name was.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import BaseOption, CaptionOption, DeviceOption, SelfCountOption, TokenizerOption
+from ..option import BaseOption, CaptionOption, DeviceOption, SelfCountOption, SelfOption, TokenizerOption
 
 
 def head(
@@ -23,14 +23,7 @@ def head(
     ] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
-    self_prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--self",
-            metavar="TEXT|FILE",
-            help="Use the base's own pictures of these prompts ('a;b', or a file), besides a FOLDER if given.",
-        ),
-    ] = None,
+    self_prompts: SelfOption = None,
     self_count: SelfCountOption = 24,
     caption: CaptionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,

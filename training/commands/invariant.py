@@ -16,6 +16,7 @@ from ..option import (
     ResumeOption,
     SaveEveryOption,
     SelfCountOption,
+    SelfOption,
     TokenizerOption,
 )
 
@@ -27,14 +28,7 @@ def invariant(
     ] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
-    self_prompts: Annotated[
-        str | None,
-        typer.Option(
-            "--self",
-            metavar="TEXT|FILE",
-            help="Train on the base's own pictures of these prompts ('a;b', or a file), besides a FOLDER if given.",
-        ),
-    ] = None,
+    self_prompts: SelfOption = None,
     self_count: SelfCountOption = 24,
     caption: CaptionOption = None,
     groups: Annotated[int, typer.Option(min=2, help="How many groups are looked for.")] = 8,
