@@ -287,7 +287,7 @@ CASES: dict[str, Case] = {
         "labels:gender with a target of 75 to 25",
         partial(reached, recipe=Recipe("men", "labels:gender", "man=.75,woman=.25"), low=0.70, high=0.80),
     ),
-    "price-auto": Case("the price of α 1, auto on men 6:1", partial(price, groups="auto")),
+    "price-discovered": Case("the price of α 1, discovered on men 6:1", partial(price, groups="discovered")),
     "price-labels": Case("the price of α 1, labels:gender on men 6:1", partial(price, groups="labels:gender")),
     "exactness": Case("what must be exact", exactness),
     "demo": Case("the demo, in time and memory", demo),

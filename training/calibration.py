@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .grouping import Grouping
 
 STRENGTHS = (0.0, 1.0, 2.0)
+SCALES = (0.25, 3.0)
 # Who is in a picture is decided early: these tell as much as twenty.
 SAMPLING_STEPS = 10
 # Fewer pictures teach no classifier; less progress than this is rounding.
@@ -36,7 +37,7 @@ class Calibration:
     """What calibration found.
 
     Attributes:
-        scale: factor on the LoRA, within 0.25…2; 1 where it found no effect.
+        scale: factor on the LoRA, within SCALES; 1 where it found no effect.
         strengths: the strengths that were tried.
         progress: how far the shares are on their way from those at strength 0 to the goal, at each; 1 is the goal.
         shares: shares of every group at each strength, all attributes after one another.
@@ -61,11 +62,15 @@ def progress_of(shares: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
-    """Interpolate the strength of progress 1, within 0.25…2; 1 where nothing moves towards the goal."""
+    """The strength of progress 1, within SCALES: between those that were tried, or on the line through first and last.
+
+    It is 1 where nothing moves towards the goal.
+    """
     moved = np.maximum.accumulate(progress)
     if moved[-1] <= LEAST:
         return 1.0
-    return float(np.clip(np.interp(1.0, moved, strengths), 0.25, 2.0))
+    beyond = strengths[0] + (strengths[-1] - strengths[0]) / moved[-1]
+    return float(np.clip(np.interp(1.0, moved, strengths) if moved[-1] >= 1 else beyond, *SCALES))
 
 
 def calibrate(

@@ -21,13 +21,14 @@ from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
         ((0.0, 2.0, 3.0), 0.5),
         ((0.0, 8.0, 9.0), 0.25),
         ((0.0, 1.25, 1.5), 0.8),
-        ((0.0, 0.1, 0.2), 2.0),
+        ((0.0, 0.5, 0.8), 2.5),
+        ((0.0, 0.1, 0.2), 3.0),
         ((0.0, 1.6, 1.2), 0.625),
         ((0.0, 0.0, 0.0), 1.0),
         ((0.0, -0.5, -1.0), 1.0),
     ],
 )
-def test_the_scale_is_the_strength_at_which_the_goal_is_met_within_a_half_and_two(progress, scale):
+def test_the_scale_is_the_strength_at_which_the_goal_is_met_within_a_quarter_and_three(progress, scale):
     assert scale_of(STRENGTHS, progress) == pytest.approx(scale)
 
 
@@ -96,7 +97,7 @@ def run(base, count=16, pictures=4, labels=None):
 def test_a_trained_lora_is_measured_without_being_changed(trained):
     before = export_lora(trained.unet, "debias")
     found, steps = run(trained)
-    assert 0.25 <= found.scale <= 2 and np.isfinite(found.progress).all() and sum(found.goal) == pytest.approx(1)
+    assert 0.25 <= found.scale <= 3 and np.isfinite(found.progress).all() and sum(found.goal) == pytest.approx(1)
     assert found.strengths == STRENGTHS and np.sum(found.shares, axis=1) == pytest.approx([1, 1, 1])
     assert steps[-1][0] == steps[-1][1] and [done for done, _ in steps] == sorted(done for done, _ in steps)
     after = export_lora(trained.unet, "debias")
@@ -111,4 +112,4 @@ def test_a_set_that_is_in_balance_asks_for_no_other_scale(trained):
 
 def test_the_fewest_pictures_that_teach_anything_are_no_crash(trained):
     labels = ["man"] * (FEWEST - 1) + ["woman"]
-    assert 0.25 <= run(trained, FEWEST, labels=labels)[0].scale <= 2
+    assert 0.25 <= run(trained, FEWEST, labels=labels)[0].scale <= 3
