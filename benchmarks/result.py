@@ -42,7 +42,7 @@ class Figure:
             return None
         low = -float("inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most
-        return low <= self.value <= high
+        return bool(low <= self.value <= high)  # of a number of numpy too
 
     @property
     def shown(self) -> str:
