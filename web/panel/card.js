@@ -5,7 +5,7 @@ import { known, percent, strength } from "./number.js";
 import { distanceOverAlpha, sharesOverAlpha } from "./sweep.js";
 
 const SOURCES = {
-  discovered: "no labels: what is rare in the pictures counts more",
+  discovered: "no labels: what is out of balance in the pictures",
   auto: "no labels: the model's own list of words",
 };
 
