@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .runs import prepare, write_folder
+
 
 def save_tiny_base(folder: Path, seed: int = 0, channels: int = 32) -> Path:
     """Write a random Stable Diffusion of the embedded model's kind, with few channels, in diffusers layout."""
@@ -89,3 +91,15 @@ def tiny_vocabulary() -> dict[str, int]:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random pipeline folder: U-Net of 2 levels x 32 channels on 8x8x4 latents, VAE of factor 8, 64x64 pictures."""
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small folder of pictures."""
+    return write_folder(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture
+def prepared(tiny_base, folder, tmp_path):
+    """Prepares a run on that folder; its file has a name in the test's own place."""
+    return lambda name, **options: prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", **options)

@@ -12,15 +12,10 @@ from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.debias.storage import read_metadata, save_tensors
 from comfyui_ddm.training.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
-from .runs import prepare, write_folder
+from .runs import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
 
 
 def command(base, folder, out, *more):

@@ -23,11 +23,6 @@ SMALL = {"steps": 2, "batch": 4, "rank": 2, "calibrate": 0, "ema": 0.9, "device"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     return write_probe(tmp_path_factory.mktemp("probes") / "gender.safetensors")
 

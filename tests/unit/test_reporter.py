@@ -17,15 +17,10 @@ from comfyui_ddm.training.reporter import JSONReporter
 from PIL import Image
 from typer.testing import CliRunner
 
-from .runs import prepare, write_folder
+from .runs import prepare
 
 ROOT = Path(install.__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ from .runs import prepare, settings, write_folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
 def trained(tiny_base, folder, tmp_path_factory):
     """A run that was not stopped, with a style."""
     root = tmp_path_factory.mktemp("whole")

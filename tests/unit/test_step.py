@@ -7,19 +7,12 @@ from comfyui_ddm.training.base import Base
 from comfyui_ddm.training.min_snr import min_snr_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .runs import prepare, write_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
 
 @pytest.fixture
-def make(tiny_base, folder, tmp_path):
+def make(prepared):
     def run(name="fair", **options):
         options["changes"] = {"steps": 12, **options.get("changes", {})}
-        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", **options)
+        return prepared(name, **options)
 
     return run
 

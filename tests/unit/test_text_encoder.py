@@ -15,21 +15,16 @@ from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampler import generate
 from comfyui_ddm.training.text_cache import encode_texts, encoders_hash
 
-from .runs import prepare, settings, write_folder
+from .runs import settings
 
 PROMPTS, SEEDS = ["a doctor", "a judge", "a doctor"], [1, 2, 3]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"))
-
-
 @pytest.fixture
-def make(tiny_base, folder, tmp_path):
+def make(prepared):
     def run(name="fair", **options):
         options["changes"] = {"text_encoder": True, "rate": 0.05, "keep": 0.5, **options.get("changes", {})}
-        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", **options)
+        return prepared(name, **options)
 
     return run
 
