@@ -49,7 +49,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
         seed: of the starts.
 
     Returns:
-        None where nothing is skewed enough and clearly two groups, or where there are fewer than sixty pictures.
+        An empty list where nothing is skewed enough and clearly two groups, or where pictures are fewer than sixty.
     """
     from scipy.stats import skew
 

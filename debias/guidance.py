@@ -25,6 +25,8 @@ BATCH_GAIN = 8.0
 # Of the softmax through which single pictures are pushed (the paper's value): a head that is sure must not stop the
 # push, since a push in h-space convinces the head before it convinces anyone who looks at the picture.
 TEMPERATURE = 8.0
+# What a host says of a model without h-space.
+NO_UNET = "This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL."
 
 
 class Guidance:

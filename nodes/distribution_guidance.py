@@ -102,12 +102,12 @@ class DistributionGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         """The patched model."""
         from ..debias.attribute_head import AttributeHead
-        from ..debias.guidance import Guidance
+        from ..debias.guidance import NO_UNET, Guidance
         from ..debias.target import Target
 
         opened = AttributeHead.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):
-            raise DDMError("This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL.")
+            raise DDMError(NO_UNET)
         asked = Target.parse(target or "uniform", opened.names)
         guidance = Guidance(opened, asked, scale, mode)
         guidance.tally = TALLIES.get((opened.digest, str(asked), counts.strip()), guidance.target.shares)

@@ -15,7 +15,7 @@ import numpy as np
 from ..debias.feature import centre
 from ..debias.group import concepts
 from .latents import Latents
-from .lora import lora_names, set_alpha
+from .lora import without_loras
 from .picture_features import picture_features
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.0, 1.0, 2.0)
 SCALES = (0.25, 3.0)
-# Who is in a picture is decided early: these tell as much as twenty.
+# To count groups, pictures need not be finished to the last detail.
 SAMPLING_STEPS = 10
 # Fewer pictures teach no classifier; less progress than this is rounding.
 FEWEST, LEAST = 8, 1e-3
@@ -126,12 +126,9 @@ def calibrate(
             progress=lambda done, total, n=number: sampled(n * total + done, len(STRENGTHS) * total),
         )
         made.append(torch.cat([batch.latents for batch in batches]))
-    for name in lora_names(base.unet):
-        set_alpha(base.unet, name, 0.0)
-    own = picture_features(base, latents, *concepts(captions), seed, reading, cache)
-    new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
-    for name in lora_names(base.unet):
-        set_alpha(base.unet, name, 1.0)
+    with without_loras([base.unet]):
+        own = picture_features(base, latents, *concepts(captions), seed, reading, cache)
+        new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
     centred = centre(own, concept)
     x = np.concatenate(list(centred.values()), 1)
     shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]

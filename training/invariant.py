@@ -89,7 +89,7 @@ class InvariantTraining(Resumable):
         self.module = new_module(
             base.latent_channels,
             self.table.tokens.shape[2],
-            sum(parameter.numel() for parameter in base.unet.parameters()),
+            base.unet.num_parameters(),
             base.hash,
             base.prediction,
             asdict(settings),

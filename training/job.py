@@ -163,7 +163,7 @@ class Job:
                 config.style,
                 config.groups,
                 config.target,
-                config.settings(sum(weight.numel() for weight in base.unet.parameters())),
+                config.settings(base.unet.num_parameters()),
                 config.save_every,
                 lambda what, done, total: report(done, total),
                 self.checkpoint,

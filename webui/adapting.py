@@ -18,7 +18,7 @@ from ..debias.error import DDMError
 from ..debias.ldm import PREFIX, from_ldm
 from ..debias.lora_hook import LoraHooks
 from ..debias.storage import load_tensors
-from .host import is_forge
+from .host import checkpoint_hash, is_forge
 
 # How a picture's infotext names the adapter.
 ADAPTER, HASH = "DDM adapter", "DDM hash"
@@ -71,8 +71,7 @@ class Adapting:
         shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items() if _is_plain(layer)}
         # A quantised layer does not tell its shape: what fits by name is believed.
         packed = {name: _shape(lora) for name, lora in self.layers.items() if name in layers.keys() - shapes}
-        base = getattr(getattr(model, "sd_checkpoint_info", None), "sha256", None) or ""
-        warning = check_layers(self.adapter, base, shapes | packed)
+        warning = check_layers(self.adapter, checkpoint_hash(model), shapes | packed)
         left_out = "" if len(self.layers) == len(self.adapter.modules) else f"{WITHOUT_TEXT} <lora:{self.path.stem}:1>."
         return " ".join(filter(None, (warning, left_out))) or None
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from ..debias.attribute_head import AttributeHead
 from ..debias.error import DDMError
-from ..debias.guidance import Guidance, guides_for
+from ..debias.guidance import NO_UNET, Guidance, guides_for
 from ..debias.guidance_hook import GuidanceHooks
 from ..debias.tally import Tallies
 from . import files
 from .adapting import unet_of
-from .host import is_forge
+from .host import checkpoint_hash, is_forge
 
 # How a picture's infotext names what guided it.
 NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target"))
@@ -72,11 +72,13 @@ class Guiding:
         """
         middle = getattr(unet_of(model), "middle_block", None)
         if middle is None:
-            raise DDMError("This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL.")
+            raise DDMError(NO_UNET)
         if not is_forge(model) and any(" AND " in one for one in prompts):
             raise DDMError("Prompts with AND cannot be guided here.")
-        base = getattr(getattr(model, "sd_checkpoint_info", None), "sha256", None)
-        others = [name for name, one in zip(self.names, self.guides, strict=True) if one.head.base_hash != base]
+        base = checkpoint_hash(model)
+        others = [
+            name for name, one in zip(self.names, self.guides, strict=True) if not base or one.head.base_hash != base
+        ]
         if not others:
             return None
         return (

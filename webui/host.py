@@ -22,6 +22,11 @@ def is_forge(model: Any) -> bool:
     return hasattr(model, "forge_objects")
 
 
+def checkpoint_hash(model: Any) -> str:
+    """SHA-256 of the checkpoint that a model was loaded from; empty where the host does not know it."""
+    return getattr(getattr(model, "sd_checkpoint_info", None), "sha256", None) or ""
+
+
 def lora_folder() -> Path:
     """The host's folder of LoRAs."""
     return Path(shared.cmd_opts.lora_dir)

@@ -92,7 +92,7 @@ def invariant(
         typer.echo(f"Stopped at step {training.step} of {steps}; the state is kept in {kept}.", err=True)
         typer.echo("Go on with the same command and --resume.", err=True)
         raise typer.Exit(130)
-    share = training.module.parameter_count / sum(parameter.numel() for parameter in model.unet.parameters())
+    share = training.module.parameter_count / model.unet.num_parameters()
     facts = {
         "module": str(out),
         "parameters": training.module.parameter_count,
