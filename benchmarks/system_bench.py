@@ -204,16 +204,17 @@ class SystemBench:
         return bench.look(depends, concepts, make, {"system": name, "prompts": list(dict.fromkeys(prompts))})
 
     def overhead(self, name: str) -> float:
-        """Processor time that a row adds to the base's sampling, as a share; the two take turns."""
+        """Time that a row adds to the base's sampling, as a share; the two take turns. On a CPU, the processor's."""
+        clock = time.process_time if self.bench.device == "cpu" else time.monotonic
         concepts = self.task.concepts
         prompts = [caption(concepts[number % len(concepts)]) for number in range(TIMED)]
 
         def seconds(model: Model, alpha: float, steering: Steering) -> float:
-            began = time.process_time()
+            began = clock()
             generate(
                 model.base, prompts, range(TIMED), alpha=alpha, steps=STEPS, bf16=self.bench.bf16, steering=steering
             )
-            return time.process_time() - began
+            return clock() - began
 
         pair = [self._open("base"), self._open(name)]
         for one in pair:

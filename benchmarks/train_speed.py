@@ -6,8 +6,10 @@ it does for every picture once. Full shapes have random weights: their speed is 
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -58,7 +60,7 @@ RIVALS = {
     # diffusers' train_text_to_image_lora.py as its documentation runs it.
     "diffusers' LoRA example": Rival(4, 4, ("to_k", "to_q", "to_v", "to_out.0"), (), None, 1e-4, True, False),
 }
-OURS = "our loop"
+OURS, COMPILED, SAVING = "our loop", "our loop, compiled", "our loop, saving memory"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Shape:
         batch: pictures in a step of our loop.
         steps: measured, of our loop.
         rivals: whether the other loops are measured too.
+        compiled: whether ours is measured with `--compile` too.
         speed: target of our loop, in pictures/s.
         times: target of our loop's speed over that of the paper's.
         memory: target in GB of our loop with one picture at a time and checkpointing.
@@ -79,15 +82,22 @@ class Shape:
     batch: int
     steps: int
     rivals: bool
+    compiled: bool = False
     speed: float | None = None
     times: float | None = None
     memory: float | None = None
+
+    @property
+    def loops(self) -> list[str]:
+        """What is measured, in order."""
+        compiled, saving = [COMPILED] if self.compiled else [], [SAVING] if self.memory else []
+        return [OURS, *compiled, *(RIVALS if self.rivals else ()), *saving]
 
 
 SHAPES = {
     "cpu": {"the embedded model": Shape(None, 32, 12, True, times=3.0)},
     "cuda": {
-        "SD 1.5, 512 px": Shape("sd1", 32, 12, True, speed=138.0, times=7.0, memory=6.0),
+        "SD 1.5, 512 px": Shape("sd1", 32, 12, True, True, speed=138.0, times=7.0, memory=6.0),
         "SDXL, 1024 px": Shape("sdxl", 8, 12, False, speed=17.0, memory=12.0),
     },
 }
@@ -99,43 +109,83 @@ def training_speed(base: Path, device: str, threads: int) -> list[Figure]:
     Raises:
         DDMError: a loop failed; it has printed why.
     """
-    figures = []
-    for name, shape in SHAPES["cpu" if device == "cpu" else "cuda"].items():
-        loops = [OURS, *(RIVALS if shape.rivals else ())]
-        found = {loop: _alone(base, shape, loop, device, threads) for loop in loops}
-        for loop, (speed, memory) in found.items():
-            target = shape.speed if loop == OURS else None
-            figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="pictures/s"))
-            figures.append(Figure(f"{name}: {loop}, peak memory", memory, unit="MiB"))
-        for loop, (speed, _) in list(found.items())[1:]:
-            target = shape.times if loop == next(iter(RIVALS)) else None
-            figures.append(Figure(f"{name}: our loop over {loop}", found[OURS][0] / speed, at_least=target, unit="×"))
-        if shape.memory:
-            _, memory = _alone(base, shape, "saving memory", device, threads)
-            value = memory * 2**20 / 1e9
-            figures.append(Figure(f"{name}: one picture, checkpointing", value, at_most=shape.memory, unit="GB"))
+    figures, shapes = [], SHAPES["cpu" if device == "cpu" else "cuda"]
+    with ExitStack() as running:
+        every = {
+            name: {loop: running.enter_context(_Alone(base, shape, loop, device, threads)) for loop in shape.loops}
+            for name, shape in shapes.items()
+        }
+        for name, loops in every.items():
+            found = {loop: alone.measured() for loop, alone in loops.items()}
+            figures += _figures(name, shapes[name], found)
     return figures + (estimated_memory() if device == "cpu" else [])
 
 
-def _alone(base: Path, shape: Shape, loop: str, device: str, threads: int) -> tuple[float, float]:
-    """Pictures per second and peak MiB of one loop, in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(there, base, vars(shape), loop, device, threads))
-    process.start()
-    there.close()
-    try:
-        answer = here.recv()
-    except EOFError as error:
-        raise DDMError(f"The measurement of {loop} ended with an error; see above.") from error
-    finally:
-        process.join()
-    return answer
+def _figures(name: str, shape: Shape, found: Mapping[str, tuple[float, float]]) -> list[Figure]:
+    """Of one shape, whose loops were found to learn from so many pictures per second in so many MiB."""
+    figures, ours = [], COMPILED if shape.compiled else OURS
+    for loop, (speed, memory) in found.items():
+        if loop == SAVING:
+            value = memory * 2**20 / 1e9
+            figures.append(Figure(f"{name}: one picture, checkpointing", value, at_most=shape.memory, unit="GB"))
+            continue
+        target = shape.speed if loop == ours else None
+        figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="pictures/s"))
+        figures.append(Figure(f"{name}: {loop}, peak memory", memory, unit="MiB"))
+        if loop in RIVALS:
+            target = shape.times if loop == next(iter(RIVALS)) else None
+            figures.append(Figure(f"{name}: {ours} over {loop}", found[ours][0] / speed, at_least=target, unit="×"))
+    return figures
 
 
-def _measure(answer: Connection, path: Path, given: Mapping[str, Any], loop: str, device: str, threads: int) -> None:
+class _Alone:
+    """A loop in a process of its own, which imports what it needs and waits for its turn.
+
+    Args:
+        loop: its name.
+        base, shape, device, threads: what it learns with.
+    """
+
+    def __init__(self, base: Path, shape: Shape, loop: str, device: str, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self.loop = loop
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_measure, args=(there, base, vars(shape), loop, device, threads))
+        self.process.start()
+        there.close()
+
+    def __enter__(self) -> "_Alone":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def measured(self) -> tuple[float, float]:
+        """Its pictures per second and peak MiB, measured now.
+
+        Raises:
+            DDMError: it ended with an error.
+        """
+        try:
+            self.pipe.recv()
+            self.pipe.send("go")
+            speed, memory = self.pipe.recv()
+        except EOFError as error:
+            raise DDMError(f"The measurement of {self.loop} ended with an error; see above.") from error
+        self.process.join()
+        print(f"{self.loop}: {speed:.1f} pictures/s, {memory:,.0f} MiB", file=sys.stderr)
+        return speed, memory
+
+
+def _measure(parent: Connection, path: Path, given: Mapping[str, Any], loop: str, device: str, threads: int) -> None:
     import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel  # noqa: F401  (takes long)
+    from peft import inject_adapter_in_model  # noqa: F401
+    from transformers import CLIPTextModel  # noqa: F401
 
+    parent.send("ready")
+    parent.recv()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     shape, place = Shape(**given), torch.device(device)
@@ -145,16 +195,18 @@ def _measure(answer: Connection, path: Path, given: Mapping[str, Any], loop: str
     if rival:
         step, batch, steps = _rival_step(base, rival), 4, 6
     else:
-        batch = 1 if loop == "saving memory" else shape.batch
-        step, steps = _our_step(base, batch, loop == "saving memory"), shape.steps
+        batch = 1 if loop == SAVING else shape.batch
+        step, steps = _our_step(base, batch, loop), shape.steps
     for _ in range(WARM):
         step()
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
     began = _seconds(place, threads)
     for _ in range(steps):
         step()
     seconds = _seconds(place, threads) - began
     memory = peak_mib() if place.type == "cpu" else torch.cuda.max_memory_allocated(place) / 2**20
-    answer.send((steps * batch / seconds, memory))
+    parent.send((steps * batch / seconds, memory))
 
 
 def _seconds(device: "torch.device", threads: int) -> float:
@@ -194,13 +246,14 @@ def _open(path: Path, shape: Shape, device: "torch.device", dtype: "torch.dtype"
     return Base(**parts, tokenizer=None, scheduler=scheduler, path=path, hash="", device=device, dtype=dtype)
 
 
-def _our_step(base: "Base", batch: int, saving: bool) -> Callable[[], None]:
+def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     """A step of the trainer, with its own settings, on labels of four to one."""
     import torch
 
     from ..debias.group import Groups
     from ..debias.target import Target
     from ..debias.weight import Weighting
+    from ..training.compilation import compile_blocks
     from ..training.latents import Latents
     from ..training.loop import FairTraining
     from ..training.settings import Settings
@@ -219,8 +272,10 @@ def _our_step(base: "Base", batch: int, saving: bool) -> Callable[[], None]:
     table = TextTable(texts, np.full((PICTURES, 1), 1), 0, said)
     latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
     training = FairTraining(base, latents, table, weighting, Settings(batch=batch))
-    if saving:
+    if loop == SAVING:
         training.save_memory()
+    if loop == COMPILED:
+        compile_blocks(base.unet)
 
     def step() -> None:
         training.advance()

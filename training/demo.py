@@ -149,14 +149,10 @@ class Demo:
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        import torch
-
         from .gallery import make_gallery, plan_shots
         from .progress import picture_progress
 
-        # Half precision where the hardware multiplies it natively, as in training.
-        with model.base.autocast():
-            half = torch.is_autocast_enabled(model.base.device.type)
+        half = model.base.half_is_native  # as in training
         shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
         with picture_progress(title) as progress:
             make_gallery(

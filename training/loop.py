@@ -14,7 +14,7 @@ then moves that too.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ import numpy as np
 from ..debias.error import DDMError
 from ..debias.weight import Weighting
 from .checkpoint import Resumable
+from .compilation import as_written
 from .draws import Draws, Plan
 from .ema import Ema
 from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, set_alpha, set_trainable
@@ -246,7 +247,9 @@ class FairTraining(Resumable):
         if len(taught):
             rows = base.moved(torch.as_tensor(taught))
             self._set_alpha(0.0)
-            with torch.no_grad():
+            # All rows, or a few that are another number each time.
+            few = as_written(base.unet) if len(taught) < len(plan.teacher) else nullcontext()
+            with torch.no_grad(), few:
                 answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
             target = target.index_copy(0, rows, answer)
             if weight is not None:  # what the base answers holds for the whole picture

@@ -8,6 +8,7 @@ off, so that the base computes what it always did.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..debias.adapter import Adapter, Lora, check_base, kohya_name
@@ -288,8 +289,30 @@ def _inject(model: "torch.nn.Module", name: str, ranks: dict[str, int], trainabl
         layer.lora_A[name].float().register_forward_hook(strengths[name])
         layer.lora_B[name].float()
         # Under autocast the matrices follow their input: to bring it to float32 first costs a tenth of a step.
-        layer.cast_input_dtype_enabled = layer.get_base_layer().weight.dtype != torch.float32
+        layer.cast_input_dtype_enabled = False
+        if layer.get_base_layer().weight.dtype != torch.float32:
+            for matrix in (layer.lora_A[name], layer.lora_B[name]):
+                matrix.__class__ = _following(type(matrix))
     _refresh(model)
+
+
+@cache
+def _following(kind: type) -> type:
+    """Linear layers or convolutions whose weights are kept in float32, and which compute in the precision of the input.
+
+    They are a class, as what compiled code knows of a single object would be compiled for each anew.
+    """
+    import torch
+
+    class Linear(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.weight.to(x.dtype))
+
+    class Conv2d(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._conv_forward(x, self.weight.to(x.dtype), None)
+
+    return {torch.nn.Linear: Linear, torch.nn.Conv2d: Conv2d}[kind]
 
 
 def _refresh(model: "torch.nn.Module") -> None:

@@ -15,6 +15,7 @@ from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, calibrate
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
+from .compilation import as_written
 from .grouping import Grouper, Grouping, attributes
 from .loop import FairTraining
 from .lora import export_parts, scale_lora
@@ -164,7 +165,7 @@ class Run:
         skipped = int(training.skipped)
         if skipped and self.note:
             self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
-        with training.averaged():
+        with training.averaged(), as_written(self.base.unet):
             calibration, complete = self.ranks.agreed(lambda: self._calibrated(stop, calibrating))
             if complete:
                 self.save(calibration)
@@ -181,7 +182,7 @@ class Run:
 
     def _preview(self, previews: Previews, stop: Callable[[], bool] | None) -> None:
         if self.ranks.first:
-            with self.training.averaged():
+            with self.training.averaged(), as_written(self.base.unet):
                 previews.make(self.training.step, stop)
 
     def _check_room(self) -> None:

@@ -198,9 +198,8 @@ def _denoise(
     """Latents float32 [B, C, h, w] from noise, or None when cancelled."""
     import torch
 
-    # A LoRA is kept in float32, so a base of half precision needs autocast as well.
-    lower = torch.bfloat16 if base.dtype == torch.float32 else base.dtype
-    precision = torch.autocast(base.device.type, lower) if bf16 or base.dtype != torch.float32 else nullcontext()
+    lower = bf16 and base.dtype == torch.float32
+    precision = torch.autocast(base.device.type, torch.bfloat16) if lower else nullcontext()
     guided = empty is not None
     was_training = base.unet.training
     base.unet.eval()

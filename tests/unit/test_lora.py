@@ -109,6 +109,25 @@ def test_two_loras_act_side_by_side(unet, inputs):
     assert torch.equal(run(unet, inputs), alone)
 
 
+def test_on_a_base_of_half_precision_it_stays_in_full_precision_and_acts_and_learns_alike(tiny_base, inputs):
+    effects, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        base = load_base(tiny_base, dtype=dtype)
+        latents, t, text = inputs[0].to(dtype), inputs[1], inputs[2].to(dtype)
+        plain = run(base.unet, (latents, t, text))
+        add_lora(base.unet, "debias", 4)
+        stir(base.unet, "debias")
+        output = base.unet(latents, t, text).sample
+        assert plain.dtype == output.dtype == dtype
+        effects.append((output.detach() - plain).float())
+        output.float().square().sum().backward()
+        parameters = lora_parameters(base.unet, "debias")
+        assert {parameter.dtype for parameter in parameters} == {torch.float32}
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
+    for full, half in (effects, gradients):
+        assert torch.cosine_similarity(full.flatten(), half.flatten(), 0) > 0.99
+
+
 def test_only_loras_are_trained_whatever_their_alpha(unet, inputs):
     add_lora(unet, "style", 2)
     add_lora(unet, "debias", 4)
