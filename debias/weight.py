@@ -5,7 +5,7 @@ data's shares to the target along which log-odds are linear in α.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,6 +80,20 @@ class Weighting:
         if weighting(50 / spread).effective_share(1.0) > floor:
             return weighting(50 / spread)
         return weighting(brentq(lambda s: weighting(s).effective_share(1.0) - floor, 0.0, 50 / spread, xtol=1e-6))
+
+    def starting_from(self, groups: Sequence[Groups], shares: Sequence[np.ndarray | None]) -> "Weighting":
+        """The weights for a model whose own shares b differ from the set's f: log(τ/b) instead of log(τ/f).
+
+        Args:
+            groups: the attributes, as they were weighted.
+            shares: b [K_a] of each, all above 0; None for those that shall stay as they are.
+        """
+        shift = np.zeros(1)
+        for part, own in zip(groups, shares, strict=True):
+            known = self.predicted_shares(0.0, part.membership)
+            step = np.zeros(len(known)) if own is None else np.log(known / own)
+            shift = np.add.outer(shift, step).ravel()
+        return replace(self, log_ratio=self.log_ratio + shift)
 
     @property
     def by_indicator(self) -> bool:

@@ -1,8 +1,12 @@
-"""Calibration of a trained adapter's scale, without looking at a label: α = 1 shall move the model as far as promised.
+"""What a model makes, read without a label: where the base stands before training, and what scale α = 1 needs after.
 
 Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So the
 model makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
 base's own features, and the strength at which their shares are the target's becomes the file's α = 1.
+
+Of two groups that is all there is to set right. Of more, one scale can set right one direction only, and the set's
+shares f are not the base's b: an adapter that has learnt log(τ/f) would lead from b to τ b/f. So where an attribute has
+more than two groups, b is read first, and the weights are made for it (`Weighting.starting_from`).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +32,8 @@ SCALES = (0.25, 3.0)
 SAMPLING_STEPS = 10
 # Fewer pictures teach no classifier; less progress than this is rounding.
 FEWEST, LEAST = 8, 1e-3
+# The base's shares are read from so many times the pictures of a strength, and count as if a few more were the set's.
+FIRST, PRIOR = 2, 20
 # A goal at this distance from the shares at strength 0 is reached: 160 pictures tell no better.
 NEAR = 0.08
 
@@ -73,6 +79,30 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
     return float(np.clip(np.interp(1.0, moved, strengths) if moved[-1] >= 1 else beyond, *SCALES))
 
 
+def base_shares(
+    base: "Base",
+    latents: Latents,
+    captions: Sequence[str],
+    grouping: "Grouping",
+    *,
+    pictures: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> np.ndarray:
+    """Read the shares of every group in what the base makes without the LoRA, all attributes after one another.
+
+    Args:
+        pictures: how many `calibrate` makes at each strength; here it is `FIRST` times as many.
+
+    The other arguments are those of `calibrate`.
+    """
+    count = FIRST * pictures
+    (seen,) = _shares_at((0.0,), base, latents, captions, grouping, count, seed, progress, cache)
+    own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
+    return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
+
+
 def calibrate(
     base: "Base",
     latents: Latents,
@@ -83,6 +113,7 @@ def calibrate(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     cache: Path | None = None,
+    start: np.ndarray | None = None,
 ) -> Calibration:
     """Measure the trained "debias" LoRA on the base's U-Net and find the factor that makes α = 1 what was promised.
 
@@ -93,7 +124,38 @@ def calibrate(
         pictures: how many to make at each strength.
         seed: of captions and noise.
         cache: a folder that keeps the set's features and encoded captions.
+        start: the shares at strength 0, if `base_shares` has read them.
     """
+    strengths = STRENGTHS if start is None else STRENGTHS[1:]
+    shares = _shares_at(strengths, base, latents, captions, grouping, pictures, seed, progress, cache)
+    if start is not None:
+        shares = np.concatenate([start[None], shares])
+    goal = np.concatenate(
+        [
+            grouping.weighting.predicted_shares(1.0, part.membership)
+            if grouping.weighting.by_indicator
+            else target.shares
+            for part, target in zip(grouping.groups, grouping.targets, strict=True)
+        ]
+    )
+    way = progress_of(shares, goal)
+    return Calibration(
+        scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
+    )
+
+
+def _shares_at(
+    strengths: Sequence[float],
+    base: "Base",
+    latents: Latents,
+    captions: Sequence[str],
+    grouping: "Grouping",
+    pictures: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+    cache: Path | None,
+) -> np.ndarray:
+    """Shares [S, K] of every group in what the model makes at each strength, all attributes after one another."""
     import torch
 
     from .sampler import generate_batches
@@ -114,7 +176,7 @@ def calibrate(
         if progress:
             progress(*last)
 
-    for number, strength in enumerate(STRENGTHS):
+    for number, strength in enumerate(strengths):
         batches = generate_batches(
             base,
             prompts,
@@ -123,7 +185,7 @@ def calibrate(
             steps=SAMPLING_STEPS,
             decode=False,
             bf16=base.half_is_native,
-            progress=lambda done, total, n=number: sampled(n * total + done, len(STRENGTHS) * total),
+            progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
         )
         made.append(torch.cat([batch.latents for batch in batches]))
     with without_loras([base.unet]):
@@ -133,16 +195,7 @@ def calibrate(
     x = np.concatenate(list(centred.values()), 1)
     shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
     y = [np.concatenate(list(part.values()), 1) - shift for part in new]
-    shares, goal = [], []
-    for part, target in zip(grouping.groups, grouping.targets, strict=True):
-        shares.append(shares_of(x, part.membership, y))
-        promised = grouping.weighting.predicted_shares(1.0, part.membership)
-        goal.append(promised if grouping.weighting.by_indicator else target.shares)
-    shares, goal = np.concatenate(shares, 1), np.concatenate(goal)
-    way = progress_of(shares, goal)
-    return Calibration(
-        scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
-    )
+    return np.concatenate([shares_of(x, part.membership, y) for part in grouping.groups], 1)
 
 
 def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One training from its configuration to its files: what `ddm train` does, for a reporter of any kind."""
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -89,10 +89,13 @@ class Job:
             return None
         if config.resume and not self._resume(run):
             note(f"There is no checkpoint of {config.out.name} yet, so training begins at step 0.")
-        with self.reporter.steps() as steps, self.reporter.pictures("calibration") as calibrating:
+        with ExitStack() as phases:
+            stop = phases.enter_context(stop_signals())
+            looking = phases.enter_context(self.reporter.pictures("base")) if run.looks_first else None
+            steps = phases.enter_context(self.reporter.steps())
+            calibrating = phases.enter_context(self.reporter.pictures("calibration"))
             previews = self._previews(base, run) if config.previews else None
-            with stop_signals() as stop:
-                complete = run.train(steps, stop, calibrating, previews)
+            complete = run.train(steps, stop, calibrating, previews, looking)
         if not complete:
             note(
                 f"Stopped at step {run.training.step} of {config.steps}; the state is kept in {self.checkpoint}. "

@@ -111,12 +111,19 @@ class FairTraining(Resumable):
         self.weight = torch.ones_like(self.schedule)
         if settings.min_snr:
             self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
-        bucket = np.unique(np.array(latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
-        self.draws = Draws(weighting, captions, settings, bucket, len(self.schedule), style)
+        self.draws = self._draws(weighting)
         self.step, self.pieces, self.checkpointing = 0, 1, False
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
+
+    def _draws(self, weighting: Weighting) -> Draws:
+        bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
+        return Draws(weighting, self.captions, self.settings, bucket, len(self.schedule), "style" in self.names)
+
+    def reweigh(self, weighting: Weighting) -> None:
+        """Draw the pictures by other weights from now on."""
+        self.draws = self._draws(weighting)
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each."""

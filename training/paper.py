@@ -112,6 +112,8 @@ class PaperTraining(FairTraining):
 class PaperRun(Run):
     """A whole training with the published objective; nothing is predicted, and nothing calibrated."""
 
+    looks_first = False  # its loss does not ask where the base stands
+
     def _training(self, captions: "TextTable") -> PaperTraining:
         return PaperTraining(
             self.grouping.groups[0],
@@ -125,7 +127,7 @@ class PaperRun(Run):
             self.note,
         )
 
-    def calibrate(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def calibrate(self, progress: Callable[[int, int], None] | None = None, start: object = None) -> None:
         """Nothing: the paper promises no shares that a scale could be set to."""
 
     @property

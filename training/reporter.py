@@ -18,6 +18,7 @@ TITLES = {
     "cache": "Encoding pictures",
     "own": "Making the base's own pictures",
     "groups": "Finding groups",
+    "base": "Looking at what the base makes",
     "calibration": "Calibrating α",
     "sampling": "Making pictures to measure",
     "looking": "Looking at the pictures",
@@ -81,7 +82,7 @@ class TerminalReporter(Reporter):
 class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
-    Lines have a `phase` (cache, own, groups, training, calibration, sampling, looking) with `done`, `total` and
+    Lines have a `phase` (cache, own, groups, base, training, calibration, sampling, looking) with `done`, `total` and
     `seconds_left`, and while training `loss`, `ess` and `rate`; or one of the keys `note`, `groups`, `preview` (a file,
     with its `step`) and `result`.
     """

@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.storage import free_space, read_metadata
-from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
+from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
-from .calibration import FEWEST, Calibration, calibrate
+from .calibration import FEWEST, Calibration, base_shares, calibrate
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
 from .compilation import as_written
 from .grouping import Grouper, Grouping, attributes
@@ -31,7 +34,7 @@ PATIENCE = 10
 
 
 class _Stopped(Exception):
-    """The calibration is to stop."""
+    """A look at the model's pictures is to stop."""
 
 
 @dataclass
@@ -131,6 +134,7 @@ class Run:
         stop: Callable[[], bool] | None = None,
         calibrating: Callable[[int, int], None] | None = None,
         previews: Previews | None = None,
+        looking: Callable[[int, int], None] | None = None,
     ) -> bool:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
@@ -139,6 +143,7 @@ class Run:
             stop: asked before each step, of training and of the calibration.
             calibrating: called with (done, total) while the scale is calibrated.
             previews: makes pictures now and then, and of the finished adapter.
+            looking: called with (done, total) while the base's own pictures are looked at, where that is needed.
 
         Returns:
             Whether the run is complete; then the files are written and the checkpoint is gone.
@@ -147,8 +152,14 @@ class Run:
             DDMError: step after step is not finite, or a file cannot be written or will have no room.
         """
         training, steps = self.training, self.settings.steps
-        ess = self.grouping.weighting.effective_share(1.0)
         self._check_room()
+        start, complete = self.ranks.agreed(lambda: self._watched(self.base_shares, stop, looking))
+        if not complete:
+            self._keep()
+            return False
+        if start is not None:
+            training.reweigh(self._weighting_from(start))
+        ess = training.draws.weighting.effective_share(1.0)
         while training.step < steps:
             if stop and self._agreed(stop):
                 self._keep()
@@ -166,7 +177,9 @@ class Run:
         if skipped and self.note:
             self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
         with training.averaged(), as_written(self.base.unet):
-            calibration, complete = self.ranks.agreed(lambda: self._calibrated(stop, calibrating))
+            calibration, complete = self.ranks.agreed(
+                lambda: self._watched(partial(self.calibrate, start=start), stop, calibrating)
+            )
             if complete:
                 self.save(calibration)
         if complete and previews:
@@ -216,27 +229,58 @@ class Run:
         if self.ranks.first:
             save_checkpoint(self.checkpoint, self.training, self.fingerprint)
 
-    def _calibrated(
-        self, stop: Callable[[], bool] | None, calibrating: Callable[[int, int], None] | None
-    ) -> tuple[Calibration | None, bool]:
-        """The calibration, and whether it was not stopped."""
+    def _watched(
+        self,
+        look: Callable[[Callable[[int, int], None]], Any],
+        stop: Callable[[], bool] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> tuple[Any, bool]:
+        """What a look at the model's pictures found, and whether it was not stopped."""
 
         def watched(done: int, total: int) -> None:
             if stop and stop():
                 raise _Stopped
-            if calibrating:
-                calibrating(done, total)
+            if progress:
+                progress(done, total)
 
         try:
-            return self.calibrate(watched), True
+            return look(watched), True
         except _Stopped:
             return None, False
 
-    def calibrate(self, progress: Callable[[int, int], None] | None = None) -> Calibration | None:
-        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it."""
-        if not self.settings.calibrate or len(self.pictures.captions) < FEWEST:
+    @property
+    def looks_first(self) -> bool:
+        """Whether the weights are made for the base's own shares, because no scale could make up for these.
+
+        With a style the adapter starts from what that makes of the base: the set's own shares.
+        """
+        grouping = self.grouping
+        several = any(len(part.names) > 2 for part in grouping.groups)
+        return several and not self.style and not grouping.weighting.by_indicator and self._reads
+
+    def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray | None:
+        """Shares of every group in the base's own pictures; None if they are not asked for."""
+        return self._read(base_shares, progress) if self.looks_first else None
+
+    def calibrate(
+        self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None
+    ) -> Calibration | None:
+        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it.
+
+        Args:
+            start: what `base_shares` found.
+        """
+        return self._read(partial(calibrate, start=start), progress)
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the model's pictures are looked at, and there are enough to learn from what to see in them."""
+        return bool(self.settings.calibrate) and len(self.pictures.captions) >= FEWEST
+
+    def _read(self, read: Callable[..., Any], progress: Callable[[int, int], None] | None) -> Any:
+        if not self._reads:
             return None
-        return calibrate(
+        return read(
             self.base,
             self.pictures.squares,
             self.pictures.captions,
@@ -246,6 +290,12 @@ class Run:
             progress=progress,
             cache=self.pictures.cache,
         )
+
+    def _weighting_from(self, start: np.ndarray) -> Weighting:
+        """The weights for a base of these shares, of attributes of more than two groups."""
+        groups = self.grouping.groups
+        parts = np.split(start, np.cumsum([len(part.names) for part in groups])[:-1])
+        return self.grouping.weighting.starting_from(groups, [own if len(own) > 2 else None for own in parts])
 
     @property
     def found(self) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ class TrainPanel:
         reference: how the host's /view finds a preview file.
 
     Attributes:
-        values: the panel, JSON-able: `phase` is starting, cache, own, groups, training, calibration, done or stopped.
+        values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, training, calibration, done or
+            stopped.
         preview: the last preview file.
     """
 

@@ -102,6 +102,30 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
     )
 
 
+def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "pictures", 12, 3)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+    for number, row in enumerate(rows):
+        row["tone"] = ("light", "light", "light", "light", "medium", "dark")[number % 6]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def begun(groups):
+        changes = {"calibrate": 4, "steps": 2}
+        return prepare(tiny_base, folder, tmp_path / "fair.safetensors", groups, changes=changes)
+
+    assert not begun("labels:gender").looks_first
+    run, looked = begun("labels:tone"), []
+    shares = run.base_shares()
+    assert run.looks_first and len(shares) == 3 and shares.sum() == pytest.approx(1) and (shares > 0).all()
+    assert not run.train(stop=after(2), looking=lambda *figures: looked.append(figures))
+    assert looked and run.training.step == 0 and run.checkpoint.exists()
+    again = begun("labels:tone")
+    assert again.resume() and again.train()
+    weights = again.grouping.weighting.starting_from(again.grouping.groups, [shares])
+    assert np.array_equal(again.training.draws.weighting.log_ratio, weights.log_ratio)
+    assert load_adapter(again.out).card.training["calibration"]["shares"][0] == pytest.approx(shares)
+
+
 def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
     folder = write_folder(tmp_path / "pictures", 3, 3)
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 1})

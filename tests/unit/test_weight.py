@@ -108,6 +108,21 @@ def test_an_indicator_that_says_nothing_changes_nothing():
     assert np.allclose(Weighting.of_indicator(np.zeros(20), np.zeros(20, int)).weights(1.0), 1)
 
 
+def test_weights_for_a_base_with_other_shares_lead_from_these_to_the_target():
+    tones, genders = groups_of(["light"] * 60 + ["medium"] * 30 + ["dark"] * 10), groups_of(["man", "woman"] * 50)
+    wanted = [Target.uniform(part.names) for part in (tones, genders)]
+    weighting = Weighting.of_attributes([tones, genders], wanted, np.zeros(100, int), prior=0)
+    base = dict(zip(("light", "medium", "dark"), (0.4, 0.4, 0.2), strict=True))
+    own = np.array([base[name] for name in tones.names])
+    found = weighting.starting_from([tones, genders], [own, None])
+    shares = found.predicted_shares(1.0, tones.membership)
+    # What multiplies the set's shares f to these, multiplies the base's to the target.
+    reached = own * shares / tones.shares
+    assert reached / reached.sum() == pytest.approx(np.full(3, 1 / 3), abs=0.01)
+    assert found.predicted_shares(1.0, genders.membership) == pytest.approx([0.5, 0.5], abs=0.01)
+    assert (found.weights(0.0) == 1).all()
+
+
 def test_the_recommended_alpha_is_the_smallest_near_the_target(men):
     groups, _ = men
     curve = predict_curve(weighted(men), groups.membership, Target.uniform(groups.names))

@@ -14,6 +14,7 @@ const PHASES = {
   cache: "Encoding the pictures",
   own: "Making the model's own pictures",
   groups: "Looking for what is rare",
+  base: "Looking at what the model makes",
   training: "Training",
   calibration: "Setting α",
 };
