@@ -65,13 +65,20 @@ def base(bench: Bench) -> list[Figure]:
 
 
 def obeyed(bench: Bench, recipe: Recipe | None, sentences: tuple[str, ...]) -> list[Figure]:
-    """Explicit prompts, a third as many pictures of each as of a neutral one, at α = 1 where there is an adapter."""
-    figures = []
+    """Explicit prompts, a third as many pictures of each as of a neutral one, at α = 1 where there is an adapter.
+
+    The base must obey each sentence; of an adapter the target is for all of them together.
+    """
+    figures, together = [], []
     for sentence in sentences:
         attribute, value = EXPLICIT[sentence]
         say = (value, "") if attribute == "gender" else ("", value)
         sample = bench.sample(recipe, 1.0, say, max(1, bench.per_prompt // 3))
-        figures.append(sample.figure(f"“{sentence}” obeyed", float(sample.by_role(attribute, (value,)).mean()), OBEYED))
+        share = float(sample.by_role(attribute, (value,)).mean())
+        figures.append(sample.figure(f"“{sentence}” obeyed", share, None if recipe else OBEYED))
+        together.append(share)
+    if recipe:
+        figures.append(Figure("explicit prompts obeyed", float(np.mean(together)), OBEYED))
     return figures
 
 

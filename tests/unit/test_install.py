@@ -286,11 +286,10 @@ def test_ctrl_c_is_said_in_one_word(calls, capsys, monkeypatch, tmp_path):
 
 def test_test_runs_the_linter_the_format_check_and_pytest_with_its_options(calls, tmp_path):
     assert install.main(["test", f"--venv={tmp_path / 'venv'}", "-k", "metric"]) == 0
-    assert [command[2:] for command in calls[-3:]] == [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
-        ["pytest", "-k", "metric"],
-    ]
+    *checks, tests = (command[2:] for command in calls[-3:])
+    assert checks == [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
+    assert tests[0] == "pytest" and 1 <= int(tests[tests.index("-n") + 1]) <= install.MOST_PROCESSES
+    assert tests[-2:] == ["-k", "metric"]
 
 
 @pytest.mark.parametrize(("failing", "code"), [("pytest", 5), ("ruff", 1)])
