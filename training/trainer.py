@@ -18,7 +18,7 @@ from ..debias.storage import read_metadata
 COMMAND = Path(__file__).resolve().parent / "__main__.py"
 DEVICES = ("cpu", "cuda", "mps")
 # Seconds between two looks for a cancel, and those that a stopped trainer has to keep its state.
-TICK, PATIENCE = 0.1, 30
+TICK, PATIENCE = 0.02, 30
 SAID = "ddm: "
 STOPPED = 130
 
@@ -53,7 +53,7 @@ class Trainer:
         self.stop()
 
     def events(self) -> Iterator[dict[str, Any] | None]:
-        """What it says, as `JSONReporter` writes it, until it is done; None every tenth of a second without any.
+        """What it says, as `JSONReporter` writes it, until it is done; None every fiftieth of a second without any.
 
         Raises:
             DDMError: it failed; with its own sentence.
