@@ -79,123 +79,104 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
     return float(np.clip(np.interp(1.0, moved, strengths) if moved[-1] >= 1 else beyond, *SCALES))
 
 
-def base_shares(
-    base: "Base",
-    latents: Latents,
-    captions: Sequence[str],
-    grouping: "Grouping",
-    *,
-    pictures: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-    cache: Path | None = None,
-) -> np.ndarray:
-    """Read the shares of every group in what the base makes without the LoRA, all attributes after one another.
+@dataclass(frozen=True)
+class GroupReader:
+    """Lets a model make pictures of a set's captions, and reads which groups they show.
 
-    Args:
-        pictures: how many `calibrate` makes at each strength; here it is `FIRST` times as many.
-
-    The other arguments are those of `calibrate`.
-    """
-    count = FIRST * pictures
-    (seen,) = _shares_at((0.0,), base, latents, captions, grouping, count, seed, progress, cache)
-    own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
-    return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
-
-
-def calibrate(
-    base: "Base",
-    latents: Latents,
-    captions: Sequence[str],
-    grouping: "Grouping",
-    *,
-    pictures: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
-    cache: Path | None = None,
-    start: np.ndarray | None = None,
-) -> Calibration:
-    """Measure the trained "debias" LoRA on the base's U-Net and find the factor that makes α = 1 what was promised.
-
-    Args:
+    Attributes:
+        base: with the LoRA "debias", trained or not.
         latents: of the set, all of one shape.
         captions: [N]; pictures are made of captions drawn from them.
-        grouping: the groups and weights that were trained towards.
+        grouping: the groups and weights that are trained towards.
         pictures: how many to make at each strength.
         seed: of captions and noise.
+        progress: called with (done, total).
         cache: a folder that keeps the set's features and encoded captions.
-        start: the shares at strength 0, if `base_shares` has read them.
     """
-    strengths = STRENGTHS if start is None else STRENGTHS[1:]
-    shares = _shares_at(strengths, base, latents, captions, grouping, pictures, seed, progress, cache)
-    if start is not None:
-        shares = np.concatenate([start[None], shares])
-    goal = np.concatenate(
-        [
-            grouping.weighting.predicted_shares(1.0, part.membership)
-            if grouping.weighting.by_indicator
-            else target.shares
-            for part, target in zip(grouping.groups, grouping.targets, strict=True)
+
+    base: "Base"
+    latents: Latents
+    captions: Sequence[str]
+    grouping: "Grouping"
+    pictures: int
+    seed: int
+    progress: Callable[[int, int], None] | None = None
+    cache: Path | None = None
+
+    def base_shares(self) -> np.ndarray:
+        """Shares [K] of every group in what the base makes without the LoRA, all attributes after one another.
+
+        They are read from `FIRST` times as many pictures as are made at a strength otherwise.
+        """
+        count, grouping = FIRST * self.pictures, self.grouping
+        (seen,) = self._shares((0.0,), count)
+        own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
+        return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
+
+    def calibrate(self, start: np.ndarray | None = None) -> Calibration:
+        """Measure the trained LoRA and find the factor that makes α = 1 what was promised.
+
+        Args:
+            start: the shares at strength 0, if `base_shares` has read them.
+        """
+        weighting = self.grouping.weighting
+        if start is None:
+            shares = self._shares(STRENGTHS, self.pictures)
+        else:
+            shares = np.concatenate([start[None], self._shares(STRENGTHS[1:], self.pictures)])
+        pairs = zip(self.grouping.groups, self.grouping.targets, strict=True)
+        promised = [
+            weighting.predicted_shares(1.0, part.membership) if weighting.by_indicator else target.shares
+            for part, target in pairs
         ]
-    )
-    way = progress_of(shares, goal)
-    return Calibration(
-        scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
-    )
-
-
-def _shares_at(
-    strengths: Sequence[float],
-    base: "Base",
-    latents: Latents,
-    captions: Sequence[str],
-    grouping: "Grouping",
-    pictures: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-    cache: Path | None,
-) -> np.ndarray:
-    """Shares [S, K] of every group in what the model makes at each strength, all attributes after one another."""
-    import torch
-
-    from .sampler import generate_batches
-
-    concept = grouping.weighting.concept
-    rng = np.random.default_rng([seed, 77])
-    drawn = np.sort(rng.integers(len(captions), size=pictures))
-    prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(pictures)]
-    made, last = [], (0, 1)
-
-    def sampled(done: int, total: int) -> None:
-        nonlocal last
-        last = (done, total)
-        reading()
-
-    def reading(*_: int) -> None:
-        # The pictures are there by then, but whoever watches can still stop.
-        if progress:
-            progress(*last)
-
-    for number, strength in enumerate(strengths):
-        batches = generate_batches(
-            base,
-            prompts,
-            seeds,
-            alpha=strength,
-            steps=SAMPLING_STEPS,
-            decode=False,
-            bf16=base.half_is_native,
-            progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
+        goal = np.concatenate(promised)
+        way = progress_of(shares, goal)
+        return Calibration(
+            scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
         )
-        made.append(torch.cat([batch.latents for batch in batches]))
-    with without_loras([base.unet]):
-        own = picture_features(base, latents, *concepts(captions), seed, reading, cache)
-        new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
-    centred = centre(own, concept)
-    x = np.concatenate(list(centred.values()), 1)
-    shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
-    y = [np.concatenate(list(part.values()), 1) - shift for part in new]
-    return np.concatenate([shares_of(x, part.membership, y) for part in grouping.groups], 1)
+
+    def _shares(self, strengths: Sequence[float], pictures: int) -> np.ndarray:
+        """Shares [S, K] of every group in so many pictures at each strength, all attributes after one another."""
+        import torch
+
+        from .sampler import generate_batches
+
+        base, captions, seed = self.base, self.captions, self.seed
+        rng = np.random.default_rng([seed, 77])
+        drawn = np.sort(rng.integers(len(captions), size=pictures))
+        prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(pictures)]
+        made, last = [], (0, 1)
+
+        def sampled(done: int, total: int) -> None:
+            nonlocal last
+            last = (done, total)
+            reading()
+
+        def reading(*_: int) -> None:
+            # The pictures are there by then, but whoever watches can still stop.
+            if self.progress:
+                self.progress(*last)
+
+        for number, strength in enumerate(strengths):
+            batches = generate_batches(
+                base,
+                prompts,
+                seeds,
+                alpha=strength,
+                steps=SAMPLING_STEPS,
+                decode=False,
+                bf16=base.half_is_native,
+                progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
+            )
+            made.append(torch.cat([batch.latents for batch in batches]))
+        with without_loras([base.unet]):
+            own = picture_features(base, self.latents, *concepts(captions), seed, reading, self.cache)
+            new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
+        centred = centre(own, self.grouping.weighting.concept)
+        x = np.concatenate(list(centred.values()), 1)
+        shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
+        y = [np.concatenate(list(part.values()), 1) - shift for part in new]
+        return np.concatenate([shares_of(x, part.membership, y) for part in self.grouping.groups], 1)
 
 
 def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:

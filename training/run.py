@@ -16,7 +16,7 @@ from ..debias.storage import free_space, read_metadata
 from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
-from .calibration import FEWEST, Calibration, base_shares, calibrate
+from .calibration import FEWEST, Calibration, GroupReader
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
 from .compilation import as_written
 from .grouping import Grouper, Grouping, attributes
@@ -176,7 +176,7 @@ class Run:
         skipped = int(training.skipped)
         if skipped and self.note:
             self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
-        with training.averaged(), as_written(self.base.unet):
+        with training.averaged():
             calibration, complete = self.ranks.agreed(
                 lambda: self._watched(partial(self.calibrate, start=start), stop, calibrating)
             )
@@ -260,7 +260,10 @@ class Run:
 
     def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray | None:
         """Shares of every group in the base's own pictures; None if they are not asked for."""
-        return self._read(base_shares, progress) if self.looks_first else None
+        if not self.looks_first:
+            return None
+        with as_written(self.base.unet):
+            return self._reader(progress).base_shares()
 
     def calibrate(
         self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None
@@ -270,25 +273,27 @@ class Run:
         Args:
             start: what `base_shares` found.
         """
-        return self._read(partial(calibrate, start=start), progress)
+        if not self._reads:
+            return None
+        with as_written(self.base.unet):
+            return self._reader(progress).calibrate(start)
 
     @property
     def _reads(self) -> bool:
         """Whether the model's pictures are looked at, and there are enough to learn from what to see in them."""
         return bool(self.settings.calibrate) and len(self.pictures.captions) >= FEWEST
 
-    def _read(self, read: Callable[..., Any], progress: Callable[[int, int], None] | None) -> Any:
-        if not self._reads:
-            return None
-        return read(
+    def _reader(self, progress: Callable[[int, int], None] | None) -> GroupReader:
+        pictures, settings = self.pictures, self.settings
+        return GroupReader(
             self.base,
-            self.pictures.squares,
-            self.pictures.captions,
+            pictures.squares,
+            pictures.captions,
             self.grouping,
-            pictures=self.settings.calibrate,
-            seed=self.settings.seed,
-            progress=progress,
-            cache=self.pictures.cache,
+            settings.calibrate,
+            settings.seed,
+            progress,
+            pictures.cache,
         )
 
     def _weighting_from(self, start: np.ndarray) -> Weighting:

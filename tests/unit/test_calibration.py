@@ -7,7 +7,7 @@ from comfyui_ddm.debias.group import Groups, concepts
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, calibrate, progress_of, scale_of, shares_of
+from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, GroupReader, progress_of, scale_of, shares_of
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.latents import Latents
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
@@ -82,7 +82,7 @@ def run(base, count=16, pictures=4, labels=None):
     labels = labels or [("woman" if i % 4 == 3 else "man") for i in range(count)]
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     steps = []
-    found = calibrate(
+    reader = GroupReader(
         base,
         Latents.of(latents),
         captions,
@@ -91,7 +91,7 @@ def run(base, count=16, pictures=4, labels=None):
         seed=0,
         progress=lambda done, total: steps.append((done, total)),
     )
-    return found, steps
+    return reader.calibrate(), steps
 
 
 def test_a_trained_lora_is_measured_without_being_changed(trained):
