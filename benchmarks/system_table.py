@@ -50,7 +50,8 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     lines += ["| system | pictures | command |", "|---|---:|---|"]
     for one in results:
         given = one.settings
-        pictures = f"{given['per_prompt']} × {given['prompts']} prompts × {given['seeds']} seeds"
+        times = "" if given["seeds"] == 1 else f" × {given['seeds']} seeds"
+        pictures = f"{given['per_prompt']} × {given['prompts']} prompts{times}"
         lines.append(f"| {one.title} | {pictures} | `{one.command}` |")
     lines += ["", "Machines: " + "; ".join(machines) + ".", ""]
     if len(results) > 1:

@@ -157,9 +157,11 @@ class Run:
         if not complete:
             self._keep()
             return False
+        weighting = self.grouping.weighting
         if start is not None:
-            training.reweigh(self._weighting_from(start))
-        ess = training.draws.weighting.effective_share(1.0)
+            weighting = self._weighting_from(start)
+            training.reweigh(weighting)
+        ess = weighting.effective_share(1.0)
         while training.step < steps:
             if stop and self._agreed(stop):
                 self._keep()
