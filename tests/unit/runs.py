@@ -28,6 +28,15 @@ def write_folder(root: Path, count: int = 8, rare: int = 4) -> Path:
     return root
 
 
+def write_tones(folder: Path) -> None:
+    """Say a skin tone of each picture, one of three."""
+    metadata = folder / "metadata.jsonl"
+    rows = [json.loads(line) for line in metadata.read_text("utf-8").splitlines()]
+    for number, row in enumerate(rows):
+        row["tone"] = ("light", "light", "light", "light", "medium", "dark")[number % 6]
+    metadata.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
 def write_probe(path: Path, attribute: str = "gender") -> Path:
     """A probe for man and woman that knows nothing, and is sure of it."""
     images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)

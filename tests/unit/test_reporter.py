@@ -17,7 +17,7 @@ from comfyui_ddm.training.reporter import JSONReporter
 from PIL import Image
 from typer.testing import CliRunner
 
-from .runs import prepare
+from .runs import prepare, write_folder, write_tones
 
 ROOT = Path(install.__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
@@ -25,8 +25,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 @pytest.fixture
 def arguments(tiny_base, folder, tmp_path):
-    def given(*more, steps=3, calibrate=0):
-        fixed = [folder, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
+    def given(*more, pictures=folder, steps=3, calibrate=0):
+        fixed = [pictures, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
         fixed += ["--steps", steps, "--batch", 4, "--rank", 2, "--calibrate", calibrate, "--device", "cpu"]
         return ["train", *map(str, fixed), "--progress", "json", *map(str, more)]
 
@@ -52,6 +52,15 @@ def test_every_phase_is_a_line_of_json(arguments, tmp_path):
     assert [line["step"] for line in shown] == [2, 3]
     assert all(Path(line["preview"]).read_bytes().startswith(b"\x89PNG") for line in shown)
     assert said[-1]["result"]["steps"] == 3 and any("Wrote" in line.get("note", "") for line in said)
+
+
+def test_of_more_than_two_groups_the_bases_own_pictures_are_a_phase(arguments, tmp_path):
+    pictures = write_folder(tmp_path / "pictures")
+    write_tones(pictures)
+    done = CliRunner().invoke(app, arguments("--groups", "labels:tone", pictures=pictures, calibrate=4))
+    assert done.exit_code == 0, done.output
+    phases = list(dict.fromkeys(line["phase"] for line in lines(done.stdout) if "phase" in line))
+    assert phases == ["cache", "base", "training", "calibration"]
 
 
 def test_a_line_says_the_time_that_is_left_in_this_process(capsys):

@@ -14,7 +14,7 @@ from comfyui_ddm.training.lora import load_lora_into, set_alpha
 from comfyui_ddm.training.picture_set import folder_set, self_set
 from comfyui_ddm.training.run import Run
 
-from .runs import prepare, settings, write_folder
+from .runs import prepare, settings, write_folder, write_tones
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,7 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
 
 def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(tiny_base, tmp_path):
     folder = write_folder(tmp_path / "pictures", 12, 3)
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
-    for number, row in enumerate(rows):
-        row["tone"] = ("light", "light", "light", "light", "medium", "dark")[number % 6]
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    write_tones(folder)
 
     def begun(groups):
         changes = {"calibrate": 4, "steps": 2}
