@@ -69,16 +69,16 @@ def obeyed(bench: Bench, recipe: Recipe | None, sentences: tuple[str, ...]) -> l
 
     The base must obey each sentence; of an adapter the target is for all of them together.
     """
-    figures, together = [], []
+    figures = []
     for sentence in sentences:
         attribute, value = EXPLICIT[sentence]
         say = (value, "") if attribute == "gender" else ("", value)
         sample = bench.sample(recipe, 1.0, say, max(1, bench.per_prompt // 3))
         share = float(sample.by_role(attribute, (value,)).mean())
         figures.append(sample.figure(f"“{sentence}” obeyed", share, None if recipe else OBEYED))
-        together.append(share)
     if recipe:
-        figures.append(Figure("explicit prompts obeyed", float(np.mean(together)), OBEYED))
+        together = float(np.mean([figure.value for figure in figures]))
+        figures.append(Figure("explicit prompts obeyed", together, OBEYED))
     return figures
 
 

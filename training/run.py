@@ -140,7 +140,7 @@ class Run:
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1, learning rate).
-            stop: asked before each step, of training and of the calibration.
+            stop: asked before each step, of training and of all that is sampled before and after it.
             calibrating: called with (done, total) while the scale is calibrated.
             previews: makes pictures now and then, and of the finished adapter.
             looking: called with (done, total) while the base's own pictures are looked at, where that is needed.
