@@ -109,7 +109,8 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     device = training.base.device
     with torch.no_grad():
         for name in training.FIGURES:
-            setattr(training, name, tensors.pop(name).to(device))
+            if name in tensors:  # an older version kept fewer
+                setattr(training, name, tensors.pop(name).to(device))
         for number, parameter in enumerate(training.parameters):
             parameter.copy_(tensors.pop(f"{number:05}.weight"))
         for name, ema in training.averages.items():

@@ -66,11 +66,12 @@ class FairTraining(Resumable):
         loss: of a step, smoothed; NaN before the first.
         skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
         scale: factor on the loss while gradients are computed.
+        start: shares of every group in the base's own pictures; empty if nobody has looked.
         pieces: a process takes its rows of a step in so many pieces.
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
 
-    FIGURES = ("loss", "skipped", "in_a_row", "scale")
+    FIGURES = ("loss", "skipped", "in_a_row", "scale", "start")
     TARGETS = TARGETS
 
     def __init__(
@@ -116,6 +117,7 @@ class FairTraining(Resumable):
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
+        self.start = torch.empty(0, device=base.device)
 
     def _draws(self, weighting: Weighting) -> Draws:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)

@@ -151,14 +151,19 @@ class Run:
         Raises:
             DDMError: step after step is not finite, or a file cannot be written or will have no room.
         """
+        import torch
+
         training, steps = self.training, self.settings.steps
         self._check_room()
-        start, complete = self.ranks.agreed(lambda: self._watched(self.base_shares, stop, looking))
-        if not complete:
-            self._keep()
-            return False
-        weighting = self.grouping.weighting
-        if start is not None:
+        if self.looks_first:
+            shares, complete = self.ranks.agreed(lambda: self._watched(self.base_shares, stop, looking))
+            if not complete:
+                self._keep()
+                return False
+            training.start = self.base.moved(torch.as_tensor(shares, dtype=torch.float32))
+        weighting, start = self.grouping.weighting, None
+        if len(training.start):
+            start = training.start.double().cpu().numpy()
             weighting = self._weighting_from(start)
             training.reweigh(weighting)
         ess = weighting.effective_share(1.0)
@@ -252,18 +257,16 @@ class Run:
 
     @property
     def looks_first(self) -> bool:
-        """Whether the weights are made for the base's own shares, because no scale could make up for these.
+        """Whether the base's own shares are still to be found: no scale could make up for those of many groups.
 
         With a style the adapter starts from what that makes of the base: the set's own shares.
         """
         grouping = self.grouping
-        several = any(len(part.names) > 2 for part in grouping.groups)
+        several = any(len(part.names) > 2 for part in grouping.groups) and not len(self.training.start)
         return several and not self.style and not grouping.weighting.by_indicator and self._reads
 
-    def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray | None:
-        """Shares of every group in the base's own pictures; None if they are not asked for."""
-        if not self.looks_first:
-            return None
+    def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Shares of every group in the base's own pictures."""
         with as_written(self.base.unet):
             return self._reader(progress).base_shares()
 
