@@ -108,7 +108,8 @@ class System:
         needs: what a person must give besides pictures and prompts.
         command: what trains it, as `ddm` takes it. Filled in are {pictures}, {out} and, where one file serves all
             attributes, {columns}, {words}, {targets}, {said} (the targets, over the words), {probes} (with their
-            targets) and {prompts}; else {column}, {word} and {probe} of each. Empty: there is nothing to train.
+            targets), {judge} (a probe of what is asked for) and {prompts}; else {column}, {word} and {probe} of each.
+            Empty: there is nothing to train.
         uses: what its file is to the sampler: "adapter", "guide" or "invariant".
         mode: of distribution guidance.
         with_adapter: another row, whose adapter is used besides, at strength 1/2.
@@ -135,7 +136,7 @@ class System:
 
 DDM = "train {pictures} --out {out} --groups "
 PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
-ALIGN = "align {probes} {prompts} --out {out} --train "
+ALIGN = "align {probes} {prompts} --keep {judge} --out {out} --train "
 HEAD = "head {pictures} --out {out} --probe {probe}"
 SYSTEMS = {
     "base": System("the base as it is"),
@@ -148,9 +149,9 @@ SYSTEMS = {
         f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha, joint=False, target=False)
         for alpha in (".005", ".01", ".05", ".1")
     },
-    "alignment-unet": System("alignment, U-Net", "a probe", ALIGN + "unet"),
-    "alignment-text": System("alignment, text encoder", "a probe", ALIGN + "text-encoder"),
-    "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens"),
+    "alignment-unet": System("alignment, U-Net", "two probes", ALIGN + "unet"),
+    "alignment-text": System("alignment, text encoder", "two probes", ALIGN + "text-encoder"),
+    "alignment-tokens": System("alignment, soft tokens", "two probes", ALIGN + "tokens"),
     "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue"),
     "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
     "guidance-words": System(

@@ -253,7 +253,8 @@ class SystemBench:
         """
         picture_folder(self.task.pictures, self.bench.work)  # drawn, if it is not there
         task, lists = self.task, {name: "|".join(words.values()) for name, words in self.task.words.items()}
-        taught = task.words if "{probe" in system.command else ()
+        taught = list(task.words) if "{probe" in system.command else []
+        taught += [task.subject.judge] if "{judge}" in system.command else []
         probes = {name: shlex.quote(str(self.bench.probe_file(name, TEACHER))) for name in taught}
         families = [";".join(map(caption, dict.fromkeys(family))) for family in task.families.values()]
         filled = system.command.format(
@@ -266,7 +267,8 @@ class SystemBench:
             words=",".join(lists.values()),
             targets=task.targets(),
             said=task.targets(said=True),
-            probes=" ".join(f"--probe {file} --target {task.target_of(name)}" for name, file in probes.items()),
+            probes=" ".join(f"--probe {probes[name]} --target {task.target_of(name)}" for name in task.words if probes),
+            judge=probes.get(task.subject.judge),
             prompts=" ".join(f"--prompts {shlex.quote(family)}" for family in families),
         )
         given = [*shlex.split(filled), "--base", str(self.bench.base), "--device", self.bench.device]

@@ -92,6 +92,8 @@ def test_alignment_gets_every_probe_with_its_target_and_every_family(bench):
 def test_what_is_trained_by_a_probe_is_taught_by_another_than_the_one_that_measures(bench, name):
     (command,) = made_by(bench, "gender", name)
     assert after(command, "--probe") == [str(bench.work / "gender1.safetensors")]
+    kept = [str(bench.work / "role1.safetensors")] if name == "alignment-unet" else []
+    assert after(command, "--keep") == kept
 
 
 def test_rows_that_cannot_do_what_a_task_asks_for_say_so(bench):
