@@ -1,17 +1,23 @@
-"""The table of the systems as Markdown, and FD against its price as a chart."""
+"""The table of the systems as Markdown; FD and its price, and FD over guidance scales, as charts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..debias.chart import LIGHT, MUTED, RULE
+from ..debias.chart import LIGHT, MARKERS, MUTED, RULE
 from ..debias.storage import atomic_path, write_text
+from .measure import CFG
 from .result import Figure, Result, named_machine
 from .system import SYSTEMS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+TOGETHER = "FD, all prompts together"
 FD, CELL, PRICE = "FD, mean over prompts", "largest cell error, all prompts together", "KID to the base"
 # Short heads of the columns whose full names are explained below the table.
 HEADS = {
-    "FD, all prompts together": "FD",
+    TOGETHER: "FD",
     CELL: "cell",
     FD: "FD by prompt",
     "pairwise bias, mean over prompts": "bias",
@@ -36,7 +42,10 @@ of pictures that show what an explicit prompt says; *time*, what sampling takes 
 
 
 def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
-    """Write README.md, and systems.png if there is more than one row; return the former's path."""
+    """Write README.md and its charts; return the former's path.
+
+    Of several rows there is systems.png, of rows that were measured at several guidance scales scales.png.
+    """
     columns = list(dict.fromkeys(figure.name for result in results for figure in result.figures))
     machines = list(dict.fromkeys(named_machine(result.machine) for result in results))
     lines = [f"# The systems side by side: {title}", ""]
@@ -57,6 +66,9 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     if len(results) > 1:
         _draw(results, folder / "systems.png")
         lines += ["![FD of each system, and what it costs](systems.png)", ""]
+    if scaled := {result.title: scales for result in results if len(scales := _scales(result)) > 1}:
+        _draw_scales(scaled, folder / "scales.png")
+        lines += ["![FD of all prompts together over the guidance scale](scales.png)", ""]
     write_text(folder / "README.md", "\n".join(lines))
     return folder / "README.md"
 
@@ -89,6 +101,35 @@ def _draw(results: Sequence[Result], path: Path) -> None:
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[0].set_yticks(range(len(shown)), [result.title for result in shown])
     panels[1].axvline(_found(results[0], CELL).at_most, color=MUTED, linewidth=1, linestyle=":")
+    _save(canvas, path)
+
+
+def _scales(result: Result) -> dict[float, float]:
+    """FD of all prompts together by guidance scale, in their order."""
+    begin = f"{TOGETHER}, CFG "
+    other = {float(one.name.removeprefix(begin)): one.value for one in result.figures if one.name.startswith(begin)}
+    return dict(sorted({CFG: _found(result, TOGETHER).value, **other}.items()))
+
+
+def _draw_scales(scaled: Mapping[str, Mapping[float, float]], path: Path) -> None:
+    """Draw FD over the guidance scale, a line for each title."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(8, 4.2), layout="constrained")
+    axes = canvas.subplots()
+    for number, (title, scales) in enumerate(scaled.items()):
+        look = {"color": LIGHT[number % len(LIGHT)], "marker": MARKERS[number % len(MARKERS)]}
+        axes.plot(list(scales), list(scales.values()), label=title, clip_on=False, **look)
+    axes.set_xlabel("guidance scale", color=MUTED)
+    axes.set_title("FD, all prompts together", color=MUTED, fontsize=10, loc="left")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color=RULE)
+    axes.spines[["top", "right"]].set_visible(False)
+    canvas.legend(loc="outside right center", frameon=False)
+    _save(canvas, path)
+
+
+def _save(canvas: "Canvas", path: Path) -> None:
     with atomic_path(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=120)
 
