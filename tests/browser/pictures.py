@@ -42,7 +42,7 @@ FOCUS = {
     "Before and after": (13,),
     "Alpha sweep": (8,),
     "Audit a folder": (1, 2),
-    "Train an adapter": (1, 2),
+    "Train an adapter": (2,),
     "Alpha schedule": (2, 8),
     "Guided pictures": (2, 8),
 }
