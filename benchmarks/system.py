@@ -136,7 +136,7 @@ class System:
 
 DDM = "train {pictures} --out {out} --groups "
 PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
-ALIGN = "align {probes} {prompts} --keep {judge} --out {out} --train "
+ALIGN = "align {probes} {prompts} --out {out} --train "
 HEAD = "head {pictures} --out {out} --probe {probe}"
 SYSTEMS = {
     "base": System("the base as it is"),
@@ -149,9 +149,9 @@ SYSTEMS = {
         f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha, joint=False, target=False)
         for alpha in (".005", ".01", ".05", ".1")
     },
-    "alignment-unet": System("alignment, U-Net", "two probes", ALIGN + "unet"),
-    "alignment-text": System("alignment, text encoder", "two probes", ALIGN + "text-encoder"),
-    "alignment-tokens": System("alignment, soft tokens", "two probes", ALIGN + "tokens"),
+    "alignment-unet": System("alignment, U-Net", "two probes", ALIGN + "unet --keep {judge}"),
+    "alignment-text": System("alignment, text encoder", "two probes", ALIGN + "text-encoder --keep {judge}"),
+    "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens"),
     "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue"),
     "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
     "guidance-words": System(
