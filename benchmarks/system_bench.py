@@ -99,6 +99,7 @@ class SystemBench:
             Figure("worst prompt, FD", float(fairness_distance(prompts, self.target).max())),
             Figure("KID to the base", quality.value if quality else float("nan")),
             Figure("distance to the base's picture of the seed", float(paired_distance(features, plain).mean())),
+            *self._shift(samples, base),
             Figure("recognised", float(np.mean([sample.recognised for sample in samples]))),
             Figure("explicit prompts obeyed", float(np.mean(obeyed))),
             Figure("training", trained.seconds + besides, unit="s"),
@@ -129,6 +130,16 @@ class SystemBench:
             Figure(f"FD, {what}", float(fairness_distance(shares, self.target))),
             Figure(f"largest cell error, {what}", largest, at_most=CELL),
         ]
+
+    def _shift(self, samples: Sequence[Sample], base: Sequence[Sample]) -> list[Figure]:
+        """The largest change of a share of other attributes, such as skin tones where gender is balanced."""
+        moved = []
+        for name in self.task.subject.attributes:
+            if name not in self.task.words and name != self.task.subject.judge:
+                names = self.bench.probe(name).names
+                now, then = (np.mean([one.shares(name, names) for one in part], 0) for part in (samples, base))
+                moved.append(np.abs(now - then).max())
+        return [Figure("largest shift of other attributes", float(max(moved)))] if moved else []
 
     def shares(self, sample: Sample) -> np.ndarray:
         """Share [P, K] of each class, or of each cell of several attributes, by prompt."""

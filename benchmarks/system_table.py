@@ -24,6 +24,7 @@ HEADS = {
     "worst prompt, FD": "worst",
     PRICE: "KID",
     "distance to the base's picture of the seed": "moved",
+    "largest shift of other attributes": "shift",
     "recognised": "seen",
     "explicit prompts obeyed": "obeyed",
     "training": "training",
@@ -36,7 +37,8 @@ FD is the distance of the shares to the target; at few pictures a fair model has
 error of a single class or combination of classes, are of all prompts together, *FD by prompt* (95% interval over
 prompts and seeds) and *bias* (mean difference of two classes) are means over prompts, *worst* is the prompt with the
 largest FD. A cell error of {cell} or less is **bold**. *KID* is to the base's pictures; *moved*, the distance to the
-base's picture of the same seed; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share
+base's picture of the same seed; *shift*, the largest change of a share that was not asked for, such as that of a skin
+tone where gender is balanced; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share
 of pictures that show what an explicit prompt says; *time*, what sampling takes longer, as a share.
 """
 

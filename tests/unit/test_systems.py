@@ -19,6 +19,7 @@ from comfyui_ddm.training.tiny_people import TONE_SHARES
 CLASSES = {
     "gender": ("man", "woman"),
     "skin_tone": tuple(sorted(TONE_SHARES)),
+    "art_style": ("noto", "twemoji"),
     "zero_or_one": ("one", "zero"),
 }
 
@@ -112,14 +113,19 @@ def test_the_words_are_said_as_often_as_the_target_asks_for(bench):
 
 
 class Seen(SystemBench):
-    """A bench whose pictures are all men in the first family, and of both genders alike in the second."""
+    """A bench whose pictures are all men in the first family, and of both genders alike in the second.
+
+    The base's are all of light skin; a quarter of any other row's is of dark skin.
+    """
 
     def sample(self, name, seed, word="", cfg=3.0, per_prompt=0):
         counts = [len(family) * 4 for family in self.task.families.values()]
         first, second = counts
         genders = np.array(["man"] * first + ["man", "woman"] * (second // 2))
         features = np.random.default_rng(seed).normal(size=(len(genders), 3))
-        return Sample({"gender": genders}, features, 4, 1.0)
+        tones = np.where((np.arange(len(genders)) % 4 == 0) & (name != "base"), "dark", "light")
+        styles = np.full(len(genders), "noto")
+        return Sample({"gender": genders, "skin_tone": tones, "art_style": styles}, features, 4, 1.0)
 
 
 def test_what_is_measured_is_the_distance_to_the_target_in_all_and_by_family(bench):
@@ -131,6 +137,15 @@ def test_what_is_measured_is_the_distance_to_the_target_in_all_and_by_family(ben
     men = (20 + 8) / 36
     assert found["largest cell error, all prompts together"].value == pytest.approx(men - 0.5)
     assert found["largest cell error, all prompts together"].met is False
+
+
+def test_what_was_not_asked_for_is_compared_with_the_base(bench):
+    measured = Seen(bench, "families", 2, None, rounds=0)
+    shift = {
+        name: next(one.value for one in measured.figures(name) if one.name == "largest shift of other attributes")
+        for name in ("base", "alternation")
+    }
+    assert shift == {"base": 0, "alternation": 0.25}
 
 
 def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
