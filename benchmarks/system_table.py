@@ -8,7 +8,7 @@ from ..debias.chart import LIGHT, MARKERS, MUTED, RULE
 from ..debias.storage import atomic_path, write_text
 from .measure import CFG
 from .result import Figure, Result, named_machine
-from .system import SYSTEMS
+from .system import SYSTEMS, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -42,6 +42,11 @@ tone where gender is balanced; *seen*, the share of pictures in which the subjec
 of pictures that show what an explicit prompt says; *time*, what sampling takes longer, as a share.
 """
 
+OVERVIEW = """
+How far the share of one class, or of one combination of classes, is from what was asked for, at most: over all prompts
+together, and in each family of prompts. {cell} or less is **bold**. The page of each task has everything else.
+"""
+
 
 def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     """Write README.md and its charts; return the former's path.
@@ -73,6 +78,35 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
         lines += ["![FD of all prompts together over the guidance scale](scales.png)", ""]
     write_text(folder / "README.md", "\n".join(lines))
     return folder / "README.md"
+
+
+def load_results(folder: Path) -> list[Result]:
+    """The rows of a task that were measured, in their order."""
+    files = [folder / f"{name}.json" for name in SYSTEMS]
+    return [Result.load(file) for file in files if file.exists()]
+
+
+def write_overview(folder: Path) -> Path:
+    """Write the README.md of all tasks: how far each system is from what was asked for; return its path."""
+    tasks = {name: found for name in TASKS if (found := load_results(folder / name))}
+    errors = {name: {one.case: _error(one) for one in found} for name, found in tasks.items()}
+    heads = " | ".join(f"[{name}]({name}/README.md)" for name in tasks)
+    lines = ["# The systems side by side", "", f"| system | {heads} |", f"|---|{'---:|' * len(tasks)}"]
+    for name, system in SYSTEMS.items():
+        cells = [errors[task].get(name, "") for task in tasks]
+        if any(cells):
+            lines.append(f"| {system.title} | {' | '.join(cells)} |")
+    titles = [f"- *{name}*: {TASKS[name].title}" for name in tasks]
+    lines += [OVERVIEW.format(cell=_found(next(iter(tasks.values()))[0], CELL).target.removeprefix("≤ ")), *titles, ""]
+    write_text(folder / "README.md", "\n".join(lines))
+    return folder / "README.md"
+
+
+def _error(result: Result) -> str:
+    """The largest cell error, in the family of prompts where it is largest, if there are several."""
+    found = [one for one in result.figures if one.name.startswith("largest cell error")]
+    worst = max(found, key=lambda one: one.value)
+    return f"**{worst.shown}**" if worst.met else worst.shown
 
 
 def _head(column: str) -> str:

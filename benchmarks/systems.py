@@ -47,10 +47,10 @@ def systems(
 ) -> None:
     """Train, sample and measure every system on a task; write a table and a chart."""
     from comfyui_ddm.benchmarks.measure import Bench
-    from comfyui_ddm.benchmarks.result import Result, cores
+    from comfyui_ddm.benchmarks.result import cores
     from comfyui_ddm.benchmarks.system import SYSTEMS, TASKS
     from comfyui_ddm.benchmarks.system_bench import SystemBench
-    from comfyui_ddm.benchmarks.system_table import write_table
+    from comfyui_ddm.benchmarks.system_table import load_results, write_overview, write_table
     from comfyui_ddm.debias.error import DDMError
     from comfyui_ddm.training.number import read_numbers
 
@@ -71,11 +71,12 @@ def systems(
         for name in rows or SYSTEMS:
             run = partial(measured.figures, name)
             bench.record(name, SYSTEMS[name].title, "systems.py", run, place, again, settings)
-    results = [Result.load(place / f"{name}.json") for name in SYSTEMS if (place / f"{name}.json").exists()]
+    results = load_results(place)
     if not results:
         typer.echo("There is no row yet.", err=True)
         sys.exit(1)
     typer.echo(f"The table is in {write_table(results, TASKS[task].title, place)}.")
+    typer.echo(f"All tasks are in {write_overview(out)}.")
 
 
 if __name__ == "__main__":

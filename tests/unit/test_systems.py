@@ -11,7 +11,7 @@ from comfyui_ddm.benchmarks.measure import Sample
 from comfyui_ddm.benchmarks.result import Figure, Result
 from comfyui_ddm.benchmarks.system import GESTURES, LOOKS, SYSTEMS, TASKS
 from comfyui_ddm.benchmarks.system_bench import SystemBench
-from comfyui_ddm.benchmarks.system_table import CELL, FD, PRICE, write_table
+from comfyui_ddm.benchmarks.system_table import CELL, FD, PRICE, write_overview, write_table
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.tiny_people import TONE_SHARES
@@ -164,6 +164,20 @@ def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
     assert lines[2] == "| system | needs | FD | cell | FD by prompt | KID | FD, CFG 6 | cell, occupations |"
     assert "| .020 | **.010** | .100 (.050–.150) | .010 | .030 | .200 |" in lines[4]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("systems.png", "scales.png"))
+
+
+def test_an_overview_has_a_column_for_each_task_that_was_measured_and_the_worst_cell_of_its_families(tmp_path):
+    for task, row, *errors in (("gender", "base", 0.3), ("gender", "lora", 0.04), ("families", "base", 0.01, 0.2)):
+        figures = [
+            Figure(f"{CELL} {number}" if number else CELL, one, at_most=0.05) for number, one in enumerate(errors)
+        ]
+        Result(row, row, "c", figures, 1.0, {}, {}).save(tmp_path / task)
+    lines = write_overview(tmp_path).read_text("utf-8").splitlines()
+    assert lines[2] == "| system | [gender](gender/README.md) | [families](families/README.md) |"
+    assert lines[4:6] == [
+        f"| {SYSTEMS['base'].title} | .300 | .200 |",
+        f"| {SYSTEMS['lora'].title} | **.040** |  |",
+    ]
 
 
 def test_every_command_can_be_filled_in(bench):
