@@ -31,7 +31,7 @@ REQUIREMENTS = ROOT / "requirements.txt"
 PINS = ROOT / "requirements-test.txt"
 STAMP = "ddm-install.json"  # in a virtual environment: what this script installed there, and whether it made it
 OLDEST = (3, 10)
-MOST_PROCESSES = 4  # that run tests: each has models of its own
+MOST_PROCESSES = 4  # that run tests: each has models, servers and a browser of its own
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # where a package and its module differ in name
 UNCLEAR = "pip could not install what is needed."
 OFFLINE = ("connection", "name resolution", "timed out", "proxyerror", "sslerror", "unreachable")
@@ -332,9 +332,11 @@ def test(python: Path, arguments: list[str]) -> int:
             failed.append(" ".join(command))
     if failed:
         say(f"Not as it should be: {', '.join(failed)} (see above). The tests run all the same.")
-    # In several processes, one more than cores, because those with a host wait for it now and then (tests/conftest.py
-    # says who has what). One thread each: the models are so small that threads only wait for each other.
-    share = ["-n", str(min((os.cpu_count() or 1) + 1, MOST_PROCESSES)), "--dist", "loadgroup"]
+    # Each file of tests in one of several processes, in order (tests/conftest.py), so that what its tests share is made
+    # once; one process more than cores, because those with a host wait for it now and then. One thread each: the models
+    # in the tests are so small that threads only wait for each other.
+    processes = str(min((os.cpu_count() or 1) + 1, MOST_PROCESSES))
+    share = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
     code = run([str(python), "-m", "pytest", *share, *arguments], OMP_NUM_THREADS="1")
     return code or int(bool(failed))
 

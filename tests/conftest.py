@@ -22,12 +22,9 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests of models of full size")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist asks for the groups
 def pytest_collection_modifyitems(config, items):
-    # Where several processes share the tests, one has all that need a host, so that it starts once; else one a file.
-    for item in items:
-        kind = item.path.relative_to(ROOT / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group(item.path.name if kind == "unit" else kind))
+    # Where several processes share the files, the long ones, which need a host, come first: the short ones fill up.
+    items.sort(key=lambda item: item.path.parent.name == "unit")
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
