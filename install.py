@@ -332,11 +332,9 @@ def test(python: Path, arguments: list[str]) -> int:
             failed.append(" ".join(command))
     if failed:
         say(f"Not as it should be: {', '.join(failed)} (see above). The tests run all the same.")
-    # Each file of tests in one of several processes, in order (tests/conftest.py), so that what its tests share is made
-    # once; one process more than cores, because those with a host wait for it now and then. One thread each: the models
-    # in the tests are so small that threads only wait for each other.
-    processes = str(min((os.cpu_count() or 1) + 1, MOST_PROCESSES))
-    share = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
+    # Each file of tests in one of several processes, so that what its tests share is made once. One thread each: the
+    # models in the tests are so small that threads only wait for each other.
+    share = ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "loadfile"]
     code = run([str(python), "-m", "pytest", *share, *arguments], OMP_NUM_THREADS="1")
     return code or int(bool(failed))
 

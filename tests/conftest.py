@@ -23,8 +23,6 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    # Where several processes share the files, the long ones, which need a host, come first: the short ones fill up.
-    items.sort(key=lambda item: item.path.parent.name == "unit")
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
