@@ -261,9 +261,9 @@ class Run:
 
         With a style the adapter starts from what that makes of the base: the set's own shares.
         """
-        grouping = self.grouping
-        several = any(len(part.names) > 2 for part in grouping.groups) and not len(self.training.start)
-        return several and not self.style and not grouping.weighting.by_indicator and self._reads
+        grouping, unknown = self.grouping, not len(self.training.start)
+        several = any(len(part.names) > 2 for part in grouping.groups)
+        return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
 
     def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the base's own pictures."""
