@@ -59,7 +59,7 @@ class SystemBench:
         seeds: how many samples of each row.
         steps: training steps; None for the commands' own.
         rounds: how often the sampling time is measured; 0 for not at all.
-        cfgs: guidance scales at which FD is measured besides.
+        cfgs: guidance scales at which FD is measured besides, over half as many pictures of one sample.
     """
 
     def __init__(
@@ -106,10 +106,11 @@ class SystemBench:
         ]
         if self.rounds:
             figures.append(Figure("time added to sampling, share", self.overhead(name)))
+        fewer = max(1, self.bench.per_prompt // 2)
         figures += [
             Figure(f"FD, all prompts together, CFG {cfg:g}", float(fairness_distance(shares, self.target)))
             for cfg in self.cfgs
-            for shares in [self.shares(self.sample(name, 0, cfg=cfg)).mean(0)]
+            for shares in [self.shares(self.sample(name, 0, cfg=cfg, per_prompt=fewer)).mean(0)]
         ]
         if len(self.task.families) > 1:
             ends = np.cumsum([len(family) for family in self.task.families.values()])[:-1]

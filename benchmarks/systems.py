@@ -27,7 +27,9 @@ def systems(
     ] = "gender",
     per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="How many samples of each row.")] = 3,
-    cfgs: Annotated[str, typer.Option(help="Guidance scales at which FD is measured besides: '1.5,6,9'.")] = "",
+    cfgs: Annotated[
+        str, typer.Option(help="Guidance scales at which FD is measured besides, over half a sample: '1.5,6,9'.")
+    ] = "",
     rounds: Annotated[int, typer.Option(min=0, help="Measurements of the sampling time; 0 for none.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the commands' own if not given.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results are.")] = ROOT

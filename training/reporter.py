@@ -1,4 +1,4 @@
-"""What `ddm train` says while it works: bars for a person, or JSON lines for the program that started it."""
+"""What a training says while it works: bars for a person, or JSON lines for the program that started it."""
 
 import json
 import time
@@ -40,8 +40,8 @@ class Reporter:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
-        """Begin the training; gives a function to call with (step, steps, loss, ess, rate)."""
-        yield lambda step, steps, loss, ess, rate: None
+        """Begin the training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
+        yield lambda step, steps, loss, ess=None, rate=None: None
 
     def groups(self, grouping: "Grouping") -> None:
         """Say which groups were found."""
@@ -65,7 +65,7 @@ class TerminalReporter(Reporter):
         return picture_progress(TITLES[phase])
 
     def steps(self) -> AbstractContextManager[Callable[..., None]]:
-        """A bar for training; gives a function to call with (step, steps, loss, ess, rate)."""
+        """A bar for training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
         return steps_progress("Training")
 
     def groups(self, grouping: "Grouping") -> None:
@@ -83,8 +83,8 @@ class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
     Lines have a `phase` (cache, own, groups, base, training, calibration, sampling, looking) with `done`, `total` and
-    `seconds_left`, and while training `loss`, `ess` and `rate`; or one of the keys `note`, `groups`, `preview` (a file,
-    with its `step`) and `result`.
+    `seconds_left`, and while training `loss`, `ess` and `rate` (null where there is none); or one of the keys `note`,
+    `groups`, `preview` (a file, with its `step`) and `result`.
     """
 
     def note(self, text: str) -> None:
@@ -98,9 +98,9 @@ class JSONReporter(Reporter):
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
-        """Lines of the training; gives a function to call with (step, steps, loss, ess, rate)."""
+        """Lines of the training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
         phase = self._phase("training")
-        yield lambda step, steps, loss, ess, rate: phase(step, steps, loss=loss, ess=ess, rate=rate)
+        yield lambda step, steps, loss, ess=None, rate=None: phase(step, steps, loss=loss, ess=ess, rate=rate)
 
     def groups(self, grouping: "Grouping") -> None:
         """Say which groups were found, and what their shares shall be."""

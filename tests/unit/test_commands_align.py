@@ -44,6 +44,13 @@ def test_an_adapter_for_two_attributes_is_written_sampled_and_told_as_json(ddm, 
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 12
 
 
+def test_each_step_is_a_line_of_json(ddm, tmp_path):
+    said = ddm("--out", tmp_path / "fair.safetensors", "--steps", 2, "--progress", "json").stdout.splitlines()
+    steps = [line for line in map(json.loads, said) if line.get("phase") == "training"]
+    assert (steps[-1]["done"], steps[-1]["total"]) == (2, 2) and steps[-1]["loss"] > 0
+    assert json.loads(said[-1])["result"]["steps"] == 2
+
+
 def test_an_embedding_is_written_and_sampled(ddm, tmp_path):
     out = tmp_path / "fair.safetensors"
     result = ddm("--out", out, "--train", "tokens", "--tokens", 2, "--steps", 1)
