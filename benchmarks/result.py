@@ -49,10 +49,14 @@ class Figure:
         """The number and its interval in words."""
         if isinstance(self.value, bool):
             return "yes" if self.value else "no"
-        between = (
-            "" if self.interval is None else f" ({self._number(self.interval[0])}–{self._number(self.interval[1])})"
-        )
-        return f"{self._number(self.value)}{f' {self.unit}' if self.unit else ''}{between}"
+        if self.interval is None:
+            return self.number
+        return f"{self.number} ({self._number(self.interval[0])}–{self._number(self.interval[1])})"
+
+    @property
+    def number(self) -> str:
+        """The number in words, with its unit."""
+        return f"{self._number(self.value)}{f' {self.unit}' if self.unit else ''}"
 
     @property
     def target(self) -> str:

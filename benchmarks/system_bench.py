@@ -5,9 +5,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -84,9 +84,9 @@ class SystemBench:
             raise DDMError(f"{system.title}: it cannot be asked for other shares than equal ones.")
         samples = [self.sample(name, seed) for seed in range(self.seeds)]
         base = [self.sample("base", seed) for seed in range(self.seeds)]
-        shares = np.concatenate([self.shares(sample) for sample in samples])
-        distances = fairness_distance(shares, self.target)
-        prompts = shares.reshape(self.seeds, -1, shares.shape[1]).mean(0)
+        shares = np.stack([self.shares(sample) for sample in samples])
+        distances = fairness_distance(shares, self.target).mean(0)
+        prompts = shares.mean(0)
         features, plain = (np.concatenate([one.features for one in part]) for part in (samples, base))
         quality = kid(features, plain)
         obeyed = [self.obeyed(name, word) for word in self.said]
@@ -94,7 +94,7 @@ class SystemBench:
         besides = self.train(system.with_adapter).seconds if system.with_adapter else 0.0
         figures = [
             *self._together(prompts, "all prompts together"),
-            Figure("FD, mean over prompts", float(distances.mean()), interval=_interval(distances)),
+            _over_prompts("FD, mean over prompts", distances, lambda part: part),
             Figure("pairwise bias, mean over prompts", float(pairwise_bias(shares).mean())),
             Figure("worst prompt, FD", float(fairness_distance(prompts, self.target).max())),
             Figure("KID to the base", quality.value if quality else float("nan")),
@@ -125,11 +125,13 @@ class SystemBench:
 
     def _together(self, prompts: np.ndarray, what: str) -> list[Figure]:
         """How far prompts are from the target as a whole; shares [P, K]."""
-        shares = prompts.mean(0)
-        largest = round(float(np.abs(shares - self.target).max()), 6)  # .05 shall not be missed by rounding
+
+        def largest(shares: np.ndarray) -> np.ndarray:
+            return np.abs(shares - self.target).max(-1).round(6)  # .05 shall not be missed by rounding
+
         return [
-            Figure(f"FD, {what}", float(fairness_distance(shares, self.target))),
-            Figure(f"largest cell error, {what}", largest, at_most=CELL),
+            _over_prompts(f"FD, {what}", prompts, partial(fairness_distance, target=self.target)),
+            _over_prompts(f"largest cell error, {what}", prompts, largest, at_most=CELL),
         ]
 
     def _shift(self, samples: Sequence[Sample], base: Sequence[Sample]) -> list[Figure]:
@@ -301,11 +303,21 @@ class SystemBench:
         ]
 
 
-def _interval(values: np.ndarray) -> tuple[float, float] | None:
-    """95% interval of a mean over prompts and seeds (bootstrap, percentiles)."""
+def _over_prompts(
+    name: str, values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], at_most: float | None = None
+) -> Figure:
+    """A statistic of the mean over prompts of values [P, ...], with its 95% interval.
+
+    What the model thinks of a prompt is the same in every sample, so prompts are resampled (bootstrap, percentiles).
+    """
     from scipy.stats import bootstrap
 
-    if len(values) < 2 or np.ptp(values) == 0:
-        return None
-    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    return float(found.low), float(found.high)
+    value, interval = float(statistic(values.mean(0))), None
+    if len(values) > 1 and np.ptp(values, axis=0).any():
+
+        def resampled(drawn: np.ndarray, axis: int) -> np.ndarray:
+            return statistic(values[drawn].mean(axis if axis >= 0 else drawn.ndim + axis))
+
+        found = bootstrap((np.arange(len(values)),), resampled, method="percentile", rng=np.random.default_rng(0))
+        interval = float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return Figure(name, value, at_most=at_most, interval=interval)

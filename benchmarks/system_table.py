@@ -33,13 +33,14 @@ HEADS = {
     "the indicator's entropy, deviation": "±",
 }
 NOTES = """
-FD is the distance of the shares to the target; at few pictures a fair model has some too. *FD* and *cell*, the largest
-error of a single class or combination of classes, are of all prompts together, *FD by prompt* (95% interval over
-prompts and seeds) and *bias* (mean difference of two classes) are means over prompts, *worst* is the prompt with the
-largest FD. A cell error of {cell} or less is **bold**. *KID* is to the base's pictures; *moved*, the distance to the
-base's picture of the same seed; *shift*, the largest change of a share that was not asked for, such as that of a skin
-tone where gender is balanced; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share
-of pictures that show what an explicit prompt says; *time*, what sampling takes longer, as a share.
+FD is the distance of the shares to the target; at few pictures a fair model has some too. *FD* and *cell*, the
+largest error of a single class or combination of classes, are of all prompts together, *FD by prompt* and *bias*
+(mean difference of two classes) are means over prompts, *worst* is the prompt with the largest FD. The 95% intervals
+are what other prompts of this kind would give. A cell error of {cell} or less is **bold**. *KID* is to the base's
+pictures; *moved*, the distance to the base's picture of the same seed; *shift*, the largest change of a share that
+was not asked for, such as that of a skin tone where gender is balanced; *seen*, the share of pictures in which the
+subject is recognised; *obeyed*, the share of pictures that show what an explicit prompt says; *time*, what sampling
+takes longer, as a share.
 """
 
 OVERVIEW = """
@@ -106,7 +107,7 @@ def _error(result: Result) -> str:
     """The largest cell error, in the family of prompts where it is largest, if there are several."""
     found = [one for one in result.figures if one.name.startswith("largest cell error")]
     worst = max(found, key=lambda one: one.value)
-    return f"**{worst.shown}**" if worst.met else worst.shown
+    return f"**{worst.number}**" if worst.met else worst.number
 
 
 def _head(column: str) -> str:

@@ -139,6 +139,20 @@ def test_what_is_measured_is_the_distance_to_the_target_in_all_and_by_family(ben
     assert found["largest cell error, all prompts together"].met is False
 
 
+def test_intervals_are_over_prompts_however_many_samples_there_are(bench):
+    few, many = (
+        {figure.name: figure for figure in Seen(bench, "families", seeds, None, rounds=0).figures("base")}
+        for seeds in (1, 3)
+    )
+    assert all(few[name].interval == many[name].interval for name in (FD, CELL, "FD, all prompts together"))
+    low, high = many[CELL].interval
+    # 20 prompts of men only and 16 of both: ± 1.96 √(.5² · .556 · .444 / 36)
+    half = 1.96 * (0.5**2 * 20 / 36 * 16 / 36 / 36) ** 0.5
+    assert (low, high) == pytest.approx((20 / 72 - half, 20 / 72 + half), abs=0.015)
+    # No prompt differs from another: what other prompts would give cannot be told.
+    assert many["FD, occupations"].interval is None
+
+
 def test_what_was_not_asked_for_is_compared_with_the_base(bench):
     measured = Seen(bench, "families", 2, None, rounds=0)
     shift = {
@@ -151,7 +165,7 @@ def test_what_was_not_asked_for_is_compared_with_the_base(bench):
 def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
     figures = [
         Figure("FD, all prompts together", 0.02),
-        Figure(CELL, 0.01, at_most=0.05),
+        Figure(CELL, 0.01, at_most=0.05, interval=(0.0, 0.03)),
         Figure(FD, 0.1, interval=(0.05, 0.15)),
         Figure(PRICE, 0.01),
         Figure("FD, all prompts together, CFG 6", 0.03),
@@ -162,14 +176,15 @@ def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
     results = [Result(name, SYSTEMS[name].title, "c", figures, 1.0, settings, machine) for name in ("base", "lora")]
     lines = write_table(results, "a task", tmp_path).read_text("utf-8").splitlines()
     assert lines[2] == "| system | needs | FD | cell | FD by prompt | KID | FD, CFG 6 | cell, occupations |"
-    assert "| .020 | **.010** | .100 (.050–.150) | .010 | .030 | .200 |" in lines[4]
+    assert "| .020 | **.010 (.000–.030)** | .100 (.050–.150) | .010 | .030 | .200 |" in lines[4]
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("systems.png", "scales.png"))
 
 
 def test_an_overview_has_a_column_for_each_task_that_was_measured_and_the_worst_cell_of_its_families(tmp_path):
     for task, row, *errors in (("gender", "base", 0.3), ("gender", "lora", 0.04), ("families", "base", 0.01, 0.2)):
         figures = [
-            Figure(f"{CELL} {number}" if number else CELL, one, at_most=0.05) for number, one in enumerate(errors)
+            Figure(f"{CELL} {number}" if number else CELL, one, None, 0.05, (0.0, 1.0))
+            for number, one in enumerate(errors)
         ]
         Result(row, row, "c", figures, 1.0, {}, {}).save(tmp_path / task)
     lines = write_overview(tmp_path).read_text("utf-8").splitlines()
