@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .trajectory import Trajectory
 
 TRAINED = ("unet", "text-encoder", "both", "tokens")
+# λ_img of features or, for soft tokens, of latents; a LoRA that keeps its pictures' latents so much hardly moves.
+KEEP, KEEP_LATENTS = 8.0, 1.0
 # A run of so many steps without a finite gradient will not find back.
 MOST_SKIPPED = 20
 
@@ -67,7 +69,7 @@ class Settings:
     sampling: int = 21
     through: int = 4
     confidence: float = 0.8
-    keep: float = 8.0
+    keep: float = KEEP
     keep_changed: float = 0.2
     average: float = 0.996
     seed: int = 0
@@ -82,8 +84,13 @@ class Settings:
         return RATES[self.train] if self.rate is None else self.rate
 
 
-# The U-Net's was tried on the embedded model, the others are guesses; for SD 1.5 the paper has 5e-5 for LoRAs.
+# Those of U-Net, text encoder and tokens were tried on the embedded model; for SD 1.5 the paper has 5e-5 for LoRAs.
 RATES = {"unet": 2e-3, "text-encoder": 2e-3, "both": 2e-3, "tokens": 5e-3}
+
+
+def usual_keep(train: str, extractors: int) -> float:
+    """λ_img for what is trained, with so many extractors; without one it is the latents that are kept."""
+    return KEEP if extractors or train == "tokens" else KEEP_LATENTS
 
 
 @dataclass(frozen=True)

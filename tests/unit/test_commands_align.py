@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter import AdapterCard, load_adapter
+from comfyui_ddm.debias.storage import read_metadata
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.soft_tokens import SoftTokens
@@ -59,6 +60,17 @@ def test_an_embedding_is_written_and_sampled(ddm, tmp_path):
     sample = ["--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "pictures"]
     ddm(*sample, "--alpha", "0,1", command="sample")
     assert "0 or 1" in ddm(*sample, "--alpha", "0.5", command="sample", code=2).said
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [([], 1.0), (["--keep", "tone.safetensors"], 8.0), (["--train", "tokens"], 8.0), (["--keep-weight", 3], 3.0)],
+)
+def test_a_lora_holds_latents_less_than_what_it_was_told_to_keep(ddm, tmp_path, options, weight):
+    out = tmp_path / "fair.safetensors"
+    ddm("--out", out, "--steps", 1, *(tmp_path / one if one == "tone.safetensors" else one for one in options))
+    card = AdapterCard.from_metadata(read_metadata(out))
+    assert card.training["keep"] == weight
 
 
 def test_a_stopped_run_must_be_resumed_or_thrown_away(ddm, tmp_path):

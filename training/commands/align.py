@@ -70,7 +70,11 @@ def align(
     ] = None,
     clip: ClipOption = None,
     keep_weight: Annotated[
-        float | None, typer.Option(min=0.0, help="How much pictures shall stay what they were (8); 0 for not at all.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="How much pictures shall stay what they were: 8, but 1 for a LoRA without --keep; 0 for not at all.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Pictures of one prompt per step.")] = None,
@@ -110,7 +114,7 @@ def align(
     from ...debias.adapter import content_hash
     from ...debias.error import DDMError
     from ...debias.reading import check_probes
-    from ..alignment import Settings
+    from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
     from ..base import load_base, resolve_device
     from ..checkpoint import checkpoint_path, refuse_left
@@ -132,7 +136,7 @@ def align(
         refuse_left(checkpoint)
     families = [read_prompts(text) for text in prompts]
     given = {
-        "keep": keep_weight,
+        "keep": usual_keep(train, len(keep or [])) if keep_weight is None else keep_weight,
         "steps": steps,
         "batch": batch,
         "rank": rank,
