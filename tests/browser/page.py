@@ -108,7 +108,7 @@ class ComfyPage:
             yield job[1]
         yield from self.server.get("/history")
 
-    def run(self, timeout: float = 180) -> dict[str, Any]:
+    def run(self, timeout: float = 300) -> dict[str, Any]:
         """Queue the graph, and wait until it is done; return its outputs by node id."""
         outputs = self.server.wait(self.queue(), timeout)
         self.page.wait_for_timeout(600)  # the last messages are on their way to the page
