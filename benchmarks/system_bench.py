@@ -38,6 +38,8 @@ SEED_STEP = 100_000
 TIMED = 32
 # How far a cell may be from its share.
 CELL = 0.05
+# Pictures in a subset of the KID, as is usual where there are so many: of 50, chance would be as large as the figures.
+KID_SUBSET = 1000
 # What is trained by a probe learns its mistakes, so it is taught by another than the one that measures.
 TEACHER = 1
 
@@ -88,7 +90,7 @@ class SystemBench:
         distances = fairness_distance(shares, self.target).mean(0)
         prompts = shares.mean(0)
         features, plain = (np.concatenate([one.features for one in part]) for part in (samples, base))
-        quality = kid(features, plain)
+        quality = kid(features, plain, subset_size=KID_SUBSET)
         obeyed = [self.obeyed(name, word) for word in self.said]
         trained = self.train(name)
         besides = self.train(system.with_adapter).seconds if system.with_adapter else 0.0
