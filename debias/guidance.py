@@ -106,8 +106,12 @@ class Guidance:
         """The gradient [B, K] of the loss by each picture's own logits, in units of one picture."""
         p = _softmax(logits)
         if self.mode == "queue":
-            # −log p_y, softened
-            return _softmax(logits / TEMPERATURE) - np.eye(p.shape[1])[self._assigned(p)]
+            own = np.eye(p.shape[1])[self._assigned(p)]
+            # As hard as −log p_y would push if it were softened, and away from the rivals that the head sees now. Of
+            # two classes this is that gradient; of more, it would push away from all alike, and miss those between.
+            hard = 1 - (_softmax(logits / TEMPERATURE) * own).sum(1, keepdims=True)
+            way = _softmax(np.where(own, -np.inf, logits)) - own
+            return hard * way * np.sqrt(2) / np.linalg.norm(way, axis=1, keepdims=True)
         gradient = np.zeros_like(p)
         for rows in self._by_prompt():
             excess = p[rows].mean(0) - self.target.shares

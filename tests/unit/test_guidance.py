@@ -1,5 +1,7 @@
 """Distribution guidance as mathematics: losses, gradients, assignment; no model in sight."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,25 @@ def test_the_gradient_is_that_of_the_loss(head, mode):
         loss = -8 * (logits / 8).log_softmax(1)[torch.arange(6), wanted].sum()
     loss.backward()
     assert np.allclose(guidance.gradient(logits.detach().numpy()), logits.grad.numpy(), atol=1e-9)
+
+
+def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_sees():
+    names = ("light", "medium", "dark")
+    guidance = Guidance(SimpleNamespace(names=names), Target(names, np.array([0.0, 1.0, 0.0])))
+    guidance.begin(["a"] * 2)
+    from_light, from_dark = guidance.gradient(np.array([[5.0, 1.0, -5.0], [-5.0, 1.0, 5.0]]))
+    assert from_light[0] > 100 * abs(from_light[2]) and from_dark[2] > 100 * abs(from_dark[0])
+    assert from_light[1] == from_dark[1] == pytest.approx(-from_light[0], rel=0.01)
+
+
+def test_of_more_classes_a_push_is_about_as_long_as_of_two(head):
+    lengths = []
+    for count in (2, 3, 6):
+        names = tuple(map(str, range(count)))
+        guidance = Guidance(SimpleNamespace(names=names), Target(names, np.eye(count)[0]))
+        guidance.begin(["a"])
+        lengths.append(np.linalg.norm(guidance.gradient(np.zeros((1, count)))) / (1 - 1 / count))
+    assert lengths == pytest.approx([2**0.5] * 3)
 
 
 @pytest.mark.parametrize("mode", ["queue", "batch"])
