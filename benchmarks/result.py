@@ -76,7 +76,7 @@ class Figure:
 
     def _number(self, value: float) -> str:
         digits = DIGITS[self.unit] + (self.unit == "s" and value < 5)  # a second more or less says much of few
-        text = f"{value:,.{digits}f}"
+        text = f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no -.000
         return text.replace("0.", ".", 1) if not self.unit and text.lstrip("-").startswith("0.") else text
 
 

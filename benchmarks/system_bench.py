@@ -90,7 +90,7 @@ class SystemBench:
         distances = fairness_distance(shares, self.target).mean(0)
         prompts = shares.mean(0)
         features, plain = (np.concatenate([one.features for one in part]) for part in (samples, base))
-        quality = kid(features, plain, subset_size=KID_SUBSET)
+        quality = kid(features, plain, subset_size=KID_SUBSET, paired=True)
         obeyed = [self.obeyed(name, word) for word in self.said]
         trained = self.train(name)
         besides = self.train(system.with_adapter).seconds if system.with_adapter else 0.0

@@ -37,10 +37,10 @@ FD is the distance of the shares to the target; at few pictures a fair model has
 largest error of a single class or combination of classes, are of all prompts together, *FD by prompt* and *bias*
 (mean difference of two classes) are means over prompts, *worst* is the prompt with the largest FD. The 95% intervals
 are what other prompts of this kind would give. A cell error of {cell} or less is **bold**. *KID* is to the base's
-pictures; *moved*, the distance to the base's picture of the same seed; *shift*, the largest change of a share that
-was not asked for, such as that of a skin tone where gender is balanced; *seen*, the share of pictures in which the
-subject is recognised; *obeyed*, the share of pictures that show what an explicit prompt says; *time*, what sampling
-takes longer, as a share.
+pictures, where digits are balanced mostly that of the balance itself; *moved*, the distance to the base's picture of
+the same seed; *shift*, the largest change of a share that was not asked for, such as that of a skin tone where gender
+is balanced; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share of pictures that
+show what an explicit prompt says; *time*, what sampling takes longer, as a share.
 """
 
 OVERVIEW = """

@@ -21,7 +21,12 @@ class Kid:
 
 
 def kid(
-    features: np.ndarray, reference: np.ndarray, subsets: int = 100, subset_size: int = 50, random_seed: int = 0
+    features: np.ndarray,
+    reference: np.ndarray,
+    subsets: int = 100,
+    subset_size: int = 50,
+    random_seed: int = 0,
+    paired: bool = False,
 ) -> Kid | None:
     """Unbiased MMD² with the kernel (x·y/D + 1)³, averaged over small subsets.
 
@@ -34,6 +39,8 @@ def kid(
         reference: [M, D].
         subsets: how many subsets to average over.
         subset_size: pictures of each side in a subset, lowered to what there is.
+        paired: row by row the same prompt and seed. Pairs are alike, so they are drawn together, and left out where the
+            two sides are compared.
 
     Returns:
         The distance, or None with fewer than 10 pictures on either side.
@@ -43,20 +50,22 @@ def kid(
     if size < 10:
         return None
     rng = np.random.default_rng(random_seed)
-    values = [
-        mmd2(features[rng.choice(len(features), size, False)], reference[rng.choice(len(reference), size, False)])
-        for _ in range(subsets)
-    ]
+    values = []
+    for _ in range(subsets):
+        rows = rng.choice(len(features), size, False)
+        others = rows if paired else rng.choice(len(reference), size, False)
+        values.append(mmd2(features[rows], reference[others], paired))
     return Kid(float(np.mean(values)), float(np.std(values)), size)
 
 
-def mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy of [N, D] and [M, D] under (x·y/D + 1)³."""
+def mmd2(x: np.ndarray, y: np.ndarray, paired: bool = False) -> float:
+    """Unbiased squared maximum mean discrepancy of [N, D] and [M, D] under (x·y/D + 1)³; of pairs, N = M."""
     n, m, depth = len(x), len(y), x.shape[1]
     xx, yy, xy = ((a @ b.T / depth + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within_x = (xx.sum() - np.trace(xx)) / (n * (n - 1))
     within_y = (yy.sum() - np.trace(yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * xy.mean())
+    across = (xy.sum() - np.trace(xy)) / (n * (n - 1)) if paired else xy.mean()
+    return float(within_x + within_y - 2 * across)
 
 
 def paired_distance(features: np.ndarray, base: np.ndarray) -> np.ndarray:

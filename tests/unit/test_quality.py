@@ -23,6 +23,21 @@ def test_it_is_unbiased_however_few_pictures():
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
 
 
+def test_pairs_that_are_alike_do_not_make_two_sets_look_alike():
+    rng = np.random.default_rng(2)
+    values = {paired: [] for paired in (True, False)}
+    for _ in range(2000):
+        x = rng.normal(size=(10, 4))
+        y = 0.9 * x + np.sqrt(1 - 0.9**2) * rng.normal(size=(10, 4))
+        for paired, found in values.items():
+            found.append(mmd2(x, y, paired))
+    error = np.std(values[True]) / np.sqrt(2000)
+    assert abs(np.mean(values[True])) < 4 * error
+    assert np.mean(values[False]) < -20 * error
+    x = rng.normal(size=(40, 4))
+    assert kid(x, x, paired=True).value == pytest.approx(0, abs=1e-12)
+
+
 def test_it_is_the_kernel_distance_of_the_paper():
     x, y = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 1.0], [2.0, 0.0]])
     kernel = lambda a, b: (a @ b / 2 + 1) ** 3  # noqa: E731
