@@ -51,7 +51,8 @@ def kid(
         return None
     rng = np.random.default_rng(random_seed)
     values = []
-    for _ in range(subsets):
+    # Where a subset is all there is, another one would be the same.
+    for _ in range(subsets if max(len(features), len(reference)) > size else 1):
         rows = rng.choice(len(features), size, False)
         others = rows if paired else rng.choice(len(reference), size, False)
         values.append(mmd2(features[rows], reference[others], paired))

@@ -105,7 +105,7 @@ def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_see
     assert from_light[1] == from_dark[1] == pytest.approx(-from_light[0], rel=0.01)
 
 
-def test_of_more_classes_a_push_is_about_as_long_as_of_two(head):
+def test_of_more_classes_a_push_is_about_as_long_as_of_two():
     lengths = []
     for count in (2, 3, 6):
         names = tuple(map(str, range(count)))
