@@ -144,6 +144,11 @@ SYSTEMS = {
     "alternation": System("the words said in turn", "words, and prompts that can be edited", alternate=True),
     "ddm-discovered": System("ddm, discovered", command=DDM + "discovered", target=False),
     "ddm-words": System("ddm, words", "words", DDM + "'words:{words}' --target '{said}'"),
+    "ddm-words-each": System(
+        "ddm, words, each prompt corrected",
+        "words",
+        DDM + "'words:{words}' --target '{said}' --steps 500 --by-prompt 16",
+    ),
     "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{columns} --target '{targets}'"),
     **{
         f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha, joint=False, target=False)

@@ -18,6 +18,8 @@ ESS_FLOOR = 0.2
 # weights (men .62 where they said .53), so α = 1 goes a little further.
 INDICATOR_ESS = 0.28
 PRIOR = 4.0
+# What a target of 0 counts as.
+LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Weighting:
         counts = np.zeros((concept.max() + 1, cells.shape[1]))
         np.add.at(counts, concept, cells)
         data = (counts + prior * share) / (counts.sum(1, keepdims=True) + prior)
-        raked = _rake(data, [np.maximum(target.shares, 1e-6) for target in targets])
+        raked = _rake(data, [np.maximum(target.shares, LEAST_SHARE) for target in targets])
         return cls(concept, cells, (np.log(raked) - np.log(data))[concept])
 
     @classmethod
@@ -94,6 +96,20 @@ class Weighting:
             step = np.zeros(len(known)) if own is None else np.log(known / own)
             shift = np.add.outer(shift, step).ravel()
         return replace(self, log_ratio=self.log_ratio + shift)
+
+    def corrected(self, groups: Sequence[Groups], targets: Sequence[Target], shares: np.ndarray) -> "Weighting":
+        """The weights for a model that they have brought to shares p_c, concept by concept: τ/p_c more at α = 1.
+
+        Args:
+            groups, targets: the attributes, as they were weighted.
+            shares: p [C, ΣK] of each concept, all attributes after one another, all above 0.
+        """
+        step = np.zeros((len(shares), 1))
+        parts = np.split(shares, np.cumsum([len(part.names) for part in groups])[:-1], axis=1)
+        for target, own in zip(targets, parts, strict=True):
+            more = np.log(np.maximum(target.shares, LEAST_SHARE)) - np.log(own)
+            step = (step[:, :, None] + more[:, None, :]).reshape(len(shares), -1)
+        return replace(self, log_ratio=self.log_ratio + step[self.concept])
 
     @property
     def by_indicator(self) -> bool:

@@ -4,6 +4,10 @@ Log-odds are linear in the strength, but a training under guidance reaches only 
 model makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
 base's own features, and the strength at which their shares are the target's becomes the file's α = 1.
 
+Prompts differ in where they start and in what an adapter makes of them. Where each is to be in balance by itself, their
+shares are read before training ends, at the strength that would be α = 1, and the weights are corrected by what each
+still lacks (`Weighting.corrected`) for the steps that follow.
+
 Of two groups that is all there is to set right. Of more, one scale can set right one direction only, and the set's
 shares f are not the base's b: an adapter that has learnt log(τ/f) would lead from b to τ b/f. So where an attribute has
 more than two groups, b is read first, and the weights are made for it (`Weighting.starting_from`).
@@ -11,6 +15,7 @@ more than two groups, b is read first, and the weights are made for it (`Weighti
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +39,8 @@ SAMPLING_STEPS = 10
 FEWEST, LEAST = 8, 1e-3
 # The base's shares are read from so many times the pictures of a strength, and count as if a few more were the set's.
 FIRST, PRIOR = 2, 20
+# A prompt's shares are read from few pictures; so many more are as all prompts together.
+PROMPT_PRIOR = 4
 # A goal at this distance from the shares at strength 0 is reached: 160 pictures tell no better.
 NEAR = 0.08
 
@@ -109,7 +116,7 @@ class GroupReader:
         They are read from `FIRST` times as many pictures as are made at a strength otherwise.
         """
         count, grouping = FIRST * self.pictures, self.grouping
-        (seen,) = self._shares((0.0,), count)
+        (seen,) = self._read((0.0,), self._drawn(count)).mean(1)
         own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
         return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
 
@@ -120,10 +127,10 @@ class GroupReader:
             start: the shares at strength 0, if `base_shares` has read them.
         """
         weighting = self.grouping.weighting
-        if start is None:
-            shares = self._shares(STRENGTHS, self.pictures)
-        else:
-            shares = np.concatenate([start[None], self._shares(STRENGTHS[1:], self.pictures)])
+        strengths, drawn = STRENGTHS if start is None else STRENGTHS[1:], self._drawn(self.pictures)
+        shares = self._read(strengths, drawn).mean(1)
+        if start is not None:
+            shares = np.concatenate([start[None], shares])
         pairs = zip(self.grouping.groups, self.grouping.targets, strict=True)
         promised = [
             weighting.predicted_shares(1.0, part.membership) if weighting.by_indicator else target.shares
@@ -135,16 +142,40 @@ class GroupReader:
             scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
         )
 
-    def _shares(self, strengths: Sequence[float], pictures: int) -> np.ndarray:
-        """Shares [S, K] of every group in so many pictures at each strength, all attributes after one another."""
+    def shares_by_prompt(self, count: int) -> np.ndarray:
+        """Shares [C, K] of every group, all above 0, at the strength that would be α = 1, all attributes in a row.
+
+        Captions of few pictures are looked at together, as they are weighed (`peers`).
+
+        Args:
+            count: pictures to make of each of them, at each strength.
+        """
+        concept, rng = self.grouping.weighting.concept, np.random.default_rng([self.seed, 78])
+        size = concept.max() + 1
+        drawn = np.concatenate([rng.choice(np.flatnonzero(concept == one), count) for one in range(size)])
+        shares = self._read(STRENGTHS, drawn).reshape(len(STRENGTHS), size, count, -1).mean(2)
+        goal = np.concatenate([target.shares for target in self.grouping.targets])
+        scale = scale_of(STRENGTHS, progress_of(shares.mean(1), goal))
+        seen = np.apply_along_axis(partial(np.interp, scale, STRENGTHS), 0, shares)
+        common = np.maximum(seen.mean(0), 1 / (count * size))
+        return (count * seen + PROMPT_PRIOR * common) / (count + PROMPT_PRIOR)
+
+    def _drawn(self, pictures: int) -> np.ndarray:
+        """Which rows of the set have the captions of so many pictures."""
+        return np.sort(np.random.default_rng([self.seed, 77]).integers(len(self.captions), size=pictures))
+
+    def _read(self, strengths: Sequence[float], drawn: np.ndarray) -> np.ndarray:
+        """Groups [S, M, K] (1 where a picture is of one) of pictures at each strength, all attributes in a row.
+
+        Args:
+            drawn: [M] rows of the set whose captions they have.
+        """
         import torch
 
         from .sampler import generate_batches
 
         base, captions, seed = self.base, self.captions, self.seed
-        rng = np.random.default_rng([seed, 77])
-        drawn = np.sort(rng.integers(len(captions), size=pictures))
-        prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(pictures)]
+        prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(len(drawn))]
         made, last = [], (0, 1)
 
         def sampled(done: int, total: int) -> None:
@@ -176,11 +207,16 @@ class GroupReader:
         x = np.concatenate(list(centred.values()), 1)
         shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
         y = [np.concatenate(list(part.values()), 1) - shift for part in new]
-        return np.concatenate([shares_of(x, part.membership, y) for part in self.grouping.groups], 1)
+        return np.concatenate([groups_of(x, part.membership, y) for part in self.grouping.groups], 2)
 
 
-def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:
-    """Shares [S, K] of the groups among pictures [S][M, D], by a logistic regression learnt on the set [N, D]."""
+def groups_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:
+    """Groups [S, M, K] (1 where a picture is of one) of pictures [S][M, D].
+
+    Args:
+        x, membership: the set [N, D] and its groups [N, K], on which a logistic regression is learnt.
+        made: the pictures.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -190,8 +226,8 @@ def shares_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray])
     present = np.unique(group[known])
     if len(present) < 2:
         # Nothing to tell apart: in a few pictures, all may be of one group.
-        return np.tile(np.arange(membership.shape[1]) == present, (len(made), 1)).astype(float)
+        return np.broadcast_to(np.eye(membership.shape[1])[present], (len(made), len(made[0]), membership.shape[1]))
     # Balanced: a majority in the set must not read itself into what is made.
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))
     reader.fit(x[known], group[known])
-    return np.stack([np.bincount(reader.predict(part), minlength=membership.shape[1]) / len(part) for part in made])
+    return np.eye(membership.shape[1])[np.stack([reader.predict(part) for part in made])]

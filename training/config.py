@@ -143,6 +143,14 @@ class TrainConfig:
     calibrate: Annotated[
         int, Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")
     ] = Settings.calibrate
+    by_prompt: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Correct each prompt by itself in the last steps, from so many pictures of each at three strengths "
+            "(16 are enough); 0 balances all prompts together.",
+        ),
+    ] = Settings.by_prompt
     save_every: SaveEveryOption = 100
     resume: ResumeOption = False
     restart: Annotated[
@@ -202,6 +210,8 @@ class TrainConfig:
             raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
         if self.objective == "ddm-paper" and self.text_encoder:
             raise DDMError("The objective ddm-paper teaches the U-Net alone. Leave --text-encoder out.")
+        if self.objective == "ddm-paper" and self.by_prompt:
+            raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Leave --by-prompt out.")
         if self.folder is None and self.self_prompts is None:
             raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
         if self.reg is not None and self.folder is None:
@@ -218,6 +228,7 @@ class TrainConfig:
             text_encoder=self.text_encoder,
             rate=self._rate(size),
             dropout=self.caption_dropout,
+            by_prompt=self.by_prompt,
             calibrate=self.calibrate,
             shuffle=self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None,
             optimizer=self.optimizer.value,

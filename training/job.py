@@ -92,10 +92,11 @@ class Job:
         with ExitStack() as phases:
             stop = phases.enter_context(stop_signals())
             looking = phases.enter_context(self.reporter.pictures("base")) if run.looks_first else None
+            comparing = phases.enter_context(self.reporter.pictures("prompts")) if run.compares else None
             steps = phases.enter_context(self.reporter.steps())
             calibrating = phases.enter_context(self.reporter.pictures("calibration"))
             previews = self._previews(base, run) if config.previews else None
-            complete = run.train(steps, stop, calibrating, previews, looking)
+            complete = run.train(steps, stop, calibrating, previews, looking, comparing)
         if not complete:
             note(
                 f"Stopped at step {run.training.step} of {config.steps}; the state is kept in {self.checkpoint}. "

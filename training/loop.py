@@ -13,6 +13,7 @@ style. Learnt side by side, the adapter takes up a part of what sets the picture
 then moves that too.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -67,11 +68,13 @@ class FairTraining(Resumable):
         skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
         scale: factor on the loss while gradients are computed.
         start: shares of every group in the base's own pictures; empty if nobody has looked.
+        prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
+        turn: the first of the steps that correct each prompt by itself; the last one if there are none.
         pieces: a process takes its rows of a step in so many pieces.
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
 
-    FIGURES = ("loss", "skipped", "in_a_row", "scale", "start")
+    FIGURES = ("loss", "skipped", "in_a_row", "scale", "start", "prompts")
     TARGETS = TARGETS
 
     def __init__(
@@ -117,7 +120,9 @@ class FairTraining(Resumable):
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
-        self.start = torch.empty(0, device=base.device)
+        self.start = self.prompts = torch.empty(0, device=base.device)
+        left = settings.steps - self.draws.style_steps
+        self.turn = settings.steps - round(settings.prompt_share * left) if settings.by_prompt else settings.steps
 
     def _draws(self, weighting: Weighting) -> Draws:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
@@ -128,11 +133,16 @@ class FairTraining(Resumable):
         self.draws = self._draws(weighting)
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each."""
-        first = self.draws.style_steps
-        done, steps = (step, first) if step < first else (step - first, self.settings.steps - first)
+        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each.
+
+        The steps that correct each prompt have half of it.
+        """
+        ends = (0, self.draws.style_steps, self.turn, self.settings.steps)
+        phase = bisect_right(ends, min(step, self.settings.steps - 1))
+        done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
         late = 0.5 * (1 + np.cos(np.pi * done / steps))
-        return self.settings.rate * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
+        peak = self.settings.rate * (0.5 if phase == 3 else 1.0)
+        return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
     def advance(self) -> None:
         """Make one optimizer step, unless loss or gradients are not finite.

@@ -19,6 +19,7 @@ TITLES = {
     "own": "Making the base's own pictures",
     "groups": "Finding groups",
     "base": "Looking at what the base makes",
+    "prompts": "Looking at each prompt",
     "calibration": "Calibrating α",
     "sampling": "Making pictures to measure",
     "looking": "Looking at the pictures",
@@ -82,9 +83,9 @@ class TerminalReporter(Reporter):
 class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
-    Lines have a `phase` (cache, own, groups, base, training, calibration, sampling, looking) with `done`, `total` and
-    `seconds_left`, and while training `loss`, `ess` and `rate` (null where there is none); or one of the keys `note`,
-    `groups`, `preview` (a file, with its `step`) and `result`.
+    Lines have a `phase` (cache, own, groups, base, prompts, training, calibration, sampling, looking) with `done`,
+    `total` and `seconds_left`, and while training `loss`, `ess` and `rate` (null where there is none); or one of the
+    keys `note`, `groups`, `preview` (a file, with its `step`) and `result`.
     """
 
     def note(self, text: str) -> None:

@@ -135,6 +135,7 @@ class Run:
         calibrating: Callable[[int, int], None] | None = None,
         previews: Previews | None = None,
         looking: Callable[[int, int], None] | None = None,
+        comparing: Callable[[int, int], None] | None = None,
     ) -> bool:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
@@ -144,6 +145,7 @@ class Run:
             calibrating: called with (done, total) while the scale is calibrated.
             previews: makes pictures now and then, and of the finished adapter.
             looking: called with (done, total) while the base's own pictures are looked at, where that is needed.
+            comparing: called with (done, total) while each prompt is looked at, where each is corrected by itself.
 
         Returns:
             Whether the run is complete; then the files are written and the checkpoint is gone.
@@ -151,23 +153,19 @@ class Run:
         Raises:
             DDMError: step after step is not finite, or a file cannot be written or will have no room.
         """
-        import torch
-
         training, steps = self.training, self.settings.steps
         self._check_room()
-        if self.looks_first:
-            shares, complete = self.ranks.agreed(lambda: self._watched(self.base_shares, stop, looking))
-            if not complete:
-                self._keep()
-                return False
-            training.start = self.base.moved(torch.as_tensor(shares, dtype=torch.float32))
-        weighting, start = self.grouping.weighting, None
-        if len(training.start):
-            start = training.start.double().cpu().numpy()
-            weighting = self._weighting_from(start)
-            training.reweigh(weighting)
-        ess = weighting.effective_share(1.0)
+        if self.looks_first and not self._look("start", self.base_shares, stop, looking):
+            return False
+        start = training.start.double().cpu().numpy() if len(training.start) else None
+        ess = self._reweigh()
         while training.step < steps:
+            if training.step == training.turn and self.compares:
+                with training.averaged():
+                    complete = self._look("prompts", self.shares_by_prompt, stop, comparing)
+                if not complete:
+                    return False
+                ess = self._reweigh()
             if stop and self._agreed(stop):
                 self._keep()
                 return False
@@ -193,6 +191,35 @@ class Run:
             self._preview(previews, stop)
         # Stopped in the calibration, the checkpoint of the last step is there: a resumed run only calibrates.
         return complete
+
+    def _look(
+        self,
+        name: str,
+        look: Callable[[Callable[[int, int], None]], np.ndarray],
+        stop: Callable[[], bool] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> bool:
+        """Let a figure of the training be the shares that are found in pictures; if stopped, the state is kept."""
+        import torch
+
+        shares, complete = self.ranks.agreed(lambda: self._watched(look, stop, progress))
+        if complete:
+            setattr(self.training, name, self.base.moved(torch.as_tensor(shares, dtype=torch.float32)))
+        else:
+            self._keep()
+        return complete
+
+    def _reweigh(self) -> float:
+        """Draw by the weights for the shares that are known of the model's pictures; returns their ESS at α = 1."""
+        training, weighting = self.training, self.grouping.weighting
+        if len(training.start):
+            weighting = self._weighting_from(training.start.double().cpu().numpy())
+        if len(training.prompts):
+            shares = training.prompts.double().cpu().numpy()
+            weighting = weighting.corrected(self.grouping.groups, self.grouping.targets, shares)
+        if len(training.start) or len(training.prompts):
+            training.reweigh(weighting)
+        return weighting.effective_share(1.0)
 
     def _agreed(self, stop: Callable[[], bool]) -> bool:
         """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""
@@ -269,6 +296,17 @@ class Run:
         """Shares of every group in the base's own pictures."""
         with as_written(self.base.unet):
             return self._reader(progress).base_shares()
+
+    @property
+    def compares(self) -> bool:
+        """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
+        wanted = bool(self.settings.by_prompt) and not len(self.training.prompts)
+        return wanted and not self.grouping.weighting.by_indicator and len(self.pictures.captions) >= FEWEST
+
+    def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""
+        with as_written(self.base.unet):
+            return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
 
     def calibrate(
         self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None

@@ -18,13 +18,17 @@ class Settings:
         batch: pictures per step (rows of all kinds).
         rank: rank of the LoRAs.
         text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
-        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each.
+        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each;
+            half of it for the steps that correct each prompt.
         alpha_max: the dial is trained over (−alpha_max, alpha_max).
         dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
             only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
         style_share: share of the steps that teach the style LoRA, when there is one; they come first.
+        by_prompt: pictures per strength and prompt that are looked at before the last steps, which then correct each
+            prompt by itself; 0 for none.
+        prompt_share: share of the adapter's steps that follow then.
         calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
         shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
             leaves captions as they are.
@@ -45,6 +49,8 @@ class Settings:
     dropout: float = 0.15
     keep: float = 0.05
     style_share: float = 0.4
+    by_prompt: int = 0
+    prompt_share: float = 0.4
     calibrate: int = 160
     shuffle: int | None = None
     optimizer: str = "adamw"

@@ -7,7 +7,7 @@ from comfyui_ddm.debias.group import Groups, concepts
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.debias.weight import Weighting
 from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, GroupReader, progress_of, scale_of, shares_of
+from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, GroupReader, groups_of, progress_of, scale_of
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.latents import Latents
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
@@ -43,7 +43,7 @@ def test_what_is_at_its_goal_already_makes_no_progress():
 
 def test_where_the_set_shows_one_group_only_every_picture_is_of_it():
     one = np.eye(2)[np.ones(9, dtype=int)]
-    assert shares_of(np.zeros((9, 3)), one, [np.ones((4, 3))] * 2).tolist() == [[0, 1], [0, 1]]
+    assert groups_of(np.zeros((9, 3)), one, [np.ones((4, 3))] * 2).mean(1).tolist() == [[0, 1], [0, 1]]
 
 
 def test_shares_are_read_from_the_features():
@@ -51,13 +51,13 @@ def test_shares_are_read_from_the_features():
     group = (np.arange(300) % 6 == 0).astype(int)
     x = rng.normal(size=(300, 20)) + 3 * group[:, None]
     made = [rng.normal(size=(100, 20)) + 3 * (np.arange(100) < rare)[:, None] for rare in (10, 40, 70)]
-    assert shares_of(x, np.eye(2)[group], made)[:, 1] == pytest.approx([0.1, 0.4, 0.7], abs=0.02)
+    assert groups_of(x, np.eye(2)[group], made).mean(1)[:, 1] == pytest.approx([0.1, 0.4, 0.7], abs=0.02)
 
 
 def test_pictures_without_a_group_teach_nothing():
     x = np.array([[-1.0], [-1.1], [1.0], [1.1], [50.0]] * 4)
     membership = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]] * 4, float)
-    assert shares_of(x, membership, [np.array([[-1.0], [1.0], [1.0], [1.0]])])[0] == pytest.approx([0.25, 0.75])
+    assert groups_of(x, membership, [np.array([[-1.0], [1.0], [1.0], [1.0]])])[0, :, 1].tolist() == [0, 1, 1, 1]
 
 
 def grouped(labels, captions):
@@ -77,12 +77,12 @@ def trained(tiny_base):
     return base
 
 
-def run(base, count=16, pictures=4, labels=None):
+def reader_of(base, count=16, pictures=4, labels=None, kind=GroupReader):
     captions = [("a doctor", "a judge")[i % 2] for i in range(count)]
     labels = labels or [("woman" if i % 4 == 3 else "man") for i in range(count)]
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     steps = []
-    reader = GroupReader(
+    reader = kind(
         base,
         Latents.of(latents),
         captions,
@@ -91,6 +91,11 @@ def run(base, count=16, pictures=4, labels=None):
         seed=0,
         progress=lambda done, total: steps.append((done, total)),
     )
+    return reader, steps
+
+
+def run(base, *given, **named):
+    reader, steps = reader_of(base, *given, **named)
     return reader.calibrate(), steps
 
 
@@ -113,3 +118,30 @@ def test_a_set_that_is_in_balance_asks_for_no_other_scale(trained):
 def test_the_fewest_pictures_that_teach_anything_are_no_crash(trained):
     labels = ["man"] * (FEWEST - 1) + ["woman"]
     assert 0.25 <= run(trained, FEWEST, labels=labels)[0].scale <= 3
+
+
+def test_each_prompt_is_read_by_itself(trained):
+    reader, steps = reader_of(trained)
+    shares = reader.shares_by_prompt(3)
+    assert shares.shape == (2, 2) and (shares > 0).all() and shares.sum(1) == pytest.approx([1, 1])
+    assert steps[-1][0] == steps[-1][1] and (reader.shares_by_prompt(3) == shares).all()
+
+
+class Given(GroupReader):
+    """Sees that of the doctors 10 · (9, 7, 5) are men at the three strengths, and of the judges all that are left."""
+
+    def _read(self, strengths, drawn):
+        judges = np.array([self.captions[row] == "a judge" for row in drawn])
+        assert judges.tolist() == [False] * 100 + [True] * 100
+        men = np.zeros((3, 200))
+        for along, (doctors, others) in zip(men, ((90, 90), (70, 50), (50, 10)), strict=True):
+            along[:doctors] = along[100 : 100 + others] = 1
+        return np.stack([men, 1 - men], 2)
+
+
+def test_prompts_are_read_at_the_strength_at_which_all_together_meet_the_target():
+    # Men are .9, .6 and .3 of all: half at 4/3.
+    reader, _ = reader_of(None, kind=Given)
+    doctors, judges = 0.7 - 0.2 / 3, 0.5 - 0.4 / 3
+    read = reader.shares_by_prompt(100)
+    assert read[:, 0] == pytest.approx(np.array([doctors, judges]) * (100 / 104) + 0.5 * (4 / 104))

@@ -279,6 +279,15 @@ def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
     assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)
 
 
+def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training):
+    run = training(by_prompt=8, prompt_share=0.25, steps=400, rate=1e-2)
+    rates = [run.rate(step) for step in range(401)]
+    assert (
+        run.turn == 300 and rates[299] == pytest.approx(1e-2 / 20, rel=0.1) and rates[400] == pytest.approx(5e-3 / 20)
+    )
+    assert rates[300] == rates[0] / 2 and max(rates[300:]) == pytest.approx(5e-3, rel=0.1)
+
+
 def test_style_and_adapter_have_a_learning_rate_of_their_own(training):
     run = training(style=True, style_share=0.25, steps=400, rate=1e-2)
     rates = [run.rate(step) for step in range(400)]

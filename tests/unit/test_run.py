@@ -126,6 +126,29 @@ def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(ti
     assert load_adapter(last.out).card.training["calibration"]["shares"][0] == pytest.approx(shares)
 
 
+def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "pictures", 12)
+
+    def begun(by_prompt=2):
+        changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 4}
+        return prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes=changes)
+
+    run, looked = begun(), []
+    assert not begun(0).compares and run.compares and run.training.turn == 2
+    assert not run.train(stop=after(4), comparing=lambda *figures: looked.append(figures))
+    assert looked and run.training.step == 2 and not len(run.training.prompts)
+    again = begun()
+    assert again.resume() and not again.train(stop=lambda: again.training.step == 3)
+    shares = again.training.prompts.double().numpy()
+    assert shares.shape == (2, 2) and (shares > 0).all()
+    last, looked = begun(), []
+    assert last.resume() and not last.compares
+    assert last.train(comparing=lambda *figures: looked.append(figures)) and not looked
+    wanted = last.grouping.weighting.corrected(last.grouping.groups, last.grouping.targets, shares)
+    assert last.training.draws.weighting.log_ratio == pytest.approx(wanted.log_ratio)
+    assert load_adapter(last.out).card.training["by_prompt"] == 2
+
+
 def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
     folder = write_folder(tmp_path / "pictures", 3, 3)
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 1})

@@ -123,6 +123,25 @@ def test_weights_for_a_base_with_other_shares_lead_from_these_to_the_target():
     assert (found.weights(0.0) == 1).all()
 
 
+def test_corrected_weights_give_each_concept_what_it_still_lacks():
+    tones, genders = groups_of(["light"] * 60 + ["medium"] * 30 + ["dark"] * 10), groups_of(["man", "woman"] * 50)
+    wanted, concept = [Target.uniform(part.names) for part in (tones, genders)], np.arange(100) // 2 % 2
+    weighting = Weighting.of_attributes([tones, genders], wanted, concept)
+    even, odd = [1 / 3] * 3 + [0.5, 0.5], [0.2, 0.4, 0.4, 0.8, 0.2]
+    found = weighting.corrected([tones, genders], wanted, np.array([even, odd]))
+    before, after = weighting.weights(1.0), found.weights(1.0)
+    assert after[concept == 0] == pytest.approx(before[concept == 0])
+    cells = {
+        (tone, gender): after[row] / before[row]
+        for row in np.flatnonzero(concept == 1)
+        for tone, gender in [(tones.membership[row].argmax(), genders.membership[row].argmax())]
+    }
+    dark, light, man, woman = 0, 1, 0, 1
+    assert cells[dark, man] / cells[light, man] == pytest.approx(2)
+    assert cells[light, woman] / cells[light, man] == pytest.approx(4)
+    assert (found.weights(0.0) == 1).all()
+
+
 def test_the_recommended_alpha_is_the_smallest_near_the_target(men):
     groups, _ = men
     curve = predict_curve(weighted(men), groups.membership, Target.uniform(groups.names))
