@@ -117,6 +117,16 @@ class Train(io.ComfyNode):
                     optional=True,
                     tooltip="Let the text encoders learn as well. Then connect clip to DDM Load Adapter too.",
                 ),
+                io.Int.Input(
+                    "by_prompt",
+                    default=0,
+                    min=0,
+                    max=200,
+                    optional=True,
+                    tooltip="Correct each prompt by itself in the last steps, so that not only all together are in "
+                    "balance: so many pictures of each caption are looked at, at three strengths; 16 are enough. Give "
+                    "more steps then, 500 for instance. 0: no.",
+                ),
             ],
             outputs=[
                 AdapterName.Output(display_name="adapter", tooltip="The adapter's name, for DDM Load Adapter."),
@@ -179,6 +189,7 @@ class Train(io.ComfyNode):
         masks: str = FILES,
         buckets: bool = True,
         text_encoder: bool = False,
+        by_prompt: int = 0,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
         from ..training.tokenizer import find_tokenizer
@@ -196,6 +207,7 @@ class Train(io.ComfyNode):
         options += ["--shuffle-caption"] if shuffle_caption else []
         options += ["--flip"] if flip else []
         options += ["--text-encoder"] if text_encoder else []
+        options += [f"--by-prompt={by_prompt}"] if by_prompt else []
         arguments = train_arguments(
             pictures,
             base,

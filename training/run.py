@@ -161,9 +161,7 @@ class Run:
         ess = self._reweigh()
         while training.step < steps:
             if training.step == training.turn and self.compares:
-                with training.averaged():
-                    complete = self._look("prompts", self.shares_by_prompt, stop, comparing)
-                if not complete:
+                if not self._look("prompts", self.shares_by_prompt, stop, comparing):
                     return False
                 ess = self._reweigh()
             if stop and self._agreed(stop):
@@ -305,7 +303,7 @@ class Run:
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""
-        with as_written(self.base.unet):
+        with self.training.averaged(), as_written(self.base.unet):
             return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
 
     def calibrate(

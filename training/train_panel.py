@@ -16,8 +16,8 @@ class TrainPanel:
         reference: how the host's /view finds a preview file.
 
     Attributes:
-        values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, training, calibration, done or
-            stopped.
+        values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, prompts, training, calibration,
+            done or stopped.
         preview: the last preview file.
     """
 
@@ -59,7 +59,7 @@ class TrainPanel:
 
     def stop(self) -> str:
         """The run was cancelled; returns what to say of it."""
-        began = self.values["phase"] in ("training", "calibration")
+        began = self.values["phase"] in ("training", "prompts", "calibration")
         self.values |= {"phase": "stopped", "seconds_left": None}
         self.values["summary"] = (
             "Stopped. What was trained is kept: start it again with the same inputs to go on."

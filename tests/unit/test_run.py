@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter import content_hash, load_adapter
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.checkpoint import checkpoint_path
@@ -129,9 +129,9 @@ def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(ti
 def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_base, tmp_path):
     folder = write_folder(tmp_path / "pictures", 12)
 
-    def begun(by_prompt=2):
-        changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 4}
-        return prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes=changes)
+    def begun(by_prompt=2, name="fair"):
+        changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 4, "ema": 0.5}
+        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", changes=changes)
 
     run, looked = begun(), []
     assert not begun(0).compares and run.compares and run.training.turn == 2
@@ -147,6 +147,8 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
     wanted = last.grouping.weighting.corrected(last.grouping.groups, last.grouping.targets, shares)
     assert last.training.draws.weighting.log_ratio == pytest.approx(wanted.log_ratio)
     assert load_adapter(last.out).card.training["by_prompt"] == 2
+    whole = begun(name="whole")
+    assert whole.train() and content_hash(whole.out) == content_hash(last.out)
 
 
 def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):

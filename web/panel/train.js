@@ -15,6 +15,7 @@ const PHASES = {
   own: "Making the model's own pictures",
   groups: "Looking for what is rare",
   base: "Looking at what the model makes",
+  prompts: "Looking at each prompt",
   training: "Training",
   calibration: "Setting α",
 };
