@@ -39,8 +39,9 @@ SAMPLING_STEPS = 10
 FEWEST, LEAST = 8, 1e-3
 # The base's shares are read from so many times the pictures of a strength, and count as if a few more were the set's.
 FIRST, PRIOR = 2, 20
-# A prompt's shares are read from few pictures; so many more are as all prompts together.
-PROMPT_PRIOR = 4
+# A prompt's shares are read from few pictures, and count as if so many more were as those of all prompts together:
+# with a quarter of them, prompts were corrected by more than they lacked, and by chance.
+PROMPT_PRIOR = 16
 # A goal at this distance from the shares at strength 0 is reached: 160 pictures tell no better.
 NEAR = 0.08
 

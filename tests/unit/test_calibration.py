@@ -144,4 +144,4 @@ def test_prompts_are_read_at_the_strength_at_which_all_together_meet_the_target(
     reader, _ = reader_of(None, kind=Given)
     doctors, judges = 0.7 - 0.2 / 3, 0.5 - 0.4 / 3
     read = reader.shares_by_prompt(100)
-    assert read[:, 0] == pytest.approx(np.array([doctors, judges]) * (100 / 104) + 0.5 * (4 / 104))
+    assert read[:, 0] == pytest.approx(np.array([doctors, judges]) * (100 / 116) + 0.5 * (16 / 116))
