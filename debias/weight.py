@@ -6,6 +6,7 @@ data's shares to the target along which log-odds are linear in α.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -60,9 +61,7 @@ class Weighting:
             targets: one per attribute.
             concept: [N] index of the picture's concept.
         """
-        cells = groups[0].membership
-        for part in groups[1:]:
-            cells = (cells[:, :, None] * part.membership[:, None, :]).reshape(len(concept), -1)
+        cells = _crossed([part.membership for part in groups], np.multiply)
         share = (1 / cells.shape[1] + cells.sum(0)) / (1 + cells.sum())
         counts = np.zeros((concept.max() + 1, cells.shape[1]))
         np.add.at(counts, concept, cells)
@@ -90,26 +89,20 @@ class Weighting:
             groups: the attributes, as they were weighted.
             shares: b [K_a] of each, all above 0; None for those that shall stay as they are.
         """
-        shift = np.zeros(1)
-        for part, own in zip(groups, shares, strict=True):
-            known = self.predicted_shares(0.0, part.membership)
-            step = np.zeros(len(known)) if own is None else np.log(known / own)
-            shift = np.add.outer(shift, step).ravel()
-        return replace(self, log_ratio=self.log_ratio + shift)
+        known = [self.predicted_shares(0.0, part.membership) for part in groups]
+        steps = [np.log(f / (f if b is None else b))[None] for f, b in zip(known, shares, strict=True)]
+        return replace(self, log_ratio=self.log_ratio + _crossed(steps, np.add))
 
-    def corrected(self, groups: Sequence[Groups], targets: Sequence[Target], shares: np.ndarray) -> "Weighting":
+    def corrected(self, targets: Sequence[Target], shares: Sequence[np.ndarray]) -> "Weighting":
         """The weights for a model that they have brought to shares p_c, concept by concept: τ/p_c more at α = 1.
 
         Args:
-            groups, targets: the attributes, as they were weighted.
-            shares: p [C, ΣK] of each concept, all attributes after one another, all above 0.
+            targets: of the attributes, as they were weighted.
+            shares: p [C, K_a] of each attribute in each concept, all above 0.
         """
-        step = np.zeros((len(shares), 1))
-        parts = np.split(shares, np.cumsum([len(part.names) for part in groups])[:-1], axis=1)
-        for target, own in zip(targets, parts, strict=True):
-            more = np.log(np.maximum(target.shares, LEAST_SHARE)) - np.log(own)
-            step = (step[:, :, None] + more[:, None, :]).reshape(len(shares), -1)
-        return replace(self, log_ratio=self.log_ratio + step[self.concept])
+        pairs = zip(targets, shares, strict=True)
+        steps = [np.log(np.maximum(target.shares, LEAST_SHARE)) - np.log(own) for target, own in pairs]
+        return replace(self, log_ratio=self.log_ratio + _crossed(steps, np.add)[self.concept])
 
     @property
     def by_indicator(self) -> bool:
@@ -195,6 +188,11 @@ def recommended_alpha(weighting: Weighting, groups: Sequence[Groups], targets: S
         predict_curve(weighting, part.membership, target).recommended
         for part, target in zip(groups, targets, strict=True)
     )
+
+
+def _crossed(parts: Sequence[np.ndarray], combine: np.ufunc) -> np.ndarray:
+    """Combine figures [N, K_a] of several attributes into those of their cells [N, K_1·K_2·…], in row-major order."""
+    return reduce(lambda cells, part: combine(cells[:, :, None], part[:, None, :]).reshape(len(cells), -1), parts)
 
 
 def _rake(cells: np.ndarray, targets: Sequence[np.ndarray], rounds: int = 200) -> np.ndarray:

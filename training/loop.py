@@ -69,7 +69,7 @@ class FairTraining(Resumable):
         scale: factor on the loss while gradients are computed.
         start: shares of every group in the base's own pictures; empty if nobody has looked.
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
-        turn: the first of the steps that correct each prompt by itself; the last one if there are none.
+        turn: the first of the steps that correct each prompt by itself; their number if there are none.
         pieces: a process takes its rows of a step in so many pieces.
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
 from ..debias.storage import free_space, read_metadata
-from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
+from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader
@@ -27,6 +27,9 @@ from .preview import Previews
 from .ranks import Ranks
 from .settings import Settings
 from .text_table import TextTable
+
+if TYPE_CHECKING:
+    import torch
 
 READ_EVERY = 10
 # So many steps in a row that are not finite end a run.
@@ -157,7 +160,6 @@ class Run:
         self._check_room()
         if self.looks_first and not self._look("start", self.base_shares, stop, looking):
             return False
-        start = training.start.double().cpu().numpy() if len(training.start) else None
         ess = self._reweigh()
         while training.step < steps:
             if training.step == training.turn and self.compares:
@@ -181,7 +183,7 @@ class Run:
             self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
         with training.averaged():
             calibration, complete = self.ranks.agreed(
-                lambda: self._watched(partial(self.calibrate, start=start), stop, calibrating)
+                lambda: self._watched(partial(self.calibrate, start=_known(training.start)), stop, calibrating)
             )
             if complete:
                 self.save(calibration)
@@ -209,15 +211,22 @@ class Run:
 
     def _reweigh(self) -> float:
         """Draw by the weights for the shares that are known of the model's pictures; returns their ESS at α = 1."""
-        training, weighting = self.training, self.grouping.weighting
-        if len(training.start):
-            weighting = self._weighting_from(training.start.double().cpu().numpy())
-        if len(training.prompts):
-            shares = training.prompts.double().cpu().numpy()
-            weighting = weighting.corrected(self.grouping.groups, self.grouping.targets, shares)
-        if len(training.start) or len(training.prompts):
-            training.reweigh(weighting)
+        grouping, weighting = self.grouping, self.grouping.weighting
+        start, prompts = _known(self.training.start), _known(self.training.prompts)
+        if start is not None:
+            # Of two groups, calibration makes up for where the base stands.
+            several = [own if len(own) > 2 else None for own in self._by_attribute(start)]
+            weighting = weighting.starting_from(grouping.groups, several)
+        if prompts is not None:
+            weighting = weighting.corrected(grouping.targets, self._by_attribute(prompts))
+        if weighting is not grouping.weighting:
+            self.training.reweigh(weighting)
         return weighting.effective_share(1.0)
+
+    def _by_attribute(self, shares: np.ndarray) -> list[np.ndarray]:
+        """Shares [..., ΣK] of all attributes after one another, as [..., K] of each."""
+        ends = np.cumsum([len(part.names) for part in self.grouping.groups])[:-1]
+        return np.split(shares, ends, axis=-1)
 
     def _agreed(self, stop: Callable[[], bool]) -> bool:
         """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""
@@ -337,12 +346,6 @@ class Run:
             pictures.cache,
         )
 
-    def _weighting_from(self, start: np.ndarray) -> Weighting:
-        """The weights for a base of these shares, of attributes of more than two groups."""
-        groups = self.grouping.groups
-        parts = np.split(start, np.cumsum([len(part.names) for part in groups])[:-1])
-        return self.grouping.weighting.starting_from(groups, [own if len(own) > 2 else None for own in parts])
-
     @property
     def found(self) -> list[dict[str, Any]]:
         """Where each attribute's groups come from, and their shares by name."""
@@ -418,3 +421,8 @@ class Run:
             save_adapter(self.style, export_parts(parts, "style"), style)
         save_adapter(self.out, export_parts(parts, "debias"), card)
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _known(figure: "torch.Tensor") -> np.ndarray | None:
+    """A figure of the training; None if nobody has looked."""
+    return figure.double().cpu().numpy() if len(figure) else None

@@ -144,7 +144,7 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
     last, looked = begun(), []
     assert last.resume() and not last.compares
     assert last.train(comparing=lambda *figures: looked.append(figures)) and not looked
-    wanted = last.grouping.weighting.corrected(last.grouping.groups, last.grouping.targets, shares)
+    wanted = last.grouping.weighting.corrected(last.grouping.targets, [shares])
     assert last.training.draws.weighting.log_ratio == pytest.approx(wanted.log_ratio)
     assert load_adapter(last.out).card.training["by_prompt"] == 2
     whole = begun(name="whole")

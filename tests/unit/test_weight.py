@@ -128,7 +128,7 @@ def test_corrected_weights_give_each_concept_what_it_still_lacks():
     wanted, concept = [Target.uniform(part.names) for part in (tones, genders)], np.arange(100) // 2 % 2
     weighting = Weighting.of_attributes([tones, genders], wanted, concept)
     even, odd = [1 / 3] * 3 + [0.5, 0.5], [0.2, 0.4, 0.4, 0.8, 0.2]
-    found = weighting.corrected([tones, genders], wanted, np.array([even, odd]))
+    found = weighting.corrected(wanted, np.split(np.array([even, odd]), [3], axis=1))
     before, after = weighting.weights(1.0), found.weights(1.0)
     assert after[concept == 0] == pytest.approx(before[concept == 0])
     cells = {
