@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,10 @@ class Run:
             lambda: grouper.group(self.groups, self.target, self.pictures.column)
         )
         self.concepts = grouper.names
+        if self.settings.by_prompt and (why := self._no_prompts()):
+            self.settings = replace(self.settings, by_prompt=0)
+            if self.note:
+                self.note(f"Prompts are not corrected one by one (--by-prompt): {why}.")
         table = TextTable.build(
             self.base, self.pictures.captions, self.grouping, self.settings.shuffle, self.pictures.cache
         )
@@ -95,6 +99,14 @@ class Run:
         columns = [self.pictures.column(name) for name in attributes(self.groups)] if labels else []
         depends.append([label for column in columns for label in column] if labels else None)
         self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+    def _no_prompts(self) -> str:
+        """Why the shares of each prompt cannot be read; empty if they can."""
+        if self.grouping.weighting.by_indicator:
+            return "no groups were found whose shares could be counted"
+        if (count := len(self.pictures.captions)) < FEWEST:
+            return f"{count} pictures do not teach what to count, {FEWEST} do"
+        return ""
 
     def _training(self, captions: TextTable) -> FairTraining:
         """The loop's own state: LoRAs on the base, and an optimizer."""
@@ -307,8 +319,7 @@ class Run:
     @property
     def compares(self) -> bool:
         """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
-        wanted = bool(self.settings.by_prompt) and not len(self.training.prompts)
-        return wanted and not self.grouping.weighting.by_indicator and len(self.pictures.captions) >= FEWEST
+        return bool(self.settings.by_prompt) and not len(self.training.prompts)
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""

@@ -151,6 +151,24 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
     assert whole.train() and content_hash(whole.out) == content_hash(last.out)
 
 
+@pytest.mark.parametrize(
+    "groups, count, why", [("labels:gender", 4, "4 pictures do not teach"), ("discovered", 12, "no groups were found")]
+)
+def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does_not(
+    tiny_base, tmp_path, groups, count, why
+):
+    folder, notes = write_folder(tmp_path / "pictures", count), []
+
+    def begun(name, by_prompt):
+        changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 2}
+        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", groups, changes=changes, note=notes.append)
+
+    run, plain = begun("each", 2), begun("plain", 0)
+    assert [why in note for note in notes] == [True] and run.training.turn == 2 and not run.compares
+    assert run.train() and plain.train() and content_hash(run.out) == content_hash(plain.out)
+    assert load_adapter(run.out).card.training["by_prompt"] == 0
+
+
 def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
     folder = write_folder(tmp_path / "pictures", 3, 3)
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 1})
