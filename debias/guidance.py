@@ -3,8 +3,11 @@
 Nothing here knows a sampler or a host. Whoever runs the model calls `begin` once for the pictures that are made
 together, adds what `shift` returns to the output of the U-Net's mid-block for the conditional half at every step, and
 calls `end` when the pictures are done. Gradients go through the head alone, and it is linear, so they are closed forms.
+
+A prompt that says itself who is meant ("a woman doctor") is left alone: its pictures are neither pushed nor counted.
 """
 
+import re
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +47,7 @@ class Guidance:
         scale: how far to push; 0 changes nothing. Neither the number of pictures in a batch nor that of steps matters.
         mode: one of MODES.
         tally: counts to go on with; of the same target.
+        words: prompts that say one of them, in whatever case, are left alone; the classes' names if None.
 
     Raises:
         DDMError: an unknown mode, or a target over other classes.
@@ -56,13 +60,18 @@ class Guidance:
         scale: float = SCALE,
         mode: str = "queue",
         tally: Tally | None = None,
+        words: Sequence[str] | None = None,
     ):
         if mode not in MODES:
             raise DDMError(f"The mode of guidance is {' or '.join(MODES)}, not {mode!r}.")
         self.head, self.scale, self.mode = head, scale, mode
         self.target = (target or Target.uniform(head.names)).ordered_as(head.names)
         self.tally = tally or Tally(self.target.shares)
+        self.words = tuple(head.names if words is None else words)
+        listed = "|".join(map(re.escape, sorted(self.words, key=len, reverse=True)))
+        self._saying = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE) if listed else None
         self._prompts: list[Hashable] = []
+        self._guided = np.array([], dtype=int)
         self._logits: np.ndarray | None = None
 
     @property
@@ -74,17 +83,24 @@ class Guidance:
             "target": str(self.target),
             "scale": self.scale,
             "mode": self.mode,
+            "words": list(self.words),
         }
 
+    def said(self, prompt: Hashable) -> str:
+        """The word by which a prompt says who is meant, as it stands there; empty if there is none, or no text."""
+        found = self._saying.search(prompt) if self._saying and isinstance(prompt, str) else None
+        return found.group() if found else ""
+
     def begin(self, prompts: Sequence[Hashable]) -> None:
-        """Start pictures: whatever tells the prompt of each apart from others."""
+        """Start pictures: the prompt of each, or whatever tells it apart from others where its text is not known."""
         self._prompts, self._logits = list(prompts), None
-        self._wanted = self.tally.wanted(self._prompts)
+        self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
+        self._wanted = self.tally.wanted([self._prompts[row] for row in self._guided])
 
     def shift(self, h: "torch.Tensor", t: float) -> "torch.Tensor | None":
         """What to add to the conditional half's mid-block output h [B, C, H, W] at timestep t, in its dtype.
 
-        None at scale 0, so that the model computes what it always did.
+        None at scale 0 and where every prompt is left alone, so that the model computes what it always did.
 
         Raises:
             DDMError: other pictures than `begin` was told, or a model that the head was not made for.
@@ -97,13 +113,19 @@ class Guidance:
                 "all pictures of a batch together."
             )
         self._logits = self.head.logits(h, t).double().cpu().numpy()
-        if not self.scale:
+        if not self.scale or not len(self._guided):
             return None
         gradient = torch.as_tensor(self.gradient(self._logits), dtype=torch.float32, device=h.device)
         return (self.scale * self.head.shift(gradient, h, t)).to(h.dtype)
 
     def gradient(self, logits: np.ndarray) -> np.ndarray:
         """The gradient [B, K] of the loss by each picture's own logits, in units of one picture."""
+        gradient = np.zeros(logits.shape)
+        gradient[self._guided] = self._gradient(logits[self._guided])
+        return gradient
+
+    def _gradient(self, logits: np.ndarray) -> np.ndarray:
+        """The same of the pictures that are guided."""
         p = _softmax(logits)
         if self.mode == "queue":
             own = np.eye(p.shape[1])[self._assigned(p)]
@@ -124,12 +146,17 @@ class Guidance:
         if self._logits is None:
             return None
         classes = self._logits.argmax(1)
-        self.tally.add(self._prompts, classes)
+        self.recount(self._prompts, classes)
         self._prompts, self._logits = [], None
         return classes
 
+    def recount(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
+        """Count pictures that are done, but for those whose prompts are left alone."""
+        own = [(prompt, index) for prompt, index in zip(prompts, classes, strict=True) if not self.said(prompt)]
+        self.tally.add([prompt for prompt, _ in own], [index for _, index in own])
+
     def _assigned(self, p: np.ndarray) -> np.ndarray:
-        """The class [B] of each picture: those that are wanted of its prompt, at the least cost −Σ log p."""
+        """The class of each picture that is guided: those that are wanted of its prompt, at the least cost −Σ log p."""
         from scipy.optimize import linear_sum_assignment
 
         classes = np.empty(len(p), dtype=int)
@@ -140,15 +167,19 @@ class Guidance:
         return classes
 
     def _by_prompt(self) -> list[np.ndarray]:
-        """Rows of the pictures, prompt by prompt."""
+        """Rows among the pictures that are guided, prompt by prompt."""
         places: dict[Hashable, list[int]] = {}
-        for row, prompt in enumerate(self._prompts):
-            places.setdefault(prompt, []).append(row)
+        for row, place in enumerate(self._guided):
+            places.setdefault(self._prompts[place], []).append(row)
         return [np.array(rows) for rows in places.values()]
 
 
 def guides_for(
-    heads: Sequence[AttributeHead], targets: Sequence[str] = (), scale: float = SCALE, mode: str = "queue"
+    heads: Sequence[AttributeHead],
+    targets: Sequence[str] = (),
+    scale: float = SCALE,
+    mode: str = "queue",
+    words: Sequence[str] = (),
 ) -> list[Guidance]:
     """Guidance by several heads at once.
 
@@ -157,18 +188,28 @@ def guides_for(
         targets: one for each head, or none for uniform ones.
         scale: of all of them.
         mode: of all of them.
+        words: as `read_words` takes them, one text for each head; none for the classes' own names.
 
     Raises:
-        DDMError: targets that do not fit, two heads for one attribute, or an unknown mode.
+        DDMError: targets or words that do not fit, two heads for one attribute, or an unknown mode.
     """
-    if targets and len(targets) != len(heads):
-        raise DDMError(f"There are {len(targets)} targets for {len(heads)} heads. Give one for each, or none at all.")
+    for what, given in (("targets", targets), ("lists of words", words)):
+        if given and len(given) != len(heads):
+            raise DDMError(f"There are {len(given)} {what} for {len(heads)} heads. Give one for each, or none at all.")
     if len({head.attribute for head in heads}) < len(heads):
         raise DDMError("Two of the heads are for one attribute. Give one for each attribute.")
     return [
-        Guidance(head, Target.parse(target, head.names), scale, mode)
-        for head, target in zip(heads, targets or ["uniform"] * len(heads), strict=True)
+        Guidance(head, Target.parse(target, head.names), scale, mode, words=read_words(listed))
+        for head, target, listed in zip(
+            heads, targets or ["uniform"] * len(heads), words or [""] * len(heads), strict=True
+        )
     ]
+
+
+def read_words(text: str) -> list[str] | None:
+    """Read "man, woman, boy"; None, for the classes' own names, if the text is empty, and no word at all for "-"."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return [] if words == ["-"] else words or None
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

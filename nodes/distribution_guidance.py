@@ -81,6 +81,20 @@ class DistributionGuidance(io.ComfyNode):
                     tooltip="Mode queue: a name for the counts. Nodes with one head, target and name count together; a "
                     "new name starts at nothing.",
                 ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The text that is encoded. Where it says itself who is meant ('a woman doctor'), the "
+                    "picture is left alone and does not count. Without it every picture is guided.",
+                ),
+                io.String.Input(
+                    "words",
+                    default="",
+                    optional=True,
+                    tooltip="The words that say so: 'man, woman, boy, girl'. Empty: the head's own classes. Needs the "
+                    "prompt.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with guidance.")],
         )
@@ -98,25 +112,40 @@ class DistributionGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, head: str, scale: float, mode: str, target: str, keep_counts: bool, counts: str
+        cls,
+        model: Any,
+        head: str,
+        scale: float,
+        mode: str,
+        target: str,
+        keep_counts: bool,
+        counts: str,
+        prompt: str = "",
+        words: str = "",
     ) -> io.NodeOutput:
         """The patched model."""
         from ..debias.attribute_head import AttributeHead
-        from ..debias.guidance import NO_UNET, Guidance
+        from ..debias.guidance import NO_UNET, Guidance, read_words
         from ..debias.target import Target
 
         opened = AttributeHead.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):
             raise DDMError(NO_UNET)
         asked = Target.parse(target or "uniform", opened.names)
-        guidance = Guidance(opened, asked, scale, mode)
+        guidance = Guidance(opened, asked, scale, mode, words=read_words(words))
         guidance.tally = TALLIES.get((opened.digest, str(asked), counts.strip()), guidance.target.shares)
         told = [] if model.attachments.get(BASE_HASH) == opened.base_hash else [OTHER_BASE]
-        return io.NodeOutput(patched(model, guidance, keep_counts), ui={"text": told})
+        if said := guidance.said(prompt):
+            told.append(f"The prompt says “{said}” itself: the picture is left as it is.")
+        return io.NodeOutput(patched(model, guidance, keep_counts, prompt), ui={"text": told})
 
 
-def patched(model: Any, guidance: "Guidance", keep_counts: bool = True) -> Any:
+def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: str = "") -> Any:
     """A clone of a MODEL that is guided.
+
+    Args:
+        keep_counts: go on with what was counted; otherwise it is forgotten when sampling begins.
+        prompt: the text of the conditioning; empty where it is not known.
 
     The functions are closures: some hosts copy callable objects deeply, and the tally would be another one.
     """
@@ -125,7 +154,7 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True) -> Any:
     def sample(executor: Any, noise: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         if not keep_counts:
             guidance.tally.clear()
-        guidance.begin([_prompt(executor.class_obj)] * len(noise))
+        guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise))
         made = executor(noise, *rest, **named)
         guidance.end()
         return made
@@ -147,7 +176,7 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True) -> Any:
     return model
 
 
-def _prompt(guider: Any) -> bytes:
+def _encoded(guider: Any) -> bytes:
     """What tells a guider's prompt apart from others: a hash of its positive conditioning."""
     conds = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
     texts = (cond["cross_attn"] for cond in conds if cond.get("cross_attn") is not None)

@@ -69,7 +69,7 @@ class Steering:
         prompts = [row["prompt"] for row in rows]
         for guide in self.guides:
             guide.tally.clear()
-            guide.tally.add(prompts, [guide.head.names.index(row["counted"][guide.head.attribute]) for row in rows])
+            guide.recount(prompts, [guide.head.names.index(row["counted"][guide.head.attribute]) for row in rows])
 
 
 def load_steering(
@@ -80,20 +80,22 @@ def load_steering(
     mode: str = "queue",
     invariant: Path | None = None,
     strength: float = 1.0,
+    words: Sequence[str] = (),
 ) -> tuple[Steering, list[str]]:
     """Open heads and a module for a base.
 
     Args:
         targets: one for each head, or none for uniform ones.
+        words: of prompts that are left alone, as `guides_for` takes them.
 
     Returns:
         The steering, and a warning for each file that was made for another base.
 
     Raises:
-        DDMError: a file that cannot be used, targets that do not fit, or two heads for one attribute.
+        DDMError: a file that cannot be used, targets or words that do not fit, or two heads for one attribute.
     """
     opened = [AttributeHead.load(path).to(base.device) for path in heads]
-    guides = guides_for(opened, targets, scale, mode)
+    guides = guides_for(opened, targets, scale, mode, words)
     module = None if invariant is None else InvariantModule.load(invariant).to(base.device)
     hashes = [(path.name, head.base_hash) for path, head in zip(heads, opened, strict=True)]
     hashes += [] if module is None else [(invariant.name, module.card.base_hash)]

@@ -15,8 +15,8 @@ from .adapting import unet_of
 from .host import checkpoint_hash, is_forge
 
 # How a picture's infotext names what guided it.
-NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target"))
-HEADS, HASH, SCALE, MODE, TARGET = NAMES
+NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target", " words"))
+HEADS, HASH, SCALE, MODE, TARGET, WORDS = NAMES
 # What is guided is counted over the runs.
 TALLIES = Tallies()
 CONDITIONAL = 0  # as Forge marks it
@@ -29,25 +29,31 @@ class Guiding:
     Attributes:
         names: of the heads, as the page lists them.
         guides: one for each.
-        targets: as they were asked for.
+        targets, words: as they were asked for.
     """
 
     names: Sequence[str]
     guides: Sequence[Guidance]
     targets: str
+    words: str = ""
     hooks: GuidanceHooks | None = field(default=None, repr=False)
     _calls: int = 0
 
     @classmethod
-    def load(cls, names: Sequence[str], scale: float, mode: str, targets: str, keep_counts: bool) -> "Guiding":
+    def load(
+        cls, names: Sequence[str], scale: float, mode: str, targets: str, keep_counts: bool, words: str = ""
+    ) -> "Guiding":
         """Read the heads.
 
         Args:
             targets: one, or one for each head, separated by semicolons.
             keep_counts: go on with what was counted in earlier runs; otherwise it is forgotten.
+            words: of prompts that are left alone, one list for each head, separated by semicolons; empty for the
+                classes' own names.
 
         Raises:
-            DDMError: a head that cannot be used, a scale that is no number, or targets that do not fit (`guides_for`).
+            DDMError: a head that cannot be used, a scale that is no number, or targets or words that do not fit
+                (`guides_for`).
         """
         try:
             scale = float(scale)
@@ -57,12 +63,13 @@ class Guiding:
             raise DDMError("The scale of guidance is a number from 0 on; 8 is usual.")
         heads = [AttributeHead.load(files.head_path(name)) for name in names]
         asked = [part.strip() or "uniform" for part in (targets or "uniform").split(";")]
-        guides = guides_for(heads, asked if asked != ["uniform"] else (), scale, mode)
+        said = [part.strip() for part in words.split(";")] if words.strip() else []
+        guides = guides_for(heads, asked if asked != ["uniform"] else (), scale, mode, said)
         for guide in guides:
             guide.tally = TALLIES.get((guide.head.digest, str(guide.target)), guide.target.shares)
             if not keep_counts:
                 guide.tally.clear()
-        return cls(names, guides, "; ".join(asked))
+        return cls(names, guides, "; ".join(asked), "; ".join(said))
 
     def check(self, model: Any, prompts: Sequence[str]) -> str | None:
         """Whether the host's model can be guided; returns a warning if it is another one than a head was made for.
@@ -139,4 +146,5 @@ class Guiding:
             SCALE: f"{self.guides[0].scale:g}",
             MODE: self.guides[0].mode,
             TARGET: self.targets,
+            **({WORDS: self.words} if self.words else {}),
         }

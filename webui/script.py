@@ -25,6 +25,7 @@ EACH = "DDM alpha per picture"
 # What the controls stand at before anything was chosen, by their names in infotexts.
 DEFAULTS = {ADAPTER: files.NONE, ALPHA: 1.0, EACH: "", SHAPE: "constant", END: 0.0, SWITCH: 0.5, POINTS: ""}
 DEFAULTS |= {guiding.HEADS: "", guiding.SCALE: SCALE, guiding.MODE: MODES[0], guiding.TARGET: "uniform"}
+DEFAULTS[guiding.WORDS] = ""
 ADAPTER_NAMES = (ADAPTER, HASH, EACH, *SETTINGS)
 UNGUIDED = "DDM: these pictures were not guided."
 # What the X/Y/Z plot sets on a run.
@@ -53,6 +54,7 @@ class Settings:
     mode: str = MODES[0]
     targets: str = "uniform"
     keep_counts: bool = True
+    words: str = ""
 
     def dial(self, alpha: float | None) -> Dial:
         """The strengths that are asked for; `alpha` is the X/Y/Z plot's, which goes before all others.
@@ -141,6 +143,13 @@ class DDMScript(scripts.Script):
                 with gr.Row():
                     targets = gr.Textbox("uniform", label="Target", lines=1, elem_id=self.elem_id("targets"))
                     counts = gr.Checkbox(True, label="Count over runs", elem_id=self.elem_id("keep_counts"))
+                words = gr.Textbox(
+                    "",
+                    label="Words that leave a prompt alone, such as man, woman, boy",
+                    placeholder="the heads' own classes",
+                    lines=1,
+                    elem_id=self.elem_id("words"),
+                )
             with gr.Accordion("Fairness report", open=False, elem_id=self.elem_id("report")):
                 with gr.Row():
                     probe = gr.Dropdown(
@@ -156,12 +165,12 @@ class DDMScript(scripts.Script):
         adapter.change(card_html, inputs=[adapter], outputs=[card])
         named = [(adapter, ADAPTER), (alpha, ALPHA), (each, EACH)]
         named += [(shape, SHAPE), (end, END), (switch, SWITCH), (points, POINTS)]
-        named += [(scale, guiding.SCALE), (mode, guiding.MODE), (targets, guiding.TARGET)]
+        named += [(scale, guiding.SCALE), (mode, guiding.MODE), (targets, guiding.TARGET), (words, guiding.WORDS)]
         self.infotext_fields = [*named, (heads, lambda said: _listed(said.get(guiding.HEADS)))]
         self.paste_field_names = [*(name for _, name in named), guiding.HEADS]
         self.on_after_component(_beside_the_gallery(page), elem_id=f"generation_info_{page}")
         ours = [adapter, alpha, each, same, shape, end, switch, points, probe, watch, target, collect]
-        return [*ours, heads, scale, mode, targets, counts]
+        return [*ours, heads, scale, mode, targets, counts, words]
 
     def process(self, p: Any, *values: Any) -> None:
         """Read what is asked for, and check it before any picture is made: errors in what follows are swallowed."""
@@ -257,7 +266,7 @@ def _wanted_guidance(p: Any, settings: Settings) -> Guiding | None:
     names = _listed(settings.heads)
     if not names:
         return None
-    found = Guiding.load(names, settings.scale, settings.mode, settings.targets, settings.keep_counts)
+    found = Guiding.load(names, settings.scale, settings.mode, settings.targets, settings.keep_counts, settings.words)
     warning = found.check(p.sd_model, p.all_prompts)
     if warning:
         p.comment(f"DDM: {warning}")

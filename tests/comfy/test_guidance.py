@@ -72,6 +72,18 @@ def test_a_batch_is_balanced_in_one_run_and_others_are_forgotten_if_asked_for(se
         assert women(server, server.run(graph | graphs.sample("guidance", seed=seed, batch=6, steps=12))) == 3
 
 
+def test_a_prompt_that_says_who_is_meant_is_left_alone_and_a_person_is_told(server):
+    def made(prompt, **inputs):
+        graph = graphs.load() | graphs.guidance(keep_counts=False, prompt=prompt, **inputs)
+        return server.run(graph | graphs.sample("guidance", prompt=prompt, steps=3))
+
+    plain = latents(server, server.run(graphs.load() | graphs.sample(prompt="a woman doctor", steps=3)))
+    said = made("a woman doctor")
+    assert torch.equal(latents(server, said), plain)
+    assert "“woman”" in said["guidance"]["text"][-1]
+    assert not torch.equal(latents(server, made("a woman doctor", words="girl")), plain)
+
+
 def test_targets_other_than_equal_shares_are_met(server):
     graph = graphs.load() | graphs.guidance(scale=8.0, keep_counts=False, target="man=0,woman=1")
     assert women(server, server.run(graph | graphs.sample("guidance", batch=4, steps=12))) == 4

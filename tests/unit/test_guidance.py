@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.guidance import Guidance
+from comfyui_ddm.debias.guidance import Guidance, read_words
 from comfyui_ddm.debias.target import Target
 
 NAMES = ("man", "woman")
@@ -158,6 +158,30 @@ def test_pictures_that_were_given_up_do_not_count(head):
     guidance.begin(["a"])
     assert guidance.end() is None
     assert guidance.tally.total.sum() == 0
+
+
+@pytest.mark.parametrize("mode", ["queue", "batch"])
+def test_a_prompt_that_says_who_is_meant_is_left_alone(head, mode):
+    h = clouds()[0][0][1]
+    mixed, plain = Guidance(head, mode=mode), Guidance(head, mode=mode)
+    mixed.begin(["a doctor", "a (Woman:1.2) doctor"] * 4)
+    plain.begin(["a doctor"] * 4)
+    shift = mixed.shift(h[:8], 100)
+    assert (shift[1::2] == 0).all() and torch.allclose(shift[::2], plain.shift(h[:8:2], 100), atol=1e-6)
+    assert len(mixed.end()) == 8 and mixed.tally.counts.keys() == {"a doctor"} and mixed.tally.total.sum() == 4
+    mixed.begin(["a woman"] * 8)
+    assert mixed.shift(h[:8], 100) is None
+
+
+def test_words_are_whole_ones_and_others_than_the_classes_can_be_given(head):
+    said = Guidance(head).said
+    assert (said("a WOMAN doctor"), said("old man"), said("a fireman"), said("two women"), said(b"a woman")) == (
+        *("WOMAN", "man", "", "", ""),
+    )
+    assert Guidance(head, words=["old man", "girl"]).said("an old man") == "old man"
+    assert Guidance(head, words=["girl"]).said("a woman") == Guidance(head, words=[]).said("a woman") == ""
+    assert [read_words(text) for text in ("", " man , boy,", "-")] == [None, ["man", "boy"], []]
+    assert Guidance(head).facts["words"] == ["man", "woman"]
 
 
 def test_mistakes_are_sentences(head, tmp_path):

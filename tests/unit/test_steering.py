@@ -126,6 +126,18 @@ def test_a_stopped_queue_goes_on_counting_where_it_was(ddm, tiny_base, head_file
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
+def test_explicit_prompts_are_as_without_guidance_and_are_not_counted(ddm, tiny_base, head_file, tmp_path):
+    given = ("--prompts", "a doctor;a tall doctor")
+    for name, more in (("bare", ("--guide-scale", 0)), ("said", ("--guide-words", "tall, short"))):
+        sample(ddm, tiny_base, head_file, tmp_path / name, *more, *given)
+    bare, said = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.png")}
+        for name in ("bare", "said")
+    )
+    same = {str(file): bare[file] == said[file] for file in bare}
+    assert len(same) == 8 and all(equal == ("tall" in file) for file, equal in same.items())
+
+
 def test_pictures_of_another_scale_are_not_mixed_in(ddm, tiny_base, head_file, tmp_path):
     sample(ddm, tiny_base, head_file, tmp_path / "out")
     said = sample(ddm, tiny_base, head_file, tmp_path / "out", "--guide-scale", 4, code=2).stderr
@@ -143,6 +155,7 @@ def test_a_head_for_another_base_warns(ddm, tiny_base, tmp_path):
     [
         (("--guide-target", "man=.5"), "leaves out 'woman'"),
         (("--guide-target", "uniform", "--guide-target", "uniform"), "2 targets for 1 heads"),
+        (("--guide-words", "man", "--guide-words", "boy"), "2 lists of words for 1 heads"),
         (("--invariant", "nowhere.safetensors"), "no file nowhere.safetensors"),
     ],
 )

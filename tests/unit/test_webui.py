@@ -60,7 +60,7 @@ def run(script, model, door):
 
     def make(*values, prompts=("a doctor",), **settings):
         names = ["adapter", "alpha", "each", "same_seed", "shape", "end", "switch", "points"]
-        names += ["probe", "watch", "target", "collect", "heads", "scale", "mode", "targets", "keep_counts"]
+        names += ["probe", "watch", "target", "collect", "heads", "scale", "mode", "targets", "keep_counts", "words"]
         settings |= dict(zip(names, values, strict=False))
         given = [settings.get(name, one.value) for name, one in zip(names, script.controls, strict=True)]
         p = host.Processing(model, door.folder / "pictures", list(prompts), batch_size=min(len(prompts), 3))
@@ -219,6 +219,15 @@ def test_it_asks_for_other_shares_of_several_attributes_and_goes_with_an_adapter
     assert infotexts[0]["DDM guidance target"] == "man=0,woman=1; man=1,woman=0"
     assert infotexts[0]["DDM guidance"] == "gender, age" and infotexts[0]["DDM alpha"] == "0.5"
     assert round(run(targets="man=0,woman=1", mode="batch", **GUIDED)[0][0], 2) > 1
+
+
+def test_a_prompt_that_says_who_is_meant_is_left_alone(run, heads):
+    asked = {"prompts": ["a doctor", "a woman doctor", "a boy"]}
+    moved, infotexts, _ = run(**asked, **GUIDED)
+    assert [one != 0 for one in moved] == [True, False, True] and "DDM guidance words" not in infotexts[0]
+    moved, infotexts, _ = run(words="boy, girl", **asked, **GUIDED)
+    assert [one != 0 for one in moved] == [True, True, False]
+    assert infotexts[0]["DDM guidance words"] == "boy, girl"
 
 
 def test_scale_0_is_the_model_as_it_was(run, heads):

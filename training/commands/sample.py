@@ -52,6 +52,14 @@ def sample(
     guide_target: Annotated[
         list[str] | None, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'; once for each --guide.")
     ] = None,
+    guide_words: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prompts with one of these words are not guided, since they say themselves who is meant: "
+            "'man,woman,boy'; once for each --guide. Without it the head's own classes; '-' for no words.",
+        ),
+    ] = None,
     invariant: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Invariant guidance by a module from `ddm invariant`.")
     ] = None,
@@ -88,7 +96,14 @@ def sample(
     require_adapter(alphas, adapter)
     model = load_model(base or EMBEDDED, adapter, style, device, tokenizer)
     steering, remarks = load_steering(
-        model.base, guide or (), guide_target or (), guide_scale, guide_mode.value, invariant, strength
+        model.base,
+        guide or (),
+        guide_target or (),
+        guide_scale,
+        guide_mode.value,
+        invariant,
+        strength,
+        guide_words or (),
     )
     model.warnings.extend(remarks)
     for warning in model.warnings:
