@@ -25,7 +25,8 @@ def bare(forge):
 def test_its_controls_come_last_in_the_api(forge):
     info = {(one["name"], one["is_img2img"]): one["args"] for one in forge.get("/sdapi/v1/script-info")}
     labels = [arg["label"] for arg in info["ddm", False]]
-    assert labels[-5:] == ["Heads in models/ddm, one for each attribute", "Scale", "Mode", "Target", "Count over runs"]
+    ours = ["Heads in models/ddm, one for each attribute", "Scale", "Mode", "Target", "Count over runs"]
+    assert labels[-6:] == [*ours, "Words that leave a prompt alone, such as man, woman, boy"]
 
 
 def test_scale_0_is_bit_for_bit_the_model_as_it_was_and_so_is_the_next_run(forge, bare):
@@ -42,6 +43,14 @@ def test_only_what_is_asked_for_is_pushed(forge, prompt):
     """At CFG 0 nothing but the half without the prompt is seen."""
     assert same(forge.make(prompt, cfg_scale=0), forge.make(prompt, cfg_scale=0, ddm=asked()))
     assert not same(forge.make(prompt, cfg_scale=1), forge.make(prompt, cfg_scale=1, ddm=asked()))
+
+
+def test_a_prompt_that_says_who_is_meant_is_left_alone(forge):
+    prompt = "a (woman:1.1) doctor"
+    bare, made = forge.make(prompt), forge.make(prompt, ddm=asked())
+    assert same(made, bare) and made.setting("DDM guidance") == "guide"
+    made = forge.make(prompt, ddm=[*asked(), "boy, girl"])
+    assert not same(made, bare) and made.setting("DDM guidance words") == "boy, girl"
 
 
 def test_single_pictures_are_balanced_over_the_queue(forge):
