@@ -133,6 +133,14 @@ class System:
         """Whether each attribute has a file of its own."""
         return any(name in self.command for name in ("{column}", "{word}", "{probe}"))
 
+    def refused(self, task: Task) -> str:
+        """Why a task cannot be asked of it; empty if it can."""
+        if len(task.words) > 1 and not self.joint:
+            return "it balances one attribute"
+        if task.target and not self.target:
+            return "it cannot be asked for other shares than equal ones"
+        return ""
+
 
 DDM = "train {pictures} --out {out} --groups "
 PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "

@@ -80,10 +80,8 @@ class SystemBench:
             DDMError: the row cannot be made; the message says why.
         """
         system = SYSTEMS[name]
-        if len(self.task.words) > 1 and not system.joint:
-            raise DDMError(f"{system.title}: it balances one attribute.")
-        if self.task.target and not system.target:
-            raise DDMError(f"{system.title}: it cannot be asked for other shares than equal ones.")
+        if why := system.refused(self.task):
+            raise DDMError(f"{system.title}: {why}.")
         samples = [self.sample(name, seed) for seed in range(self.seeds)]
         base = [self.sample("base", seed) for seed in range(self.seeds)]
         shares = np.stack([self.shares(sample) for sample in samples])

@@ -45,7 +45,8 @@ show what an explicit prompt says; *time*, what sampling takes longer, as a shar
 
 OVERVIEW = """
 How far the share of one class, or of one combination of classes, is from what was asked for, at most: over all prompts
-together, and in each family of prompts. {cell} or less is **bold**. The page of each task has everything else.
+together, and in each family of prompts. {cell} or less is **bold**; a system with a dash cannot be asked for it, and an
+empty cell was not measured. The page of each task has everything else.
 """
 
 
@@ -94,8 +95,8 @@ def write_overview(folder: Path) -> Path:
     heads = " | ".join(f"[{name}]({name}/README.md)" for name in tasks)
     lines = ["# The systems side by side", "", f"| system | {heads} |", f"|---|{'---:|' * len(tasks)}"]
     for name, system in SYSTEMS.items():
-        cells = [errors[task].get(name, "") for task in tasks]
-        if any(cells):
+        cells = [errors[task].get(name, "–" if system.refused(TASKS[task]) else "") for task in tasks]
+        if any(name in found for found in errors.values()):
             lines.append(f"| {system.title} | {' | '.join(cells)} |")
     titles = [f"- *{name}*: {TASKS[name].title}" for name in tasks]
     lines += [OVERVIEW.format(cell=_found(next(iter(tasks.values()))[0], CELL).target.removeprefix("≤ ")), *titles, ""]

@@ -181,17 +181,19 @@ def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
 
 
 def test_an_overview_has_a_column_for_each_task_that_was_measured_and_the_worst_cell_of_its_families(tmp_path):
-    for task, row, *errors in (("gender", "base", 0.3), ("gender", "lora", 0.04), ("families", "base", 0.01, 0.2)):
+    measured = [("gender", "base", 0.3), ("gender", "lora", 0.04), ("gender-tone", "base", 0.1)]
+    for task, row, *errors in (*measured, ("families", "base", 0.01, 0.2)):
         figures = [
             Figure(f"{CELL} {number}" if number else CELL, one, None, 0.05, (0.0, 1.0))
             for number, one in enumerate(errors)
         ]
         Result(row, row, "c", figures, 1.0, {}, {}).save(tmp_path / task)
     lines = write_overview(tmp_path).read_text("utf-8").splitlines()
-    assert lines[2] == "| system | [gender](gender/README.md) | [families](families/README.md) |"
+    heads = " | ".join(f"[{task}]({task}/README.md)" for task in ("gender", "gender-tone", "families"))
+    assert lines[2] == f"| system | {heads} |"
     assert lines[4:6] == [
-        f"| {SYSTEMS['base'].title} | .300 | .200 |",
-        f"| {SYSTEMS['lora'].title} | **.040** |  |",
+        f"| {SYSTEMS['base'].title} | .300 | .100 | .200 |",
+        f"| {SYSTEMS['lora'].title} | **.040** | – |  |",
     ]
 
 
