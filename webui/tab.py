@@ -70,6 +70,12 @@ def _train(page: gr.Blocks) -> None:
                 rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
                 calibrate = gr.Number(160, label="Pictures to calibrate", precision=0, elem_id="ddm_train_calibrate")
                 seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
+            by_prompt = gr.Number(
+                0,
+                label="Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)",
+                precision=0,
+                elem_id="ddm_train_by_prompt",
+            )
             overwrite = gr.Checkbox(
                 False, label="Overwrite an adapter of this name, and a stopped run of it", elem_id="ddm_train_overwrite"
             )
@@ -77,7 +83,7 @@ def _train(page: gr.Blocks) -> None:
                 start = gr.Button("Train", variant="primary", elem_id="ddm_train_start")
                 stop = gr.Button("Stop, and keep what was trained", elem_id="ddm_train_stop")
         said = gr.HTML("", elem_id="ddm_train")
-    settings = [name, style, steps, rank, calibrate, seed, overwrite]
+    settings = [name, style, steps, rank, calibrate, seed, overwrite, by_prompt]
     start.click(train, inputs=[*inputs, *settings], outputs=[said])
     stop.click(cancel, outputs=[said])
     page.load(watch, outputs=[said])
@@ -141,6 +147,7 @@ def train(
     calibrate: float,
     seed: float,
     overwrite: bool,
+    by_prompt: float,
 ) -> Iterator[str]:
     """Start a training, and show how it goes; closing the page does not stop it."""
     global _job
@@ -166,6 +173,7 @@ def train(
             calibrate=int(calibrate),
             overwrite=overwrite,
             tokenizer=host.tokenizer() if model == SELECTED else None,
+            options=[f"--by-prompt={int(by_prompt)}"],
             **numbers,
         )
     except DDMError as error:

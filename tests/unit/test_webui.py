@@ -347,7 +347,7 @@ def tab(door, monkeypatch):
 
 
 def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder"):
-    return (str(folder), model, groups, "uniform", "a shade", name, False, 5.0, 2.0, 0.0, 0.0, False)
+    return (str(folder), model, groups, "uniform", "a shade", name, False, 5.0, 2.0, 0.0, 0.0, False, 16.0)
 
 
 def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands_among_the_loras(tab, door, tmp_path):
@@ -356,7 +356,8 @@ def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands
     ((arguments, locked, memory),) = tab.started
     assert locked and memory == ["away"] and door.registered["memory"] == ["away", "back"]
     assert arguments[0] == str(tmp_path)
-    assert {f"--base={tmp_path / 'models' / 'chosen.safetensors'}", "--steps=5", "--caption=a shade"} <= set(arguments)
+    wanted = {f"--base={tmp_path / 'models' / 'chosen.safetensors'}", "--steps=5", "--by-prompt=16"}
+    assert wanted | {"--caption=a shade"} <= set(arguments)
     assert (tmp_path / "models" / "Lora" / "mine.safetensors").is_file()
     from comfyui_ddm.webui import files
 
