@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_quality_is_measured_against_the_base(report):
     assert report.quality[0].kid is None
     assert report.quality[2].paired_pictures == 240
     assert report.quality[2].kid > report.quality[1].kid > -1
+
+
+def test_pictures_that_an_adapter_leaves_as_they_are_are_at_no_distance():
+    records = _records((0, 1), per_prompt=10)
+    still = np.tile(records.features[records.condition == records.base], (2, 1))
+    price = build_report(replace(records, features=still), resamples=50).quality[1]
+    assert (price.kid, price.paired_distance) == pytest.approx((0, 0), abs=1e-9)
 
 
 def test_the_worst_intersection_is_found(report):
