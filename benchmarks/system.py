@@ -143,6 +143,7 @@ class System:
 
 
 DDM = "train {pictures} --out {out} --groups "
+WORDS = DDM + "'words:{words}' --target '{said}'"
 PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
 ALIGN = "align {probes} {prompts} --out {out} --train "
 HEAD = "head {pictures} --out {out} --probe {probe}"
@@ -151,11 +152,16 @@ SYSTEMS = {
     "lora": System("an ordinary LoRA (the paper's objective at α 0)", command=PAPER + "0", joint=False, target=False),
     "alternation": System("the words said in turn", "words, and prompts that can be edited", alternate=True),
     "ddm-discovered": System("ddm, discovered", command=DDM + "discovered", target=False),
-    "ddm-words": System("ddm, words", "words", DDM + "'words:{words}' --target '{said}'"),
+    "ddm-words": System("ddm, words", "words", WORDS),
     "ddm-words-each": System(
         "ddm, words, each prompt corrected",
         "words",
-        DDM + "'words:{words}' --target '{said}' --steps 500 --by-prompt 16",
+        WORDS + " --steps 500 --by-prompt 16",
+    ),
+    "ddm-words-long": System(
+        "ddm, words, each prompt corrected, 1,200 steps",
+        "words",
+        WORDS + " --steps 1200 --by-prompt 16",
     ),
     "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{columns} --target '{targets}'"),
     **{
