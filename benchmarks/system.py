@@ -153,15 +153,9 @@ SYSTEMS = {
     "alternation": System("the words said in turn", "words, and prompts that can be edited", alternate=True),
     "ddm-discovered": System("ddm, discovered", command=DDM + "discovered", target=False),
     "ddm-words": System("ddm, words", "words", WORDS),
-    "ddm-words-each": System(
-        "ddm, words, each prompt corrected",
-        "words",
-        WORDS + " --steps 500 --by-prompt 16",
-    ),
+    "ddm-words-each": System("ddm, words, each prompt corrected", "words", WORDS + " --steps 500 --by-prompt 16"),
     "ddm-words-long": System(
-        "ddm, words, each prompt corrected, 1,200 steps",
-        "words",
-        WORDS + " --steps 1200 --by-prompt 16",
+        "ddm, words, each prompt corrected, 1,200 steps", "words", WORDS + " --steps 1200 --by-prompt 16"
     ),
     "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{columns} --target '{targets}'"),
     **{

@@ -146,11 +146,11 @@ class Guidance:
         if self._logits is None:
             return None
         classes = self._logits.argmax(1)
-        self.recount(self._prompts, classes)
+        self.count(self._prompts, classes)
         self._prompts, self._logits = [], None
         return classes
 
-    def recount(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
+    def count(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
         """Count pictures that are done, but for those whose prompts are left alone."""
         own = [(prompt, index) for prompt, index in zip(prompts, classes, strict=True) if not self.said(prompt)]
         self.tally.add([prompt for prompt, _ in own], [index for _, index in own])

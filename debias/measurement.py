@@ -324,18 +324,15 @@ def _prices(
     prices = []
     for condition in range(len(records.conditions)):
         found, distance, pairs = None, None, records.pairs(condition)
-        against = reference
         if features is not None:
-            own = features[records.condition == condition]
             if condition != records.base and len(pairs):
                 moved, still = features[pairs[:, 0]], features[pairs[:, 1]]
                 distance = float(quality.paired_distance(moved, still).mean())
-                if against is None:
+                if reference is None:
                     found = quality.kid(moved, still, random_seed=random_seed, paired=True)
-            if against is None and condition != records.base:
-                against = features[records.condition == records.base]
-            if against is not None and found is None:
-                found = quality.kid(own, against, random_seed=random_seed)
+            if found is None and (reference is not None or condition != records.base):
+                against = features[records.condition == records.base] if reference is None else reference
+                found = quality.kid(features[records.condition == condition], against, random_seed=random_seed)
         prices.append(
             Quality(
                 condition,

@@ -69,7 +69,7 @@ class Steering:
         prompts = [row["prompt"] for row in rows]
         for guide in self.guides:
             guide.tally.clear()
-            guide.recount(prompts, [guide.head.names.index(row["counted"][guide.head.attribute]) for row in rows])
+            guide.count(prompts, [guide.head.names.index(row["counted"][guide.head.attribute]) for row in rows])
 
 
 def load_steering(

@@ -24,8 +24,8 @@ TITLE = "DDM"
 EACH = "DDM alpha per picture"
 # What the controls stand at before anything was chosen, by their names in infotexts.
 DEFAULTS = {ADAPTER: files.NONE, ALPHA: 1.0, EACH: "", SHAPE: "constant", END: 0.0, SWITCH: 0.5, POINTS: ""}
-DEFAULTS |= {guiding.HEADS: "", guiding.SCALE: SCALE, guiding.MODE: MODES[0], guiding.TARGET: "uniform"}
-DEFAULTS[guiding.WORDS] = ""
+DEFAULTS |= {guiding.HEADS: "", guiding.SCALE: SCALE, guiding.MODE: MODES[0]}
+DEFAULTS |= {guiding.TARGET: "uniform", guiding.WORDS: ""}
 ADAPTER_NAMES = (ADAPTER, HASH, EACH, *SETTINGS)
 UNGUIDED = "DDM: these pictures were not guided."
 # What the X/Y/Z plot sets on a run.
