@@ -12,6 +12,7 @@ import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError
+from ..debias.group import concepts
 from ..debias.storage import free_space, read_metadata
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .adapter_page import page_path
@@ -366,6 +367,26 @@ class Run:
         ]
 
     @property
+    def seen(self) -> list[dict[str, Any]]:
+        """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
+
+        Captions of few pictures are one of these together.
+        """
+        shares = _known(self.training.prompts)
+        if shares is None:
+            return []
+        names, index = concepts(self.pictures.captions)
+        together = [np.unique(index[self.grouping.weighting.concept == one]) for one in range(len(shares))]
+        groups = [name for part in self.grouping.groups for name in part.names]
+        return [
+            {
+                "prompts": [names[number] for number in members],
+                "shares": dict(zip(groups, row.round(4).tolist(), strict=True)),
+            }
+            for members, row in zip(together[:200], shares[:200], strict=True)
+        ]
+
+    @property
     def curve(self) -> PredictedCurve:
         """The predicted curve of the first attribute."""
         return predict_curve(self.grouping.weighting, self.grouping.groups[0].membership, self.grouping.targets[0])
@@ -403,6 +424,7 @@ class Run:
                 "pictures": len(self.pictures.captions),
                 "found": self.found,
                 "calibration": asdict(calibration) if calibration else None,
+                "prompts": self.seen,
                 "fingerprint": self.fingerprint,
             },
             title=self.out.stem,

@@ -146,7 +146,9 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
     assert last.train(comparing=lambda *figures: looked.append(figures)) and not looked
     wanted = last.grouping.weighting.corrected(last.grouping.targets, [shares])
     assert last.training.draws.weighting.log_ratio == pytest.approx(wanted.log_ratio)
-    assert load_adapter(last.out).card.training["by_prompt"] == 2
+    training = load_adapter(last.out).card.training
+    assert training["by_prompt"] == 2 and len(training["prompts"]) == 2
+    assert list(training["prompts"][1]["shares"].values()) == pytest.approx(shares[1], abs=1e-4)
     whole = begun(name="whole")
     assert whole.train() and content_hash(whole.out) == content_hash(last.out)
 
@@ -166,7 +168,8 @@ def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does
     run, plain = begun("each", 2), begun("plain", 0)
     assert [why in note for note in notes] == [True] and run.training.turn == 2 and not run.compares
     assert run.train() and plain.train() and content_hash(run.out) == content_hash(plain.out)
-    assert load_adapter(run.out).card.training["by_prompt"] == 0
+    training = load_adapter(run.out).card.training
+    assert training["by_prompt"] == 0 and training["prompts"] == []
 
 
 def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
