@@ -18,8 +18,10 @@ from comfyui_ddm.training.lora import (
     lora_names,
     lora_parameters,
     remove_lora,
+    scale_lora,
     set_alpha,
 )
+from peft.tuners.lora import LoraLayer
 
 
 @pytest.fixture
@@ -91,6 +93,20 @@ def test_guidance_repeats_the_pictures_alphas(unet, inputs):
     set_alpha(unet, "debias", [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="3 strengths for a batch of 4"):
         run(unet, inputs)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_lora_is_added_to_a_layers_output_as_peft_adds_it(unet, inputs, order):
+    add_lora(unet, "debias", 4)
+    stir(unet, "debias")
+    scale_lora(unet, "debias", 0.7)
+    unet.to(memory_format=order)
+    set_alpha(unet, "debias", [0.5, -1.0, 1.0, 0.0])
+    layers = [layer for layer in unet.modules() if isinstance(layer, LoraLayer)]
+    ours = run(unet, inputs)
+    for layer in layers:
+        layer.lora_variant.clear()
+    assert layers and torch.allclose(ours, run(unet, inputs), atol=1e-4)
 
 
 def test_two_loras_act_side_by_side(unet, inputs):
