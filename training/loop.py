@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
 HALF_SCALE = 2.0**16
-# The steps that correct each prompt are this many between two looks, or some more: what a correction needs.
-CORRECTION = 200
 
 
 class FairTraining(Resumable):
@@ -70,9 +68,7 @@ class FairTraining(Resumable):
         skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
         scale: factor on the loss while gradients are computed.
         start: shares of every group in the base's own pictures; empty if nobody has looked.
-        prompts: those of each prompt [looks · prompts, K] (`GroupReader.shares_by_prompt`), look by look; empty if
-            nobody has looked.
-        turns: the steps before which each prompt is looked at, if prompts are corrected one by one.
+        prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
         pieces: a process takes its rows of a step in so many pieces.
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
@@ -126,9 +122,7 @@ class FairTraining(Resumable):
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
         self.start = self.prompts = torch.empty(0, device=base.device)
         left = settings.steps - self.draws.style_steps
-        late = round(settings.prompt_share * left) if settings.by_prompt else 0
-        looks = min(late, max(1, late // CORRECTION))
-        self.turns = tuple(settings.steps - late + late * number // looks for number in range(looks))
+        self.turn = settings.steps - round(settings.prompt_share * left) if settings.by_prompt else settings.steps
 
     def _draws(self, weighting: Weighting) -> Draws:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
@@ -141,13 +135,13 @@ class FairTraining(Resumable):
     def rate(self, step: int) -> float:
         """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each.
 
-        The steps that correct each prompt have half of it; after each further look at the prompts, half of that.
+        The steps that correct each prompt have half of it.
         """
-        ends = (0, self.draws.style_steps, *self.turns, self.settings.steps)
+        ends = (0, self.draws.style_steps, self.turn, self.settings.steps)
         phase = bisect_right(ends, min(step, self.settings.steps - 1))
         done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
         late = 0.5 * (1 + np.cos(np.pi * done / steps))
-        peak = self.settings.rate * 0.5 ** max(0, phase - 2)
+        peak = self.settings.rate * (0.5 if phase == 3 else 1.0)
         return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
     def advance(self) -> None:

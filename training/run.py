@@ -175,7 +175,7 @@ class Run:
             return False
         ess = self._reweigh()
         while training.step < steps:
-            if self.compares and training.step >= training.turns[len(self.looks)]:
+            if training.step == training.turn and self.compares:
                 if not self._look("prompts", self.shares_by_prompt, stop, comparing):
                     return False
                 ess = self._reweigh()
@@ -225,13 +225,13 @@ class Run:
     def _reweigh(self) -> float:
         """Draw by the weights for the shares that are known of the model's pictures; returns their ESS at α = 1."""
         grouping, weighting = self.grouping, self.grouping.weighting
-        start = _known(self.training.start)
+        start, prompts = _known(self.training.start), _known(self.training.prompts)
         if start is not None:
             # Of two groups, calibration makes up for where the base stands.
             several = [own if len(own) > 2 else None for own in self._by_attribute(start)]
             weighting = weighting.starting_from(grouping.groups, several)
-        for look in self.looks:
-            weighting = weighting.corrected(grouping.targets, self._by_attribute(look))
+        if prompts is not None:
+            weighting = weighting.corrected(grouping.targets, self._by_attribute(prompts))
         if weighting is not grouping.weighting:
             self.training.reweigh(weighting)
         return weighting.effective_share(1.0)
@@ -319,23 +319,13 @@ class Run:
 
     @property
     def compares(self) -> bool:
-        """Whether each prompt is to be looked at, or once more, so that it is corrected by itself."""
-        return len(self.looks) < len(self.training.turns)
-
-    @property
-    def looks(self) -> np.ndarray:
-        """What each look found: shares [looks, prompts, K] of every group in each prompt's pictures."""
-        shares, prompts = _known(self.training.prompts), int(self.grouping.weighting.concept.max()) + 1
-        return np.empty((0, prompts, 0)) if shares is None else shares.reshape(-1, prompts, shares.shape[-1])
+        """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
+        return bool(self.settings.by_prompt) and not len(self.training.prompts)
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now.
-
-        Those of earlier looks come first.
-        """
+        """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""
         with self.training.averaged(), as_written(self.base.unet):
-            found = self._reader(progress).shares_by_prompt(self.settings.by_prompt)
-        return np.concatenate([*self.looks, found])
+            return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
 
     def calibrate(
         self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None
@@ -378,22 +368,22 @@ class Run:
 
     @property
     def seen(self) -> list[dict[str, Any]]:
-        """What each prompt was corrected for, look by look; nothing where prompts are not corrected one by one.
+        """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
 
         Captions of few pictures are one of these together.
         """
-        looks = self.looks
-        if not len(looks):
+        shares = _known(self.training.prompts)
+        if shares is None:
             return []
         names, index = concepts(self.pictures.captions)
-        together = [np.unique(index[self.grouping.weighting.concept == one]) for one in range(looks.shape[1])]
+        together = [np.unique(index[self.grouping.weighting.concept == one]) for one in range(len(shares))]
         groups = [name for part in self.grouping.groups for name in part.names]
         return [
             {
                 "prompts": [names[number] for number in members],
-                "looks": [dict(zip(groups, row.round(4).tolist(), strict=True)) for row in rows],
+                "shares": dict(zip(groups, row.round(4).tolist(), strict=True)),
             }
-            for members, rows in zip(together[:200], looks.swapaxes(0, 1), strict=False)
+            for members, row in zip(together[:200], shares[:200], strict=True)
         ]
 
     @property

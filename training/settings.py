@@ -27,7 +27,7 @@ class Settings:
             everything else back as well (.125: men .68 at α = 1 instead of .58).
         style_share: share of the steps that teach the style LoRA, when there is one; they come first.
         by_prompt: pictures per strength and prompt that are looked at before the last steps, which then correct each
-            prompt by itself; 0 for none. Where these are many, prompts are looked at again (`loop.CORRECTION`).
+            prompt by itself; 0 for none.
         prompt_share: share of the adapter's steps that follow then.
         calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
         shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
