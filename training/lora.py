@@ -290,7 +290,8 @@ def _inject(model: "torch.nn.Module", name: str, ranks: dict[str, int], trainabl
         layer.lora_B[name].float()
         # Under autocast the matrices follow their input: to bring it to float32 first costs a tenth of a step.
         layer.cast_input_dtype_enabled = False
-        layer.lora_variant[name] = Added
+        if hasattr(layer, "lora_variant"):  # older ones, such as Forge's, add it in their own way
+            layer.lora_variant[name] = Added
         if layer.get_base_layer().weight.dtype != torch.float32:
             for matrix in (layer.lora_A[name], layer.lora_B[name]):
                 matrix.__class__ = _following(type(matrix))
