@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,6 +44,23 @@ class Grouping:
     targets: Sequence[Target]
     weighting: Weighting
     tried: Sequence[dict[str, object]] = ()
+
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """Where each attribute's groups come from, and their shares in the set by name."""
+        return self.named([part.shares for part in self.groups])
+
+    def by_attribute(self, shares: np.ndarray) -> list[np.ndarray]:
+        """Shares [..., ΣK] of all attributes after one another, as [..., K] of each."""
+        ends = np.cumsum([len(part.names) for part in self.groups])[:-1]
+        return np.split(shares, ends, axis=-1)
+
+    def named(self, shares: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Shares [K] of each attribute by name, JSON-able, and where its groups come from."""
+        return [
+            {"source": part.source, "shares": dict(zip(part.names, own.round(4).tolist(), strict=True))}
+            for part, own in zip(self.groups, shares, strict=True)
+        ]
 
 
 class Grouper:

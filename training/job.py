@@ -269,6 +269,6 @@ class Job:
             "loss": run.training.loss.item(),
             "recommended_alpha": run.recommended if best is None else best,
             "groups": config.groups,
-            "found": run.found,
+            "found": run.grouping.found,
             **({"measured": measured or None} if config.probe else {}),
         }

@@ -334,15 +334,15 @@ class Added:
         inner = module.lora_A[active_adapter](x)
         up = module.lora_B[active_adapter].weight.flatten(1).to(inner.dtype)
         scaling = module.scaling[active_adapter]
-        rows = result.ndim < 4
-        if rows or result.is_contiguous(memory_format=torch.channels_last):
-            if not rows:
-                result, inner = result.permute(0, 2, 3, 1), inner.permute(0, 2, 3, 1)
-            flat = torch.addmm(result.reshape(-1, len(up)), inner.reshape(-1, up.shape[1]), up.t(), alpha=scaling)
-            added = flat.view(result.shape)
-            return added if rows else added.permute(0, 3, 1, 2)
-        up = up.expand(len(result), *up.shape)
-        return torch.baddbmm(result.flatten(2), up, inner.flatten(2), alpha=scaling).view(result.shape)
+        image = result.ndim == 4
+        if image and not result.is_contiguous(memory_format=torch.channels_last):
+            up = up.expand(len(result), *up.shape)
+            return torch.baddbmm(result.flatten(2), up, inner.flatten(2), alpha=scaling).view(result.shape)
+        if image:
+            result, inner = result.permute(0, 2, 3, 1), inner.permute(0, 2, 3, 1)
+        rows = torch.addmm(result.reshape(-1, len(up)), inner.reshape(-1, up.shape[1]), up.t(), alpha=scaling)
+        added = rows.view(result.shape)
+        return added.permute(0, 3, 1, 2) if image else added
 
 
 def _refresh(model: "torch.nn.Module") -> None:

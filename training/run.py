@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 READ_EVERY = 10
+# A card lists so many prompts of a set at most.
+LISTED = 200
 # So many steps in a row that are not finite end a run.
 PATIENCE = 10
 
@@ -228,18 +230,13 @@ class Run:
         start, prompts = _known(self.training.start), _known(self.training.prompts)
         if start is not None:
             # Of two groups, calibration makes up for where the base stands.
-            several = [own if len(own) > 2 else None for own in self._by_attribute(start)]
+            several = [own if len(own) > 2 else None for own in grouping.by_attribute(start)]
             weighting = weighting.starting_from(grouping.groups, several)
         if prompts is not None:
-            weighting = weighting.corrected(grouping.targets, self._by_attribute(prompts))
+            weighting = weighting.corrected(grouping.targets, grouping.by_attribute(prompts))
         if weighting is not grouping.weighting:
             self.training.reweigh(weighting)
         return weighting.effective_share(1.0)
-
-    def _by_attribute(self, shares: np.ndarray) -> list[np.ndarray]:
-        """Shares [..., ΣK] of all attributes after one another, as [..., K] of each."""
-        ends = np.cumsum([len(part.names) for part in self.grouping.groups])[:-1]
-        return np.split(shares, ends, axis=-1)
 
     def _agreed(self, stop: Callable[[], bool]) -> bool:
         """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""
@@ -359,14 +356,6 @@ class Run:
         )
 
     @property
-    def found(self) -> list[dict[str, Any]]:
-        """Where each attribute's groups come from, and their shares by name."""
-        return [
-            {"source": part.source, "shares": dict(zip(part.names, part.shares.round(4).tolist(), strict=True))}
-            for part in self.grouping.groups
-        ]
-
-    @property
     def seen(self) -> list[dict[str, Any]]:
         """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
 
@@ -375,15 +364,13 @@ class Run:
         shares = _known(self.training.prompts)
         if shares is None:
             return []
-        names, index = concepts(self.pictures.captions)
-        together = [np.unique(index[self.grouping.weighting.concept == one]) for one in range(len(shares))]
-        groups = [name for part in self.grouping.groups for name in part.names]
+        grouping, (names, index) = self.grouping, concepts(self.pictures.captions)
         return [
             {
-                "prompts": [names[number] for number in members],
-                "shares": dict(zip(groups, row.round(4).tolist(), strict=True)),
+                "prompts": [names[number] for number in np.unique(index[grouping.weighting.concept == one])[:LISTED]],
+                "found": grouping.named(grouping.by_attribute(shares[one])),
             }
-            for members, row in zip(together[:200], shares[:200], strict=True)
+            for one in range(len(shares[:LISTED]))
         ]
 
     @property
@@ -414,7 +401,7 @@ class Run:
             base_hash=self.base.hash,
             architecture=self.base.architecture,
             prediction=self.base.prediction,
-            concepts=self.concepts[:200],
+            concepts=self.concepts[:LISTED],
             predicted=[
                 {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
                 for a, s, d, e in points
@@ -422,7 +409,7 @@ class Run:
             training={
                 **self.settings.as_dict(),
                 "pictures": len(self.pictures.captions),
-                "found": self.found,
+                "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "prompts": self.seen,
                 "fingerprint": self.fingerprint,
@@ -446,7 +433,7 @@ class Run:
                 base_hash=self.base.hash,
                 architecture=card.architecture,
                 prediction=card.prediction,
-                concepts=self.concepts[:200],
+                concepts=self.concepts[:LISTED],
                 training=card.training,
                 title=self.style.stem,
                 description="Style learnt with a DDM adapter; use it at strength 1.",

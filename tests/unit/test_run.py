@@ -148,7 +148,8 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
     assert last.training.draws.weighting.log_ratio == pytest.approx(wanted.log_ratio)
     training = load_adapter(last.out).card.training
     assert training["by_prompt"] == 2 and len(training["prompts"]) == 2
-    assert list(training["prompts"][1]["shares"].values()) == pytest.approx(shares[1], abs=1e-4)
+    (found,) = training["prompts"][1]["found"]
+    assert list(found["shares"].values()) == pytest.approx(shares[1], abs=1e-4)
     whole = begun(name="whole")
     assert whole.train() and content_hash(whole.out) == content_hash(last.out)
 
