@@ -7,7 +7,7 @@ off, so that the base computes what it always did.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,16 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a model: a float, or a tensor with one value per picture."""
+    """The strength α of one adapter on a model: a float, or a tensor with one value per picture.
+
+    Attributes:
+        rows: those tensors by their length; each stays where it is in memory, as a `Recording` asks for.
+    """
 
     alpha: "float | torch.Tensor" = 1.0
     active: bool = True
     trainable: bool = False
+    rows: "dict[int, torch.Tensor]" = field(default_factory=dict)
 
     def __call__(self, module: "torch.nn.Module", inputs: tuple, output: "torch.Tensor") -> "torch.Tensor":
         """Forward hook of a down matrix: its output [B, ...] times α."""
@@ -95,8 +100,12 @@ def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[floa
     strength = strengths[name]
     values = torch.as_tensor(alpha, dtype=torch.float32)
     active = bool(values.cpu().numpy().any())  # no device is waited for, unless α comes from one
-    device = next(model.parameters()).device
-    strength.alpha = values.to(device, non_blocking=True) if values.ndim else float(alpha)
+    if values.ndim:
+        if len(values) not in strength.rows:
+            strength.rows[len(values)] = torch.empty_like(values, device=next(model.parameters()).device)
+        strength.alpha = strength.rows[len(values)].copy_(values, non_blocking=True)
+    else:
+        strength.alpha = float(alpha)
     if active != strength.active:
         strength.active = active
         _refresh(model)
@@ -109,6 +118,8 @@ def at_alpha(model: "torch.nn.Module", name: str, alpha: "float | torch.Tensor")
         yield
         return
     before = _strengths(model)[name].alpha
+    if not isinstance(before, float):
+        before = before.clone()
     set_alpha(model, name, alpha)
     try:
         yield
@@ -340,6 +351,9 @@ class Added:
             return torch.baddbmm(result.flatten(2), up, inner.flatten(2), alpha=scaling).view(result.shape)
         if image:
             result, inner = result.permute(0, 2, 3, 1), inner.permute(0, 2, 3, 1)
+        if result.is_cuda:  # there addmm copies the result first, which takes longer than to add to it
+            added = result + torch.nn.functional.linear(inner if scaling == 1 else inner * scaling, up)
+            return added.permute(0, 3, 1, 2) if image else added
         rows = torch.addmm(result.reshape(-1, len(up)), inner.reshape(-1, up.shape[1]), up.t(), alpha=scaling)
         added = rows.view(result.shape)
         return added.permute(0, 3, 1, 2) if image else added
