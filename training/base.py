@@ -251,8 +251,8 @@ class Base:
         """
         conditions = {}
         if text.pooled is not None:
-            height, width = (side * self.vae_factor for side in noisy.shape[2:])
-            size = noisy.new_tensor([height, width, 0, 0, height, width]).expand(len(noisy), -1)
+            size = noisy.new_zeros(len(noisy), 6)  # filled on the device, which need not be waited for
+            size[:, ::4], size[:, 1::4] = (side * self.vae_factor for side in noisy.shape[2:])
             conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": size}
         tokens = text.tokens.to(self.dtype)
         return self.unet(noisy.to(self.dtype), t, tokens, return_dict=False, **conditions)[0].float()

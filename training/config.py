@@ -138,7 +138,7 @@ class TrainConfig:
         ),
     ] = False
     compile: Annotated[
-        bool, Option("--compile", help="Compile the model's blocks first: pays in long trainings on a GPU.")
+        bool, Option("--compile", help="On a GPU, compile the norms and record the step first, for a quicker training.")
     ] = False
     calibrate: Annotated[
         int, Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")

@@ -16,7 +16,7 @@ from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter
 from .checkpoint import checkpoint_path, refuse_left
-from .compilation import compile_blocks
+from .compilation import compile_norms
 from .config import TrainConfig
 from .config_file import write_config
 from .file_index import FileIndex
@@ -177,7 +177,8 @@ class Job:
         if config.checkpointing:
             run.training.save_memory()
         if config.compile:
-            compile_blocks(base.unet)
+            compile_norms(base.unet)
+            run.training.record()
         self.reporter.groups(run.grouping)
         return run
 

@@ -15,7 +15,7 @@ then moves that too.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,21 +24,21 @@ import numpy as np
 from ..debias.error import DDMError
 from ..debias.weight import Weighting
 from .checkpoint import Resumable
-from .compilation import as_written
 from .draws import Draws, Plan
 from .ema import Ema
 from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, set_alpha, set_trainable
 from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
 from .ranks import Ranks
+from .recording import Recording
 from .settings import Settings
+from .text import Text
 
 if TYPE_CHECKING:
     import torch
 
     from .base import Base
     from .latents import Latents
-    from .text import Text
     from .text_table import TextTable
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
@@ -71,6 +71,7 @@ class FairTraining(Resumable):
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
         pieces: a process takes its rows of a step in so many pieces.
+        recordings: of a step's forward and backward, by shape; None if nothing is recorded (see `record`).
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
 
@@ -117,6 +118,7 @@ class FairTraining(Resumable):
             self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
         self.draws = self._draws(weighting)
         self.step, self.pieces, self.checkpointing = 0, 1, False
+        self.recordings: dict[tuple, Recording] | None = None
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
@@ -185,21 +187,29 @@ class FairTraining(Resumable):
             if ema:
                 ema.swap()
 
+    def record(self) -> None:
+        """On a GPU, record forward and backward once for each shape of batch, and replay them at every step.
+
+        Not where text encoders learn, nor with checkpointing.
+        """
+        import torch
+
+        if self.base.device.type == "cuda" and not self.settings.text_encoder and not self.checkpointing:
+            self.recordings, self.pool = {}, torch.cuda.graph_pool_handle()
+
     def save_memory(self) -> None:
         """Keep no activations: a third more time, a fraction of the memory."""
-        self.checkpointing = True
+        self.checkpointing, self.recordings = True, None
         self.base.unet.enable_gradient_checkpointing()
 
     def _gradients(self, plan: Plan) -> "torch.Tensor":
         """Gradients and loss of this process's rows, with less memory each time that it does not suffice."""
         import torch
 
-        learning = self.learning["style" if plan.style else "debias"]
+        gradients = self._zeros(self.learning["style" if plan.style else "debias"])
         rows = self.ranks.rows(len(plan.picture))
         while True:
-            self.optimizer.zero_grad(set_to_none=True)
-            for parameter in learning:
-                parameter.grad = torch.zeros_like(parameter)
+            torch._foreach_zero_(gradients)
             try:
                 return self._backward(plan, rows)
             except torch.cuda.OutOfMemoryError:
@@ -207,9 +217,21 @@ class FairTraining(Resumable):
                 pass
             self._need_less(len(rows))
 
+    def _zeros(self, learning: "list[torch.nn.Parameter]") -> "list[torch.Tensor]":
+        """Gradients of what a step teaches, and of nothing else; they stay where they are from step to step."""
+        import torch
+
+        if learning[0].grad is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in learning:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in learning]
+
     def _need_less(self, rows: int) -> None:
         import torch
 
+        if self.recordings:
+            self.recordings.clear()
         if self.pieces < rows:
             self.pieces = min(2 * self.pieces, rows)
             self.note(
@@ -247,15 +269,24 @@ class FairTraining(Resumable):
             if random is None:  # of all rows, so that each has its own, whoever computes it
                 random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
             jitter, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
-            mine = self._losses(part, mean + deviation * jitter, noise, weight).sum() / count
-            (mine * self.scale).backward()
-            loss += mine.detach()
-        return loss
+            loss += self._add_gradients(part, mean + deviation * jitter, noise, weight, self.scale / count)
+        return loss / self.scale
 
-    def _losses(
-        self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor", weight: "torch.Tensor | None"
+    def _add_gradients(
+        self,
+        plan: Plan,
+        latents: "torch.Tensor",
+        noise: "torch.Tensor",
+        cells: "torch.Tensor | None",
+        factor: "torch.Tensor",
     ) -> "torch.Tensor":
-        """The loss of each row [B], for latents and noise [B, C, h, w] and weights of the cells [B, 1, h, w]."""
+        """Add the gradients of `factor` times the rows' summed loss to those that are there; give that product.
+
+        Args:
+            latents, noise: [B, C, h, w].
+            cells: [B, 1, h, w] weights of the cells; None for 1.
+            factor: a number on the device.
+        """
         import torch
 
         base = self.base
@@ -266,23 +297,57 @@ class FairTraining(Resumable):
         if len(taught):
             rows = base.moved(torch.as_tensor(taught))
             self._set_alpha(0.0)
-            # All rows, or a few that are another number each time.
-            few = as_written(base.unet) if len(taught) < len(plan.teacher) else nullcontext()
-            with torch.no_grad(), few:
+            with torch.no_grad():
                 answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
             target = target.index_copy(0, rows, answer)
-            if weight is not None:  # what the base answers holds for the whole picture
-                weight = weight.index_fill(0, rows, 1.0)
+            if cells is not None:  # what the base answers holds for the whole picture
+                cells = cells.index_fill(0, rows, 1.0)
+        given = {"noisy": noisy, "t": t, "target": target, "weight": self.weight[t] * factor, "cells": cells}
         self._set_alpha(plan.alpha)
-        error = (base.predict(noisy, t, self._text(plan.text)) - target).square()
-        error = error if weight is None else error * weight
-        return error.mean((1, 2, 3)) * self.weight[t]
+        given |= vars(self._text(plan.text))
+        return self._learn(**given) if self.recordings is None else self._replay(plan.style, given)
+
+    def _replay(self, style: bool, given: "dict[str, torch.Tensor | None]") -> "torch.Tensor":
+        """As `_learn`, by its recording for these shapes, which is made if there is none."""
+        shapes = (style, *(None if value is None else value.shape for value in given.values()))
+        if shapes not in self.recordings:
+            gradients = [parameter.grad for parameter in self.learning["style" if style else "debias"]]
+            before = [gradient.clone() for gradient in gradients]
+            self.recordings[shapes] = Recording(self._learn, given, self.pool)
+            for gradient, value in zip(gradients, before, strict=True):
+                gradient.copy_(value)
+        return self.recordings[shapes](given)
+
+    def _learn(
+        self,
+        noisy: "torch.Tensor",
+        t: "torch.Tensor",
+        target: "torch.Tensor",
+        weight: "torch.Tensor",
+        cells: "torch.Tensor | None",
+        tokens: "torch.Tensor",
+        pooled: "torch.Tensor | None",
+    ) -> "torch.Tensor":
+        """Add the gradients of the rows' weighted sum of losses; give that sum.
+
+        Args:
+            noisy, target: [B, C, h, w], what the U-Net is given and what it should answer.
+            t: [B] timesteps.
+            weight: [B] of the rows.
+            cells: [B, 1, h, w] of the cells' errors; None for 1.
+            tokens, pooled: as `Text` has them.
+        """
+        error = (self.base.predict(noisy, t, Text(tokens, pooled)) - target).square()
+        error = error if cells is None else error * cells
+        loss = (error.mean((1, 2, 3)) * weight).sum()
+        loss.backward()
+        return loss.detach()
 
     def _set_alpha(self, alpha: "float | np.ndarray") -> None:
         for model in self.parts.values():
             set_alpha(model, "debias", alpha)
 
-    def _text(self, rows: np.ndarray) -> "Text":
+    def _text(self, rows: np.ndarray) -> Text:
         """Sentences of the table as the text encoders read them: anew, with gradients, where a LoRA acts on these."""
         import torch
         from torch.utils.checkpoint import checkpoint

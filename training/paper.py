@@ -91,14 +91,22 @@ class PaperTraining(FairTraining):
         with torch.no_grad():
             return indicator_entropy(self.indicator(self._denoised(plan, mean, noise)))
 
-    def _losses(
-        self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor", weight: "torch.Tensor | None"
+    def _add_gradients(
+        self,
+        plan: Plan,
+        latents: "torch.Tensor",
+        noise: "torch.Tensor",
+        cells: "torch.Tensor | None",
+        factor: "torch.Tensor",
     ) -> "torch.Tensor":
         import torch
 
         predicted = self._denoised(plan, latents, noise)
         classes = self.classes[self.base.moved(torch.as_tensor(plan.picture))]
-        return paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
+        losses = paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
+        loss = losses.sum() * factor
+        loss.backward()
+        return loss.detach()
 
     def _denoised(self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
         """ε̂ [B, C, h, w], with the LoRA at strength 1."""

@@ -19,7 +19,6 @@ from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader
 from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
-from .compilation import as_written
 from .grouping import Grouper, Grouping, attributes
 from .loop import FairTraining
 from .lora import export_parts, scale_lora
@@ -246,7 +245,7 @@ class Run:
 
     def _preview(self, previews: Previews, stop: Callable[[], bool] | None) -> None:
         if self.ranks.first:
-            with self.training.averaged(), as_written(self.base.unet):
+            with self.training.averaged():
                 previews.make(self.training.step, stop)
 
     def _check_room(self) -> None:
@@ -311,8 +310,7 @@ class Run:
 
     def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the base's own pictures."""
-        with as_written(self.base.unet):
-            return self._reader(progress).base_shares()
+        return self._reader(progress).base_shares()
 
     @property
     def compares(self) -> bool:
@@ -321,7 +319,7 @@ class Run:
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""
-        with self.training.averaged(), as_written(self.base.unet):
+        with self.training.averaged():
             return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
 
     def calibrate(
@@ -334,8 +332,7 @@ class Run:
         """
         if not self._reads:
             return None
-        with as_written(self.base.unet):
-            return self._reader(progress).calibrate(start)
+        return self._reader(progress).calibrate(start)
 
     @property
     def _reads(self) -> bool:

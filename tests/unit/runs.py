@@ -54,7 +54,7 @@ def settings(**changes: float) -> Settings:
 def prepare(
     base: Path, folder: Path, out: Path, groups: str = "labels:gender", kind: type[Run] = Run, **options: object
 ) -> Run:
-    """A run on a freshly opened base; `changes` in options are those of the settings."""
-    model = load_base(base)
+    """A run on a freshly opened base; `changes` in options are those of the settings, `device` is where it runs."""
+    model = load_base(base, options.pop("device", "cpu"))
     given = settings(**options.pop("changes", {}))
     return kind(model, folder_set(model, read_folder(folder)), out, groups=groups, settings=given, **options)

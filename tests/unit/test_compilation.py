@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.training.compilation import _group_norm, compile_blocks
+from comfyui_ddm.training.compilation import _group_norm, compile_norms
 
 from .runs import prepare, write_folder
 
@@ -18,7 +18,7 @@ def test_compiled_blocks_learn_what_plain_ones_learn(tiny_base, tmp_path):
     for compiled in (False, True):
         training = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"steps": 9, "keep": 0.5}).training
         if compiled:
-            compile_blocks(training.base.unet)
+            compile_norms(training.base.unet)
         for _ in range(3):
             training.advance()
         losses.append(training.loss.item())
@@ -40,4 +40,4 @@ def test_without_a_compiler_a_sentence_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(DDMError, match=r"no C\+\+ compiler.*g\+\+.*--compile"):
-        compile_blocks(torch.nn.Linear(1, 1))
+        compile_norms(torch.nn.Linear(1, 1))
