@@ -177,7 +177,8 @@ class FairTraining(Resumable):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """What is being learnt has its averaged values (EMA) meanwhile, if they are kept."""
+        """What is learnt has its averaged values (EMA) meanwhile, if they are kept, and there is room to sample."""
+        self._make_room()
         ema = self.averages.get("style" if self.step < self.draws.style_steps else "debias")
         if ema:
             ema.swap()
@@ -227,11 +228,18 @@ class FairTraining(Resumable):
                 parameter.grad = torch.zeros_like(parameter)
         return [parameter.grad for parameter in learning]
 
-    def _need_less(self, rows: int) -> None:
+    def _make_room(self) -> None:
+        """Give back the memory that recordings hold; they are made again at the next step."""
         import torch
 
         if self.recordings:
             self.recordings.clear()
+            torch.cuda.empty_cache()
+
+    def _need_less(self, rows: int) -> None:
+        import torch
+
+        self._make_room()
         if self.pieces < rows:
             self.pieces = min(2 * self.pieces, rows)
             self.note(
