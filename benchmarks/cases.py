@@ -26,6 +26,7 @@ from .host import host_costs
 from .imbalance import IMBALANCES, OCCUPATIONS
 from .kill import kill_survival
 from .measure import Bench, Sample
+from .memory import estimated_memory
 from .nodes import node_costs
 from .package import ROOT
 from .recipe import SKEWED, Recipe, picture_folder
@@ -42,10 +43,11 @@ EXACT_STEPS = 30
 
 @dataclass(frozen=True)
 class Case:
-    """A named claim: what it is about, and what measures it."""
+    """A named claim: what it is about, what measures it, and whether that needs a GPU."""
 
     title: str
     run: Callable[[Bench], list[Figure]]
+    gpu: bool = False
 
 
 def base(bench: Bench) -> list[Figure]:
@@ -264,6 +266,11 @@ def demo(_: Bench) -> list[Figure]:
     ]
 
 
+def loops(bench: Bench, name: str) -> list[Figure]:
+    """How fast a model is learnt, by our loop and by others."""
+    return training_speed(name, bench.base, bench.device, bench.threads)
+
+
 SOURCES = ("auto", "discovered")
 CASES: dict[str, Case] = {
     "base": Case("the embedded model", base),
@@ -271,8 +278,12 @@ CASES: dict[str, Case] = {
     "cache": Case("a folder of 10,000 pictures", lambda bench: cache_costs(bench.base)),
     "train-speed": Case(
         "the training loop beside two others, by processor time",
-        lambda bench: training_speed(bench.base, bench.device, bench.threads),
+        lambda bench: loops(bench, "the embedded model") + estimated_memory(),
     ),
+    "train-speed-sd15": Case(
+        "the same loops on Stable Diffusion 1.5", lambda bench: loops(bench, "SD 1.5, 512 px"), gpu=True
+    ),
+    "train-speed-sdxl": Case("our loop on SDXL", lambda bench: loops(bench, "SDXL, 1024 px"), gpu=True),
     "kill": Case("killed at random and gone on with", lambda bench: kill_survival(bench.base, bench.work)),
     "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..debias.error import DDMError
-from .memory import estimated_memory
 from .recipe import peak_mib
 from .result import Figure
 
@@ -97,30 +96,27 @@ class Shape:
 
 
 SHAPES = {
-    "cpu": {"the embedded model": Shape(None, 32, 12, True, times=3.0)},
-    "cuda": {
-        "SD 1.5, 512 px": Shape("sd1", 32, 12, True, compiled=True, speed=138.0, times=7.0, memory=6.0),
-        "SDXL, 1024 px": Shape("sdxl", 8, 12, False, compiled=True, speed=17.0, memory=12.0),
-    },
+    "the embedded model": Shape(None, 32, 12, True, times=3.0),
+    "SD 1.5, 512 px": Shape("sd1", 32, 12, True, compiled=True, speed=138.0, times=7.0, memory=6.0),
+    "SDXL, 1024 px": Shape("sdxl", 8, 12, False, compiled=True, speed=17.0, memory=12.0),
 }
 
 
-def training_speed(base: Path, device: str, threads: int) -> list[Figure]:
+def training_speed(name: str, base: Path, device: str, threads: int) -> list[Figure]:
     """Pictures that each loop learns from in a second, and the memory that it holds.
+
+    Args:
+        name: a key of `SHAPES`.
+        base: the embedded model.
 
     Raises:
         DDMError: a loop failed; it has printed why.
     """
-    figures, shapes = [], SHAPES["cpu" if device == "cpu" else "cuda"]
+    shape = SHAPES[name]
     with ExitStack() as running:
-        every = {
-            name: {loop: running.enter_context(_Alone(base, shape, loop, device, threads)) for loop in shape.loops}
-            for name, shape in shapes.items()
-        }
-        for name, loops in every.items():
-            found = {loop: alone.measured() for loop, alone in loops.items()}
-            figures += _figures(name, shapes[name], found)
-    return figures + (estimated_memory() if device == "cpu" else [])
+        loops = {loop: running.enter_context(_Alone(base, shape, loop, device, threads)) for loop in shape.loops}
+        found = {loop: alone.measured() for loop, alone in loops.items()}
+    return _figures(name, shape, found)
 
 
 def _figures(name: str, shape: Shape, found: Mapping[str, tuple[float, float]]) -> list[Figure]:
@@ -207,8 +203,17 @@ def _measure(parent: Connection, path: Path, given: Mapping[str, Any], loop: str
     for _ in range(steps):
         step()
     seconds = _seconds(place, threads) - began
-    memory = peak_mib() if place.type == "cpu" else torch.cuda.max_memory_allocated(place) / 2**20
-    parent.send((steps * batch / seconds, memory))
+    parent.send((steps * batch / seconds, _peak_mib(place, loop)))
+
+
+def _peak_mib(device: "torch.device", loop: str) -> float:
+    """Peak memory of the process, or of its tensors on a GPU; what a recorded step uses counts as reserved alone."""
+    import torch
+
+    if device.type == "cpu":
+        return peak_mib()
+    most = torch.cuda.max_memory_reserved if loop == COMPILED else torch.cuda.max_memory_allocated
+    return most(device) / 2**20
 
 
 def _seconds(device: "torch.device", threads: int) -> float:
