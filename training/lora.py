@@ -102,7 +102,8 @@ def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[floa
     active = bool(values.cpu().numpy().any())  # no device is waited for, unless α comes from one
     if values.ndim:
         if len(values) not in strength.rows:
-            strength.rows[len(values)] = torch.empty_like(values, device=next(model.parameters()).device)
+            with torch.inference_mode(False):  # whoever asks first, it is for those who learn too
+                strength.rows[len(values)] = torch.empty_like(values, device=next(model.parameters()).device)
         strength.alpha = strength.rows[len(values)].copy_(values, non_blocking=True)
     else:
         strength.alpha = float(alpha)

@@ -30,9 +30,8 @@ class Recording:
 
         self.arguments = {name: None if value is None else value.clone() for name, value in arguments.items()}
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=True
-        ):  # which convolutions are fastest is looked for once
+        # Which convolutions are fastest is looked for here, and once.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             aside.wait_stream(here)
             with torch.cuda.stream(aside):
                 for _ in range(CALLS):
