@@ -44,11 +44,11 @@ def claims(
         except DDMError as error:
             typer.echo(error, err=True)
             raise typer.Exit(2) from error
-        can_all = bench.device != "cpu"
-        for name in names or [name for name, case in CASES.items() if can_all or not case.gpu]:
+        left_out = {name for name, case in CASES.items() if case.gpu and bench.device == "cpu"}
+        if asked := left_out.intersection(names or []):
+            raise typer.BadParameter(f"{min(asked)} needs a GPU. Add --device cuda where there is one.")
+        for name in names or [name for name in CASES if name not in left_out]:
             case = CASES[name]
-            if case.gpu and not can_all:
-                raise typer.BadParameter(f"{name} needs a GPU. Add --device cuda where there is one.")
             failed |= not bench.record(name, case.title, "claims.py", partial(case.run, bench), out, again)
     results = [Result.load(out / f"{name}.json") for name in CASES if (out / f"{name}.json").exists()]
     print_table(results)

@@ -56,7 +56,7 @@ def _compiled_norm() -> type:
 def _group_norm(
     x: "torch.Tensor", groups: int, weight: "torch.Tensor", bias: "torch.Tensor", eps: float
 ) -> "torch.Tensor":
-    """As torch.nn.functional.group_norm, for x [B, C, H, W], in the order that x has in memory.
+    """As torch.nn.functional.group_norm, for x [B, C, ...], in the order that x has in memory.
 
     torch's own kernel for GPUs brings x out of the order of channels_last first, and the convolution after it brings it
     back. Here whatever is summed over the picture is summed for each channel, where what is read lies together.

@@ -317,13 +317,14 @@ class FairTraining(Resumable):
 
     def _replay(self, style: bool, given: "dict[str, torch.Tensor | None]") -> "torch.Tensor":
         """As `_learn`, by its recording for these shapes, which is made if there is none."""
+        import torch
+
         shapes = (style, *(None if value is None else value.shape for value in given.values()))
         if shapes not in self.recordings:
             gradients = [parameter.grad for parameter in self.learning["style" if style else "debias"]]
             before = [gradient.clone() for gradient in gradients]
             self.recordings[shapes] = Recording(self._learn, given, self.pool)
-            for gradient, value in zip(gradients, before, strict=True):
-                gradient.copy_(value)
+            torch._foreach_copy_(gradients, before)  # its first calls have added to them
         return self.recordings[shapes](given)
 
     def _learn(
