@@ -10,16 +10,28 @@ from .workflow import to_graph
 EXAMPLES = PACK / "example_workflows"
 NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": {"CheckpointLoaderSimple", "LoraLoader"}}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-# The page runs the examples as they are; here less is made.
-FEWER = {"batch_size": 4, "count": 2, "steps": 5}
+# The page runs the examples as they are; here less is made, of fewer pictures.
+FEWER = {"batch_size": 4, "count": 2, "steps": 5, "folder": "few"}
 
 
 def read(name):
     return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def few(server):
+    """input/few/: two dozen of the example pictures, with captions."""
+    place = server.base / "input" / FEWER["folder"]
+    place.mkdir()
+    lines = (PACK / "examples" / "people_emoji" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines[:24]):
+        source = PACK / "examples" / "people_emoji" / row["file_name"]
+        (place / source.name).write_bytes(source.read_bytes())
+        (place / source.with_suffix(".txt").name).write_text(f"a {row['role']}", encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS_DOWNLOAD])
-def test_an_example_runs_to_a_saved_picture(server, name):
+def test_an_example_runs_to_a_saved_picture(server, few, name):
     graph = to_graph(read(name), server.get("/object_info"))
     for node in graph.values():
         node["inputs"] |= {given: few for given, few in FEWER.items() if given in node["inputs"]}

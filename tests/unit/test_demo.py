@@ -10,7 +10,7 @@ import pytest
 from comfyui_ddm.debias.comparison import GAP, MARGIN, TILE, Block, draw_comparison
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training import demo as module
-from comfyui_ddm.training import loop
+from comfyui_ddm.training import settings
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.demo import Demo
 from comfyui_ddm.training.folder import read_folder
@@ -44,7 +44,7 @@ def small(examples, tiny_base, monkeypatch):
     monkeypatch.setattr(module, "OCCUPATIONS", ROLES)
     monkeypatch.setattr(module, "SHOWN", ROLES)
     monkeypatch.setattr(module, "SAMPLING_STEPS", 2)
-    monkeypatch.setattr(loop, "Settings", partial(loop.Settings, calibrate=0))
+    monkeypatch.setattr(settings, "Settings", partial(settings.Settings, calibrate=0))
 
     def make(out, per_prompt=2, seed=0):
         return Demo(out, per_prompt, 2, seed, "cpu", base=tiny_base, groups="words:man|woman", say=str)
