@@ -25,9 +25,10 @@ MODES = ("queue", "batch")
 SCALE = 8.0
 # Softmax makes the batch loss's gradient small where the head is sure; so much more lets one scale serve both modes.
 BATCH_GAIN = 8.0
-# Of the softmax through which single pictures are pushed (the paper's value): a head that is sure must not stop the
-# push, since a push in h-space convinces the head before it convinces anyone who looks at the picture.
-TEMPERATURE = 8.0
+# Of the softmax through which single pictures are pushed: a head that is sure must not stop the push, since a push in
+# h-space convinces the head before it convinces anyone who looks at the picture. With the paper's 8, two attributes
+# together push pictures so far that they lose their subject; with 3, single prompts resist.
+TEMPERATURE = 4.0
 # What a host says of a model without h-space.
 NO_UNET = "This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL."
 
