@@ -18,7 +18,7 @@ import numpy as np
 from ..debias.adapter import AdapterCard, content_hash
 from ..debias.diffusion_classifier import say
 from ..debias.error import DDMError
-from ..debias.guidance import BATCH_GAIN, SCALE, TEMPERATURE
+from ..debias.guidance import TEMPERATURE
 from ..debias.metric import fairness_distance, pairwise_bias
 from ..debias.quality import kid, paired_distance
 from ..debias.storage import read_metadata, write_text
@@ -195,10 +195,12 @@ class SystemBench:
             prompts = self._in_turn(prompts)
         files = self.train(name).files
         adapters = self.train(system.with_adapter).files if system.with_adapter else ()
-        guiding = [SCALE, BATCH_GAIN, TEMPERATURE] if system.uses == "guide" else []
+        how = [system.uses, system.mode, self._guide_targets(system)]
+        if system.uses == "guide" and len(files) > 1:  # they share it
+            how.append(TEMPERATURE / len(files))
         depends = {
             "files": [content_hash(file) for file in (*files, *adapters)],
-            "system": [system.uses, system.mode, self._guide_targets(system), *guiding] if files else "",
+            "system": how if files else "",
             "prompts": prompts,
             "settings": [seed, STEPS, cfg, bench.bf16, bench.device],
         }

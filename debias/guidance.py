@@ -25,10 +25,10 @@ MODES = ("queue", "batch")
 SCALE = 8.0
 # Softmax makes the batch loss's gradient small where the head is sure; so much more lets one scale serve both modes.
 BATCH_GAIN = 8.0
-# Of the softmax through which single pictures are pushed: a head that is sure must not stop the push, since a push in
-# h-space convinces the head before it convinces anyone who looks at the picture. With the paper's 8, two attributes
-# together push pictures so far that they lose their subject; with 3, single prompts resist.
-TEMPERATURE = 4.0
+# Of the softmax through which single pictures are pushed (the paper's value): a head that is sure must not stop the
+# push, since a push in h-space convinces the head before it convinces anyone who looks at the picture. Several heads
+# share it, or together they would push pictures so far that these lose their subject.
+TEMPERATURE = 8.0
 # What a host says of a model without h-space.
 NO_UNET = "This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL."
 
@@ -74,6 +74,7 @@ class Guidance:
         self._prompts: list[Hashable] = []
         self._guided = np.array([], dtype=int)
         self._logits: np.ndarray | None = None
+        self._temperature = TEMPERATURE
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -92,9 +93,14 @@ class Guidance:
         found = self._saying.search(prompt) if self._saying and isinstance(prompt, str) else None
         return found.group() if found else ""
 
-    def begin(self, prompts: Sequence[Hashable]) -> None:
-        """Start pictures: the prompt of each, or whatever tells it apart from others where its text is not known."""
-        self._prompts, self._logits = list(prompts), None
+    def begin(self, prompts: Sequence[Hashable], together: int = 1) -> None:
+        """Start pictures.
+
+        Args:
+            prompts: of each, or whatever tells it apart from others where its text is not known.
+            together: attributes that are guided at once: the more, the sooner each lets go of a picture.
+        """
+        self._prompts, self._logits, self._temperature = list(prompts), None, TEMPERATURE / together
         self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
         self._wanted = self.tally.wanted([self._prompts[row] for row in self._guided])
 
@@ -132,7 +138,7 @@ class Guidance:
             own = np.eye(p.shape[1])[self._assigned(p)]
             # As hard as −log p_y would push if it were softened, and away from the rivals that the head sees now. Of
             # two classes this is that gradient; of more, it would push away from all alike, and miss those between.
-            hard = 1 - (_softmax(logits / TEMPERATURE) * own).sum(1, keepdims=True)
+            hard = 1 - (_softmax(logits / self._temperature) * own).sum(1, keepdims=True)
             way = _softmax(np.where(own, -np.inf, logits)) - own
             return hard * way * np.sqrt(2) / np.linalg.norm(way, axis=1, keepdims=True)
         gradient = np.zeros_like(p)
@@ -173,6 +179,12 @@ class Guidance:
         for row, place in enumerate(self._guided):
             places.setdefault(self._prompts[place], []).append(row)
         return [np.array(rows) for rows in places.values()]
+
+
+def begin_together(guides: Sequence[Guidance], prompts: Sequence[Hashable]) -> None:
+    """Start the same pictures with several attributes; those of scale 0 do not count."""
+    for guide in guides:
+        guide.begin(prompts, max(1, sum(bool(one.scale) for one in guides)))
 
 
 def guides_for(

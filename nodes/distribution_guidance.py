@@ -24,6 +24,8 @@ OTHER_BASE = (
 )
 
 TALLIES = Tallies()
+# Where a model remembers which attributes are guided at once.
+GUIDED = "ddm_guided"
 
 
 class DistributionGuidance(io.ComfyNode):
@@ -154,7 +156,8 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: 
     def sample(executor: Any, noise: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         if not keep_counts:
             guidance.tally.clear()
-        guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise))
+        together = len(executor.class_obj.model_options["transformer_options"].get(GUIDED, ()))
+        guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise), max(1, together))
         made = executor(noise, *rest, **named)
         guidance.end()
         return made
@@ -173,6 +176,9 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: 
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"ddm_guidance_{guidance.head.attribute}", sample)
     model.set_model_output_block_patch(push)
+    if guidance.scale:
+        options = model.model_options["transformer_options"]
+        options[GUIDED] = (*options.get(GUIDED, ()), guidance.head.attribute)
     return model
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..debias.attribute_head import AttributeHead
 from ..debias.error import DDMError
-from ..debias.guidance import SCALE, Guidance, guides_for
+from ..debias.guidance import SCALE, Guidance, begin_together, guides_for
 from ..debias.guidance_hook import GuidanceHooks
 from ..debias.invariant_module import InvariantModule
 
@@ -46,8 +46,7 @@ class Steering:
         """Steer the pictures of these prompts, whose conditional half is the last rows of every batch."""
         with ExitStack() as hooks:
             if self.guides:
-                for guide in self.guides:
-                    guide.begin(prompts)
+                begin_together(self.guides, prompts)
                 count = len(prompts)
                 guiding = GuidanceHooks(unet, unet.mid_block, self.guides, lambda rows, _: [slice(rows - count, None)])
                 hooks.callback(guiding.remove)

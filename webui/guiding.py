@@ -7,7 +7,7 @@ from typing import Any
 
 from ..debias.attribute_head import AttributeHead
 from ..debias.error import DDMError
-from ..debias.guidance import NO_UNET, Guidance, guides_for
+from ..debias.guidance import NO_UNET, Guidance, begin_together, guides_for
 from ..debias.guidance_hook import GuidanceHooks
 from ..debias.tally import Tallies
 from . import files
@@ -102,8 +102,7 @@ class Guiding:
             failed: told what went wrong while pictures are made; from then on they are not guided.
         """
         self.take_off()
-        for guide in self.guides:
-            guide.begin(prompts)
+        begin_together(self.guides, prompts)
         unet = unet_of(model)
 
         def conditional(rows: int, named: Mapping[str, Any]) -> list[slice]:

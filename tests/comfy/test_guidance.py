@@ -102,6 +102,18 @@ def test_the_guided_half_is_the_conditional_one_as_in_our_own_sampler(server, ba
     assert (ours - theirs).norm() / theirs.norm() < 1e-3
 
 
+def test_what_is_guided_at_once_shares_the_push_and_scale_0_takes_no_part(server):
+    graph = graphs.load() | graphs.guidance(keep_counts=False)
+    alone = latents(server, server.run(graph | graphs.sample("guidance", steps=4, batch=1)))
+
+    def beside(scale):
+        second = graphs.guidance("guidance", scale=scale, keep_counts=False)["guidance"]
+        return latents(server, server.run(graph | {"second": second} | graphs.sample("second", steps=4, batch=1)))
+
+    assert torch.equal(beside(0.0), alone)
+    assert (beside(0.001) - alone).norm() > 0.005 * alone.norm()
+
+
 def test_a_module_at_strength_r_is_as_in_our_own_sampler(server, base):
     from comfyui_ddm.training.steering import Steering
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.guidance import Guidance, read_words
+from comfyui_ddm.debias.guidance import Guidance, begin_together, read_words
 from comfyui_ddm.debias.target import Target
 
 NAMES = ("man", "woman")
@@ -78,11 +78,11 @@ def test_pictures_without_a_class_are_left_out_and_too_few_are_a_sentence():
         fit_head(layers, membership, NAMES, "gender")
 
 
-@pytest.mark.parametrize("mode", ["queue", "batch"])
-def test_the_gradient_is_that_of_the_loss(head, mode):
+@pytest.mark.parametrize(("mode", "together"), [("queue", 1), ("queue", 2), ("batch", 1), ("batch", 2)])
+def test_the_gradient_is_that_of_the_loss(head, mode, together):
     """Against automatic differentiation, in units of one picture."""
     guidance = Guidance(head, Target(NAMES, np.array([0.3, 0.7])), mode=mode)
-    guidance.begin(["a"] * 6)
+    guidance.begin(["a"] * 6, together)
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     p = logits.softmax(1)
     if mode == "batch":
@@ -90,8 +90,9 @@ def test_the_gradient_is_that_of_the_loss(head, mode):
         loss = 8 * 6 * ((p.mean(0) - tau).square() / tau).sum()
     else:
         wanted = torch.as_tensor(guidance._assigned(p.detach().numpy()))
-        # The softmax is at temperature 4, and the gradient by the logits over it.
-        loss = -4 * (logits / 4).log_softmax(1)[torch.arange(6), wanted].sum()
+        # The softmax is at temperature 8, shared by what is guided at once, and the gradient by the logits over it.
+        temperature = 8 / together
+        loss = -temperature * (logits / temperature).log_softmax(1)[torch.arange(6), wanted].sum()
     loss.backward()
     assert np.allclose(guidance.gradient(logits.detach().numpy()), logits.grad.numpy(), atol=1e-9)
 
@@ -103,6 +104,17 @@ def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_see
     from_light, from_dark = guidance.gradient(np.array([[5.0, 1.0, -5.0], [-5.0, 1.0, 5.0]]))
     assert from_light[0] > 100 * abs(from_light[2]) and from_dark[2] > 100 * abs(from_dark[0])
     assert from_light[1] == from_dark[1] == pytest.approx(-from_light[0], rel=0.01)
+
+
+def test_of_several_attributes_each_pushes_less_a_picture_that_its_head_is_sure_of():
+    names, sure = ("man", "woman"), np.array([[8.0, 0.0]])
+    several = [Guidance(SimpleNamespace(names=names), Target(names, np.array([1.0, 0.0]))) for _ in range(2)]
+    alone = Guidance(SimpleNamespace(names=names), Target(names, np.array([1.0, 0.0])))
+    idle = Guidance(SimpleNamespace(names=names), scale=0)
+    begin_together(several, ["a"])
+    begin_together([alone, idle], ["a"])
+    pushes = [np.linalg.norm(guidance.gradient(sure)) for guidance in (*several, alone)]
+    assert pushes[0] == pushes[1] < pushes[2] / 2
 
 
 def test_of_more_classes_a_push_is_about_as_long_as_of_two():
