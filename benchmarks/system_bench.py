@@ -196,7 +196,7 @@ class SystemBench:
         files = self.train(name).files
         adapters = self.train(system.with_adapter).files if system.with_adapter else ()
         how = [system.uses, system.mode, self._guide_targets(system)]
-        if system.uses == "guide" and len(files) > 1:  # they share it
+        if system.uses == "guide" and len(files) > 1:  # heads at once share it
             how.append(TEMPERATURE / len(files))
         depends = {
             "files": [content_hash(file) for file in (*files, *adapters)],

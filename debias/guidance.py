@@ -100,7 +100,7 @@ class Guidance:
             prompts: of each, or whatever tells it apart from others where its text is not known.
             together: attributes that are guided at once: the more, the sooner each lets go of a picture.
         """
-        self._prompts, self._logits, self._temperature = list(prompts), None, TEMPERATURE / together
+        self._prompts, self._logits, self._temperature = list(prompts), None, TEMPERATURE / max(1, together)
         self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
         self._wanted = self.tally.wanted([self._prompts[row] for row in self._guided])
 
@@ -183,8 +183,9 @@ class Guidance:
 
 def begin_together(guides: Sequence[Guidance], prompts: Sequence[Hashable]) -> None:
     """Start the same pictures with several attributes; those of scale 0 do not count."""
+    together = sum(bool(guide.scale) for guide in guides)
     for guide in guides:
-        guide.begin(prompts, max(1, sum(bool(one.scale) for one in guides)))
+        guide.begin(prompts, together)
 
 
 def guides_for(

@@ -24,7 +24,7 @@ OTHER_BASE = (
 )
 
 TALLIES = Tallies()
-# Where a model remembers which attributes are guided at once.
+# Where a model remembers how many attributes are guided at once.
 GUIDED = "ddm_guided"
 
 
@@ -156,8 +156,8 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: 
     def sample(executor: Any, noise: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
         if not keep_counts:
             guidance.tally.clear()
-        together = len(executor.class_obj.model_options["transformer_options"].get(GUIDED, ()))
-        guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise), max(1, together))
+        together = executor.class_obj.model_options["transformer_options"].get(GUIDED, 0)
+        guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise), together)
         made = executor(noise, *rest, **named)
         guidance.end()
         return made
@@ -178,7 +178,7 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: 
     model.set_model_output_block_patch(push)
     if guidance.scale:
         options = model.model_options["transformer_options"]
-        options[GUIDED] = (*options.get(GUIDED, ()), guidance.head.attribute)
+        options[GUIDED] = options.get(GUIDED, 0) + 1
     return model
 
 

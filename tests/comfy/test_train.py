@@ -98,7 +98,8 @@ def cancelled(server, folder):
 def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder, cancelled):
     # Loose, since the machines of tests are busy: what it takes is measured in benchmarks.
     assert cancelled < 10
-    assert not (server.base / "models" / "loras" / "stopped.safetensors").exists()
+    kept = server.base / "output" / "ddm" / "stopped.checkpoint.safetensors"
+    assert kept.exists() and not (server.base / "models" / "loras" / "stopped.safetensors").exists()
     _, panels = watch(server, graphs.train(folder, name="stopped", steps=400), training)
     assert panels[-1]["done"] > 10 or panels[-1]["losses"][0][0] > 10
     server.request("/interrupt", {})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.guidance import Guidance
+from comfyui_ddm.debias.guidance_hook import GuidanceHooks
 from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
@@ -60,7 +61,7 @@ def test_only_the_conditional_half_is_pushed(base):
     assert torch.equal(after, plain)
 
 
-def test_each_of_several_attributes_pushes_its_own_way_and_lets_go_sooner_or_later(base):
+def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
     text = base.encode_text(["a doctor"] * 2)
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = []
@@ -69,18 +70,17 @@ def test_each_of_several_attributes_pushes_its_own_way_and_lets_go_sooner_or_lat
     )
     guides = [Guidance(random_head(), scale=1.0), Guidance(random_head("age"), scale=2.0)]
     with torch.inference_mode():
-        for chosen in ([], guides[:1], guides[1:], guides):
+        for chosen in ([], guides):
             with Steering(chosen).on(base.unet, ["a doctor"] * 2):
                 base.run_unet(noisy, torch.tensor(500), text)
+        for guide in guides:
+            guide.begin(["a doctor"] * 2, together=2)
+            hooks = GuidanceHooks(base.unet, base.unet.mid_block, [guide], lambda rows, _: [slice(rows)])
+            base.run_unet(noisy, torch.tensor(500), text)
+            hooks.remove()
     handle.remove()
-    plain, one, two, both = (h.flatten(1) for h in seen)
-    for picture in range(2):
-        ways = torch.stack([one[picture] - plain[picture], two[picture] - plain[picture]], 1)
-        pushed = both[picture] - plain[picture]
-        length = torch.linalg.lstsq(ways, pushed[:, None]).solution
-        assert torch.allclose(ways @ length, pushed[:, None], atol=1e-5)
-        # They share a temperature, so that each is pushed less where its head is sure, and more where it is not.
-        assert ((length > 0.4) & (length < 1.4) & ((length - 1).abs() > 1e-4)).all()
+    plain, both, one, two = seen
+    assert torch.allclose(both - plain, (one - plain) + (two - plain), atol=1e-5)
 
 
 def test_every_sampler_and_number_of_steps_will_do(base):
