@@ -316,16 +316,23 @@ class FairTraining(Resumable):
         return self._learn(**given) if self.recordings is None else self._replay(plan.style, given)
 
     def _replay(self, style: bool, given: "dict[str, torch.Tensor | None]") -> "torch.Tensor":
-        """As `_learn`, by its recording for these shapes, which is made if there is none."""
+        """As `_learn`, by its recording for these shapes, which is made if there is none, and can be."""
         import torch
 
         shapes = (style, *(None if value is None else value.shape for value in given.values()))
         if shapes not in self.recordings:
             gradients = [parameter.grad for parameter in self.learning["style" if style else "debias"]]
             before = [gradient.clone() for gradient in gradients]
-            self.recordings[shapes] = Recording(self._learn, given, self.pool)
+            try:
+                self.recordings[shapes] = Recording(self._learn, given, self.pool)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._make_room()
+                self.recordings, reason = None, " ".join(str(error).split())[:200]
+                self.note(f"A step cannot be recorded here ({reason}). The training goes on without, more slowly.")
             torch._foreach_copy_(gradients, before)  # its first calls have added to them
-        return self.recordings[shapes](given)
+        return self._learn(**given) if self.recordings is None else self.recordings[shapes](given)
 
     def _learn(
         self,

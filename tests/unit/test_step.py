@@ -94,6 +94,23 @@ def test_a_recorded_step_learns_the_same_from_what_stays_where_it_is(make, piece
         assert not recorded.recordings
 
 
+def test_a_step_that_cannot_be_recorded_is_learnt_as_it_is(make, monkeypatch):
+    def fails(function, arguments, pool):
+        function(**arguments)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(loop, "Recording", fails)
+    said = []
+    plain, recorded = make().training, make(note=said.append).training
+    recorded.recordings, recorded.pool = {}, None
+    for training in (plain, recorded):
+        for _ in range(2):
+            training.advance()
+    assert torch.equal(weights(plain), weights(recorded))
+    assert len(said) == 1
+    assert "not permitted when stream is capturing" in said[0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_a_step_recorded_on_a_gpu_learns_what_a_plain_one_learns(make):
     plain, recorded = (make(device="cuda").training for _ in range(2))
