@@ -102,7 +102,8 @@ class Guidance:
         """
         self._prompts, self._logits, self._temperature = list(prompts), None, TEMPERATURE / max(1, together)
         self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
-        self._wanted = self.tally.wanted([self._prompts[row] for row in self._guided])
+        guided = [self._prompts[row] for row in self._guided]
+        self._wanted = self.tally.wanted(guided, seed=int(self.head.digest, 16))
 
     def shift(self, h: "torch.Tensor", t: float) -> "torch.Tensor | None":
         """What to add to the conditional half's mid-block output h [B, C, H, W] at timestep t, in its dtype.

@@ -31,11 +31,17 @@ class Tally:
         for prompt, index in zip(prompts, classes, strict=True):
             self.counts.setdefault(prompt, np.zeros(len(self.shares)))[index] += 1
 
-    def wanted(self, prompts: Sequence[Hashable]) -> np.ndarray:
+    def wanted(self, prompts: Sequence[Hashable], seed: int | None = None) -> np.ndarray:
         """The class [N] that each of the next pictures should have, one after the other.
 
         It is the one that is furthest behind its share, among the pictures of the prompt and among all of them: sixty
         pictures of one prompt come out balanced, and so do single pictures of sixty prompts.
+
+        Args:
+            prompts: [N].
+            seed: draws among classes that are equally far behind; None for the first of them. Tallies of attributes
+                that are guided at once need seeds of their own: if each began with its first class, single pictures
+                would show the same combinations over and over.
         """
         counts, total = {prompt: self._of(prompt).copy() for prompt in prompts}, self.total
         chosen = np.zeros(len(prompts), dtype=int)
@@ -43,7 +49,10 @@ class Tally:
             own = counts[prompt]
             missing = self.shares * (own.sum() + 1) - own + self.shares * (total.sum() + 1) - total
             # A class whose share is 0 is never asked for, however far all others are ahead.
-            chosen[place] = np.where(self.shares > 0, missing, -np.inf).argmax()
+            missing = np.where(self.shares > 0, missing, -np.inf)
+            due = np.flatnonzero(missing > missing.max() - 1e-9)
+            first = seed is None or len(due) == 1
+            chosen[place] = due[0] if first else np.random.default_rng([seed, int(total.sum())]).choice(due)
             own[chosen[place]] += 1
             total[chosen[place]] += 1
         return chosen

@@ -99,7 +99,7 @@ def test_the_gradient_is_that_of_the_loss(head, mode, together):
 
 def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_sees():
     names = ("light", "medium", "dark")
-    guidance = Guidance(SimpleNamespace(names=names), Target(names, np.array([0.0, 1.0, 0.0])))
+    guidance = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([0.0, 1.0, 0.0])))
     guidance.begin(["a"] * 2)
     from_light, from_dark = guidance.gradient(np.array([[5.0, 1.0, -5.0], [-5.0, 1.0, 5.0]]))
     assert from_light[0] > 100 * abs(from_light[2]) and from_dark[2] > 100 * abs(from_dark[0])
@@ -108,9 +108,9 @@ def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_see
 
 def test_of_several_attributes_each_pushes_less_a_picture_that_its_head_is_sure_of():
     names, sure = ("man", "woman"), np.array([[8.0, 0.0]])
-    several = [Guidance(SimpleNamespace(names=names), Target(names, np.array([1.0, 0.0]))) for _ in range(2)]
-    alone = Guidance(SimpleNamespace(names=names), Target(names, np.array([1.0, 0.0])))
-    idle = Guidance(SimpleNamespace(names=names), scale=0)
+    several = [Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0]))) for _ in range(2)]
+    alone = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0])))
+    idle = Guidance(SimpleNamespace(names=names, digest="0"), scale=0)
     begin_together(several, ["a"])
     begin_together([alone, idle], ["a"])
     pushes = [np.linalg.norm(guidance.gradient(sure)) for guidance in (*several, alone)]
@@ -121,7 +121,7 @@ def test_of_more_classes_a_push_is_about_as_long_as_of_two():
     lengths = []
     for count in (2, 3, 6):
         names = tuple(map(str, range(count)))
-        guidance = Guidance(SimpleNamespace(names=names), Target(names, np.eye(count)[0]))
+        guidance = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.eye(count)[0]))
         guidance.begin(["a"])
         lengths.append(np.linalg.norm(guidance.gradient(np.zeros((1, count)))) / (1 - 1 / count))
     assert lengths == pytest.approx([2**0.5] * 3)

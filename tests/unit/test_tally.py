@@ -59,3 +59,23 @@ def test_planning_counts_nothing_and_clearing_forgets():
     tally.add(["a"], [0])
     tally.clear()
     assert tally.total.sum() == 0
+
+
+def test_with_seeds_of_their_own_two_attributes_come_in_all_combinations():
+    """Pictures come one by one, each as both tallies want it; without seeds, half the combinations never would."""
+    first, second, cells = Tally((0.5, 0.5)), Tally((0.5, 0.5)), np.zeros((2, 2))
+    for _ in range(240):
+        one, other = (tally.wanted(["a doctor"], seed)[0] for seed, tally in enumerate((first, second)))
+        first.add(["a doctor"], [one])
+        second.add(["a doctor"], [other])
+        cells[one, other] += 1
+    assert np.abs(first.total - 120).max() <= 1 and np.abs(second.total - 120).max() <= 1
+    assert cells.min() > 0.15 * 240
+
+
+def test_a_seed_plans_a_batch_as_its_pictures_one_by_one_too():
+    one_by_one, together = Tally((0.2, 0.3, 0.5)), Tally((0.2, 0.3, 0.5))
+    for _ in range(20):
+        one_by_one.add(["a"], one_by_one.wanted(["a"], 3))
+    together.add(["a"] * 20, together.wanted(["a"] * 20, 3))
+    assert np.array_equal(one_by_one.total, together.total)
