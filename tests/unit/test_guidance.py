@@ -108,7 +108,9 @@ def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_see
 
 def test_of_several_attributes_each_pushes_less_a_picture_that_its_head_is_sure_of():
     names, sure = ("man", "woman"), np.array([[8.0, 0.0]])
-    several = [Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0]))) for _ in range(2)]
+    several = [
+        Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0]))) for _ in range(2)
+    ]
     alone = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0])))
     idle = Guidance(SimpleNamespace(names=names, digest="0"), scale=0)
     begin_together(several, ["a"])
