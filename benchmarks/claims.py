@@ -52,7 +52,13 @@ def claims(
             failed |= not bench.record(name, case.title, "claims.py", partial(case.run, bench), out, again)
     results = [Result.load(out / f"{name}.json") for name in CASES if (out / f"{name}.json").exists()]
     print_table(results)
-    write_markdown(results, out)
+    measured = {result.case for result in results}
+    missing = {
+        name: f"{case.title}{', which needs a GPU (`--device cuda`)' if case.gpu else ''}"
+        for name, case in CASES.items()
+        if name not in measured
+    }
+    write_markdown(results, out, missing)
     if failed:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Figure:
         low = -float("inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most
         return bool(low <= self.value <= high)  # of a number of numpy too
+
+    @property
+    def sure(self) -> bool:
+        """Whether the whole interval meets the target; of a number without one, whether the number does."""
+        return all(replace(self, value=end).met for end in self.interval or (self.value,))
 
     @property
     def shown(self) -> str:
@@ -171,8 +176,12 @@ def print_table(results: Sequence[Result]) -> None:
     Console().print(table)
 
 
-def write_markdown(results: Sequence[Result], folder: Path) -> None:
-    """Write README.md: every figure with its target, the command and the machine."""
+def write_markdown(results: Sequence[Result], folder: Path, missing: Mapping[str, str] | None = None) -> None:
+    """Write README.md: every figure with its target, the command and the machine.
+
+    Args:
+        missing: what was not measured, by name, and why.
+    """
     machines = list(dict.fromkeys(named_machine(result.machine) for result in results))
     judged = [figure.met for result in results for figure in result.figures if figure.met is not None]
     lines = [
@@ -199,6 +208,9 @@ def write_markdown(results: Sequence[Result], folder: Path) -> None:
         f"{result.settings['per_prompt']} pictures per prompt, bfloat16: {'yes' if result.settings['bf16'] else 'no'})"
         for result in results
     ]
+    if missing:
+        lines += ["", "Not measured, and not counted above:", ""]
+        lines += [f"- `{name}`: {why}" for name, why in missing.items()]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 

@@ -112,6 +112,7 @@ class System:
             Empty: there is nothing to train.
         uses: what its file is to the sampler: "adapter", "guide" or "invariant".
         mode: of distribution guidance.
+        singly: pictures are made one at a time, as hosts do in a queue.
         with_adapter: another row, whose adapter is used besides, at strength 1/2.
         alternate: say the words of the attributes in turn.
         joint: whether it can balance several attributes.
@@ -123,6 +124,7 @@ class System:
     command: str = ""
     uses: str = "adapter"
     mode: str = "queue"
+    singly: bool = False
     with_adapter: str = ""
     alternate: bool = False
     joint: bool = True
@@ -166,6 +168,9 @@ SYSTEMS = {
     "alignment-text": System("alignment, text encoder", "two probes", ALIGN + "text-encoder --keep {judge}"),
     "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens"),
     "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue"),
+    "guidance-single": System(
+        "distribution guidance, queue of single pictures", "a probe", HEAD, "guide", "queue", singly=True
+    ),
     "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
     "guidance-words": System(
         "distribution guidance by words, queue",

@@ -198,6 +198,7 @@ class SystemBench:
         how = [system.uses, system.mode, self._guide_targets(system)]
         if system.uses == "guide" and len(files) > 1:  # heads at once share it
             how.append(TEMPERATURE / len(files))
+        how += ["singly"] * system.singly
         depends = {
             "files": [content_hash(file) for file in (*files, *adapters)],
             "system": how if files else "",
@@ -215,6 +216,7 @@ class SystemBench:
                 alpha=alpha,
                 steps=STEPS,
                 guidance_scale=cfg,
+                batch_size=1 if system.singly else None,
                 bf16=bench.bf16,
                 steering=steering,
             )

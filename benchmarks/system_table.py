@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..debias.chart import LIGHT, MARKERS, MUTED, RULE
 from ..debias.storage import atomic_path, write_text
+from .expectation import expectations
 from .measure import CFG
 from .result import Figure, Result, named_machine
 from .system import SYSTEMS, TASKS
@@ -36,17 +37,18 @@ NOTES = """
 FD is the distance of the shares to the target; at few pictures a fair model has some too. *FD* and *cell*, the
 largest error of a single class or combination of classes, are of all prompts together, *FD by prompt* and *bias*
 (mean difference of two classes) are means over prompts, *worst* is the prompt with the largest FD. The 95% intervals
-are what other prompts of this kind would give. A cell error of {cell} or less is **bold**. *KID* is to the base's
-pictures, where digits are balanced mostly that of the balance itself; *moved*, the distance to the base's picture of
-the same seed; *shift*, the largest change of a share that was not asked for, such as that of a skin tone where gender
-is balanced; *seen*, the share of pictures in which the subject is recognised; *obeyed*, the share of pictures that
-show what an explicit prompt says; *time*, what sampling takes longer, as a share.
+are what other prompts of this kind would give. A cell error of {cell} or less is in *italics*, and **bold** where its
+whole interval is. *KID* is to the base's pictures, where digits are balanced mostly that of the balance itself;
+*moved*, the distance to the base's picture of the same seed; *shift*, the largest change of a share that was not asked
+for, such as that of a skin tone where gender is balanced; *seen*, the share of pictures in which the subject is
+recognised; *obeyed*, the share of pictures that show what an explicit prompt says, of the rare class; *training*, the
+seconds that passed, beside other work; *time*, what sampling takes longer, as a share, with the adapter not merged.
 """
 
 OVERVIEW = """
 How far the share of one class, or of one combination of classes, is from what was asked for, at most: over all prompts
-together, and in each family of prompts. {cell} or less is **bold**; a system with a dash cannot be asked for it, and an
-empty cell was not measured. The page of each task has everything else.
+together, and in each family of prompts. {cell} or less is in *italics*, and **bold** where the whole 95% interval is; a
+system with a dash cannot be asked for it, and an empty cell was not measured. The page of each task has everything else.
 """
 
 
@@ -61,7 +63,7 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
     heads = " | ".join(_head(column) for column in columns)
     lines += [f"| system | needs | {heads} |", f"|---|---|{'---:|' * len(columns)}"]
     for result in results:
-        found = {figure.name: f"**{figure.shown}**" if figure.met else figure.shown for figure in result.figures}
+        found = {figure.name: _marked(figure, figure.shown) for figure in result.figures}
         cells = [result.title, SYSTEMS[result.case].needs, *(found.get(column, "") for column in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [NOTES.format(cell=_found(results[0], CELL).target.removeprefix("≤ "))]
@@ -100,6 +102,7 @@ def write_overview(folder: Path) -> Path:
             lines.append(f"| {system.title} | {' | '.join(cells)} |")
     titles = [f"- *{name}*: {TASKS[name].title}" for name in tasks]
     lines += [OVERVIEW.format(cell=_found(next(iter(tasks.values()))[0], CELL).target.removeprefix("≤ ")), *titles, ""]
+    lines += [expectations({name: {one.case: one for one in found} for name, found in tasks.items()}), ""]
     write_text(folder / "README.md", "\n".join(lines))
     return folder / "README.md"
 
@@ -108,7 +111,13 @@ def _error(result: Result) -> str:
     """The largest cell error, in the family of prompts where it is largest, if there are several."""
     found = [one for one in result.figures if one.name.startswith("largest cell error")]
     worst = max(found, key=lambda one: one.value)
-    return f"**{worst.number}**" if worst.met else worst.number
+    return _marked(worst, worst.number)
+
+
+def _marked(figure: Figure, text: str) -> str:
+    """Bold where the whole interval meets the target, in italics where only the number does."""
+    mark = ("**" if figure.sure else "*") if figure.met else ""
+    return f"{mark}{text}{mark}"
 
 
 def _head(column: str) -> str:

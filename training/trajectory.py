@@ -22,22 +22,30 @@ if TYPE_CHECKING:
     from .base import Base
 
 
-def gradient_scales(alphas_cumprod: "torch.Tensor", timesteps: "torch.Tensor") -> "torch.Tensor":
-    """√ᾱ_t √(1 − ᾱ_t) / (1 − α_t) at each timestep [S], divided by its geometric mean (2311.07604, eq. 10).
+def gradient_scales(alphas_cumprod: "torch.Tensor", timesteps: "torch.Tensor", prediction: str) -> "torch.Tensor":
+    """The inverse of a prediction's weight in the final latent, over its geometric mean: every step counts alike.
 
-    It is the inverse of a prediction's weight in the final latent, so that every step counts alike.
+    Of ε it is √ᾱ_t √(1 − ᾱ_t) / (1 − α_t) (2311.07604, eq. 10). Of v the paper says nothing: with cos φ_t = √ᾱ_t, a
+    step of DDIM from t to s is x_s = cos(φ_t − φ_s) x_t − sin(φ_t − φ_s) v, so it is 1 / sin(φ_t − φ_{t−1}).
 
     Args:
         alphas_cumprod: [T] ᾱ of the base's training schedule.
         timesteps: [S] integers.
+        prediction: "epsilon" or "v_prediction".
+
+    Returns:
+        [S], float32.
     """
     import torch
 
-    kept = alphas_cumprod.double()
-    alpha = kept / torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
-    at = timesteps.long().to(kept.device)
-    scales = (kept * (1 - kept)).sqrt()[at] / (1 - alpha[at])
-    # Where the last step is noise alone (arXiv 2305.08891), ᾱ = 0 and nothing is learnt from it.
+    kept, at = alphas_cumprod.double(), timesteps.long().to(alphas_cumprod.device)
+    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
+    if prediction == "epsilon":
+        scales = (kept * (1 - kept)).sqrt() / (1 - kept / before)
+    else:
+        scales = 1 / torch.sin(kept.sqrt().acos() - before.sqrt().acos())
+    scales = scales[at]
+    # Where the last step is noise alone (arXiv 2305.08891), ᾱ = 0 and ε teaches nothing.
     return (scales / scales[scales > 0].log().mean().exp()).float()
 
 
@@ -69,7 +77,8 @@ class Trajectory:
         """
         import torch
 
-        scales = gradient_scales(base.scheduler.alphas_cumprod, self.timesteps) * (len(self.inputs) / len(chosen))
+        scales = gradient_scales(base.scheduler.alphas_cumprod, self.timesteps, base.prediction)
+        scales = scales * (len(self.inputs) / len(chosen))
         for step in chosen:
             gradient = self.predictions[step].grad * scales[step].to(base.device)
             for part in torch.arange(len(gradient)).split(rows):

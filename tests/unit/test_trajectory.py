@@ -41,7 +41,7 @@ def literal(base, learns_text=False):
     text.tokens.requires_grad_(learns_text)
     scheduler = solver(base)
     scheduler.set_timesteps(STEPS)
-    scales = gradient_scales(base.scheduler.alphas_cumprod, scheduler.timesteps)
+    scales = gradient_scales(base.scheduler.alphas_cumprod, scheduler.timesteps, "epsilon")
     latents = noise * scheduler.init_noise_sigma
     for timestep, scale in zip(scheduler.timesteps, scales, strict=True):
         predicted = predict(base, latents.detach(), timestep, text, empty, GUIDANCE)
@@ -97,7 +97,7 @@ def test_the_scale_makes_every_step_count_alike():
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0)
     steps = torch.tensor([999, 750, 500, 250, 20])
-    scales = gradient_scales(kept, steps)
+    scales = gradient_scales(kept, steps, "epsilon")
     assert scales.double().log().mean().item() == pytest.approx(0, abs=1e-6)
     by_hand = [(kept[t] * (1 - kept[t])).sqrt() / betas[t] for t in steps]
     assert torch.allclose(scales / scales[0], torch.stack(by_hand).float() / by_hand[0].float(), rtol=1e-5)
@@ -108,5 +108,23 @@ def test_the_scale_makes_every_step_count_alike():
 
 def test_a_last_step_of_noise_alone_teaches_nothing_and_spoils_nothing():
     kept = torch.cat([torch.linspace(0.999, 0.1, 999), torch.zeros(1)])
-    scales = gradient_scales(kept, torch.tensor([999, 500]))
+    scales = gradient_scales(kept, torch.tensor([999, 500]), "epsilon")
     assert scales.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [4, 19, 21, 23])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_step_of_the_solver_counts_about_alike_whatever_the_base_predicts(tiny_base, prediction, steps):
+    """The early steps, which decide who is drawn, above all: no step has a tenth of another's weight."""
+    base = load_base(tiny_base)
+    base.scheduler.register_to_config(prediction_type=prediction)
+    scheduler = solver(base)
+    scheduler.set_timesteps(steps)
+    latents, predictions = torch.zeros(1), []
+    for timestep in scheduler.timesteps:
+        predictions.append(torch.zeros(1, requires_grad=True))
+        latents = scheduler.step(predictions[-1], timestep, latents, return_dict=False)[0]
+    latents.sum().backward()
+    weights = torch.cat([predicted.grad for predicted in predictions]).abs()
+    counted = weights * gradient_scales(base.scheduler.alphas_cumprod, scheduler.timesteps, prediction)
+    assert counted.min() > 0.1 * counted.max()
