@@ -6,7 +6,7 @@ makes of the same noise. All randomness of a step is a function of (seed, step),
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 from ..debias.assignment import aims
 from ..debias.error import DDMError
 from .checkpoint import Resumable
+from .ema import Ema
 from .lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
 from .sampler import ADAPTER, default_batch_size, noise_of, solver
 from .soft_tokens import SoftTokens
@@ -122,8 +123,7 @@ class Alignment(Resumable):
             however many prompts they have.
         settings: see `Settings`.
         keep: extractors whose features the pictures shall keep; without one, their latents are compared.
-
-    Of the weights there is a running average too; it lies in the optimizer's state.
+        note: told when memory has to be saved.
     """
 
     def __init__(
@@ -134,12 +134,14 @@ class Alignment(Resumable):
         families: Sequence[Sequence[str]],
         settings: Settings,
         keep: Sequence[Extractor] = (),
+        note: Callable[[str], None] | None = None,
     ):
         import torch
 
         if settings.train not in TRAINED:
             raise DDMError(f"There is no {settings.train!r} to train. Choose among {', '.join(TRAINED)}.")
         self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
+        self.note = note or (lambda text: None)
         self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
         unet, texts = {"": base.unet}, base.text_encoders
         self.parts = {"unet": unet, "text-encoder": texts, "both": base.parts, "tokens": {}}[settings.train]
@@ -152,12 +154,25 @@ class Alignment(Resumable):
             base.soft_tokens = SoftTokens.from_vocabulary(base, settings.tokens, settings.seed)
             self.parameters = list(base.soft_tokens.rows.values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.peak_rate, weight_decay=1e-2)
+        named = {f"{number:05}": parameter for number, parameter in enumerate(self.parameters)}
+        self.averages = {"average": Ema(named, settings.average)}
         self.scheduler = solver(base)
         self.cell = base.unet.config.sample_size
         # With gradients a picture takes several times the memory that sampling it does.
-        self.rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
+        rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
+        self.most = min(rows, settings.batch)
         self.step, self.skipped = 0, 0
         self.loss = torch.zeros((), device=base.device)
+
+    @property
+    def rows(self) -> int:
+        """How many pictures are made, and learnt through, at a time."""
+        return max(1, self.most // self.pieces)
+
+    def save_memory(self) -> None:
+        """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
+        self.checkpointing = True
+        self.base.unet.enable_gradient_checkpointing()
 
     def draw(self, step: int) -> Draw:
         """Draw what a step makes; stateless."""
@@ -181,8 +196,22 @@ class Alignment(Resumable):
         """Make one optimizer step; one whose gradient is not finite leaves everything as it was.
 
         Raises:
-            DDMError: this has been so for many steps in a row.
+            DDMError: this has been so for many steps in a row, or the memory does not suffice for one picture.
         """
+        import torch
+
+        loss = None
+        while loss is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            with suppress(torch.cuda.OutOfMemoryError):
+                loss = self._gradients()
+            if loss is None:  # what follows needs the memory that the error's traceback held
+                self._need_less()
+        self._update(loss)
+        self.step += 1
+
+    def _gradients(self) -> "torch.Tensor":
+        """Make a step's pictures and their gradients; give the loss."""
         import torch
 
         base, settings, drawn = self.base, self.settings, self.draw(self.step)
@@ -196,8 +225,29 @@ class Alignment(Resumable):
         loss.backward()
         made.backward(base, text, none, settings.guidance, drawn.through, self.rows)
         _pass_on((texts, text), (empty, none))
-        self._update(loss.detach())
-        self.step += 1
+        return loss.detach()
+
+    def _need_less(self) -> None:
+        import torch
+
+        if self.rows > 1:
+            self.pieces *= 2
+            self.note(
+                f"The memory does not suffice for more pictures at a time: from step {self.step + 1} on, it is "
+                f"{self.rows}. What is learnt is the same."
+            )
+        elif not self.checkpointing:
+            self.save_memory()
+            self.note(
+                f"The memory does not suffice for one picture at a time: from step {self.step + 1} on, activations are "
+                "computed twice instead of kept, as with --checkpointing. What is learnt is the same."
+            )
+        else:
+            raise DDMError(
+                f"The memory of {self.base.device} does not suffice to learn through one picture at a time. Close "
+                "other programs that use it, or choose a lower --batch or a smaller base."
+            )
+        torch.cuda.empty_cache()
 
     def loss_of(self, made: "Trajectory", original: Original) -> "torch.Tensor":
         """L_align + λ_img · w · Σ (1 − cos f): of pictures against their aims, and of features against the original.
@@ -230,18 +280,12 @@ class Alignment(Resumable):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the running average in place of the weights for a while."""
-        import torch
-
-        own = [parameter.detach().clone() for parameter in self.parameters]
-        with torch.no_grad():
-            for parameter in self.parameters:
-                parameter.copy_(self.optimizer.state[parameter].get("average", parameter))
+        (average,) = self.averages.values()
+        average.swap()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, own, strict=True):
-                    parameter.copy_(value)
+            average.swap()
 
     def _update(self, loss: "torch.Tensor") -> None:
         import torch
@@ -259,21 +303,8 @@ class Alignment(Resumable):
                 group["lr"] = self.settings.peak_rate * min(1.0, (self.step + 1) / 10)
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
-            self._average()
+            self.averages["average"].update()
             self.loss = loss if self.step == 0 else torch.lerp(self.loss, loss, 0.1)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _average(self) -> None:
-        """Move the average on; it lies beside AdamW's moments, so that checkpoints hold it. Young, it is short."""
-        import torch
-
-        decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for parameter in self.parameters:
-                state = self.optimizer.state[parameter]
-                if "average" not in state:
-                    state["average"] = parameter.detach().clone()
-                state["average"].lerp_(parameter, 1 - decay)
 
     def _original(self, drawn: Draw, noise: "torch.Tensor") -> Original:
         import torch

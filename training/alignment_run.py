@@ -30,6 +30,8 @@ class AlignmentRun:
         depends: hashes of the files behind probes and `keep`: a checkpoint belongs to these.
         save_every: steps between checkpoints.
         checkpoint: where the state is kept; beside `out` if None.
+        checkpointing: save memory from the start; see `Alignment.save_memory`.
+        note: told what a user should know of the training.
     """
 
     base: "Base"
@@ -42,9 +44,15 @@ class AlignmentRun:
     depends: Sequence[str] = ()
     save_every: int = 20
     checkpoint: Path | None = None
+    checkpointing: bool = False
+    note: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        self.training = Alignment(self.base, self.probes, self.targets, self.families, self.settings, self.keep)
+        self.training = Alignment(
+            self.base, self.probes, self.targets, self.families, self.settings, self.keep, self.note
+        )
+        if self.checkpointing:
+            self.training.save_memory()
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         facts = [self.base.hash, list(map(list, self.families)), list(map(str, self.targets)), list(self.depends)]
         facts.append(self.settings.as_dict())

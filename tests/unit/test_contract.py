@@ -16,7 +16,13 @@ from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.debias.guidance import Guidance
 from comfyui_ddm.debias.invariant_module import InvariantModule
+from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probe_network import ProbeNetwork
 from comfyui_ddm.debias.storage import load_tensors
+from comfyui_ddm.debias.target import Target
+from comfyui_ddm.training.alignment import TRAINED
+from comfyui_ddm.training.alignment import Settings as AlignmentSettings
+from comfyui_ddm.training.alignment_run import AlignmentRun
 from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.head import make_head
@@ -26,6 +32,7 @@ from comfyui_ddm.training.paper import PaperRun
 from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.soft_tokens import SoftTokens
 from comfyui_ddm.training.steering import Steering
 
 from .runs import prepare, write_folder
@@ -45,6 +52,32 @@ def train_adapter(
 def use_adapter(base: Base, file: Path, strength: float) -> dict:
     load_lora_into(base.unet, load_adapter(file), "debias", base.hash, base.text_encoders)
     return {"alpha": strength}
+
+
+def train_alignment(base: Path, folder: Path, out: Path, stop: Stop = None, train: str = "unet") -> None:
+    settings = AlignmentSettings(train, steps=4, batch=4, rank=2, tokens=2, rate=0.05, sampling=2, through=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
+    goal = Target.uniform(probe.names)
+    run = AlignmentRun(load_base(base), [probe], [goal], [["a doctor", "a judge"]], out, settings)
+    run.resume()
+    run.train(stop=stop)
+
+
+def use_alignment(base: Base, file: Path, strength: float) -> dict:
+    if found := SoftTokens.load(file):
+        base.soft_tokens, _ = found
+        return {"alpha": min(strength, 1.0)}  # said, or not
+    return use_adapter(base, file, strength)
+
+
+def save_alignment_again(file: Path, other: Path) -> None:
+    if found := SoftTokens.load(file):
+        tokens, card = found
+        tokens.save(other, card)
+    else:
+        save_lora_again(file, other)
 
 
 def make_guide(base: Path, folder: Path, out: Path, stop: Stop = None) -> None:
@@ -95,6 +128,10 @@ class Method:
 METHODS = {
     "ddm": Method(train_adapter, use_adapter, save_lora_again),
     "ddm, text encoder": Method(partial(train_adapter, text_encoder=True), use_adapter, save_lora_again),
+    **{
+        f"alignment, {train}": Method(partial(train_alignment, train=train), use_alignment, save_alignment_again)
+        for train in TRAINED
+    },
     "ddm-paper": Method(partial(train_adapter, kind=PaperRun), use_adapter, save_lora_again),
     "invariant": Method(train_invariant, use_invariant, lambda one, two: InvariantModule.load(one).save(two)),
     **{
@@ -126,13 +163,18 @@ def files(tiny_base, folder, tmp_path_factory):
     return file
 
 
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its own, under the names that they have without a LoRA."""
+    return {key.replace(".base_layer", ""): value.clone() for key, value in model.state_dict().items()}
+
+
 def pictures(base: Base, **options: object) -> np.ndarray:
     prompts = ["a doctor"] * 3 + ["a judge"]
     return generate(base, prompts, range(4), steps=2, **options)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_at_strength_0_the_pictures_are_the_bases_bit_for_bit_and_at_1_they_are_not(tiny_base, files, name):
+def test_at_strength_0_the_pictures_are_the_bases_bit_for_bit_and_at_another_they_are_not(tiny_base, files, name):
     plain = pictures(load_base(tiny_base))
     base = load_base(tiny_base)
     assert np.array_equal(pictures(base, **METHODS[name].use(base, files(name), 0.0)), plain)
@@ -143,10 +185,11 @@ def test_at_strength_0_the_pictures_are_the_bases_bit_for_bit_and_at_1_they_are_
 @pytest.mark.parametrize("name", METHODS)
 def test_the_bases_own_weights_stay_as_they_were(tiny_base, files, name):
     base = load_base(tiny_base)
-    before = {key: value.clone() for key, value in base.unet.state_dict().items()}
+    before = {part: weights(model) for part, model in base.parts.items()}
     pictures(base, **METHODS[name].use(base, files(name), 1.0))
-    after = {key.replace(".base_layer", ""): value for key, value in base.unet.state_dict().items()}
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+    for part, model in base.parts.items():
+        after = weights(model)
+        assert all(torch.equal(after[key], value) for key, value in before[part].items())
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import AdapterCard, load_adapter, save_adapter
+from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probe_network import ProbeNetwork
+from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training import single_file
+from comfyui_ddm.training.alignment import Alignment
+from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.folder import read_folder
@@ -177,6 +182,22 @@ def pipeline(base):
         return StableDiffusionXLPipeline(**parts, scheduler=base.scheduler, add_watermarker=False)
     off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**parts, scheduler=base.scheduler, **off)
+
+
+@pytest.mark.parametrize("kind", ["sd2-v", "sdxl"])
+def test_every_part_of_every_family_learns_through_its_own_sampling(folders, kind):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
+    settings = AlignmentSettings("both", batch=2, rank=2, sampling=2, through=2, confidence=0.0)
+    training = Alignment(load_base(folders / kind), [probe], [Target.uniform(probe.names)], [["a doctor"]], settings)
+    for _ in range(2):
+        training.advance()
+    assert training.skipped == 0
+    for model in training.parts.values():
+        # Half of a LoRA's matrices are 0 until it learns. SDXL leaves out the last layer of its first text encoder.
+        matrices = lora_parameters(model, "debias")
+        assert sum(bool(matrix.any()) for matrix in matrices) > 0.7 * len(matrices)
 
 
 @pytest.mark.usefixtures("full_precision")

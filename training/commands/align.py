@@ -89,6 +89,12 @@ def align(
     through: Annotated[
         int | None, typer.Option(min=0, help="Sampling steps of each picture that gradients go through; 0 for all.")
     ] = None,
+    checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--checkpointing", help="Need much less memory, and a third more time. Done by itself when memory runs out."
+        ),
+    ] = False,
     save_every: SaveEveryOption = 20,
     resume: ResumeOption = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
@@ -130,9 +136,7 @@ def align(
     if out.suffix != ".safetensors":
         raise DDMError(f"The result is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
     checkpoint = checkpoint or checkpoint_path(out)
-    if restart:
-        checkpoint.unlink(missing_ok=True)
-    elif not resume:
+    if not (resume or restart):
         refuse_left(checkpoint)
     families = [read_prompts(text) for text in prompts]
     given = {
@@ -162,7 +166,11 @@ def align(
         [content_hash(path) if path.is_file() else str(path.resolve()) for path in (*probe, *(keep or []))],
         save_every,
         checkpoint,
+        checkpointing,
+        reporter.note,
     )
+    if restart:
+        checkpoint.unlink(missing_ok=True)
     if resume and not run.resume():
         reporter.note(f"There is no checkpoint of {out.name} yet, so training begins at step 0.")
     shown = None
