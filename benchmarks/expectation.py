@@ -18,8 +18,8 @@ def expectations(tasks: Mapping[str, Rows]) -> str:
     """Each expectation with its figures, as Markdown: a line for each task where what it compares was measured."""
     parts = [
         "## Expected, and found",
-        "*Without labels, `ddm` beats invariant guidance and the published objective (its best α) on FD, at equal KID.* "
-        "In brackets the KID. Balance alone takes that of the words said in turn.",
+        "*Without labels, `ddm` beats invariant guidance and the published objective (its best α) on FD, at equal "
+        "KID.* In brackets the KID. Balance alone takes that of the words said in turn.",
         _table(tasks, ["discovered", "invariant", "published", "words in turn", "FD lower"], _without_labels),
         "*With words, `ddm` is within .05 FD of alignment (the best of three) at a tenth of its training time.* In "
         "brackets the seconds of both trainings, beside other work.",

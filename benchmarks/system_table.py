@@ -47,8 +47,8 @@ seconds that passed, beside other work; *time*, what sampling takes longer, as a
 
 OVERVIEW = """
 How far the share of one class, or of one combination of classes, is from what was asked for, at most: over all prompts
-together, and in each family of prompts. {cell} or less is in *italics*, and **bold** where the whole 95% interval is; a
-system with a dash cannot be asked for it, and an empty cell was not measured. The page of each task has everything else.
+together, and in each family of prompts. {cell} or less is in *italics*, and **bold** where the whole 95% interval is;
+a system with a dash cannot be asked for it, and an empty cell was not measured. The page of each task has the rest.
 """
 
 

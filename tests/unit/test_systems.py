@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from comfyui_ddm.benchmarks import system_bench
+from comfyui_ddm.benchmarks.expectation import expectations
 from comfyui_ddm.benchmarks.measure import Sample
 from comfyui_ddm.benchmarks.result import Figure, Result
 from comfyui_ddm.benchmarks.system import GESTURES, LOOKS, SYSTEMS, TASKS
@@ -182,18 +183,41 @@ def test_the_table_has_short_heads_and_says_what_was_reached(tmp_path):
 
 def test_an_overview_has_a_column_for_each_task_that_was_measured_and_the_worst_cell_of_its_families(tmp_path):
     measured = [("gender", "base", 0.3), ("gender", "lora", 0.04), ("gender-tone", "base", 0.1)]
-    for task, row, *errors in (*measured, ("families", "base", 0.01, 0.2)):
+    for task, row, *errors in (*measured, ("tone", "lora", 0.02), ("families", "base", 0.01, 0.2)):
         figures = [
-            Figure(f"{CELL} {number}" if number else CELL, one, None, 0.05, (0.0, 1.0))
+            Figure(f"{CELL} {number}" if number else CELL, one, None, 0.05, (0.0, 0.06 if task == "gender" else 0.05))
             for number, one in enumerate(errors)
         ]
         Result(row, row, "c", figures, 1.0, {}, {}).save(tmp_path / task)
     lines = write_overview(tmp_path).read_text("utf-8").splitlines()
-    heads = " | ".join(f"[{task}]({task}/README.md)" for task in ("gender", "gender-tone", "families"))
+    heads = " | ".join(f"[{task}]({task}/README.md)" for task in ("gender", "tone", "gender-tone", "families"))
     assert lines[2] == f"| system | {heads} |"
     assert lines[4:6] == [
-        f"| {SYSTEMS['base'].title} | .300 | .100 | .200 |",
-        f"| {SYSTEMS['lora'].title} | **.040** | – |  |",
+        f"| {SYSTEMS['base'].title} | .300 |  | .100 | .200 |",
+        f"| {SYSTEMS['lora'].title} | *.040* | **.020** | – |  |",
+    ]
+
+
+def test_what_was_expected_is_answered_for_each_task_where_it_was_measured():
+    def row(distance, kid=0.0, seconds=100.0):
+        figures = [
+            Figure("FD, all prompts together", distance),
+            Figure(PRICE, kid),
+            Figure("training", seconds, unit="s"),
+        ]
+        return Result("", "", "c", figures, 1.0, {}, {})
+
+    gender = {"ddm-discovered": row(0.1, 0.02), "invariant": row(0.5), "ddm-words": row(0.04, seconds=9.0)}
+    gender |= {f"ddm-paper-{alpha}": row(0.3) for alpha in (".005", ".05")}
+    gender |= {"alignment-unet": row(0.2), "alignment-text": row(0.01), "guidance-queue": row(0.06)}
+    tone = {"ddm-discovered": row(0.4), "ddm-paper-.05": row(0.3), "guidance-batch": row(0.05)}
+    lines = expectations({"gender": gender, "tone": tone, "families": {"base": row(0.5)}}).splitlines()
+    assert [line for line in lines if line.startswith(("| gender", "| tone"))] == [
+        "| gender | .100 (.020) | .500 (.000) | .300 (.000) | – | yes |",
+        "| tone | .400 (.000) | – | .300 (.000) | – | **no** |",
+        "| gender | .040 (9 s) | .010 (100 s) | yes | yes |",
+        "| gender | .060 | – | – | **no** |",
+        "| tone | – | .050 | – | yes |",
     ]
 
 
