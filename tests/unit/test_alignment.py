@@ -208,6 +208,22 @@ def test_checkpointing_changes_nothing_that_is_learnt(tiny_base, monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
+def test_pictures_that_are_decoded_one_by_one_are_those_of_all_at_once_with_their_gradients(tiny_base, monkeypatch):
+    training = prepare(tiny_base).training
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def decoded():
+        latents.grad = None
+        pictures = training._decode(latents)
+        pictures.square().sum().backward()
+        return pictures.detach(), latents.grad
+
+    together = decoded()
+    monkeypatch.setattr(Base, "vae_batch", lambda self, height, width: 1)
+    for one, all_of_them in zip(decoded(), together, strict=True):
+        torch.testing.assert_close(one, all_of_them, atol=1e-4, rtol=1e-3)
+
+
 def test_what_cannot_be_trained_is_a_sentence(tiny_base):
     with pytest.raises(DDMError, match="Choose among unet"):
         prepare(tiny_base, train="vae")
