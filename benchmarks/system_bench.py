@@ -18,7 +18,7 @@ import numpy as np
 from ..debias.adapter import AdapterCard, content_hash
 from ..debias.diffusion_classifier import say
 from ..debias.error import DDMError
-from ..debias.guidance import TEMPERATURE
+from ..debias.guidance import temperature
 from ..debias.metric import fairness_distance, pairwise_bias
 from ..debias.quality import kid, paired_distance
 from ..debias.storage import read_metadata, write_text
@@ -197,7 +197,7 @@ class SystemBench:
         adapters = self.train(system.with_adapter).files if system.with_adapter else ()
         how = [system.uses, system.mode, self._guide_targets(system)]
         if system.uses == "guide" and len(files) > 1:  # heads at once share it
-            how.append(TEMPERATURE / len(files))
+            how.append(temperature(len(files)))
         how += ["singly"] * system.singly
         depends = {
             "files": [content_hash(file) for file in (*files, *adapters)],

@@ -25,10 +25,7 @@ MODES = ("queue", "batch")
 SCALE = 8.0
 # Softmax makes the batch loss's gradient small where the head is sure; so much more lets one scale serve both modes.
 BATCH_GAIN = 8.0
-# Of the softmax through which single pictures are pushed (the paper's value): a head that is sure must not stop the
-# push, since a push in h-space convinces the head before it convinces anyone who looks at the picture. Several heads
-# share it, or together they would push pictures so far that these lose their subject.
-TEMPERATURE = 8.0
+TEMPERATURE = 8.0  # the paper's; see `temperature`
 # What a host says of a model without h-space.
 NO_UNET = "This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or XL."
 
@@ -100,7 +97,7 @@ class Guidance:
             prompts: of each, or whatever tells it apart from others where its text is not known.
             together: attributes that are guided at once: the more, the sooner each lets go of a picture.
         """
-        self._prompts, self._logits, self._temperature = list(prompts), None, TEMPERATURE / max(1, together)
+        self._prompts, self._logits, self._temperature = list(prompts), None, temperature(together)
         self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
         guided = [self._prompts[row] for row in self._guided]
         self._wanted = self.tally.wanted(guided, seed=int(self.head.digest, 16))
@@ -187,6 +184,16 @@ def begin_together(guides: Sequence[Guidance], prompts: Sequence[Hashable]) -> N
     together = sum(bool(guide.scale) for guide in guides)
     for guide in guides:
         guide.begin(prompts, together)
+
+
+def temperature(together: int) -> float:
+    """Of the softmax through which single pictures are pushed, where so many heads guide them at once.
+
+    A head that is sure must not stop the push, since a push in h-space convinces the head before it convinces anyone
+    who looks at the picture. Several heads share it, or together they would push pictures so far that these lose their
+    subject.
+    """
+    return TEMPERATURE / max(1, together)
 
 
 def guides_for(
