@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from .error import DDMError
+from .error import OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def in_batches(count: int, size: int, work: Callable[[slice], T]) -> Iterator[T]
         What `work` gives for each batch, in order.
 
     Raises:
-        DDMError: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one picture.
     """
     import torch
 
@@ -55,7 +55,7 @@ def in_batches(count: int, size: int, work: Callable[[slice], T]) -> Iterator[T]
         elif size:
             torch.cuda.empty_cache()
         else:
-            raise DDMError(
+            raise OutOfMemory(
                 "The memory of the GPU does not suffice for one picture at a time. Close other programs that use it, "
                 "or choose a smaller model or another device."
             )

@@ -101,7 +101,7 @@ def denoising_errors(
         [N, words, timesteps, noises] mean squared errors.
 
     Raises:
-        DDMError: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one picture.
     """
     import torch
 

@@ -47,7 +47,7 @@ def unet_features(
         Per place and timestep ("mid@250") [N, 2C]: mean and deviation of each channel over space.
 
     Raises:
-        DDMError: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one picture.
     """
     import torch
 
