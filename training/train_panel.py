@@ -57,14 +57,21 @@ class TrainPanel:
         elif "note" in event:
             values["remarks"].append(event["note"])
 
-    def stop(self) -> str:
-        """The run was cancelled; returns what to say of it."""
+    def stop(self, kept: bool) -> str:
+        """The run was cancelled; returns what to say of it.
+
+        Args:
+            kept: whether the trainer ended in time to keep all that it had trained.
+        """
         began = self.values["phase"] in ("training", "prompts", "calibration")
         self.values |= {"phase": "stopped", "seconds_left": None}
         self.values["summary"] = (
-            "Stopped. What was trained is kept: start it again with the same inputs to go on."
-            if began
-            else "Stopped before any training."
+            "Stopped before any training."
+            if not began
+            else "Stopped. What was trained is kept: start it again with the same inputs to go on."
+            if kept
+            else "The trainer did not stop in time and was ended. The last minutes of the training are lost: start it "
+            "again with the same inputs to go on from what it had kept before."
         )
         return self.values["summary"]
 
