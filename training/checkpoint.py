@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 KIND = "checkpoint"
 
 
+class OtherRun(DDMError):
+    """A checkpoint is of a run with other pictures, groups, base or settings."""
+
+
 class Resumable:
     """What a checkpoint keeps of a training, with what is so unless a training says otherwise.
 
@@ -95,13 +99,18 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """Put a saved state into a fresh run.
 
     Raises:
-        DDMError: the file is broken, or is of a run with other pictures, groups, base or settings.
+        OtherRun: the file is of a run with other pictures, groups, base or settings.
+        DDMError: it is broken, or no checkpoint.
     """
     import torch
 
     tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
-    if metadata.get("ddm.kind") != KIND or metadata.get("ddm.fingerprint") != fingerprint:
+    if metadata.get("ddm.kind") != KIND:
         raise DDMError(
+            f"{path} is no checkpoint of a training. Move it elsewhere, or name another file (--checkpoint)."
+        )
+    if metadata.get("ddm.fingerprint") != fingerprint:
+        raise OtherRun(
             f"{path} belongs to a run with other pictures, groups, base or settings. Give the ones it started with, "
             "or train anew with --restart, which throws this checkpoint away."
         )

@@ -91,7 +91,7 @@ def test_a_truncated_checkpoint_is_refused(run, tmp_path):
 
 def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
     save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {"ddm.fingerprint": "print"})
-    with pytest.raises(DDMError, match="--restart"):
+    with pytest.raises(DDMError, match="is no checkpoint of a training"):
         load_checkpoint(tmp_path / "state.safetensors", run.training, "print")
 
 
