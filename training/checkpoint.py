@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
-from ..debias.storage import load_tensors, save_tensors
+from ..debias.storage import load_tensors, remove_temporaries, save_tensors
 from .ranks import Ranks
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def refuse_left(path: Path) -> None:
 def remove_strays(*paths: Path) -> None:
     """Remove the temporary files that a run left when it was killed while it wrote one of these."""
     for path in paths:
-        for stray in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-            stray.unlink(missing_ok=True)
+        remove_temporaries(path.parent, escape(path.name))
 
 
 def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:

@@ -150,3 +150,15 @@ def test_a_preview_that_fails_is_a_remark_and_the_training_goes_on(prepared, who
         "The preview of step 4 could not be made",
     ]
     assert "The memory of the GPU ran out." in said[0]
+
+
+def test_what_a_killed_run_half_wrote_is_removed_by_the_next_one(prepared, tmp_path):
+    strays = [tmp_path / f".fair{end}.k1ll3d__.tmp" for end in (".checkpoint.safetensors", ".safetensors", ".md")]
+    strays.append(tmp_path / "shown" / ".step_000002.png.k1ll3d__.tmp")
+    strays[-1].parent.mkdir()
+    for stray in strays:
+        stray.write_bytes(b"half")
+    run = prepared("fair")
+    previews = Previews(run.base, run.pictures.captions, tmp_path / "shown", 2, lambda *_: None)
+    assert run.train(previews=previews)
+    assert not any(stray.exists() for stray in strays) and run.out.exists()
