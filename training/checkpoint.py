@@ -1,4 +1,4 @@
-"""The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on bit for bit."""
+"""The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on as if nothing had happened."""
 
 import json
 from collections.abc import Mapping, Sequence
