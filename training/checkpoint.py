@@ -103,7 +103,10 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """
     import torch
 
-    tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
+    try:
+        tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
+    except DDMError as error:
+        raise DDMError(f"{error} If that is not possible, remove it to train anew.") from error
     if metadata.get("ddm.kind") != KIND:
         raise DDMError(
             f"{path} is no checkpoint of a training. Move it elsewhere, or name another file (--checkpoint)."
