@@ -267,11 +267,11 @@ class Job:
                 )
         except KeyboardInterrupt:
             self.reporter.note(
-                "The measuring was stopped. The adapter is finished; ddm sweep with --save-card measures it as well."
+                "The measuring was stopped. The adapter is finished; `ddm sweep --save-card` measures it as well."
             )
         except Exception as error:
             self.reporter.note(
-                f"The adapter is finished, but could not be measured; ddm sweep with --save-card does it as well. "
+                "The adapter is finished, but could not be measured; `ddm sweep --save-card` does it as well. "
                 f"{reason_of(error)}"
             )
         return {}
