@@ -27,10 +27,10 @@ load_package()
 from comfyui_ddm.training import loop
 from comfyui_ddm.training.command_line import app
 advance = loop.FairTraining.advance
-def first(self):
+def first(self, stop=None):
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(time.time() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-    advance(self)
+    return advance(self, stop)
 loop.FairTraining.advance = first
 app(sys.argv[1:])
 """

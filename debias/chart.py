@@ -145,31 +145,6 @@ def pareto(
     return _literal(figure)
 
 
-def predicted_curve(
-    alpha: Sequence[float],
-    shares: np.ndarray,
-    distance: Sequence[float],
-    ess: Sequence[float],
-    names: Sequence[str],
-    recommended: float | None = None,
-) -> "Figure":
-    """What the weights promise before training: shares [A, K], FD [A] and effective sample size [A] over α [A]."""
-    figure, (left, right) = _pair()
-    shares = np.asarray(shares, dtype=float)
-    shares_over_alpha(alpha, shares, shares, shares, names, axes=left)
-    _canvas(right, "", "α (strength of the adapter)")
-    for k, values in enumerate((distance, ess)):
-        right.plot(alpha, values, color=LIGHT[k], marker=MARKERS[k], **_line(k))
-    right.set_ylim(0, 1.04)
-    _label_ends(right, alpha[-1], [distance[-1], ess[-1]], ("distance to target", "effective sample"))
-    _alpha_axis(right, alpha)
-    if recommended is not None:
-        for one in (left, right):
-            one.axvline(recommended, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        _text(right, recommended, 1.0, f"recommended α = {recommended:g}", MUTED, (-5, 2), size=9, anchor="right")
-    return _literal(figure)
-
-
 def line_over_alpha(alpha: Sequence[float], values: Sequence[float], title: str, factor: bool = False) -> "Figure":
     """One quantity [A] over α [A], from 0 up; a factor from 1 up, on a logarithmic scale."""
     figure, axes = _canvas(None, title, "α (strength of the adapter)")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .batch import fitting_rows, in_batches
 from .error import DDMError
 from .noise import LatentSet, noise_levels
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 TIMESTEPS = (500, 600, 700, 800, 900)
+# The most pictures that are classified at a time.
+MOST = 128
 PEOPLE = ("man", "woman", "boy", "girl")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "gender": ("man", "woman"),
@@ -79,8 +82,8 @@ def denoising_errors(
     timesteps: Sequence[int] = TIMESTEPS,
     noises: int = 2,
     seed: int = 0,
-    batch: int = 128,
-    progress: Callable[[int, int], None] | None = None,
+    batch: int | None = None,
+    progress: Callable[[float, int], None] | None = None,
 ) -> np.ndarray:
     """Measure how well the model denoises each picture under each word.
 
@@ -91,26 +94,37 @@ def denoising_errors(
         embeddings: one [M, L, D] text table per word; row m is the m-th concept with that word said.
         index: [N] concept of each picture.
         noises: noise draws per timestep; the same ones for every word (and for every picture).
+        batch: pictures at a time; None: what fits. Besides rounding, it changes nothing.
+        progress: called with (pictures done, of how many) after each noise level and word of a batch.
 
     Returns:
         [N, words, timesteps, noises] mean squared errors.
+
+    Raises:
+        OutOfMemory: the memory does not suffice for one picture.
     """
     import torch
 
-    errors = torch.zeros(len(latents), len(embeddings), len(timesteps), noises)
-    total, done = len(timesteps) * noises * len(embeddings), 0
-    with torch.inference_mode():
+    count, passes = len(latents), len(timesteps) * noises * len(embeddings)
+
+    def measure(part: slice) -> torch.Tensor:
+        rows, done = torch.arange(part.start, part.stop), 0
+        errors = torch.zeros(len(rows), len(embeddings), len(timesteps), noises)
         for level in noise_levels(latents, alphas_cumprod, timesteps, noises, seed):
+            times = torch.full((len(rows),), timesteps[level.column], device=latents.device)
+            noisy = level(latents[rows])
             for word, table in enumerate(embeddings):
-                for rows in torch.arange(len(latents)).split(batch):
-                    times = torch.full((len(rows),), timesteps[level.column], device=latents.device)
-                    predicted = denoise(level(latents[rows]), times, table[index[rows]])
-                    found = (predicted - level.noise).square().mean((1, 2, 3))
-                    errors[rows, word, level.column, level.draw] = found.float().cpu()
+                predicted = denoise(noisy, times, table[index[rows]])
+                found = (predicted - level.noise).square().mean((1, 2, 3))
+                errors[:, word, level.column, level.draw] = found.float().cpu()
                 done += 1
                 if progress:
-                    progress(done, total)
-    return errors.double().numpy()
+                    progress(part.start + len(rows) * done / passes, count)
+        return errors
+
+    batch = batch or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
+    with torch.inference_mode():
+        return torch.cat(list(in_batches(count, batch, measure))).double().numpy()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .batch import fitting_rows, in_batches
 from .noise import LatentSet, noise_levels
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from .diffusion_classifier import Denoise
 
 TIMESTEPS = (50, 250, 500, 850)
+# The most pictures that are read at a time.
+MOST = 128
 
 
 def unet_features(
@@ -26,8 +29,8 @@ def unet_features(
     timesteps: Sequence[int] = TIMESTEPS,
     noises: int = 2,
     seed: int = 0,
-    batch: int = 128,
-    progress: Callable[[int, int], None] | None = None,
+    batch: int | None = None,
+    progress: Callable[[float, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Read activations under the neutral caption, averaged over common noises.
 
@@ -37,9 +40,14 @@ def unet_features(
         alphas_cumprod: [T] ᾱ of the base's training schedule.
         latents: [N, C, h, w] scaled latents.
         text: [M, L, D] text table; `index` [N] says which row each picture uses.
+        batch: pictures at a time; None: what fits. Besides rounding, it changes nothing.
+        progress: called with (pictures done, of how many) after each noise level of a batch.
 
     Returns:
         Per place and timestep ("mid@250") [N, 2C]: mean and deviation of each channel over space.
+
+    Raises:
+        OutOfMemory: the memory does not suffice for one picture.
     """
     import torch
 
@@ -51,26 +59,32 @@ def unet_features(
 
         return hook
 
+    count, levels = len(latents), len(timesteps) * noises
+
+    def read(part: slice) -> dict[str, torch.Tensor]:
+        rows, sums = torch.arange(part.start, part.stop), {}
+        for done, level in enumerate(noise_levels(latents, alphas_cumprod, timesteps, noises, seed), 1):
+            t = timesteps[level.column]
+            caught.clear()
+            denoise(level(latents[rows]), torch.full((len(rows),), t, device=latents.device), text[index[rows]])
+            for name, value in caught.items():
+                value = value.float()
+                both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
+                key = f"{name}@{t}"
+                sums[key] = sums.get(key, 0) + both / noises
+            if progress:
+                progress(part.start + len(rows) * done / levels, count)
+        return sums
+
+    batch = batch or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
     handles = [module.register_forward_hook(catch(name)) for name, module in modules.items()]
-    sums: dict[str, torch.Tensor] = {}
     try:
         with torch.inference_mode():
-            for level in noise_levels(latents, alphas_cumprod, timesteps, noises, seed):
-                t = timesteps[level.column]
-                for rows in torch.arange(len(latents)).split(batch):
-                    times = torch.full((len(rows),), t, device=latents.device)
-                    denoise(level(latents[rows]), times, text[index[rows]])
-                    for name, value in caught.items():
-                        value = value.float()
-                        both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
-                        key = f"{name}@{t}"
-                        sums.setdefault(key, torch.zeros(len(latents), both.shape[1]))[rows] += both / noises
-                if progress:
-                    progress(level.column * noises + level.draw + 1, len(timesteps) * noises)
+            found = list(in_batches(count, batch, read))
     finally:
         for handle in handles:
             handle.remove()
-    return {name: value.double().numpy() for name, value in sums.items()}
+    return {name: torch.cat([part[name] for part in found]).double().numpy() for name in found[0]}
 
 
 def places(unet: "torch.nn.Module") -> dict[str, "torch.nn.Module"]:

@@ -56,11 +56,6 @@ def effective_groups(p: np.ndarray) -> np.ndarray:
     return np.exp(entropy(p))
 
 
-def parity_difference(p: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Statistical parity difference per class, p − other [..., K]: between two prompts, two models or two α."""
-    return np.asarray(p, dtype=np.float64) - other
-
-
 def prompt_range(p: np.ndarray) -> np.ndarray:
     """The largest parity difference between two prompts, per class: [P, K] to [K] (NaN if none counted)."""
     p = np.asarray(p, dtype=np.float64)

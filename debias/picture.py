@@ -6,7 +6,7 @@ verified and then reopened, and a truncated one is an error instead of a picture
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -121,39 +121,6 @@ def from_pixels(pixels: np.ndarray) -> Image.Image:
     pixels *= 255
     whole = np.rint(pixels, out=pixels).astype(np.uint8)
     return Image.fromarray(whole if whole.shape[-1] == 3 else whole[..., 0]).convert("RGB")
-
-
-def contact_sheet(
-    pictures: Sequence[Image.Image] | np.ndarray,
-    columns: int = 8,
-    size: int | None = None,
-    gap: int = 2,
-    background: tuple[int, int, int] = (255, 255, 255),
-) -> Image.Image:
-    """Lay pictures out in rows, in their order.
-
-    Args:
-        pictures: PIL pictures or a uint8 array [N, H, W, 3].
-        columns: pictures per row; fewer pictures make a narrower sheet.
-        size: side of a tile in pixels; the first picture's shorter side when None.
-        gap: pixels between tiles and around the sheet.
-        background: colour of the gaps and of the empty end of the last row.
-
-    Raises:
-        DDMError: no pictures.
-    """
-    tiles = [Image.fromarray(one) if isinstance(one, np.ndarray) else one for one in pictures]
-    if not tiles:
-        raise DDMError("There are no pictures for a contact sheet. Check the folder or the selection.")
-    size = size or min(tiles[0].size)
-    columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    step = size + gap
-    sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), background)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        sheet.paste(fit(tile.convert("RGB"), size), (gap + column * step, gap + row * step))
-    return sheet
 
 
 @contextmanager

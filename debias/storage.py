@@ -5,8 +5,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from safetensors import safe_open
 
 LONGEST = 80  # characters of a file's name that a user gives
+# A temporary file of which this many seconds have passed belongs to nobody any more.
+ABANDONED = 3600.0
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 
@@ -54,6 +57,20 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: str | os.PathLike, name: str, age: float = 0.0) -> None:
+    """Remove the temporary files that `atomic_path` left in a folder when its process was killed.
+
+    Args:
+        name: pattern of the names of the files that were to be written.
+        age: only those that nobody has written to for so many seconds; another process may be about to finish others.
+    """
+    latest = time.time() - age
+    for temporary in Path(folder).glob(f".{name}.*.tmp"):
+        with suppress(OSError):  # gone by itself, or another user's
+            if temporary.stat().st_mtime <= latest:
+                temporary.unlink()
 
 
 def free_space(folder: str | os.PathLike) -> int:

@@ -18,6 +18,8 @@ from . import files, picture_folder, training_set
 from .types import Card, schema
 
 if TYPE_CHECKING:
+    import torch
+
     from ..training.train_panel import TrainPanel
 
 # Seconds between two messages to the page, but for those that say something new.
@@ -275,7 +277,7 @@ def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
                 if "phase" not in event or event["phase"] != before or time.monotonic() - told > PAUSE:
                     tell()
     except comfy.model_management.InterruptProcessingException:
-        panel.stop()
+        panel.stop(trainer.kept)
         tell()
         raise
     except DDMError as error:
@@ -285,18 +287,29 @@ def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
 
 
 def result(out: Path, panel: "TrainPanel") -> io.NodeOutput:
-    """What the node hands out: name, card and the last preview, which goes to the output folder as well."""
-    from PIL import Image
+    """What the node hands out: name, card and the last preview, which goes to the output folder as well.
 
-    from .report_files import new_place, picture_image
+    Where no preview could be made, which a remark in the node says, what is wired to it does not run.
+    """
+    from comfy_execution.graph_utils import ExecutionBlocker
 
     card = AdapterCard.from_metadata(read_metadata(out))
     loaded = LoadedCard(out.name, card.recommended_alpha, card, None)
     panel.finish(asdict(card), f"{out.name} is among your LoRAs. Recommended α: {card.recommended_alpha:g}.")
+    image = ExecutionBlocker(None) if panel.preview is None else keep_preview(panel)
+    return io.NodeOutput(out.name, loaded, image, ui={"ddm_panel": [panel.values], "text": [out.name]})
+
+
+def keep_preview(panel: "TrainPanel") -> "torch.Tensor":
+    """Copy the last preview to the output folder, where the panel finds it from then on; returns it as an image."""
+    from PIL import Image
+
+    from .report_files import new_place, picture_image
+
     place = new_place("train")
     kept = place.folder / f"{place.stem}.png"
     with Image.open(panel.preview) as preview:
         preview.save(kept)
         image = picture_image(preview)
     panel.values["preview"]["file"] = {"filename": kept.name, "subfolder": place.subfolder, "type": "output"}
-    return io.NodeOutput(out.name, loaded, image, ui={"ddm_panel": [panel.values], "text": [out.name]})
+    return image

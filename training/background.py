@@ -63,7 +63,7 @@ class BackgroundTraining:
                     if event is not None:
                         self.panel.take(event)
             if self._cancelled.is_set():
-                self.panel.stop()
+                self.panel.stop(trainer.kept)
             else:
                 self._finish(self.panel)
         except DDMError as error:

@@ -3,13 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
 from .reporter import Reporter
-
-if TYPE_CHECKING:
-    pass
 
 
 class BoardReporter(Reporter):

@@ -1,4 +1,4 @@
-"""The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on bit for bit."""
+"""The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on as if nothing had happened."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ..debias.error import DDMError
-from ..debias.storage import load_tensors, save_tensors
+from ..debias.storage import load_tensors, remove_temporaries, save_tensors
 from .ranks import Ranks
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .ema import Ema
 
 KIND = "checkpoint"
+
+
+class OtherRun(DDMError):
+    """A checkpoint is of a run with other pictures, groups, base or settings."""
 
 
 class Resumable:
@@ -56,8 +60,7 @@ def refuse_left(path: Path) -> None:
 def remove_strays(*paths: Path) -> None:
     """Remove the temporary files that a run left when it was killed while it wrote one of these."""
     for path in paths:
-        for stray in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-            stray.unlink(missing_ok=True)
+        remove_temporaries(path.parent, escape(path.name))
 
 
 def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
@@ -95,13 +98,21 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """Put a saved state into a fresh run.
 
     Raises:
-        DDMError: the file is broken, or is of a run with other pictures, groups, base or settings.
+        OtherRun: the file is of a run with other pictures, groups, base or settings.
+        DDMError: it is broken, or no checkpoint.
     """
     import torch
 
-    tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
-    if metadata.get("ddm.kind") != KIND or metadata.get("ddm.fingerprint") != fingerprint:
+    try:
+        tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
+    except DDMError as error:
+        raise DDMError(f"{error} If that is not possible, remove it to train anew.") from error
+    if metadata.get("ddm.kind") != KIND:
         raise DDMError(
+            f"{path} is no checkpoint of a training. Move it elsewhere, or name another file (--checkpoint)."
+        )
+    if metadata.get("ddm.fingerprint") != fingerprint:
+        raise OtherRun(
             f"{path} belongs to a run with other pictures, groups, base or settings. Give the ones it started with, "
             "or train anew with --restart, which throws this checkpoint away."
         )

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from ..debias.error import DDMError
+from ..debias.error import DDMError, out_of_memory, reason_of
 
 COMMANDS = ("audit", "train", "align", "sample", "probe", "head", "invariant", "report", "sweep", "base", "demo")
 
@@ -20,11 +20,13 @@ class Commands(TyperGroup):
     """The group of all commands; says a DDMError in one sentence, and ends quietly at Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command. Exit codes: 2 after a mistake in the input, 130 when stopped."""
+        """Run a command. Exit codes: 2 after a mistake in the input, or without enough memory; 130 when stopped."""
         try:
             return super().invoke(ctx)
-        except DDMError as error:
-            typer.echo(f"ddm: {error}", err=True)
+        except Exception as error:
+            if not isinstance(error, DDMError) and not out_of_memory(error):
+                raise
+            typer.echo(f"ddm: {reason_of(error)}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Stopped.", err=True)

@@ -161,8 +161,12 @@ class TrainConfig:
         Path | None, Option(metavar="FILE", help="Where a stopped run is kept; beside the adapter if not given.")
     ] = None
     overwrite: Annotated[
-        bool, Option(help="Replace an adapter of this name. Without, one of just this run is left as it is.")
-    ] = True
+        bool | None,
+        Option(
+            help="Replace whatever file has the adapter's name, or none; one of just this run is then left as it is. "
+            "If neither is said, an adapter that ddm wrote is replaced, and no other file."
+        ),
+    ] = None
     previews: PreviewsOption = None
     preview_every: PreviewEveryOption = None
     probe: Annotated[

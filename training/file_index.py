@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from ..debias.picture import check_picture
-from ..debias.storage import write_text
+from ..debias.storage import ABANDONED, remove_temporaries, write_text
 
 # A file may change again within its time stamp's resolution: one as young as this is looked at again the next time.
 YOUNG = 2_000_000_000  # nanoseconds
@@ -26,6 +26,8 @@ class FileIndex:
         self.path, self.root = path, root
         self.changed, self.saved = False, time.monotonic()
         self.entries: dict[str, list] = {}
+        if path:
+            remove_temporaries(path.parent, path.name, ABANDONED)
         if path and path.is_file():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))

@@ -2,29 +2,41 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..debias.component import Component, skewed_components
-from ..debias.diffusion_classifier import ATTRIBUTES, TIMESTEPS, Verdict, classify, denoising_errors, parse_words, say
+from ..debias.diffusion_classifier import (
+    ATTRIBUTES,
+    MOST,
+    TIMESTEPS,
+    Verdict,
+    classify,
+    denoising_errors,
+    parse_words,
+    say,
+)
 from ..debias.error import DDMError
 from ..debias.feature import centre
 from ..debias.group import Groups, concepts, peers
 from ..debias.indicator import indicate
 from ..debias.target import Target
 from ..debias.weight import Weighting
-from .picture_features import picture_features
-from .text_cache import encode_texts
+from .picture_features import content_keys, picture_features
+from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
+from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
     from .base import Base
     from .latents import Latents
 
 HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
-Report = Callable[[str, int, int], None]
+# Noise draws per timestep with which pictures are classified.
+NOISES = 2
+Report = Callable[[str, float, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Grouper:
         captions: [N] captions; equal ones are one concept, and those of few pictures are weighed together (`peers`).
         seed: of the noises.
         report: called with (what, done, total) while the model works.
-        cache: a folder that keeps encoded captions and the pictures' features.
+        cache: a folder that keeps encoded captions, and what the base sees in the pictures.
     """
 
     def __init__(
@@ -89,7 +101,6 @@ class Grouper:
         self.names, self.concept = concepts(captions)
         self.peers = peers(self.concept)
         self.report = report or (lambda what, done, total: None)
-        self.measured: dict[str, np.ndarray] = {}
 
     def group(
         self, source: str, target: str = "uniform", labels: Callable[[str], list[str | None]] | None = None
@@ -132,24 +143,43 @@ class Grouper:
         errors = [self._errors(word, rows) for word in words]
         return classify(np.stack(errors, 1), self._errors("", rows))
 
+    @cached_property
+    def _measured(self) -> Memory | TensorCache:
+        """The denoising errors of pictures under what was said, wherever they are kept."""
+        if self.cache is None:
+            return Memory()
+        maker = f"{self.base.hash} {encoders_hash(self.base)} {self.seed} {TIMESTEPS} {NOISES}"
+        return TensorCache(self.cache, "errors", maker, ("errors",))
+
     def _errors(self, word: str, rows: np.ndarray) -> np.ndarray:
         """Measure denoising errors [rows, timesteps, noises] with a word said; each is measured only once."""
         import torch
 
-        known = self.measured.setdefault(word, np.full((len(self.concept), len(TIMESTEPS), 2), np.nan))
-        missing = rows[np.isnan(known[rows]).any((1, 2))]
-        if len(missing):
-            said = [say(name, word) if word else name for name in self.names]
-            known[missing] = denoising_errors(
+        said = [say(name, word) if word else name for name in self.names]
+        latents, concept = self.latents.take(rows), self.concept[rows]
+        text = encode_texts(self.base, said, self.cache)
+
+        def measure(places: list[int], told: Progress) -> list[torch.Tensor]:
+            found = denoising_errors(
                 self.base.denoise,
                 self.base.scheduler.alphas_cumprod,
-                self.latents.take(missing),
-                [encode_texts(self.base, said, self.cache)],
-                torch.as_tensor(self.concept[missing]),
+                latents.take(places),
+                [text],
+                torch.as_tensor(concept[places]),
+                noises=NOISES,
                 seed=self.seed,
-                progress=lambda done, total: self.report(word or "plain caption", done, total),
-            )[:, 0]
-        return known[rows]
+                progress=told,
+            )
+            return [torch.as_tensor(found[:, 0], dtype=torch.float32)]
+
+        found = filled(
+            self._measured,
+            content_keys(latents, said, concept),
+            measure,
+            MOST,
+            lambda done, total: self.report(word or "plain caption", done, total),
+        )
+        return gather(settle(found), torch.device("cpu"))[0].double().numpy()
 
     def auto(self) -> Grouping:
         """Try the built-in attribute words; those that the model can tell apart and that are out of balance are groups.

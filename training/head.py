@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..debias.attribute_head import TIMESTEPS, AttributeHead, fit_head
+from ..debias.batch import fitting_rows, in_batches
 from ..debias.error import DDMError
 from ..debias.group import Groups, concepts
 from .grouping import Grouper
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from .picture_set import PictureSet
 
 Report = Callable[[str, int, int], None]
-BATCH = 64
+# The most pictures whose h-space is read at a time.
+MOST = 64
 
 
 def make_head(
@@ -68,20 +70,26 @@ def h_space(
     names, concept = concepts(captions)
     text, index = base.encode_text(names), torch.as_tensor(concept, device=base.device)
     generator = torch.Generator().manual_seed(seed)
+    size = fitting_rows(base.device, latents.shape[2] * latents.shape[3], MOST)
     seen: list[torch.Tensor] = []
     handle = base.unet.mid_block.register_forward_hook(lambda _module, _inputs, h: seen.append(h.float().cpu()))
+
+    def read(part: slice) -> torch.Tensor:
+        seen.clear()
+        rows = torch.arange(part.start, part.stop, device=base.device)
+        base.denoise(noisy[rows], torch.full((len(rows),), t, device=base.device), text[index[rows]])
+        return seen[0]
+
     try:
         for done, t in enumerate(TIMESTEPS):
             report("h-space", done, len(TIMESTEPS))
-            seen.clear()
             # DDPM (arXiv 2006.11239, eq. 4)
             kept = float(base.scheduler.alphas_cumprod[t])
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
             with torch.inference_mode():
-                for rows in torch.arange(len(latents), device=base.device).split(BATCH):
-                    base.denoise(noisy[rows], torch.full((len(rows),), t, device=base.device), text[index[rows]])
-            yield t, torch.cat(seen)
+                found = torch.cat(list(in_batches(len(latents), size, read)))
+            yield t, found
         report("h-space", len(TIMESTEPS), len(TIMESTEPS))
     finally:
         handle.remove()

@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..debias.adapter import content_hash
-from ..debias.error import DDMError
+from ..debias.adapter import content_hash, is_adapter
+from ..debias.error import DDMError, reason_of
 from ..debias.reading import check_probes
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter
-from .checkpoint import checkpoint_path, refuse_left
+from .checkpoint import OtherRun, checkpoint_path, refuse_left
 from .compilation import compile_norms
 from .config import TrainConfig
 from .config_file import write_config
@@ -89,6 +89,8 @@ class Job:
             return None
         if config.resume and not self._resume(run):
             note(f"There is no checkpoint of {config.out.name} yet, so training begins at step 0.")
+        if config.restart and not config.resume and self.ranks.first:
+            self.checkpoint.unlink(missing_ok=True)
         with ExitStack() as phases:
             stop = phases.enter_context(stop_signals())
             looking = phases.enter_context(self.reporter.pictures("base")) if run.looks_first else None
@@ -112,14 +114,18 @@ class Job:
         return result
 
     def _check(self) -> None:
-        """Find what is wrong before anything is read, and deal with the checkpoint of a run before this one."""
+        """Find what is wrong before anything is read."""
         config = self.config
         if config.probe:
             check_probes(open_probes(config.probe, config.clip, "cpu"), [None] * len(config.probe))
-        if config.restart and not config.resume:
-            self.checkpoint.unlink(missing_ok=True)
-        elif not config.resume:
+        if not config.restart and not config.resume:
             refuse_left(self.checkpoint)
+        for file in filter(None, (config.out, config.style)):
+            if config.overwrite is None and file.exists() and not is_adapter(file):
+                raise DDMError(
+                    f"There is a file {file} already, and it is no adapter that ddm wrote. Choose another name, or "
+                    "replace it with --overwrite."
+                )
         check_source(config.groups, config.target)
         check_weights(self.path)
 
@@ -183,12 +189,18 @@ class Job:
         return run
 
     def _is_made(self, run: Run) -> bool:
-        """Whether the files are there already and shall stay; only a preview is made then."""
+        """Whether the files are there already and shall stay: with --no-overwrite, or with --resume as the run's end.
+
+        Only a preview is made then.
+        """
         config = self.config
         taken = [file for file in (config.out, config.style) if file and file.exists()]
-        if config.overwrite or not taken:
+        finished = config.resume and not self.checkpoint.exists()
+        if not taken or not (finished or config.overwrite is False):
             return False
         if not run.made:
+            if config.overwrite is not False:
+                return False
             raise DDMError(
                 f"{taken[0].name} is there already, and was made of other pictures or with other settings. Choose "
                 "another name, or allow to overwrite it."
@@ -205,7 +217,7 @@ class Job:
         """Go on from the checkpoint if there is one; with `restart`, one of another run is thrown away."""
         try:
             return run.resume()
-        except DDMError:
+        except OtherRun:
             if not self.config.restart:
                 raise
         self.reporter.note("The checkpoint was of another run, and was thrown away.")
@@ -226,7 +238,7 @@ class Job:
                 self.reporter.note(f"{page_path(file).name} was not written by the trainer, so it stays as it is.")
 
     def _measure(self, run: Run) -> dict[str, Any]:
-        """Measure the finished adapter and write its card; nothing if that is stopped, and the adapter stays as it is.
+        """Measure the finished adapter and write its card; if that is stopped or fails, the adapter stays as it is.
 
         Beside previews, the pictures are kept.
         """
@@ -255,9 +267,14 @@ class Job:
                 )
         except KeyboardInterrupt:
             self.reporter.note(
-                "The measuring was stopped. The adapter is finished; ddm sweep with --save-card measures it as well."
+                "The measuring was stopped. The adapter is finished; `ddm sweep --save-card` measures it as well."
             )
-            return {}
+        except Exception as error:
+            self.reporter.note(
+                "The adapter is finished, but could not be measured; `ddm sweep --save-card` does it as well. "
+                f"{reason_of(error)}"
+            )
+        return {}
 
     def _result(self, run: Run, seconds: float, measured: dict[str, Any]) -> dict[str, Any]:
         config, best = self.config, measured.get("recommended_alpha")

@@ -4,9 +4,9 @@ Every picture of a batch draws its own α ~ U(−α_max, α_max) and is itself d
 runs with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of
 q_α. Both sides of 0 are drawn so that what the pictures have in common is not learnt (see `Draws`).
 A step takes its pictures from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
-All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file, bit
-for bit. A step's rows may be computed in pieces, one after another or by several processes: their gradients add up to
-those of the whole.
+All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file: bit
+for bit on a CPU, on a GPU up to the rounding of sums whose order is not fixed there. A step's rows may be computed in
+pieces, one after another or by several processes: their gradients add up to those of the whole.
 
 A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
 style. Learnt side by side, the adapter takes up a part of what sets the pictures apart from the base, and its strength
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.error import DDMError
+from ..debias.batch import fitting_rows
+from ..debias.error import OutOfMemory
 from ..debias.weight import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
@@ -71,6 +72,7 @@ class FairTraining(Resumable):
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
         pieces: a process takes its rows of a step in so many pieces.
+        whole: whether weights and optimizer are those of `step`; they are not while the optimizer works.
         recordings: of a step's forward and backward, by shape; None if nothing is recorded (see `record`).
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
@@ -117,7 +119,7 @@ class FairTraining(Resumable):
         if settings.min_snr:
             self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
         self.draws = self._draws(weighting)
-        self.step, self.pieces, self.checkpointing = 0, 1, False
+        self.step, self.pieces, self.checkpointing, self.whole = 0, self._pieces(), False, True
         self.recordings: dict[tuple, Recording] | None = None
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
@@ -125,6 +127,16 @@ class FairTraining(Resumable):
         self.start = self.prompts = torch.empty(0, device=base.device)
         left = settings.steps - self.draws.style_steps
         self.turn = settings.steps - round(settings.prompt_share * left) if settings.by_prompt else settings.steps
+
+    def _pieces(self) -> int:
+        """A GPU takes all rows at once and says when it has no room; a CPU only as many as it works on at a time.
+
+        So a CPU that takes a minute for a few pictures is asked to stop between these, and not after the whole step.
+        """
+        rows = len(self.ranks.rows(self.settings.batch))
+        if self.base.device.type != "cpu" or not rows:
+            return 1
+        return -(-rows // fitting_rows(self.base.device, max(h * w for h, w in self.latents.cells), rows))
 
     def _draws(self, weighting: Weighting) -> Draws:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
@@ -146,19 +158,25 @@ class FairTraining(Resumable):
         peak = self.settings.rate * (0.5 if phase == 3 else 1.0)
         return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
-    def advance(self) -> None:
-        """Make one optimizer step, unless loss or gradients are not finite.
+    def advance(self, stop: Callable[[], bool] | None = None) -> bool:
+        """Make one optimizer step; it changes nothing that is learnt if loss or gradients are not finite.
+
+        Args:
+            stop: asked between the pieces of the step; once it says True the step is given up, as if it had not begun.
+
+        Returns:
+            Whether the step was made.
 
         Raises:
-            DDMError: the memory does not suffice for one picture.
+            OutOfMemory: the memory does not suffice for one picture.
         """
         import torch
 
         plan = self.draws.plan(self.step)
         name = "style" if plan.style else "debias"
-        if name == "debias" and "style" in self.averages and self.step == self.draws.style_steps:
-            self.averages["style"].swap()  # the adapter starts from the style that is kept
-        loss = self._gradients(plan)
+        loss = self._gradients(plan, stop)
+        if loss is None:
+            return False
         gradients = [parameter.grad for parameter in self.learning[name]]
         self.ranks.total([*gradients, loss])
         torch._foreach_div_(gradients, self.scale)
@@ -166,6 +184,7 @@ class FairTraining(Resumable):
         bad = 1 - (norm.isfinite() & loss.isfinite()).float()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
+        self.whole = False
         step_unless(self.optimizer, bad)
         if self.averages:
             self.averages[name].update()
@@ -174,6 +193,10 @@ class FairTraining(Resumable):
         self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + 1) * bad
         self.scale = (self.scale * (1 - bad / 2)).clamp(min=1)
         self.step += 1
+        if name == "style" and self.averages and self.step == self.draws.style_steps:
+            self.averages["style"].swap()  # the adapter starts from the style that is kept
+        self.whole = True
+        return True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -203,8 +226,11 @@ class FairTraining(Resumable):
         self.checkpointing, self.recordings = True, None
         self.base.unet.enable_gradient_checkpointing()
 
-    def _gradients(self, plan: Plan) -> "torch.Tensor":
-        """Gradients and loss of this process's rows, with less memory each time that it does not suffice."""
+    def _gradients(self, plan: Plan, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
+        """Gradients and loss of this process's rows, with less memory each time that it does not suffice.
+
+        None once `stop` said True.
+        """
         import torch
 
         gradients = self._zeros(self.learning["style" if plan.style else "debias"])
@@ -212,7 +238,7 @@ class FairTraining(Resumable):
         while True:
             torch._foreach_zero_(gradients)
             try:
-                return self._backward(plan, rows)
+                return self._backward(plan, rows, stop)
             except torch.cuda.OutOfMemoryError:
                 # What follows needs the memory that the error's traceback holds.
                 pass
@@ -253,15 +279,18 @@ class FairTraining(Resumable):
                 "computed twice instead of kept, as with --checkpointing. What is learnt is the same."
             )
         else:
-            raise DDMError(
+            raise OutOfMemory(
                 f"The memory of {self.base.device} does not suffice to learn from one picture at a time. Close other "
                 "programs that use it, or choose a lower --rank or a smaller base."
             )
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _backward(self, plan: Plan, rows: np.ndarray) -> "torch.Tensor":
-        """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part."""
+    def _backward(self, plan: Plan, rows: np.ndarray, stop: Callable[[], bool] | None = None) -> "torch.Tensor | None":
+        """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part.
+
+        None once `stop` said True.
+        """
         import torch
 
         generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
@@ -269,9 +298,11 @@ class FairTraining(Resumable):
         if "style" in self.names:
             for model in self.parts.values():
                 set_trainable(model, "style", plan.style)
-        for piece in np.array_split(rows, self.pieces):
+        for number, piece in enumerate(np.array_split(rows, self.pieces)):
             if not len(piece):
                 continue
+            if number and stop and stop():
+                return None
             part = plan[piece]
             mean, deviation, weight = self.latents.fetch(part.picture, part.flip)
             if random is None:  # of all rows, so that each has its own, whoever computes it

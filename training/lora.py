@@ -241,15 +241,6 @@ def _load_part(model: "torch.nn.Module", loras: Mapping[str, Lora], name: str) -
             layer.lora_B[name].weight.copy_(lora.up)
 
 
-def remove_lora(model: "torch.nn.Module", name: str) -> None:
-    """Take a LoRA off a model."""
-    for _, layer in _layers(model, name):
-        layer.delete_adapter(name)
-    model.peft_config.pop(name)
-    del _strengths(model)[name]
-    _refresh(model)
-
-
 def base_shapes(model: "torch.nn.Module") -> dict[str, tuple[int, ...]]:
     """Weight shape (out, in, ...) of every linear layer and convolution, by module name, whatever LoRAs are on it."""
     import torch

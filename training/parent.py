@@ -9,9 +9,10 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-# Seconds within which a stopped trainer must have kept its state.
+# Seconds within which a stopped trainer must have kept its state: it asks between few pictures, but a CPU may be slow.
 GRACE = 120
-STOPPED = 130
+# Exit codes of a trainer that was stopped: with its state kept, and without, since it did not get so far in time.
+STOPPED, CUT_OFF = 130, 137
 
 
 def stop_with_parent() -> None:
@@ -36,4 +37,4 @@ def _wait_for_end(descriptor: int) -> None:
             pass
     _thread.interrupt_main()
     time.sleep(GRACE)
-    os._exit(STOPPED)
+    os._exit(CUT_OFF)

@@ -1,23 +1,21 @@
 """What the base sees in the pictures of a set, read once: grouping and calibration ask for the same."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.feature import TIMESTEPS, places, unet_features
-from .tensor_cache import TensorCache, gather
+from ..debias.feature import MOST, TIMESTEPS, places, unet_features
+from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
-    import torch
-
     from .base import Base
     from .latents import Latents
 
-# How many pictures are looked up or written at a time.
+# How many pictures are looked up at a time.
 BATCH = 1024
 
 
@@ -27,7 +25,7 @@ def picture_features(
     names: Sequence[str],
     concept: np.ndarray,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     cache: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """Features of pictures under their neutral captions, as `unet_features` reads them. No LoRA may act on the base.
@@ -36,45 +34,44 @@ def picture_features(
         latents: N of one shape.
         names, concept: the distinct captions, and [N] which of them each picture has.
         seed: of the noises.
+        progress: called with (pictures read, pictures to read).
         cache: a folder that keeps features; those that are there are not read again. None keeps none.
 
     Raises:
-        DDMError: the cache may not be written.
+        DDMError: the cache may not be written, or the memory does not suffice for one picture.
     """
     import torch
 
-    def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-        return unet_features(
+    parts = [f"{place}@{t}" for t in TIMESTEPS for place in places(base.unet)]
+    maker = f"{base.hash} {encoders_hash(base)} {seed}"
+    store = TensorCache(cache, "features", maker, parts) if cache else Memory()
+    text = encode_texts(base, names, cache)
+
+    def look(rows: list[int], told: Progress) -> list[torch.Tensor]:
+        found = unet_features(
             base.denoise,
             places(base.unet),
             base.scheduler.alphas_cumprod,
             latents.take(rows),
-            encode_texts(base, names, cache),
+            text,
             torch.as_tensor(concept[rows]),
             seed=seed,
-            progress=progress,
+            progress=told,
         )
+        return [torch.as_tensor(found[part], dtype=torch.float32) for part in parts]
 
-    every = np.arange(len(latents))
-    if cache is None:
-        return read(every)
-    parts = [f"{place}@{t}" for t in TIMESTEPS for place in places(base.unet)]
-    store = TensorCache(cache, "features", f"{base.hash} {encoders_hash(base)} {seed}", parts)
-    split = torch.arange(len(latents)).split(BATCH)
-    keys = [key for rows in split for key in _keys(latents[rows], names, concept[rows.numpy()])]
-    missing = np.array([row for row in every if keys[row] not in store], dtype=int)
-    if len(missing):
-        found = read(missing)
-        for start in range(0, len(missing), BATCH):
-            some = slice(start, start + BATCH)
-            tensors = [torch.as_tensor(found[part][some], dtype=torch.float32) for part in parts]
-            store.add([keys[row] for row in missing[some]], tensors)
-        store.flush()
-    values = gather([store[key].read() for key in keys], torch.device("cpu"))
+    rows = filled(store, content_keys(latents, names, concept), look, MOST, progress)
+    values = gather(settle(rows), torch.device("cpu"))
     return {part: value.double().numpy() for part, value in zip(parts, values, strict=True)}
 
 
-def _keys(latents: "torch.Tensor", names: Sequence[str], concept: np.ndarray) -> list[str]:
-    """What the features of latents [B, C, h, w] under captions are found by."""
-    pairs = zip(latents.cpu().numpy(), (names[one].encode("utf-8", "surrogatepass") for one in concept), strict=True)
-    return [hashlib.sha256(latent.tobytes() + name).hexdigest() for latent, name in pairs]
+def content_keys(latents: "Latents", names: Sequence[str], concept: np.ndarray) -> list[str]:
+    """What is computed of N latents under captions is found by these: `concept` [N] says which of `names` each has."""
+    import torch
+
+    keys = []
+    for rows in torch.arange(len(latents)).split(BATCH):
+        said = [names[one].encode("utf-8", "surrogatepass") for one in concept[rows.numpy()]]
+        parts = zip(latents[rows].cpu().numpy(), said, strict=True)
+        keys += [hashlib.sha256(latent.tobytes() + caption).hexdigest() for latent, caption in parts]
+    return keys

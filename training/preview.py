@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.storage import write_bytes
+from ..debias.storage import remove_temporaries, write_bytes
 from .base import Base
 from .lora import lora_names
 
@@ -42,6 +42,7 @@ class Previews:
     before: "np.ndarray | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        remove_temporaries(self.folder, "step_*.png")
         small = self.base.picture_size <= SMALL
         columns, self.rows = (6, 2) if small else (3, 2) if self.base.device.type != "cpu" else (2, 1)
         distinct = list(dict.fromkeys(self.captions))

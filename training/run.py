@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.adapter import AdapterCard, save_adapter
-from ..debias.error import DDMError
+from ..debias.adapter import AdapterCard, is_adapter, save_adapter
+from ..debias.error import DDMError, reason_of
 from ..debias.group import concepts
-from ..debias.storage import free_space, read_metadata
+from ..debias.storage import read_metadata
 from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader
-from .checkpoint import checkpoint_path, checkpoint_size, load_checkpoint, remove_strays, save_checkpoint
+from .checkpoint import checkpoint_path, remove_strays
 from .grouping import Grouper, Grouping, attributes
+from .keeper import Keeper
 from .loop import FairTraining
 from .lora import export_parts, scale_lora
 from .picture_set import PictureSet
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 READ_EVERY = 10
 # A card lists so many prompts of a set at most.
 LISTED = 200
-# So many steps in a row that are not finite end a run.
-PATIENCE = 10
 
 
 class _Stopped(Exception):
@@ -95,12 +94,19 @@ class Run:
         )
         self.training = self._training(table)
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
-        depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, self.settings.as_dict()]
-        depends.append(self.style is not None)
+        settings = self.settings.as_dict()
+        self.fingerprint = self._fingerprint(settings)
+        # Calibration comes after the last step: a run may be gone on with without it, or with more pictures.
+        del settings["calibrate"]
+        self.keeper = Keeper(self.checkpoint, self.training, self._fingerprint(settings), self.save_every)
+
+    def _fingerprint(self, settings: dict[str, Any]) -> str:
+        """Of everything that a run with these settings depends on."""
         labels = self.groups.startswith("labels:")
         columns = [self.pictures.column(name) for name in attributes(self.groups)] if labels else []
-        depends.append([label for column in columns for label in column] if labels else None)
-        self.fingerprint = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+        depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, settings]
+        depends += [self.style is not None, [label for column in columns for label in column] if labels else None]
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def _no_prompts(self) -> str:
         """Why the shares of each prompt cannot be read; empty if they can."""
@@ -124,13 +130,8 @@ class Run:
         )
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was."""
-        if self.ranks.first:
-            remove_strays(*self.files, *map(page_path, self.files))
-        if not self.ranks.agreed(self.checkpoint.exists):
-            return False
-        load_checkpoint(self.checkpoint, self.training, self.fingerprint)
-        return True
+        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        return self.keeper.resume()
 
     @property
     def files(self) -> list[Path]:
@@ -140,10 +141,10 @@ class Run:
     @property
     def made(self) -> bool:
         """Whether the files are there already, made by a run like this one in everything."""
-        if not self.out.exists() or (self.style and not self.style.exists()):
+        if not all(map(is_adapter, self.files[1:])):
             return False
         card = AdapterCard.from_metadata(read_metadata(self.out))
-        return card is not None and card.training.get("fingerprint") == self.fingerprint
+        return card.training.get("fingerprint") == self.fingerprint
 
     def train(
         self,
@@ -158,7 +159,8 @@ class Run:
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1, learning rate).
-            stop: asked before each step, of training and of all that is sampled before and after it.
+            stop: asked before each step, of training and of all that is sampled before and after it; and between the
+                pieces of one that is made in several. Once it says True, it must keep to that.
             calibrating: called with (done, total) while the scale is calibrated.
             previews: makes pictures now and then, and of the finished adapter.
             looking: called with (done, total) while the base's own pictures are looked at, where that is needed.
@@ -168,42 +170,57 @@ class Run:
             Whether the run is complete; then the files are written and the checkpoint is gone.
 
         Raises:
-            DDMError: step after step is not finite, or a file cannot be written or will have no room.
+            DDMError: step after step is not finite, a file cannot be written or will have no room, or the memory does
+                not suffice. Whatever is raised, what was learnt is kept.
         """
-        training, steps = self.training, self.settings.steps
-        self._check_room()
-        if self.looks_first and not self._look("start", self.base_shares, stop, looking):
-            return False
-        ess = self._reweigh()
-        while training.step < steps:
-            if training.step == training.turn and self.compares:
-                if not self._look("prompts", self.shares_by_prompt, stop, comparing):
-                    return False
-                ess = self._reweigh()
-            if stop and self._agreed(stop):
-                self._keep()
+        training, steps, keeper = self.training, self.settings.steps, self.keeper
+        # Several processes cannot agree in the middle of a step.
+        within = None if self.ranks.several else stop
+        if self.ranks.first:
+            remove_strays(*self.files, *map(page_path, self.files))
+        keeper.check_room(self.files)
+        with keeper.rescuing():
+            if self.looks_first and not self._look("start", self.base_shares, stop, looking):
                 return False
-            training.advance()
-            if training.step % READ_EVERY == 0 or training.step == steps:
-                self._check()
-                if progress:
-                    progress(training.step, steps, training.loss.item(), ess, training.rate(training.step - 1))
-            if training.step % self.save_every == 0 or training.step == steps:
-                self._keep()
-            if previews and training.step % previews.every == 0 and training.step < steps:
-                self._preview(previews, stop)
-        skipped = int(training.skipped)
-        if skipped and self.note:
-            self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
-        with training.averaged():
-            calibration, complete = self.ranks.agreed(
-                lambda: self._watched(partial(self.calibrate, start=_known(training.start)), stop, calibrating)
-            )
-            if complete:
-                self.save(calibration)
+            ess = self._reweigh()
+            while training.step < steps:
+                if training.step == training.turn and self.compares:
+                    if not self._look("prompts", self.shares_by_prompt, stop, comparing):
+                        return False
+                    ess = self._reweigh()
+                if stop and self._agreed(stop):
+                    keeper.keep()
+                    return False
+                if not training.advance(within):
+                    continue
+                if training.step % READ_EVERY == 0 or training.step == steps:
+                    keeper.check()
+                    if progress:
+                        progress(training.step, steps, training.loss.item(), ess, training.rate(training.step - 1))
+                keeper.keep_if_due()
+                if previews and training.step % previews.every == 0 and training.step < steps:
+                    self._preview(previews, stop)
+            skipped = int(training.skipped)
+            if skipped and self.note:
+                self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
+            complete = self._finish(stop, calibrating)
         if complete and previews:
             self._preview(previews, stop)
-        # Stopped in the calibration, the checkpoint of the last step is there: a resumed run only calibrates.
+        return complete
+
+    def _finish(self, stop: Callable[[], bool] | None, calibrating: Callable[[int, int], None] | None) -> bool:
+        """Calibrate and write the files; if that is stopped or fails, the checkpoint of the last step is there."""
+        with self.training.averaged():
+            calibrate = partial(self.calibrate, start=_known(self.training.start))
+            try:
+                calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibrating))
+            except Exception as error:
+                raise DDMError(
+                    f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
+                    f"{reason_of(error)} Go on with --resume; with --calibrate 0 besides, it is left as it was trained."
+                ) from error
+            if complete:
+                self.save(calibration)
         return complete
 
     def _look(
@@ -220,7 +237,7 @@ class Run:
         if complete:
             setattr(self.training, name, self.base.moved(torch.as_tensor(shares, dtype=torch.float32)))
         else:
-            self._keep()
+            self.keeper.keep()
         return complete
 
     def _reweigh(self) -> float:
@@ -244,40 +261,15 @@ class Run:
         return self.ranks.any(stop())
 
     def _preview(self, previews: Previews, stop: Callable[[], bool] | None) -> None:
-        if self.ranks.first:
+        """Make a preview; whatever goes wrong with it, the training goes on."""
+        if not self.ranks.first:
+            return
+        try:
             with self.training.averaged():
                 previews.make(self.training.step, stop)
-
-    def _check_room(self) -> None:
-        """Refuse to begin what could not be kept: two checkpoints for a moment, or one and the files."""
-        weights = sum(parameter.nbytes for parameter in self.training.parameters)
-        size = checkpoint_size(self.training)
-        needed = max(size, weights) + (0 if self.checkpoint.exists() else size)
-        for folder in dict.fromkeys(path.absolute().parent for path in self.files) if self.ranks.first else ():
-            room = free_space(folder)
-            if room < needed:
-                raise DDMError(
-                    f"The training needs {needed / 2**20:,.0f} MiB in {folder} for its checkpoints and the adapter, "
-                    f"and only {room / 2**20:,.0f} MiB are free. Free some space, or choose another place."
-                )
-
-    def _check(self) -> None:
-        """Refuse to go on with what is not finite."""
-        import torch
-
-        training = self.training
-        finite = torch.stack([value.isfinite().all() for value in training.parameters]).all()
-        if not finite or training.in_a_row >= PATIENCE:
-            raise DDMError(
-                f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
-                f"with a rate lower than {self.settings.rate:g} (--rate and --restart)."
-            )
-
-    def _keep(self) -> None:
-        """Write the checkpoint; a state that is not finite does not replace the last good one."""
-        self._check()
-        if self.ranks.first:
-            save_checkpoint(self.checkpoint, self.training, self.fingerprint)
+        except Exception as error:
+            if self.note:
+                self.note(f"The preview of step {self.training.step} could not be made. {reason_of(error)}")
 
     def _watched(
         self,
@@ -304,7 +296,8 @@ class Run:
 
         With a style the adapter starts from what that makes of the base: the set's own shares.
         """
-        grouping, unknown = self.grouping, not len(self.training.start)
+        # A run that began without calibrating is not turned round when it is gone on with.
+        grouping, unknown = self.grouping, not len(self.training.start) and not self.training.step
         several = any(len(part.names) > 2 for part in grouping.groups)
         return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
 

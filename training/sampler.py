@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..debias.batch import fitting_rows, in_batches
 from ..debias.error import DDMError
 from .base import Base
 from .lora import at_alpha, lora_names
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 
 # The strength of the LoRA of this name is what `alpha` sets.
 ADAPTER = "debias"
-# Latent cells (height × width, over the batch) that a CPU works on at a time.
-CPU_CELLS = 4096
-# Bytes of GPU memory that one picture of 4,096 latent cells takes with guidance, generously.
-GPU_BYTES = 600 << 20
+# The most pictures that are made at a time.
+MOST = 512
 
 
 class Batch(NamedTuple):
@@ -72,7 +71,8 @@ def generate_batches(
             a LoRA it does nothing. Soft tokens are said at α = 1, at 0 they are not, and know nothing in between.
         guidance_scale: classifier-free guidance (arXiv 2207.12598); at 1 the unconditional half is not computed.
         negative: the prompt of the unconditional half.
-        batch_size: pictures at a time; by default what fits (see `default_batch_size`).
+        batch_size: pictures at a time; by default what fits (see `default_batch_size`). Where the memory of a GPU does
+            not suffice for them, fewer are made at a time.
         size: side of the pictures in pixels; by default the model's own.
         scheduler: a diffusers scheduler without randomness; by default `solver`.
         bf16: compute in bfloat16 where the base is float32. On CPUs that have it about 1.7 times as fast.
@@ -82,7 +82,8 @@ def generate_batches(
         cancelled: asked before each step; once it says True, the batch at hand is given up.
 
     Raises:
-        DDMError: settings out of range, prompts and seeds of different numbers, or an α that soft tokens do not have.
+        DDMError: settings out of range, prompts and seeds of different numbers, an α that soft tokens do not have, or
+            too little memory for one picture.
     """
     import torch
 
@@ -94,10 +95,14 @@ def generate_batches(
     strengths = alphas.expand(len(seeds)).tolist()
     texts = _Texts(base, list(zip(prompts, strengths, strict=True)), soft_tokens=True)
     empty = _Texts(base, [(negative, strength) for strength in strengths]) if guidance_scale != 1.0 else None
-    total = -(-len(seeds) // batch_size) * steps
+    before = 0  # steps of the batches that are done
 
-    for start in range(0, len(seeds), batch_size):
-        rows = slice(start, min(start + batch_size, len(seeds)))
+    def make(rows: slice) -> Batch | None:
+        def told(done: int) -> None:
+            if progress:
+                left = -(-(len(seeds) - rows.start) // (rows.stop - rows.start))
+                progress(before + done, before + left * steps)
+
         noise = torch.stack([noise_of(seed, base.latent_channels, cell) for seed in seeds[rows]])
         strength = at_alpha(base.unet, ADAPTER, float(alpha) if alphas.ndim == 0 else alphas[rows])
         with strength, steering.on(base.unet, prompts[rows]):
@@ -110,13 +115,19 @@ def generate_batches(
                 steps,
                 scheduler,
                 bf16,
-                lambda done, before=start // batch_size * steps: progress and progress(before + done, total),
+                told,
                 cancelled or (lambda: False),
             )
         if latents is None:
-            return
+            return None
         pictures = base.decode(latents) if decode else _no_pictures(base)
-        yield Batch(start, pictures, latents, steering.count())
+        return Batch(rows.start, pictures, latents, steering.count())
+
+    for batch in in_batches(len(seeds), batch_size, make):
+        if batch is None:
+            return
+        before += steps
+        yield batch
 
 
 def _no_pictures(base: Base) -> np.ndarray:
@@ -134,13 +145,8 @@ def solver(base: Base) -> "SchedulerMixin":
 
 def default_batch_size(base: Base, cell: int) -> int:
     """How many pictures of `cell` × `cell` latents to make at a time: 64 of the smallest on a CPU, 1 of 512 pixels."""
-    import torch
-
-    cells = cell * cell
-    if base.device.type != "cuda":
-        return max(1, CPU_CELLS // cells)
-    free, _ = torch.cuda.mem_get_info(base.device)
-    return int(min(512, max(1, free // 2 // (GPU_BYTES * cells / 4096))))
+    # With guidance, a picture is two rows.
+    return max(1, fitting_rows(base.device, cell * cell, 2 * MOST) // 2)
 
 
 def _check(base: Base, prompts: Sequence[str], seeds: Sequence[int], steps: int, size: int | None) -> None:

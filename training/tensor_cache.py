@@ -3,14 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from ..debias.error import DDMError
-from ..debias.storage import free_space, open_tensors, save_tensors
+from ..debias.storage import ABANDONED, free_space, open_tensors, remove_temporaries, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ MEMORY = 1 << 30
 
 Tensors = tuple["torch.Tensor", ...]
 Row = Union[Tensors, "Place"]
+Progress = Callable[[float, int], None]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class TensorCache:
         self.size = 0  # bytes of what is pending
         self.written = time.monotonic()
         self.places: dict[str, Place] = {}
+        remove_temporaries(folder, f"{kind}-*.safetensors", ABANDONED)
         for shard in sorted(folder.glob(f"{kind}-*.safetensors")):
             self.places = self._look(shard) | self.places
 
@@ -199,6 +201,37 @@ class TensorCache:
                 f"{free / 2**20:,.0f} MiB are free. Free some space, choose another place with --cache, or keep none "
                 "with --no-cache."
             )
+
+
+def filled(
+    store: Memory | TensorCache,
+    keys: Sequence[str],
+    compute: Callable[[list[int], Progress], Sequence["torch.Tensor"]],
+    batch: int,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """N rows by their keys. Those that are missing are computed, some at a time, so that a stop loses few.
+
+    Args:
+        compute: gives the tensors [B, ...] of the rows at some places of `keys`, and tells how many of these are done.
+        batch: how many are computed before they are put away.
+        progress: called with (rows computed, rows to compute).
+
+    Raises:
+        DDMError: the cache has no room or may not be written.
+    """
+    told = progress or (lambda done, total: None)
+    missing = list({key: place for place, key in enumerate(keys) if key not in store}.values())
+    try:
+        for start in range(0, len(missing), batch):
+            some = missing[start : start + batch]
+            tensors = compute(some, lambda done, _, start=start: told(start + done, len(missing)))
+            if start == 0:
+                store.check_room(len(missing) * sum(part[0].nbytes for part in tensors))
+            store.add([keys[place] for place in some], tensors)
+    finally:
+        store.flush()
+    return [store[key] for key in keys]
 
 
 def weights_hash(model: "torch.nn.Module", *facts: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .lora import without_loras
-from .tensor_cache import Memory, Row, TensorCache, gather, settle, weights_hash
+from .tensor_cache import Memory, Progress, Row, TensorCache, filled, gather, settle, weights_hash
 from .text import Text
 
 if TYPE_CHECKING:
@@ -51,20 +51,14 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
     """
     parts = ("tokens",) if base.text_encoder_2 is None else ("tokens", "pooled")
     store = TensorCache(cache, "texts", encoders_hash(base), parts) if cache else Memory()
-    keys = {sentence: hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences}
-    missing = [sentence for sentence, key in keys.items() if key not in store]
-    try:
-        for start in range(0, len(missing), BATCH):
-            some = missing[start : start + BATCH]
-            with without_loras(base.text_encoders.values()):
-                text = base.encode_text(some)
-            tensors = [text.tokens] if text.pooled is None else [text.tokens, text.pooled]
-            if start == 0:
-                store.check_room(len(missing) * sum(part[0].nbytes for part in tensors))
-            store.add([keys[sentence] for sentence in some], tensors)
-    finally:
-        store.flush()
-    return Texts(base.device, settle([store[keys[sentence]] for sentence in sentences]))
+    keys = [hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences]
+
+    def encode(places: list[int], _: Progress) -> list["torch.Tensor"]:
+        with without_loras(base.text_encoders.values()):
+            text = base.encode_text([sentences[place] for place in places])
+        return [text.tokens] if text.pooled is None else [text.tokens, text.pooled]
+
+    return Texts(base.device, settle(filled(store, keys, encode, BATCH)))
 
 
 def encoders_hash(base: "Base") -> str:

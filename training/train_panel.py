@@ -57,16 +57,22 @@ class TrainPanel:
         elif "note" in event:
             values["remarks"].append(event["note"])
 
-    def stop(self) -> str:
-        """The run was cancelled; returns what to say of it."""
-        began = self.values["phase"] in ("training", "prompts", "calibration")
-        self.values |= {"phase": "stopped", "seconds_left": None}
-        self.values["summary"] = (
-            "Stopped. What was trained is kept: start it again with the same inputs to go on."
-            if began
-            else "Stopped before any training."
-        )
-        return self.values["summary"]
+    def stop(self, kept: bool) -> str:
+        """The run was cancelled; returns what to say of it.
+
+        Args:
+            kept: whether the trainer ended in time to keep all that it had trained.
+        """
+        said = "Stopped before any training."
+        if self.values["phase"] in ("training", "prompts", "calibration"):
+            said = "Stopped. What was trained is kept: start it again with the same inputs to go on."
+            if not kept:
+                said = (
+                    "The trainer did not stop in time and was ended. The last minutes of the training are lost: start "
+                    "it again with the same inputs to go on from what it had kept before."
+                )
+        self.values |= {"phase": "stopped", "seconds_left": None, "summary": said}
+        return said
 
     def fail(self, sentence: str) -> None:
         """The run ended for a reason that the sentence says."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -14,13 +15,15 @@ from typing import Any
 from ..debias.adapter import AdapterCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
+from .parent import CUT_OFF, GRACE, STOPPED
 
 COMMAND = Path(__file__).resolve().parent / "__main__.py"
 DEVICES = ("cpu", "cuda", "mps")
-# Seconds between two looks for a cancel, and those that a stopped trainer has to keep its state.
-TICK, PATIENCE = 0.02, 30
+# Seconds between two looks for a cancel.
+TICK = 0.02
+# Seconds that a stopped trainer has to end, longer than it gives itself; and those that its last words may take.
+PATIENCE, LISTEN = GRACE + 10, 30
 SAID = "ddm: "
-STOPPED = 130
 
 
 class Trainer:
@@ -72,11 +75,16 @@ class Trainer:
                 continue
         code = self.process.wait()
         if code:
-            self.threads[1].join(PATIENCE)
+            self.threads[1].join(LISTEN)
             raise DDMError(sentence("".join(self.errors), code))
 
+    @property
+    def kept(self) -> bool:
+        """Whether it ended in time to keep all that it had trained; to ask once it has ended."""
+        return self.process.returncode in (0, STOPPED)
+
     def stop(self) -> None:
-        """End it; what it has trained is kept."""
+        """End it. It keeps what it has trained (see `kept`), unless it takes too long."""
         if not self.process.stdin.closed:
             self.process.stdin.close()
         try:
@@ -85,7 +93,7 @@ class Trainer:
             self.process.kill()
             self.process.wait()
         for thread in self.threads:
-            thread.join(PATIENCE)
+            thread.join(LISTEN)
 
     def _read_lines(self) -> None:
         with self.process.stdout as lines:
@@ -176,12 +184,13 @@ def sentence(errors: str, code: int) -> str:
     """What a user should read of a trainer that ended with an exit code other than 0, by what it wrote to stderr."""
     _, said, text = errors.rpartition(SAID)
     if said and code == 2:
-        # The hosts' own words for two options of the command line.
-        return text.strip().replace("--restart", "overwrite switched on").replace("--resume", "the same inputs")
+        # The hosts' own words for options of the command line.
+        words = {"--restart": "overwrite switched on", "--resume": "the same inputs", "--calibrate": "calibrate"}
+        return reduce(lambda said, option: said.replace(option, words[option]), words, text.strip())
     if code == STOPPED:
         return "The trainer was stopped from outside. What it has trained is kept: start it again to go on."
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
-    if code in (-9, 137) or "out of memory" in last.lower() or "OutOfMemory" in last:
+    if code in (-9, CUT_OFF) or "out of memory" in last.lower() or "OutOfMemory" in last:
         return (
             "The memory ran out while training. Close other programs, or choose a smaller model; what was trained up "
             f"to the last checkpoint is kept. {last}".strip()

@@ -15,6 +15,7 @@ class Trainer:
 
     events_to_say: tuple = ()
     endless = False
+    kept = True
     error: Exception | None = None
 
     def __init__(self, arguments):
@@ -69,6 +70,14 @@ def test_a_cancel_says_what_is_kept_and_gives_the_host_back(start):
     assert not made.wait(10)
     assert values["phase"] == "stopped" and "What was trained is kept" in values["summary"]
     assert away == [True, False]
+
+
+def test_a_cancel_says_so_if_the_trainer_had_to_be_ended(start):
+    made, values, _ = start(events_to_say=(STEP,), endless=True, kept=False)
+    assert made.wait(0.2)
+    made.cancel()
+    assert not made.wait(10)
+    assert values["phase"] == "stopped" and "The last minutes of the training are lost" in values["summary"]
 
 
 @pytest.mark.parametrize("error", [DDMError("There is no folder."), OSError("There is no folder.")])

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.storage import save_tensors
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
+from diffusers import AutoencoderKL
 from typer.testing import CliRunner
 
 from .runs import prepare, write_folder
@@ -100,6 +103,55 @@ def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, f
     checkpoint_path(out).write_bytes(b"old")
     ddm(folder, "--groups", "labels:gender", "--restart")
     assert out.read_bytes() == resumed and not run.checkpoint.exists()
+
+
+@pytest.fixture
+def left(folder, tiny_base, tmp_path):
+    """The checkpoint of a run that was stopped after a step."""
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"steps": 3})
+    asked = iter([False, True])
+    assert not run.train(stop=lambda: next(asked))
+    return run.checkpoint
+
+
+@pytest.mark.parametrize("mistake", [("--groups", "gender"), ("--groups", "labels:size"), ("--caption-dropout", 2)])
+def test_a_command_with_a_mistake_throws_no_checkpoint_away(ddm, folder, left, mistake):
+    before = left.read_bytes()
+    ddm(folder, *mistake, "--restart", code=2)
+    assert left.read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_one_of_another_run(ddm, folder, left):
+    left.write_bytes(left.read_bytes()[:-100])
+    said = ddm(folder, "--groups", "labels:gender", "--resume", "--restart", code=2).said
+    assert "is not a complete safetensors file" in said and left.exists()
+
+
+def test_a_finished_run_is_not_trained_again_when_it_is_to_be_gone_on_with(ddm, folder, left, tmp_path):
+    out = tmp_path / "fair.safetensors"
+    given = (folder, "--groups", "labels:gender")
+    ddm(*given, "--resume")
+    before = out.stat().st_mtime_ns
+    assert "nothing is trained" in ddm(*given, "--resume").said and out.stat().st_mtime_ns == before
+    assert "begins at step 0" in ddm(*given, "--resume", "--seed", 1).said
+    assert load_adapter(out).card.training["seed"] == 1
+
+
+@pytest.mark.parametrize("option", ["--out", "--style"])
+def test_a_file_that_is_no_adapter_of_ours_is_replaced_only_if_that_is_said(ddm, folder, tmp_path, option):
+    foreign, given = tmp_path / "taken.safetensors", (folder, "--groups", "labels:gender")
+    save_tensors(foreign, {"lora_unet_x.lora_up.weight": torch.zeros(1)}, {"ss_network_dim": "8"})
+    before = foreign.read_bytes()
+    said = ddm(*given, option, foreign, code=2).said
+    assert "it is no adapter that ddm wrote" in said and "--overwrite" in said and foreign.read_bytes() == before
+    ddm(*given, option, foreign, "--overwrite")
+    ddm(*given, option, foreign, "--rate", 1e-4)  # one that it wrote itself
+    assert load_adapter(foreign).card.training["rate"] == 1e-4
+
+
+def test_without_memory_the_command_ends_with_a_sentence(ddm, folder, monkeypatch):
+    monkeypatch.setattr(AutoencoderKL, "encode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room")))
+    assert "ddm: The memory of the GPU ran out." in ddm(folder, "--no-cache", code=2).said
 
 
 def test_resuming_without_a_checkpoint_begins_at_0(ddm, folder):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, Verdict
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
 from comfyui_ddm.training.latents import Latents
 
@@ -169,3 +169,32 @@ def test_cells_of_captions_and_weights_are_in_the_same_order():
     cells = grouping.weighting.membership
     assert cells.shape == (24, 4)
     assert cells[:, 1] == pytest.approx(gender[:, 0] * tone[:, 1])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_picture_is_classified_once_for_all_runs_that_keep_what_was_measured(
+    base, latents, tmp_path, monkeypatch, kept
+):
+    counts, denoise = [], Base.denoise
+    monkeypatch.setattr(
+        Base, "denoise", lambda self, noisy, *rest: counts.append(len(noisy)) or denoise(self, noisy, *rest)
+    )
+
+    def classified(words, captions=CAPTIONS, **options):
+        del counts[:]
+        grouper = Grouper(base, latents, captions, cache=tmp_path if kept else None, **options)
+        some = grouper.classify(words, np.array([3, 5])).posterior
+        return some, grouper.classify(words).posterior
+
+    once = 24 * 5 * 2  # five timesteps, two noises
+    first = classified(("man", "woman"))
+    assert sum(counts) == 3 * once  # each word, and the plain caption
+    again = classified(("man", "woman"))
+    assert sum(counts) == (0 if kept else 3 * once)
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    classified(("man", "boy"))
+    assert sum(counts) == (once if kept else 3 * once)
+    classified(("man", "woman"), seed=1)
+    assert sum(counts) == 3 * once
+    classified(("man", "woman"), ["a pilot"] * 24)
+    assert sum(counts) == 3 * once

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.storage import ABANDONED
 from comfyui_ddm.training import file_index, tensor_cache
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.file_index import FileIndex
@@ -168,3 +169,19 @@ def test_a_file_that_was_just_written_is_not_trusted_the_next_time(folder, tmp_p
         os.utime(file, (old, old))
     read_folder(folder, index=index)
     assert index.entries == {}  # ctime is of now, whatever mtime says
+
+
+def test_half_written_files_in_a_cache_are_removed_once_nobody_can_be_writing_them(tmp_path):
+    cache, old = tmp_path / "cache", time.time() - 2 * ABANDONED
+    index = FileIndex.of(tmp_path, cache).path
+    shard = "latents-0123456789abcdef.safetensors"
+    stray = [cache / f".{name}.{end}.tmp" for name in (shard, index.name) for end in ("oldwrite", "newwrite")]
+    others = [cache / name for name in (".something.else.tmp", ".latents.tmp", "latents-1.safetensors.oldwrite.tmp")]
+    cache.mkdir()
+    for path in (*stray, *others):
+        path.write_bytes(b"half")
+        if "newwrite" not in path.name:
+            os.utime(path, (old, old))
+    tensor_cache.TensorCache(cache, "latents", "", ("mean",))
+    FileIndex.of(tmp_path, cache)
+    assert set(cache.iterdir()) == {*stray[1::2], *others}

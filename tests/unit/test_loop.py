@@ -172,15 +172,20 @@ def test_the_empty_caption_is_said_as_often_as_asked():
 
 @pytest.fixture
 def training(tiny_base):
-    def make(style=False, words=(), **changes):
+    def make(style=False, words=(), side=8, **changes):
         base, found = load_base(tiny_base), grouping(words)
-        latents = torch.randn(len(CAPTIONS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        latents = torch.randn(len(CAPTIONS), 4, side, side, generator=torch.Generator().manual_seed(0))
         table = TextTable.build(base, CAPTIONS, found)
         settings = Settings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
         latents = Latents.of(latents, torch.full_like(latents, 0.1))
         return FairTraining(base, latents, table, found.weighting, settings, style)
 
     return make
+
+
+@pytest.mark.parametrize(("side", "batch", "pieces"), [(8, 128, 1), (64, 2, 1), (64, 5, 3), (128, 2, 2)])
+def test_a_cpu_takes_large_pictures_in_pieces_so_that_it_can_be_stopped_between_them(training, side, batch, pieces):
+    assert training(side=side, batch=batch).pieces == pieces
 
 
 @torch.no_grad()

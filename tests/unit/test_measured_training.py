@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
+import torch
 from comfyui_ddm.debias.adapter import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.probe import Probe
@@ -98,6 +99,17 @@ def test_stopped_while_it_is_measured_the_adapter_is_finished(given, tmp_path):
     assert result["measured"] is None and load_adapter(given["out"]).card.measured is None
     assert "The adapter is finished" in reporter.notes[-2] and "Wrote" in reporter.notes[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fair.md", "fair.safetensors"]
+
+
+def test_an_adapter_that_cannot_be_measured_is_finished_all_the_same(given, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(sweep, "measure", fail)
+    reporter = Impatient()
+    result = Job(TrainConfig(**given), reporter).run()
+    assert result["measured"] is None and load_adapter(given["out"]).card.measured is None
+    assert "is finished, but could not be measured" in reporter.notes[-2] and "memory" in reporter.notes[-2]
 
 
 def test_a_probe_that_is_none_is_refused_before_anything_is_done(given, folder, probe, tmp_path):

@@ -49,10 +49,6 @@ def test_overall_is_the_mean_of_prompts_and_not_pooled():
     assert metric.mean_over_prompts(metric.fairness_distance(p, HALF)) == pytest.approx(np.sqrt(2) * 0.4)
 
 
-def test_parity_difference_is_signed():
-    assert metric.parity_difference([0.8, 0.2], [0.5, 0.5]) == pytest.approx([0.3, -0.3])
-
-
 def test_correction_undoes_the_probe():
     confusion = np.array([[90.0, 10.0], [30.0, 70.0]])
     true = np.array([0.6, 0.4])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias import picture as pictures
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.picture import check_picture, contact_sheet, fit, open_picture, to_array
+from comfyui_ddm.debias.picture import check_picture, fit, open_picture, to_array
 from PIL import Image, ImageFile
 
 
@@ -144,15 +144,3 @@ def test_pictures_become_one_array_and_different_sizes_are_refused():
         to_array([gradient(8, 8), gradient(9, 8)])
     with pytest.raises(DDMError, match="no pictures"):
         to_array([])
-
-
-def test_a_contact_sheet_holds_the_pictures_in_rows():
-    colours = np.zeros((5, 8, 8, 3), dtype=np.uint8)
-    colours[:, :, :, 0] = np.arange(5)[:, None, None] * 10
-    sheet = contact_sheet(colours, columns=3, gap=1)
-    assert sheet.size == (3 * 9 + 1, 2 * 9 + 1)
-    assert sheet.getpixel((1 + 9 + 2, 1 + 9 + 2)) == (40, 0, 0)
-    assert sheet.getpixel((1 + 18 + 2, 1 + 9 + 2)) == (255, 255, 255)
-    assert contact_sheet(colours[:2], columns=8, gap=0).size == (16, 8)
-    with pytest.raises(DDMError, match="no pictures"):
-        contact_sheet([])

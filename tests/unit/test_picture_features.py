@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from comfyui_ddm.training import picture_features, tensor_cache
 from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.latents import Latents
-from comfyui_ddm.training.picture_features import picture_features
 
 NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
 
@@ -27,7 +27,9 @@ def look(tiny_base, tmp_path, seen):
 
     def features(concept=CONCEPT, seed=0, cache=tmp_path / "cache", rows=(0, 1, 2, 3)):
         del seen[:]
-        return picture_features(base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache)
+        return picture_features.picture_features(
+            base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache
+        )
 
     return features
 
@@ -45,6 +47,29 @@ def test_only_new_pictures_are_looked_at(look, seen):
     every = look()
     assert sum(seen) == 2 * 8
     assert all(np.allclose(every[name][[3, 1]], few[name], atol=1e-5) for name in every)
+
+
+def test_what_was_looked_at_before_a_stop_is_kept(look, seen, monkeypatch):
+    monkeypatch.setattr(picture_features, "MOST", 1)
+    monkeypatch.setattr(tensor_cache, "SECONDS", -1.0)
+    denoise = Base.denoise
+
+    def stopped(self, *given):
+        if len(seen) == 2 * 8:
+            raise KeyboardInterrupt
+        return denoise(self, *given)
+
+    monkeypatch.setattr(Base, "denoise", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        look()
+    monkeypatch.setattr(Base, "denoise", denoise)
+    look()
+    assert sum(seen) == 2 * 8
+
+
+def test_a_picture_that_comes_several_times_is_looked_at_once(look, seen):
+    found = look(rows=(2, 0, 2))
+    assert sum(seen) == 2 * 8 and all(np.array_equal(one[0], one[2]) for one in found.values())
 
 
 @pytest.mark.parametrize("change", [{"concept": 1 - CONCEPT}, {"seed": 1}])

@@ -23,12 +23,13 @@ from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.loop import FairTraining
 Base.half_is_native = False
 advance, losses = FairTraining.advance, []
-def logged(self):
-    advance(self)
+def logged(self, stop=None):
+    made = advance(self, stop)
     losses.append(self.loss.item())
     digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in self.parameters)).hexdigest()
     file = Path(os.environ["LOG"]) / (os.environ.get("RANK", "alone") + ".json")
     file.write_text(json.dumps([losses, digest]))
+    return made
 FairTraining.advance = logged
 app(sys.argv[1:])
 """

@@ -241,7 +241,6 @@ def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
     figures = [
         chart.shares_over_alpha(alpha, shares, shares - 0.05, shares + 0.05, ("_man", "$woman"), (0.5, 0.5)),
         chart.pareto([0.4, 0.2, 0.1], [0.01, 0.012, 0.02], ["α = 0", "α = 0.5", "$\\frac"]),
-        chart.predicted_curve(alpha, shares, [0.4, 0.2, 0.01], [1, 0.8, 0.4], ("man", "woman"), 0.8),
         chart.loss_curve(range(100), np.linspace(1, 0, 100)),
     ]
     for figure in figures:

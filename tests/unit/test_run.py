@@ -214,11 +214,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", save_every=1, changes={"steps": 30})
     advance = run.training.advance
 
-    def diverge():
-        advance()
+    def diverge(stop):
+        made = advance(stop)
         if run.training.step == 3:
             with torch.no_grad():
                 run.training.parameters[0].fill_(float("nan"))
+        return made
 
     run.training.advance = diverge
     with pytest.raises(DDMError, match=r"no longer finite at step 3,.*--rate"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, lora_parameters
 from comfyui_ddm.training.sampler import generate, generate_batches
 
@@ -46,6 +46,20 @@ def test_a_picture_does_not_depend_on_its_batch(plain):
     for batch_size in (1, 2):
         torch.testing.assert_close(latents(plain, batch_size=batch_size), together, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(latents(plain, PROMPTS[1:2], SEEDS[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+
+
+def test_out_of_memory_makes_fewer_pictures_at_a_time_and_they_stay_the_same(plain, monkeypatch):
+    together, run_unet, told = latents(plain), Base.run_unet, []
+
+    def only_one(self, noisy, t, text):
+        if len(noisy) > 2:  # with guidance, a picture is two rows
+            raise torch.OutOfMemoryError("no room")
+        return run_unet(self, noisy, t, text)
+
+    monkeypatch.setattr(Base, "run_unet", only_one)
+    found = latents(plain, progress=lambda *figures: told.append(figures))
+    torch.testing.assert_close(found, together, atol=1e-4, rtol=1e-4)
+    assert told == [(done, 9) for done in range(1, 10)]
 
 
 def test_batches_come_one_by_one(plain):

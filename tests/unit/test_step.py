@@ -270,7 +270,7 @@ def test_the_average_is_what_is_saved_and_it_survives_a_stop(make, tmp_path, tex
     assert whole.train()
     first = make("whole", **options)
     whole_bytes = [path.read_bytes() for path in whole.files[1:]]
-    for stop in (3, 6):  # in the style's steps, and in the adapter's
+    for stop in (3, 2, 6):  # in the style's steps, after the last of them, and in the adapter's
         first = make("whole", **options)
         first.resume()
         assert not first.train(stop=after(stop))

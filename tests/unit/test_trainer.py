@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.training import parent, trainer
 from comfyui_ddm.training.train_panel import POINTS, TrainPanel
 from comfyui_ddm.training.trainer import Trainer, sentence
 
@@ -37,9 +38,12 @@ def test_a_long_loss_curve_keeps_its_ends_and_stays_small(panel):
 
 
 def test_a_cancel_says_what_is_kept(panel):
-    assert panel.stop() == "Stopped before any training."
+    assert panel.stop(kept=True) == panel.stop(kept=False) == "Stopped before any training."
     panel.take({"phase": "training", "done": 10, "total": 40, "seconds_left": 3.0, "loss": 0.25})
-    assert "start it again with the same inputs" in panel.stop()
+    assert "What was trained is kept: start it again with the same inputs" in panel.stop(kept=True)
+    panel.take({"phase": "training", "done": 20, "total": 40, "seconds_left": 2.0, "loss": 0.25})
+    said = panel.stop(kept=False)
+    assert "What was trained is kept" not in said and "The last minutes of the training are lost" in said
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,7 @@ def test_a_cancel_says_what_is_kept(panel):
     [
         ("a warning\nddm: There is no folder.\n", 2, "There is no folder."),
         ("ddm: Give what it started with, or train anew with --restart.", 2, "train anew with overwrite switched on."),
+        ("ddm: Go on with --resume; with --calibrate 0 besides.", 2, "with the same inputs; with calibrate 0 besides."),
         ("", 130, "stopped from outside"),
         ("", -9, "The memory ran out"),
         ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.\n", 1, "The memory ran out"),
@@ -65,3 +70,28 @@ def test_a_trainer_that_cannot_begin_raises_its_own_sentence(tmp_path):
     ):
         list(trainer.events())
     assert trainer.process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("child", "kept"),
+    [
+        ("import sys; sys.stdin.read(); sys.exit(130)", True),
+        ("import sys; sys.stdin.read()", True),
+        ("import sys; sys.stdin.read(); sys.exit(2)", False),
+        ("import time; time.sleep(60)", False),
+    ],
+)
+def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_ended(
+    tmp_path, monkeypatch, child, kept
+):
+    script = tmp_path / "child.py"
+    script.write_text(child)
+    monkeypatch.setattr(trainer, "COMMAND", script)
+    monkeypatch.setattr(trainer, "PATIENCE", 3)
+    with Trainer([]) as started:
+        pass
+    assert started.process.poll() is not None and started.kept is kept
+
+
+def test_a_trainer_gives_up_by_itself_before_it_is_killed():
+    assert parent.GRACE < trainer.PATIENCE and parent.CUT_OFF not in (0, parent.STOPPED)
