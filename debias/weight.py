@@ -19,6 +19,9 @@ ESS_FLOOR = 0.2
 # weights (men .62 where they said .53), so α = 1 goes a little further.
 INDICATOR_ESS = 0.28
 PRIOR = 4.0
+# Weights that cost less than this at α = 1 are mild: what they ask for is faint beside all else that pictures have.
+MILD_ESS = 0.65
+FURTHEST = 3.0
 # What a target of 0 counts as.
 LEAST_SHARE = 1e-6
 
@@ -122,6 +125,22 @@ class Weighting:
         """Effective sample size (Kish) as a share of the set: (Σw)² / (N Σw²)."""
         weights = self.weights(alpha)
         return float(weights.sum() ** 2 / np.square(weights).sum() / len(weights))
+
+    @property
+    def reach(self) -> float:
+        """How many times as far as usual the dial is to be trained, 1 to `FURTHEST`: until mild weights cost enough.
+
+        A mild target (three to one where the pictures are six to one) asks for little that grows with α. Trained over
+        the usual dial, the adapter would learn as much of what does not matter, and calibration would enlarge both.
+        Log-odds are linear in α, so it may be learnt from further out, where more is asked for.
+        """
+        from scipy.optimize import brentq
+
+        if self.effective_share(1.0) <= MILD_ESS:
+            return 1.0
+        if self.effective_share(FURTHEST) >= MILD_ESS:
+            return FURTHEST
+        return float(brentq(lambda alpha: self.effective_share(alpha) - MILD_ESS, 1.0, FURTHEST, xtol=1e-3))
 
     def predicted_shares(self, alpha: float, membership: np.ndarray) -> np.ndarray:
         """Predict the shares [K] of any grouping of the set at α, as the mean over concepts (never pooled first)."""

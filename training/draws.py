@@ -60,6 +60,7 @@ class Draws:
         bucket: [N] number of each picture's bucket.
         timesteps: of the base's schedule.
         style: whether the first steps teach a style.
+        reach: how many times `Settings.alpha_max` the α go up to.
     """
 
     def __init__(
@@ -70,15 +71,17 @@ class Draws:
         bucket: np.ndarray,
         timesteps: int,
         style: bool,
+        reach: float = 1.0,
     ):
         self.weighting, self.captions, self.settings = weighting, captions, settings
         self.timesteps = timesteps
         self.style_steps = round(settings.style_share * settings.steps) if style else 0
-        grid = np.linspace(-settings.alpha_max, settings.alpha_max, GRID)
+        most = settings.alpha_max * reach
+        grid = np.linspace(-most, most, GRID)
         # The cell of each strength of the grid: what is nearest to it.
         self.edges = np.concatenate([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
         weights = np.stack([weighting.weights(alpha) for alpha in grid])
-        share = weights / weights.sum(1, keepdims=True) * np.diff(self.edges)[:, None] / (2 * settings.alpha_max)
+        share = weights / weights.sum(1, keepdims=True) * np.diff(self.edges)[:, None] / (2 * most)
         self.members = [np.flatnonzero(bucket == number) for number in range(bucket.max() + 1)]
         self.cumulative = [np.cumsum(weights[:, rows], 1) for rows in self.members]
         dial = [np.cumsum(np.append(0, share[:, rows].sum(1))) for rows in self.members]

@@ -27,7 +27,7 @@ from ..debias.weight import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
 from .ema import Ema
-from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, set_alpha, set_trainable
+from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, scale_lora, set_alpha, set_trainable
 from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
 from .ranks import Ranks
@@ -71,6 +71,7 @@ class FairTraining(Resumable):
         start: shares of every group in the base's own pictures; empty if nobody has looked.
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
+        reach: how many times `Settings.alpha_max` the drawn α go up to (see `reweigh`).
         pieces: a process takes its rows of a step in so many pieces.
         whole: whether weights and optimizer are those of `step`; they are not while the optimizer works.
         recordings: of a step's forward and backward, by shape; None if nothing is recorded (see `record`).
@@ -118,6 +119,7 @@ class FairTraining(Resumable):
         self.weight = torch.ones_like(self.schedule)
         if settings.min_snr:
             self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
+        self.reach = 1.0
         self.draws = self._draws(weighting)
         self.step, self.pieces, self.checkpointing, self.whole = 0, self._pieces(), False, True
         self.recordings: dict[tuple, Recording] | None = None
@@ -140,10 +142,19 @@ class FairTraining(Resumable):
 
     def _draws(self, weighting: Weighting) -> Draws:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
-        return Draws(weighting, self.captions, self.settings, bucket, len(self.schedule), "style" in self.names)
+        style = "style" in self.names
+        return Draws(weighting, self.captions, self.settings, bucket, len(self.schedule), style, self.reach)
 
-    def reweigh(self, weighting: Weighting) -> None:
-        """Draw the pictures by other weights from now on."""
+    def reweigh(self, weighting: Weighting, reach: float = 1.0) -> None:
+        """Draw the pictures by other weights from now on.
+
+        Args:
+            reach: how many times as far as usual the α go. The LoRA has so much less strength, so that what it learns
+                at the ends of the dial takes weights of the usual size.
+        """
+        for model in self.parts.values():
+            scale_lora(model, "debias", self.reach / reach)
+        self.reach = reach
         self.draws = self._draws(weighting)
 
     def rate(self, step: int) -> float:

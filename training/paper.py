@@ -135,6 +135,10 @@ class PaperRun(Run):
             self.note,
         )
 
+    def _reach(self, weighting: object) -> float:
+        """Its strength is 1 all the time."""
+        return 1.0
+
     def calibrate(self, progress: Callable[[int, int], None] | None = None, start: object = None) -> None:
         """Nothing: the paper promises no shares that a scale could be set to."""
 

@@ -14,7 +14,7 @@ from ..debias.adapter import AdapterCard, is_adapter, save_adapter
 from ..debias.error import DDMError, reason_of
 from ..debias.group import concepts
 from ..debias.storage import read_metadata
-from ..debias.weight import PredictedCurve, predict_curve, recommended_alpha
+from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader
@@ -248,11 +248,16 @@ class Run:
             # Of two groups, calibration makes up for where the base stands.
             several = [own if len(own) > 2 else None for own in grouping.by_attribute(start)]
             weighting = weighting.starting_from(grouping.groups, several)
+        reach = self._reach(weighting)
         if prompts is not None:
             weighting = weighting.corrected(grouping.targets, grouping.by_attribute(prompts))
-        if weighting is not grouping.weighting:
-            self.training.reweigh(weighting)
+        if weighting is not grouping.weighting or reach != self.training.reach:
+            self.training.reweigh(weighting, reach)
         return weighting.effective_share(1.0)
+
+    def _reach(self, weighting: Weighting) -> float:
+        """How far the dial is trained; of the weights that training begins with, so that it stays as it is."""
+        return weighting.reach
 
     def _agreed(self, stop: Callable[[], bool]) -> bool:
         """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""

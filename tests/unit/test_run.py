@@ -98,8 +98,26 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
     found = adapter.card.training["calibration"]
     assert 0.5 <= found["scale"] <= 2 and len(found["progress"]) == 3 and len(found["goal"]) == 2
     assert [lora.alpha for lora in adapter.modules.values()] == pytest.approx(
-        [2 * found["scale"]] * len(adapter.modules)
+        [2 * found["scale"] / again.training.reach] * len(adapter.modules)
     )
+
+
+def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "pictures", 28, 7)
+
+    def made(target):
+        out = tmp_path / f"{target.partition(',')[0]}.safetensors"
+        run = prepare(tiny_base, folder, out, target=target, changes={"calibrate": 0, "steps": 2})
+        assert run.train()
+        (strength,) = {lora.alpha for lora in load_adapter(out).modules.values()}
+        drawn = [run.training.draws.plan(step).alpha for step in range(200)]
+        return run.training.reach, strength, np.abs(drawn).max()
+
+    assert made("uniform") == (1.0, 2.0, pytest.approx(1.5, abs=0.05))
+    reach, strength, furthest = made("man=.75,woman=.25")
+    assert 1.5 < reach < 3
+    assert strength == pytest.approx(2 / reach)
+    assert furthest == pytest.approx(1.5 * reach, abs=0.05 * reach)
 
 
 def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(tiny_base, tmp_path):

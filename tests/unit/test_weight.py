@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias.group import Groups
 from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import ESS_FLOOR, INDICATOR_ESS, Weighting, predict_curve, recommended_alpha
+from comfyui_ddm.debias.weight import (
+    ESS_FLOOR,
+    FURTHEST,
+    INDICATOR_ESS,
+    MILD_ESS,
+    Weighting,
+    predict_curve,
+    recommended_alpha,
+)
 
 ALPHAS = (0.25, 0.5, 1.0, 1.5)
 
@@ -55,6 +63,17 @@ def test_log_odds_are_linear_in_alpha(men):
 def test_the_effective_sample_size_falls_with_alpha(men):
     sizes = [weighted(men).effective_share(alpha) for alpha in (0, *ALPHAS)]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 1 and sizes[-1] > 0
+
+
+@pytest.mark.parametrize(("target", "low", "high"), [("uniform", 1, 1), ("man=.75,woman=.25", 1.5, 2.5)])
+def test_the_dial_reaches_to_where_mild_weights_cost_as_much_as_others(men, target, low, high):
+    weighting = weighted(men, target)
+    assert low <= weighting.reach <= high
+    assert weighting.effective_share(weighting.reach) <= MILD_ESS + 0.01
+
+
+def test_the_dial_reaches_no_further_than_three_times_for_what_is_all_but_balanced(men):
+    assert weighted(men, "man=.84,woman=.16").reach == FURTHEST
 
 
 def test_a_negative_alpha_amplifies(men):
