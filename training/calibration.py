@@ -64,6 +64,17 @@ class Calibration:
     shares: tuple[tuple[float, ...], ...]
     goal: tuple[float, ...]
 
+    @property
+    def warning(self) -> str:
+        """What to know of an adapter that hardly learnt what it should; empty where it did."""
+        if self.scale < SCALES[1]:
+            return ""
+        return (
+            f"The training hardly moved the shares ({max(0, self.progress[1]):.0%} of the way), so α = 1 is "
+            f"{self.scale:g} times what was learnt, and what should stay may move as much. Train with more --steps, or "
+            "measure the adapter before you rely on it."
+        )
+
 
 def progress_of(shares: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Project shares [S, K] onto the way from the first of them to the goal [K]: 0 is the start, 1 the goal.

@@ -221,6 +221,8 @@ class Run:
                 ) from error
             if complete:
                 self.save(calibration)
+                if calibration and calibration.warning and self.note:
+                    self.note(calibration.warning)
         return complete
 
     def _look(

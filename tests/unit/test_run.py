@@ -8,6 +8,7 @@ import torch
 from comfyui_ddm.debias.adapter import content_hash, load_adapter
 from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.calibration import Calibration
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.lora import load_lora_into, set_alpha
@@ -100,6 +101,15 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
     assert [lora.alpha for lora in adapter.modules.values()] == pytest.approx(
         [2 * found["scale"] / again.training.reach] * len(adapter.modules)
     )
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(2.9, False), (3.0, True)])
+def test_an_adapter_that_hardly_learnt_what_it_should_says_so(tiny_base, tmp_path, scale, warned):
+    said = []
+    run = prepare(tiny_base, write_folder(tmp_path / "pictures"), tmp_path / "fair.safetensors", note=said.append)
+    run.calibrate = lambda *_, **__: Calibration(scale, (0, 1, 2), (0.0, 0.06, 0.11), ((0.5, 0.5),) * 3, (0.5, 0.5))
+    assert run.train()
+    assert any("6% of the way" in text and "--steps" in text for text in said) == warned
 
 
 def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(tiny_base, tmp_path):
