@@ -30,7 +30,7 @@ MASKS = {FILES: ["--masks"], "mask files, else opacity": ["--masks", "--alpha-ma
 
 
 class Train(io.ComfyNode):
-    """Runs the trainer on a folder below input/."""
+    """Runs the trainer on a folder of pictures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
