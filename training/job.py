@@ -80,6 +80,7 @@ class Job:
         with self.ranks.first_before_others():
             folders = self._folders()
         base = load_base(self.path, self.ranks.device(config.device), tokenizer=config.tokenizer)
+        base.use_size(config.size)
         with self.ranks.first_before_others():
             sets = self._sets(base, folders)
         if prompts:
@@ -174,6 +175,7 @@ class Job:
                 self.ranks,
                 self.reporter.note,
             )
+        run.training.pieces = config.pieces
         if config.checkpointing:
             run.training.save_memory()
         if config.compile:
@@ -198,6 +200,7 @@ class Job:
         )
         if config.previews:
             made = load_model(self.path, config.out, config.style, config.device, config.tokenizer)
+            made.base.use_size(config.size)
             self._previews(made.base, run).make(config.steps)
         return True
 

@@ -15,6 +15,7 @@ from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.job import Job
 from comfyui_ddm.training.probes import targets_for
 from comfyui_ddm.training.reporter import Reporter
+from PIL import Image
 from typer.testing import CliRunner
 
 from .runs import write_folder, write_probe
@@ -57,6 +58,12 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     options += ["--bf16"] if load_base(tiny_base).half_is_native else []
     swept = ddm("sweep", given["out"], "--probe", probe, "--prompts", "a doctor;a judge", "--base", tiny_base, *options)
     assert json.loads(swept.stdout)["points"] == measured["points"]
+
+
+def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
+    Job(TrainConfig(**given, previews=tmp_path / "shown", size=48)).run()
+    made = list(tmp_path.glob("shown/measured_*/**/*.png"))
+    assert made and {Image.open(picture).size for picture in made} == {(48, 48)}
 
 
 def test_enough_pictures_say_which_alpha_is_recommended(given, monkeypatch):
