@@ -107,6 +107,18 @@ def test_stopped_while_it_is_measured_the_adapter_is_finished(given, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fair.md", "fair.safetensors"]
 
 
+def test_an_adapter_that_is_there_is_measured_once_if_a_probe_is_given_later(given, monkeypatch):
+    Job(TrainConfig(**{**given, "probe": None})).run()
+    weights, calls, measure = content_hash(given["out"]), [], sweep.measure
+    monkeypatch.setattr(sweep, "measure", lambda *one: calls.append(one) or measure(*one))
+    for _ in range(2):
+        assert Job(TrainConfig(**given, overwrite=False)).run() is None
+        assert (
+            content_hash(given["out"]) == weights and load_adapter(given["out"]).card.measured["attribute"] == "gender"
+        )
+    assert len(calls) == 1
+
+
 def test_a_probe_that_is_none_is_refused_before_anything_is_done(given, folder, probe, tmp_path):
     options = ["--out", given["out"], "--base", given["base"]]
     assert "gender, gender" in ddm("train", folder, *options, "--probe", probe, "--probe", probe, code=2).stderr
