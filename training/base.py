@@ -306,7 +306,7 @@ def resolve_device(name: str = "auto") -> "torch.device":
     except RuntimeError as error:
         raise DDMError(f"There is no device called {name!r}. Use auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DDMError("No CUDA device can be used here. Use --device cpu, or auto.")
+        raise DDMError("No CUDA device can be used here. Use cpu, or auto (--device).")
     return device
 
 

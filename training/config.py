@@ -236,7 +236,7 @@ class TrainConfig:
         if self.pieces > self.batch:
             raise DDMError(f"A step has {self.batch} pictures, which are not {self.pieces} parts. Give fewer --pieces.")
         if self.cache is not None and self.no_cache:
-            raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
+            raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
 
     def settings(self, size: int) -> Settings:
         """What the loop itself depends on, for a U-Net of so many parameters."""

@@ -115,4 +115,6 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DDMError(f"{path} cannot be read as TOML ({error}). Mend it, or begin with --print-config.") from error
+        raise DDMError(
+            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one (--print-config)."
+        ) from error

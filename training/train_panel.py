@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .wording import as_inputs
+
 # Points of the loss curve at the most; beyond, every second one is dropped.
 POINTS = 240
 
@@ -17,7 +19,7 @@ class TrainPanel:
 
     Attributes:
         values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, prompts, training, calibration,
-            done or stopped.
+            sampling, looking, done or stopped.
         preview: the last preview file.
     """
 
@@ -55,18 +57,17 @@ class TrainPanel:
         elif "groups" in event:
             values["attributes"] = event["groups"]
         elif "note" in event:
-            values["remarks"].append(event["note"])
+            values["remarks"].append(as_inputs(event["note"]))
 
     def stop(self) -> str:
         """The run was cancelled; returns what to say of it."""
-        began = self.values["phase"] in ("training", "prompts", "calibration")
-        self.values |= {"phase": "stopped", "seconds_left": None}
-        self.values["summary"] = (
-            "Stopped. What was trained is kept: start it again with the same inputs to go on."
-            if began
-            else "Stopped before any training."
-        )
-        return self.values["summary"]
+        said = "Stopped before any training."
+        if self.values["phase"] in ("training", "prompts", "calibration"):
+            said = "Stopped. What was trained is kept: start it again with the same inputs to go on."
+        elif self.values["phase"] in ("sampling", "looking"):
+            said = "Stopped while measuring. The adapter is finished; start again with the same inputs to measure it."
+        self.values |= {"phase": "stopped", "seconds_left": None, "summary": said}
+        return said
 
     def fail(self, sentence: str) -> None:
         """The run ended for a reason that the sentence says."""

@@ -14,6 +14,7 @@ from typing import Any
 from ..debias.adapter import AdapterCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
+from .wording import as_inputs
 
 COMMAND = Path(__file__).resolve().parent / "__main__.py"
 DEVICES = ("cpu", "cuda", "mps")
@@ -176,8 +177,7 @@ def sentence(errors: str, code: int) -> str:
     """What a user should read of a trainer that ended with an exit code other than 0, by what it wrote to stderr."""
     _, said, text = errors.rpartition(SAID)
     if said and code == 2:
-        # The hosts' own words for two options of the command line.
-        return text.strip().replace("--restart", "overwrite switched on").replace("--resume", "the same inputs")
+        return as_inputs(text.strip())
     if code == STOPPED:
         return "The trainer was stopped from outside. What it has trained is kept: start it again to go on."
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")
