@@ -34,7 +34,7 @@ class TrainConfig:
         DDMError: fields that do not go together.
     """
 
-    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file.")]
+    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file; always needed.")]
     folder: Annotated[
         Path | None,
         Argument(help="Pictures, with captions beside them where there are any; or a .toml file with all options."),

@@ -61,7 +61,7 @@ class Job:
         if not self.ranks.first:
             self.reporter = Reporter()
         elif self.config.log:
-            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(self.config))
+            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
         self.path = self.config.base or EMBEDDED
         self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
 
