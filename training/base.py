@@ -166,6 +166,13 @@ class Base:
         ids = self.moved(read.input_ids)
         return soft_tokens.in_front(ids) if soft_tokens else ids
 
+    def cuts(self, prompts: Sequence[str]) -> list[bool]:
+        """Which of N prompts are longer than what the text encoders read of them."""
+        if not prompts:
+            return []
+        ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [len(one) > self.tokenizer.model_max_length for one in ids]
+
     def encode_pictures(
         self, pictures: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
     ) -> "torch.Tensor":

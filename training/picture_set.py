@@ -130,8 +130,25 @@ def folder_set(
         folder,
         rows,
         cache,
-        _notes(sizes, masks),
+        [*_caption_notes(base, folder), *_notes(sizes, masks)],
     )
+
+
+def _caption_notes(base: Base, folder: ImageFolder) -> list[str]:
+    name, count, captions, notes = folder.root.absolute().name, len(folder), folder.captions, []
+    if bare := captions.count(""):
+        notes.append(
+            f"{bare} of {count} pictures in {name} have no caption; they are learnt without words. Give "
+            "one with --caption."
+        )
+    distinct = list(dict.fromkeys(captions))
+    cut = {caption for caption, is_cut in zip(distinct, base.cuts(distinct), strict=True) if is_cut}
+    if long := sum(caption in cut for caption in captions):
+        notes.append(
+            f"{long} of {count} captions in {name} are longer than the {base.tokenizer.model_max_length} tokens that "
+            "the text encoder reads, and are cut. Say what matters first, or shorten them."
+        )
+    return notes
 
 
 def _size(base: Base) -> list[int]:

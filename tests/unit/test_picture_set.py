@@ -73,6 +73,19 @@ def test_a_size_that_the_model_cannot_halve_is_refused(base, size, said):
     assert said in str(refused.value) and base.picture_size == 64
 
 
+def test_pictures_without_a_caption_and_captions_that_are_cut_are_counted(base, tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    # Each letter is a token here, and there is one before and one after them.
+    for number, caption in enumerate(["", "", "a " * 75, "a " * 76]):
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text(caption, encoding="utf-8")
+    bare, cut = folder_set(base, read_folder(root)).notes
+    assert bare.startswith("2 of 4 pictures in set have no caption; they are learnt without words.")
+    assert cut.startswith("1 of 4 captions in set are longer than the 77 tokens")
+    assert folder_set(base, read_folder(root, "a colour")).notes == [cut]
+
+
 def test_every_picture_has_a_mirror_image_if_asked_for(base, folder):
     plain, flipped = (folder_set(base, read_folder(folder), preparation=Preparation(flip=flip)) for flip in (0, 1))
     assert not plain.latents.mirrored.any() and flipped.latents.mirrored.all()
