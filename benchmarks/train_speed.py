@@ -2,6 +2,9 @@
 
 The pictures are random and in memory, so nothing is measured but the loops; ours has encoded them before it begins, as
 it does for every picture once. Full shapes have random weights: their speed is that of a trained model.
+
+Like all cases it is run by `claims.py`: `python benchmarks/claims.py train-speed`, and on a GPU
+`python benchmarks/claims.py train-speed-sd15 train-speed-sdxl --device cuda`.
 """
 
 import json

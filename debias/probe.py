@@ -81,7 +81,7 @@ class Probe:
         if not hasattr(self.extractor, "embed"):
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
-                "passes. Train one on pictures instead: `ddm probe` without --clip."
+                "passes. Train one on pictures instead: `ddm probe` without CLIP (--clip)."
             )
         return self.extractor.embed(pictures)
 
@@ -116,7 +116,7 @@ class Probe:
         if self.network is None and self.extractor is None:
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, which is not at hand. "
-                "Give the folder of that model (--clip DIR), or train a probe without one."
+                "Give the folder of that model (--clip), or train a probe without one."
             )
 
     def predict(self, images: np.ndarray) -> np.ndarray:

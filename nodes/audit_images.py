@@ -9,7 +9,7 @@ from .types import schema
 
 
 class AuditImages(io.ComfyNode):
-    """Audits a folder below input/ with a base model."""
+    """Audits a folder of pictures with a base model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -10,24 +10,33 @@ from pathlib import Path
 import folder_paths
 
 from ..debias.error import DDMError
+from ..debias.picture import SUFFIXES
 from ..debias.storage import check_tensors, named_file, read_metadata
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 # Which of the host's folders: what it holds, where it is below models/.
-ADAPTERS, CHECKPOINTS, DDM = "loras", "checkpoints", "ddm"
+ADAPTERS, CHECKPOINTS, DDM, DATASETS = "loras", "checkpoints", "ddm", "ddm_datasets"
 WRITTEN = {ADAPTERS: "an adapter", DDM: "a probe"}
 CALLED = {"head": "a head for distribution guidance", "invariant": "a module for invariant guidance"}
 KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file"}
 
 
 def register_folders() -> None:
-    """Make models/ddm known to the host, and show what comes with the pack in its lists."""
-    paths = folder_paths.folder_names_and_paths.get(DDM, ([], set()))[0]  # from extra_model_paths.yaml, if there
-    ours = [str(Path(folder_paths.models_dir) / DDM), str(EXAMPLES / "probes"), str(EXAMPLES / "guidance")]
-    # An explicit extension: a folder that is only added shows every file.
-    folder_paths.folder_names_and_paths[DDM] = (list(dict.fromkeys([*paths, *ours])), {".safetensors"})
+    """Make models/ddm and the roots of data sets known to the host, and show what comes with the pack in its lists."""
+    _register(DDM, {".safetensors"}, EXAMPLES / "probes", EXAMPLES / "guidance")
+    _register(DATASETS, set(SUFFIXES))
     folder_paths.add_model_folder_path(ADAPTERS, str(EXAMPLES / "adapters"))
+
+
+def _register(folder: str, suffixes: set[str], *more: Path) -> None:
+    """Make a folder below models/ known, after those of extra_model_paths.yaml, and others that it shall show.
+
+    The suffixes are explicit: a folder that is only added shows every file.
+    """
+    given = folder_paths.folder_names_and_paths.get(folder, ([], set()))[0]
+    paths = [*given, str(Path(folder_paths.models_dir) / folder), *map(str, more)]
+    folder_paths.folder_names_and_paths[folder] = (list(dict.fromkeys(paths)), suffixes)
 
 
 def names(folder: str, kind: str | None = None) -> list[str]:

@@ -24,8 +24,8 @@ class FitProbe(io.ComfyNode):
                 io.Combo.Input(
                     "folder",
                     options=picture_folder.names(),
-                    tooltip="A folder below ComfyUI's input folder, with a metadata.jsonl or with one subfolder for "
-                    "each class.",
+                    tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with a metadata.jsonl or "
+                    "with one subfolder for each class.",
                 ),
                 io.String.Input(
                     "labels",

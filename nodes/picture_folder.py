@@ -1,4 +1,4 @@
-"""Folders of pictures, by name: those below the host's input/, and the example sets."""
+"""Folders of pictures, by name: those below the host's input/ and its roots of data sets, and the example sets."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from threading import Lock
 import folder_paths
 
 from ..debias.error import DDMError
-from .files import EXAMPLES
+from .files import DATASETS, EXAMPLES
 
 EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"
 BIASED = "people_emoji, six men to one woman, without labels (comes with ComfyUI-DDM)"
@@ -16,8 +16,8 @@ _drawing = Lock()
 
 
 def names() -> list[str]:
-    """The example sets, and every folder below input/ as the host lists them."""
-    return [EXAMPLE, BIASED, *(name for name in folder_paths.get_input_subfolders() if not name.startswith("."))]
+    """The example sets, every folder below input/, and those below the roots of data sets, which say so."""
+    return [EXAMPLE, BIASED, *_folders()]
 
 
 def resolve(name: str) -> Path:
@@ -30,12 +30,43 @@ def resolve(name: str) -> Path:
         return EXAMPLES / "people_emoji"
     if name == BIASED:
         return _biased()
-    if name not in names():
+    folder = _folders().get(name)
+    if folder is None:
         raise DDMError(
-            f"There is no folder {name!r} below ComfyUI's input folder. Put your folder of pictures there, press R to "
-            "read the folders again, and choose it."
+            f"There is no folder {name!r} below ComfyUI's input folder, nor below {DATASETS}. Put your folder of "
+            "pictures there, press R to read the folders again, and choose it."
         )
-    return Path(folder_paths.get_input_directory()) / name
+    return folder
+
+
+def _folders() -> dict[str, Path]:
+    """The host's folders by their names in the list; of two data sets of one name, the first root's."""
+    found = _below(Path(folder_paths.get_input_directory()))
+    for root in folder_paths.get_folder_paths(DATASETS):
+        for name, folder in _below(Path(root)).items():
+            found.setdefault(f"{name} (in {DATASETS})", folder)
+    return found
+
+
+def _below(root: Path) -> dict[str, Path]:
+    """All folders below a root by their paths relative to it, without hidden ones such as the trainer's cache.
+
+    Links are followed after all else, and each folder is listed once, so that links in a circle come to an end.
+    """
+    found, seen, starts = {}, set(), [root]
+    for start in starts:
+        for path, folders, _ in os.walk(start):
+            folder = Path(path)
+            real = folder.resolve()
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            found[folder.relative_to(root).as_posix()] = folder
+            folders[:] = [one for one in folders if not one.startswith(".")]
+            starts += [folder / one for one in folders if (folder / one).resolve() != real / one]
+    found.pop(".", None)
+    return dict(sorted(found.items()))
 
 
 def _biased() -> Path:

@@ -14,7 +14,7 @@ from ..debias.adapter import AdapterCard
 from ..debias.card import LoadedCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
-from . import files, picture_folder, training_set
+from . import files, picture_folder, train_options, training_set
 from .types import Card, schema
 
 if TYPE_CHECKING:
@@ -26,13 +26,8 @@ if TYPE_CHECKING:
 PAUSE = 0.25
 
 
-# What `masks` offers, and the trainer's options for it.
-FILES = "mask files"
-MASKS = {FILES: ["--masks"], "mask files, else opacity": ["--masks", "--alpha-mask"], "none": ["--no-masks"]}
-
-
 class Train(io.ComfyNode):
-    """Runs the trainer on a folder below input/."""
+    """Runs the trainer on a folder of pictures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -80,55 +75,7 @@ class Train(io.ComfyNode):
                     default=False,
                     tooltip="Replace an adapter of this name, and a stopped run of this name with other inputs.",
                 ),
-                io.String.Input(
-                    "trigger",
-                    default="",
-                    optional=True,
-                    tooltip="A word that is said at the beginning of every caption.",
-                ),
-                io.Boolean.Input(
-                    "shuffle_caption",
-                    default=False,
-                    optional=True,
-                    tooltip="Put what a caption has between commas into another order each time; the first part and "
-                    "the trigger stay.",
-                ),
-                io.Boolean.Input(
-                    "flip",
-                    default=False,
-                    optional=True,
-                    tooltip="Learn from mirror images too; not where left and right matter, as in writing.",
-                ),
-                io.Combo.Input(
-                    "masks",
-                    options=list(MASKS),
-                    default=FILES,
-                    optional=True,
-                    tooltip="What is learnt most of all: what is white in the mask beside a picture "
-                    "(face-masklabel.png for face.png), or what is opaque where there is no such file.",
-                ),
-                io.Boolean.Input(
-                    "buckets",
-                    default=True,
-                    optional=True,
-                    tooltip="Keep about the shape of each picture; off: all are cropped to their centre square.",
-                ),
-                io.Boolean.Input(
-                    "text_encoder",
-                    default=False,
-                    optional=True,
-                    tooltip="Let the text encoders learn as well. Then connect clip to DDM Load Adapter too.",
-                ),
-                io.Int.Input(
-                    "by_prompt",
-                    default=0,
-                    min=0,
-                    max=200,
-                    optional=True,
-                    tooltip="Correct each prompt by itself in the last steps, so that not only all together are in "
-                    "balance: so many pictures of each caption are looked at, at three strengths; 16 are enough. Give "
-                    "more steps then, 500 for instance. 0: no.",
-                ),
+                *train_options.inputs(),
             ],
             outputs=[
                 AdapterName.Output(display_name="adapter", tooltip="The adapter's name, for DDM Load Adapter."),
@@ -150,12 +97,16 @@ class Train(io.ComfyNode):
         rank: int,
         seed: int,
         overwrite: bool,
+        regularisation: str | None = None,
+        probe: str | None = None,
+        second_probe: str | None = None,
     ) -> bool | str:
-        """A sentence if folder, model or groups are not there, or the name is taken or none for a file."""
+        """A sentence if folders, model, groups or probes are not there, or the name is taken or none for a file."""
         from ..training.trainer import check_same
 
         try:
             training_set.check(folder, weights, groups, target)
+            train_options.check(regularisation, probe, second_probe)
             if name is not None:
                 out = files.new_file(files.ADAPTERS, name)
                 if overwrite is False and out.exists():
@@ -167,8 +118,8 @@ class Train(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
-        """Train again when a file in the folder changes."""
-        return picture_folder.stamp(folder)
+        """Train again when a file in a folder changes, or a probe."""
+        return picture_folder.stamp(folder) + train_options.stamp(**rest)
 
     @classmethod
     def execute(
@@ -185,13 +136,7 @@ class Train(io.ComfyNode):
         calibrate: int,
         seed: int,
         overwrite: bool,
-        trigger: str = "",
-        shuffle_caption: bool = False,
-        flip: bool = False,
-        masks: str = FILES,
-        buckets: bool = True,
-        text_encoder: bool = False,
-        by_prompt: int = 0,
+        **options: object,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
         from ..training.tokenizer import find_tokenizer
@@ -204,12 +149,6 @@ class Train(io.ComfyNode):
         checkpoint = Path(folder_paths.get_output_directory()) / "ddm" / f"{out.stem}.checkpoint.safetensors"
         shown = f"ddm/train_{uuid.uuid4().hex[:8]}"
         device = comfy.model_management.get_torch_device()
-        options = ["--buckets" if buckets else "--no-buckets", *MASKS[masks]]
-        options += [f"--trigger={trigger.strip()}"] if trigger.strip() else []
-        options += ["--shuffle-caption"] if shuffle_caption else []
-        options += ["--flip"] if flip else []
-        options += ["--text-encoder"] if text_encoder else []
-        options += [f"--by-prompt={by_prompt}"] if by_prompt else []
         arguments = train_arguments(
             pictures,
             base,
@@ -228,7 +167,7 @@ class Train(io.ComfyNode):
             overwrite=overwrite,
             # The host's own: the trainer runs elsewhere.
             tokenizer=None if base.is_dir() else find_tokenizer(base),
-            options=options,
+            options=train_options.arguments(**options),
         )
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()

@@ -13,7 +13,7 @@ def inputs(purpose: str) -> list[io.Input]:
         io.Combo.Input(
             "folder",
             options=picture_folder.names(),
-            tooltip="A folder below ComfyUI's input folder, with captions beside the pictures.",
+            tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with captions beside the pictures.",
         ),
         io.Combo.Input(
             "weights",

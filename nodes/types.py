@@ -11,6 +11,14 @@ Report = io.Custom("DDM_REPORT")
 Card = io.Custom("DDM_CARD")
 
 
+def advanced(*inputs: io.Input) -> tuple[io.Input, ...]:
+    """Inputs that a node hides until one asks for advanced ones, where the host's page can do so."""
+    for one in inputs:
+        # Older hosts have no argument for it, but hand this on to the page, which knows the word.
+        one.extra_dict = {**one.extra_dict, "advanced": True}
+    return inputs
+
+
 def schema(**values: object) -> io.Schema:
     """An `io.Schema` of our category, without the fields that this host's version does not know."""
     known = {item.name for item in fields(io.Schema)}

@@ -44,6 +44,7 @@ class Base:
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
         text_encoder_2, tokenizer_2: SDXL's second ones, else None.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
+        size: side in pixels that pictures have instead of the native one (see `use_size`).
     """
 
     unet: "UNet2DConditionModel"
@@ -58,6 +59,7 @@ class Base:
     text_encoder_2: "CLIPTextModelWithProjection | None" = None
     tokenizer_2: "CLIPTokenizer | None" = None
     soft_tokens: "SoftTokens | None" = None
+    size: int | None = None
 
     @property
     def latent_channels(self) -> int:
@@ -70,9 +72,34 @@ class Base:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
-    def picture_size(self) -> int:
-        """Side of the model's native picture in pixels."""
+    def native_size(self) -> int:
+        """Side of the picture in pixels that the model was made for."""
         return self.unet.config.sample_size * self.vae_factor
+
+    @property
+    def picture_size(self) -> int:
+        """Side in pixels of the pictures that are learnt from and made: the native one, if nothing else was said."""
+        return self.size or self.native_size
+
+    @property
+    def side_step(self) -> int:
+        """Sides of pictures are multiples of this: of what the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
+        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def use_size(self, size: int | None) -> None:
+        """Let pictures have another side in pixels; None or 0 is the native one.
+
+        Raises:
+            DDMError: the model knows no pictures of this side.
+        """
+        if size and size % self.side_step:
+            below = size // self.side_step * self.side_step
+            fitting = " or ".join(str(side) for side in (below, below + self.side_step) if side)
+            raise DDMError(
+                f"A side of {size} pixels is no multiple of {self.side_step}, which this model needs. Give --size "
+                f"{fitting}."
+            )
+        self.size = None if size == self.native_size else size or None
 
     @property
     def text_encoders(self) -> "dict[str, CLIPTextModel | CLIPTextModelWithProjection]":
@@ -138,6 +165,13 @@ class Base:
         read = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids = self.moved(read.input_ids)
         return soft_tokens.in_front(ids) if soft_tokens else ids
+
+    def cuts(self, prompts: Sequence[str]) -> list[bool]:
+        """Which of N prompts are longer than what the text encoders read of them."""
+        if not prompts:
+            return []
+        ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        return [len(one) > self.tokenizer.model_max_length for one in ids]
 
     def encode_pictures(
         self, pictures: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
@@ -279,7 +313,7 @@ def resolve_device(name: str = "auto") -> "torch.device":
     except RuntimeError as error:
         raise DDMError(f"There is no device called {name!r}. Use auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DDMError("No CUDA device can be used here. Use --device cpu, or auto.")
+        raise DDMError("No CUDA device can be used here. Use cpu, or auto (--device).")
     return device
 
 

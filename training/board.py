@@ -25,8 +25,8 @@ class BoardReporter(Reporter):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise DDMError(
-                f"--log needs the package tensorboard, which cannot be used here ({error}). Install it with "
-                "pip install tensorboard, or train without --log."
+                f"Curves (--log) need the package tensorboard, which cannot be used here ({error}). Install it with "
+                "pip install tensorboard, or train without."
             ) from error
         self.other, self.folder, self.config, self.open = other, folder, config, SummaryWriter
         self.writer: SummaryWriter | None = None

@@ -18,14 +18,13 @@ STEP = 64
 
 
 def bucket_sizes(base: "Base") -> list[Size]:
-    """The sizes (width, height) in pixels that a base trains on: about its native area, but never more.
+    """The sizes (width, height) in pixels that a base trains on: about the area of its square, but never more.
 
     Sides are multiples of what the U-Net can halve as often as it does (64 for Stable Diffusion), from half to twice
-    the native one.
+    that of the square.
     """
     side = base.picture_size
-    halvings = 2 ** (len(base.unet.config.block_out_channels) - 1)
-    step = max(base.vae_factor * halvings, min(STEP, side // 8))
+    step = max(base.side_step, min(STEP, side // 8))
     sizes = {(side, side)}
     for width in range(-(-side // 2 // step) * step, 2 * side + 1, step):
         height = min(side * side // width, 2 * side) // step * step

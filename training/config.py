@@ -34,7 +34,7 @@ class TrainConfig:
         DDMError: fields that do not go together.
     """
 
-    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file.")]
+    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file; always needed.")]
     folder: Annotated[
         Path | None,
         Argument(help="Pictures, with captions beside them where there are any; or a .toml file with all options."),
@@ -113,7 +113,24 @@ class TrainConfig:
         bool,
         Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
     ] = False
+    size: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="PIXELS",
+            help="Side of the square whose area pictures are learnt at; the base's own if not given. What the trainer "
+            "makes itself, to calibrate, preview or measure, has this size too.",
+        ),
+    ] = None
     batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
+    pieces: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Parts that a step's pictures are taken in, one after another: less memory, the same result. More "
+            "by itself when memory runs out.",
+        ),
+    ] = 1
     rate: Annotated[
         float | None,
         Option(
@@ -220,8 +237,10 @@ class TrainConfig:
             raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
         if self.reg is not None and self.folder is None:
             raise DDMError("--reg goes with pictures to learn. Give a FOLDER too, or make the other folder the FOLDER.")
+        if self.pieces > self.batch:
+            raise DDMError(f"A step has {self.batch} pictures, which are not {self.pieces} parts. Give fewer --pieces.")
         if self.cache is not None and self.no_cache:
-            raise DDMError("--cache and --no-cache exclude each other. Give one of them.")
+            raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
 
     def settings(self, size: int) -> Settings:
         """What the loop itself depends on, for a U-Net of so many parameters."""

@@ -58,16 +58,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_config(config: TrainConfig) -> str:
-    """A complete TOML file that gives `config`, with absolute paths and a remark on each key."""
-    return "\n".join(_lines(config)) + "\n"
+def write_config(values: Mapping[str, Any]) -> str:
+    """A TOML file that gives these fields of a `TrainConfig`, with absolute paths and a remark on each key.
+
+    What is None is written as a remark too, so that one sees what else there is.
+    """
+    return "\n".join(_lines(values)) + "\n"
 
 
-def _lines(config: TrainConfig) -> Iterator[str]:
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
     yield "# All options of a training. Use it with: ddm train FILE.toml"
-    for field in fields(config):
+    for field in fields(TrainConfig):
         _, _, option = _kind(field.type)
-        value, key = getattr(config, field.name), key_of(field.name)
+        value, key = values[field.name], key_of(field.name)
         yield f"\n# {option.help}"
         yield f"# {key} =" if value is None else f"{key} = {_value(value)}"
 
@@ -115,4 +118,6 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DDMError(f"{path} cannot be read as TOML ({error}). Mend it, or begin with --print-config.") from error
+        raise DDMError(
+            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one (--print-config)."
+        ) from error

@@ -162,7 +162,7 @@ def read_folder(
     - `metadata.jsonl` (Hugging Face's *imagefolder*), in the folder or in subfolders: `file_name`, a caption in `text`,
       `caption` or `prompt`, and any other columns as labels. Pictures beside it that it does not name are skipped.
     - subfolders: the first one's name is the label "folder", and the caption where there is no other; kohya's `N_name`
-      makes each of its pictures count N times.
+      makes each of its pictures count N times. The folder itself may be such a one.
     - a `.txt` or `.caption` file beside a picture, with its caption.
 
     A picture `face-masklabel.png` beside `face.png` is its mask.
@@ -199,6 +199,7 @@ def read_folder(
     index.save()
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
+    reading.note_own_name()
     reading.note_encodings()
     return ImageFolder(root, reading.items, reading.skipped, reading.notes)
 
@@ -208,6 +209,8 @@ class _Reading:
 
     def __init__(self, root: Path, caption: str | None, files: list[Path], progress: Callable | None, index: FileIndex):
         self.root, self.index = root, index
+        name = root.absolute().name
+        self.own_name = (name,) if _REPEATS.fullmatch(name) else ()
         self.caption = caption
         self.progress, self.looked, self.files = progress, 0, len(files)
         self.items: list[Item] = []
@@ -256,7 +259,7 @@ class _Reading:
             self.add(file, text or self.text_beside(file), labels, "", 1)
 
     def read_file(self, file: Path) -> None:
-        folders = file.relative_to(self.root).parts[:-1]
+        folders = file.relative_to(self.root).parts[:-1] or self.own_name
         repeats, name = 1, folders[0] if folders else ""
         for folder in folders:
             if counted := _REPEATS.fullmatch(folder):
@@ -333,6 +336,15 @@ class _Reading:
         if encoding != "utf-8-sig":
             self.recoded.append(f"{file.relative_to(self.root).as_posix()} ({encoding})")
         return text.replace("\0", "")
+
+    def note_own_name(self) -> None:
+        # Who chose the folder by itself may have meant nothing by its name.
+        for name in self.own_name if any(item.path.parent == self.root for item in self.items) else ():
+            repeats, said = _REPEATS.fullmatch(name).groups()
+            self.notes.append(
+                f"The name {name} is read as kohya's tools do: pictures of this folder count {repeats} times, and show "
+                f"“{said.replace('_', ' ')}” where they have no caption. Rename it if it means something else."
+            )
 
     def note_encodings(self) -> None:
         if self.recoded:

@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..debias.adapter import content_hash, is_adapter
+from ..debias.adapter import AdapterCard, content_hash, is_adapter
 from ..debias.error import DDMError, reason_of
 from ..debias.reading import check_probes
+from ..debias.storage import read_metadata
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter
@@ -60,7 +61,7 @@ class Job:
         if not self.ranks.first:
             self.reporter = Reporter()
         elif self.config.log:
-            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(self.config))
+            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
         self.path = self.config.base or EMBEDDED
         self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
 
@@ -80,6 +81,7 @@ class Job:
         with self.ranks.first_before_others():
             folders = self._folders()
         base = load_base(self.path, self.ranks.device(config.device), tokenizer=config.tokenizer)
+        base.use_size(config.size)
         with self.ranks.first_before_others():
             sets = self._sets(base, folders)
         if prompts:
@@ -107,7 +109,11 @@ class Job:
             raise Stopped
         if config.card and self.ranks.first:
             self._write_pages()
-        measured = self._measure(run) if config.probe and self.ranks.first else {}
+        measured = {}
+        if config.probe and self.ranks.first:
+            style = content_hash(config.style) if config.style else None
+            with run.training.averaged():
+                measured = self._measure(run, Model(base, content_hash(config.out), style))
         result = self._result(run, time.monotonic() - began, measured)
         note(f"Wrote {config.out} in {result['seconds']:.0f} s. Recommended α: {result['recommended_alpha']:g}.")
         self.reporter.result(result)
@@ -180,6 +186,7 @@ class Job:
                 self.ranks,
                 self.reporter.note,
             )
+        run.training.pieces = max(run.training.pieces, config.pieces)
         if config.checkpointing:
             run.training.save_memory()
         if config.compile:
@@ -208,10 +215,21 @@ class Job:
         self.reporter.note(
             f"{config.out.name} is there already, made of these pictures with these settings: nothing is trained."
         )
-        if config.previews:
+        unmeasured = config.probe and not self._is_measured()
+        if config.previews or unmeasured:
             made = load_model(self.path, config.out, config.style, config.device, config.tokenizer)
-            self._previews(made.base, run).make(config.steps)
+            made.base.use_size(config.size)
+            if config.previews:
+                self._previews(made.base, run).make(config.steps)
+            if unmeasured:
+                self._measure(run, made)
         return True
+
+    def _is_measured(self) -> bool:
+        """Whether the card of the adapter that is there says already what the first probe sees."""
+        measured = AdapterCard.from_metadata(read_metadata(self.config.out)).measured
+        (probe,) = open_probes(self.config.probe[:1], self.config.clip, "cpu")
+        return bool(measured) and measured["attribute"] == probe.attribute
 
     def _resume(self, run: Run) -> bool:
         """Go on from the checkpoint if there is one; with `restart`, one of another run is thrown away."""
@@ -237,22 +255,24 @@ class Job:
             if not write_page(file):
                 self.reporter.note(f"{page_path(file).name} was not written by the trainer, so it stays as it is.")
 
-    def _measure(self, run: Run) -> dict[str, Any]:
+    def _measure(self, run: Run, model: Model) -> dict[str, Any]:
         """Measure the finished adapter and write its card; if that is stopped or fails, the adapter stays as it is.
 
         Beside previews, the pictures are kept.
+
+        Args:
+            model: the base with the adapter on it.
         """
         from .sweep import measure
 
-        config, base, adapter = self.config, run.base, content_hash(self.config.out)
-        model = Model(base, adapter, content_hash(config.style) if config.style else None)
-        probes = open_probes(config.probe, config.clip, base.device)
+        config = self.config
+        probes = open_probes(config.probe, config.clip, model.base.device)
         prompts = list(dict.fromkeys(run.pictures.captions))
         count = min(len(prompts), MEASURED)
         prompts = [prompts[place * len(prompts) // count] for place in range(count)]
-        kept = config.previews and nullcontext(config.previews / f"measured_{adapter[:8]}")
+        kept = config.previews and nullcontext(config.previews / f"measured_{model.adapter[:8]}")
         try:
-            with kept or TemporaryDirectory() as folder, run.training.averaged():
+            with kept or TemporaryDirectory() as folder:
                 return measure(
                     config.out,
                     model,

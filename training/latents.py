@@ -200,7 +200,7 @@ class Encoder:
 
 
 def square_latents(base: "Base", folder: "ImageFolder", progress: Progress | None = None) -> Latents:
-    """A folder's pictures at the base's native size, cropped to the centre square; errors as in `Encoder.rows`."""
+    """A folder's pictures at the base's picture size, cropped to the centre square; errors as in `Encoder.rows`."""
     side = (base.picture_size, base.picture_size)
     rows = Encoder(base).rows([View(item, side) for item in folder.items], progress)
     return Latents(base.device, rows, [None] * len(rows), [None] * len(rows))

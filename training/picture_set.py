@@ -43,7 +43,7 @@ class PictureSet:
 
     Attributes:
         latents: what is learnt from.
-        squares: the same pictures as centre squares of the base's native size: groups and calibration compare all
+        squares: the same pictures as centre squares of the base's picture size: groups and calibration compare all
             pictures with each other, and with what the base makes. If they were compared in their own shapes, the shape
             itself would be found to be common or rare.
         captions: [N].
@@ -106,11 +106,11 @@ def folder_set(
     rows = [row for row, item in enumerate(items) for _ in range(item.repeats)]
     if count is not None:
         rows = sorted(np.resize(np.random.default_rng(0).permutation(rows), count).tolist())
-    native = (base.picture_size, base.picture_size)
-    sizes = assign([item.size for item in items], bucket_sizes(base) if how.buckets else [native])
+    square_size = (base.picture_size, base.picture_size)
+    sizes = assign([item.size for item in items], bucket_sizes(base) if how.buckets else [square_size])
     views = [View(item, size) for item, size in zip(items, sizes, strict=True)]
     mirrors = [View(view.item, view.size, flip=True) for view in views] if how.flip else []
-    squares = [View(item, native) for item in items]
+    squares = [View(item, square_size) for item in items]
     found = iter(Encoder(base, cache).rows([*views, *mirrors, *squares], progress))
     plain, flipped, square = ([next(found) for _ in part] for part in (views, mirrors, squares))
     none = [None] * len(items)
@@ -121,6 +121,7 @@ def folder_set(
     captions = [items[row].caption for row in rows]
     facts = [folder.fingerprint(), captions, [view.key for view in (*views, *mirrors)], how.masks, how.alpha_mask]
     facts.append([item.mask_digest for item in items])
+    facts += _size(base)
     return PictureSet(
         Latents(base.device, plain, flipped or none, masks).take(rows),
         Latents(base.device, square, none, none).take(rows),
@@ -129,8 +130,30 @@ def folder_set(
         folder,
         rows,
         cache,
-        _notes(sizes, masks),
+        [*_caption_notes(base, folder), *_notes(sizes, masks)],
     )
+
+
+def _caption_notes(base: Base, folder: ImageFolder) -> list[str]:
+    name, count, captions, notes = folder.root.absolute().name, len(folder), folder.captions, []
+    if bare := captions.count(""):
+        notes.append(
+            f"{bare} of {count} pictures in {name} have no caption; they are learnt without words. Give "
+            "one with --caption."
+        )
+    distinct = list(dict.fromkeys(captions))
+    cut = {caption for caption, is_cut in zip(distinct, base.cuts(distinct), strict=True) if is_cut}
+    if long := sum(caption in cut for caption in captions):
+        notes.append(
+            f"{long} of {count} captions in {name} are longer than the {base.tokenizer.model_max_length} tokens that "
+            "the text encoder reads, and are cut. Say what matters first, or shorten them."
+        )
+    return notes
+
+
+def _size(base: Base) -> list[int]:
+    """What a fingerprint says of the pictures' size: nothing for the native one, as before there was another."""
+    return [base.size] if base.size else []
 
 
 def _notes(sizes: Sequence[Size], masks: Sequence[Row | None]) -> list[str]:
@@ -153,6 +176,6 @@ def self_set(
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
     seeds = [1_000_000 + seed + number for number in range(len(captions))]
     made = torch.cat([batch.latents for batch in generate_batches(base, captions, seeds, progress=progress)])
-    digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed, *_size(base)]).encode()).hexdigest()
     latents = Latents.of(made)
     return PictureSet(latents, latents, captions, digest)

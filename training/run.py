@@ -406,6 +406,7 @@ class Run:
             training={
                 **self.settings.as_dict(),
                 "pictures": len(self.pictures.captions),
+                "size": self.base.picture_size,
                 "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "prompts": self.seen,

@@ -108,7 +108,7 @@ def load_single_file(
     if words > rows:
         raise DDMError(
             f"The tokenizer in {folder} knows {words} tokens, and {path.name} only {rows}: it is another model's. Give "
-            "CLIP's with --tokenizer."
+            "CLIP's (--tokenizer)."
         )
     return parts
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .wording import as_inputs
+
 # Points of the loss curve at the most; beyond, every second one is dropped.
 POINTS = 240
 
@@ -17,7 +19,7 @@ class TrainPanel:
 
     Attributes:
         values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, prompts, training, calibration,
-            done or stopped.
+            sampling, looking, done or stopped.
         preview: the last preview file.
     """
 
@@ -55,7 +57,7 @@ class TrainPanel:
         elif "groups" in event:
             values["attributes"] = event["groups"]
         elif "note" in event:
-            values["remarks"].append(event["note"])
+            values["remarks"].append(as_inputs(event["note"]))
 
     def stop(self, kept: bool) -> str:
         """The run was cancelled; returns what to say of it.
@@ -71,6 +73,8 @@ class TrainPanel:
                     "The trainer did not stop in time and was ended. The last minutes of the training are lost: start "
                     "it again with the same inputs to go on from what it had kept before."
                 )
+        elif self.values["phase"] in ("sampling", "looking"):
+            said = "Stopped while measuring. The adapter is finished; start again with the same inputs to measure it."
         self.values |= {"phase": "stopped", "seconds_left": None, "summary": said}
         return said
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -16,6 +15,7 @@ from ..debias.adapter import AdapterCard
 from ..debias.error import DDMError
 from ..debias.storage import read_metadata
 from .parent import CUT_OFF, GRACE, STOPPED
+from .wording import as_inputs
 
 COMMAND = Path(__file__).resolve().parent / "__main__.py"
 DEVICES = ("cpu", "cuda", "mps")
@@ -184,9 +184,7 @@ def sentence(errors: str, code: int) -> str:
     """What a user should read of a trainer that ended with an exit code other than 0, by what it wrote to stderr."""
     _, said, text = errors.rpartition(SAID)
     if said and code == 2:
-        # The hosts' own words for options of the command line.
-        words = {"--restart": "overwrite switched on", "--resume": "the same inputs", "--calibrate": "calibrate"}
-        return reduce(lambda said, option: said.replace(option, words[option]), words, text.strip())
+        return as_inputs(text.strip())
     if code == STOPPED:
         return "The trainer was stopped from outside. What it has trained is kept: start it again to go on."
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")

@@ -62,6 +62,20 @@ function schedulePanel(node) {
   watch(node, () => draw());
 }
 
+/**
+ * The classic renderer hides what a widget itself calls advanced, and the page says so in the widget's options alone.
+ * It would keep room for what it hides, between the other widgets and the panel.
+ */
+function hideAdvanced(node) {
+  const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced);
+  if (!advanced.length) return;
+  for (const widget of advanced) {
+    widget.advanced = true;
+    widget.computeSize = (width) => [width ?? 0, node.showAdvanced ? globalThis.LiteGraph.NODE_WIDGET_HEIGHT : -4];
+  }
+  node.setSize(node.computeSize());
+}
+
 function trainPanel(node) {
   let live;
   const view = trainingView();
@@ -95,6 +109,8 @@ app.registerExtension({
     api.addEventListener("ddm.train", showTraining);
   },
   nodeCreated(node) {
-    PANELS[node.comfyClass]?.(node);
+    if (!(node.comfyClass in PANELS)) return;
+    hideAdvanced(node);
+    PANELS[node.comfyClass](node);
   },
 });

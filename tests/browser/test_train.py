@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from comfyui_ddm.debias.adapter import load_adapter
 from PIL import Image
 
 VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "calibrate": 0}
@@ -81,6 +82,28 @@ def test_what_was_trained_is_shown_again_in_a_saved_graph(comfy, trainer):
     assert comfy.text(saved["nodes"][0]["id"]) == shown
     image = comfy.panel(saved["nodes"][0]["id"]).query_selector("img")
     comfy.page.wait_for_function("(image) => image.naturalWidth > 100", arg=image)
+
+
+def test_advanced_inputs_are_hidden_until_one_asks_for_them_and_count_all_the_same(comfy, trainer):
+    comfy.open()
+    node = trainer(name="hidden", steps=2, batch=4)
+    shown = """(id) => {
+        const node = app.graph.getNodeById(id);
+        const shown = node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name);
+        const place = (name) => node.widgets.find((one) => one.name === name).y;
+        const room = place("ddm_panel") - place("by_prompt");
+        return [shown.includes("by_prompt"), shown.includes("learning_rate"), shown.includes("measure"), room];
+    }"""
+    comfy.page.wait_for_timeout(500)  # until it is drawn
+    *before, room = comfy.js(shown, node)
+    assert before == [True, False, False] and room < 50
+    comfy.run()
+    assert "hidden.safetensors is among your LoRAs." in comfy.text(node)
+    assert load_adapter(comfy.server.base / "models" / "loras" / "hidden.safetensors").card.training["batch"] == 4
+    comfy.js("(id) => app.graph.getNodeById(id).toggleAdvanced()", node)
+    comfy.page.wait_for_timeout(500)
+    *after, room = comfy.js(shown, node)
+    assert after == [True, True, True] and room > 12 * 20
 
 
 def test_the_name_can_be_wired_to_the_adapter_of_a_loader(comfy, trainer):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from .server import PACK
-from .workflow import to_graph
+from .workflow import to_graph, widgets
 
 EXAMPLES = PACK / "example_workflows"
 NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": {"CheckpointLoaderSimple", "LoraLoader"}}
@@ -39,6 +39,12 @@ def test_an_example_runs_to_a_saved_picture(server, few, name):
     saved = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
     assert saved
     assert all(server.view(file).startswith(b"\x89PNG") for file in saved)
+
+
+def test_a_workflow_saved_before_the_advanced_inputs_still_loads(server):
+    (node,) = (node for node in read("Train an adapter")["nodes"] if node["type"] == "DDMTrain")
+    order = [name for name, _ in widgets(server.get("/object_info")["DDMTrain"])]
+    assert order[: len(node["widgets_values"])] == [one["name"] for one in node["inputs"]] and len(order) > 19
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS_DOWNLOAD))

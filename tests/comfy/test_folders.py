@@ -1,12 +1,14 @@
 """Nodes that read a folder below input/: audits and probes of one's own."""
 
+import json
+
 import numpy as np
 import pytest
 from comfyui_ddm.debias.probe import Probe
 from PIL import Image
 
 from . import graphs
-from .server import Failed, Refused
+from .server import PACK, Failed, Refused, run_in_host
 
 EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"
 
@@ -100,3 +102,78 @@ def test_a_name_that_is_none_for_a_file_is_refused(server, shades, name):
 def test_the_example_set_is_offered_first(server):
     for node in ("DDMAuditImages", "DDMFitProbe"):
         assert server.options(node, "folder")[0] == EXAMPLE
+
+
+def fill(folder, level=40):
+    """A folder with one picture."""
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64), (level, level, level)).save(folder / "one.png")
+    return folder
+
+
+def test_a_cache_and_what_else_is_hidden_is_not_offered(server, shades):
+    (shades / ".ddm_cache" / "kept").mkdir(parents=True)
+    offered = server.options("DDMTrain", "folder")
+    assert shades.name in offered and f"{shades.name}/dark" in offered
+    assert not [name for name in offered if "ddm_cache" in name]
+
+
+def test_a_data_set_beside_the_models_is_offered_told_apart_and_read(server):
+    fill(server.base / "models" / "ddm_datasets" / "Ordner 画" / "10_set", 200)
+    fill(server.base / "input" / "Ordner 画")
+    both = ["Ordner 画", "Ordner 画 (in ddm_datasets)", "Ordner 画/10_set (in ddm_datasets)"]
+    for node in ("DDMTrain", "DDMAuditImages", "DDMFitProbe"):
+        offered = server.options(node, "folder")
+        assert [name for name in offered if "画" in name] == both
+    with pytest.raises(Failed, match="no label column"):
+        server.run(graphs.fit(both[2], labels="age"))
+
+
+def test_a_linked_folder_is_offered_and_links_in_a_circle_come_to_an_end(server, tmp_path):
+    elsewhere = fill(tmp_path / "elsewhere" / "set").parent
+    root = server.base / "input" / "links"
+    root.mkdir()
+    (root / "far").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "back").symlink_to(root, target_is_directory=True)
+    (root / "here").symlink_to(root, target_is_directory=True)
+    assert [name for name in server.options("DDMTrain", "folder") if name.startswith("links")] == [
+        "links",
+        "links/far",
+        "links/far/set",
+    ]
+    with pytest.raises(Failed, match="no label column"):
+        server.run(graphs.fit("links/far/set", labels="age"))
+    (root / "here").unlink()
+    (root / "far").unlink()
+
+
+CONFIGURED = """
+import importlib.util, json, sys
+from comfy.cli_args import args
+args.cpu = True
+import folder_paths
+from utils.extra_config import load_extra_path_config
+load_extra_path_config(sys.argv[2])
+pack = sys.argv[1]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.nodes import files, picture_folder
+files.register_folders()
+files.register_folders()
+roots, suffixes = folder_paths.folder_names_and_paths["ddm_datasets"]
+names = [name for name in picture_folder.names() if "ddm_datasets" in name]
+print(json.dumps([roots, sorted(suffixes), {name: str(picture_folder.resolve(name)) for name in names}]))
+"""
+
+
+def test_roots_of_data_sets_may_be_configured_and_show_pictures_only(host, tmp_path):
+    first, second = fill(tmp_path / "a" / "set"), fill(tmp_path / "b" / "set")
+    other = fill(tmp_path / "b" / "other")
+    config = tmp_path / "paths.yaml"
+    config.write_text(f"mine:\n    ddm_datasets: |\n        {tmp_path / 'a'}\n        {tmp_path / 'b'}\n", "utf-8")
+    roots, suffixes, found = json.loads(run_in_host(host, CONFIGURED, str(PACK), str(config)).splitlines()[-1])
+    assert roots[:2] == [str(tmp_path / "a"), str(tmp_path / "b")] and len(roots) == 3
+    assert roots[2].endswith("ddm_datasets") and ".png" in suffixes and ".txt" not in suffixes
+    assert found == {"set (in ddm_datasets)": str(first), "other (in ddm_datasets)": str(other)}
+    assert second.is_dir()

@@ -115,6 +115,70 @@ def test_our_own_construction_agrees_with_the_hosts(seen, kind):
     assert {name: ours[name] for name in alike} == {name: theirs[name] for name in alike}
 
 
+# Run in the host's Python: what its loader's own functions make of weights of zeros, by the host's names for them.
+PATCH = """
+import json, sys
+from comfy.cli_args import args
+args.cpu = True
+import torch, comfy.lora, comfy.model_detection, comfy.sdxl_clip, comfy.utils
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+lora, config, out = sys.argv[1:]
+with torch.device("meta"):
+    unet = UNet2DConditionModel.from_config(json.load(open(config)))
+found = comfy.model_detection.model_config_from_diffusers_unet(unet.state_dict())
+found.set_inference_dtype(torch.float16, None)
+model = found.get_model({}, "", device="meta")
+clip = comfy.sdxl_clip.SDXLClipModel(device="meta", dtype=torch.float16)
+keys = comfy.lora.model_lora_keys_clip(clip, comfy.lora.model_lora_keys_unet(model, {}))
+sizes = {key: value.shape for part in (model, clip) for key, value in part.state_dict().items()}
+patched = {
+    key: comfy.lora.calculate_weight([(0.7, patch, 1.0, None, None)], torch.zeros(sizes[key]), key)
+    for key, patch in comfy.lora.load_lora(load_file(lora), keys).items()
+}
+save_file(patched, out)
+names = comfy.utils.unet_to_diffusers(found.unet_config)
+print(json.dumps({name: "diffusion_model." + key for name, key in names.items()}))
+"""
+
+
+def test_the_host_adds_to_each_layer_of_sdxl_what_the_trainer_learnt_for_it(host, tmp_path):
+    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+
+    unet = lora_shapes(CONFIGS["SDXL"]["unet"])
+    chosen = [name for number, name in enumerate(sorted(unet)) if number % 40 == 0]
+    chosen += [name for name in unet if name.startswith("mid_block.resnets") or "shortcut" in name][:3]
+    shapes = {name: unet[name] for name in chosen}
+    text = {
+        "text_encoder.text_model.encoder.layers.3.self_attn.q_proj": "clip_l.transformer.text_model.encoder.layers.3"
+        ".self_attn.q_proj.weight",
+        "text_encoder_2.text_model.encoder.layers.30.mlp.fc1": "clip_g.transformer.text_model.encoder.layers.30.mlp"
+        ".fc1.weight",
+    }
+    shapes |= dict(zip(text, [(768, 768), (5120, 1280)], strict=True))
+    generator = torch.Generator().manual_seed(0)
+    layers = {
+        name: Lora(
+            torch.randn(2, *shape[1:], generator=generator),
+            torch.randn(shape[0], 2, *[1] * (len(shape) - 2), generator=generator),
+            3.0,
+        )
+        for name, shape in shapes.items()
+    }
+    lora, config, out = tmp_path / "xl.safetensors", tmp_path / "unet.json", tmp_path / "patched.safetensors"
+    save_adapter(lora, layers, AdapterCard(architecture="stable-diffusion-xl-v1-base/lora"))
+    config.write_text(json.dumps(CONFIGS["SDXL"]["unet"]))
+    said = run_in_host(host, PATCH, str(lora), str(config), str(out))
+    keys = {name: text.get(name) for name in layers} | {
+        name.removesuffix(".weight"): key for name, key in json.loads(said.splitlines()[-1]).items()
+    }
+    patched = load_safetensors(out.read_bytes())
+    assert set(patched) == {keys[name] for name in layers} and len(layers) > 15
+    for name, (down, up, alpha) in layers.items():
+        learnt = 0.7 * alpha / 2 * (up.flatten(1) @ down.flatten(1)).reshape(shapes[name])
+        assert torch.allclose(patched[keys[name]], learnt, atol=1e-4), name
+
+
 def save_random(model, path, std=0.02):
     """Write random half-precision weights of a model on the meta device; norms are 1 and 0."""
     from comfyui_ddm.debias.storage import save_tensors

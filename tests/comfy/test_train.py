@@ -1,5 +1,6 @@
 """DDM Train: a trainer of its own, watched, cancelled, gone on with."""
 
+import json
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from . import graphs
 from .listener import Listener
-from .server import ADAPTER, EMBEDDED, PACK, Failed, Refused
+from .server import ADAPTER, EMBEDDED, PACK, Failed, Refused, run_in_host
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,9 @@ def test_the_trainers_sentence_is_the_nodes_error(server, folder):
         ({"weights": "../../etc"}, "There is no"),
         ({"groups": "gender"}, "is not known"),
         ({"groups": "discovered", "target": "dark=.5,light=.5"}, "needs named groups"),
+        ({"regularisation": "../output"}, "There is no folder"),
+        ({"probe": "../../secret.safetensors"}, "There is no DDM file"),
+        ({"second_probe": "gender_head.safetensors"}, "is not a probe"),
     ],
 )
 def test_inputs_are_checked_before_anything_runs(server, folder, inputs, said):
@@ -235,3 +239,64 @@ def test_checkpoints_are_offered_and_one_that_is_no_base_is_refused_before_anyth
     with pytest.raises(Refused) as refused:
         server.queue(graphs.train(folder, name="wrong", weights=lora))
     assert "is no checkpoint of Stable Diffusion" in str(refused.value.node_errors["train"])
+
+
+def test_the_advanced_inputs_reach_the_trainer_and_a_probe_fills_the_card(server, folder):
+    known = server.base / "input" / "known"
+    known.mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 64), (60 * number, 120, 90)).save(known / f"{number}.png")
+    given = {"learning_rate": 0.001, "size": 32, "batch": 8, "pieces": 2, "checkpointing": True, "trigger": "sks"}
+    given |= {"regularisation": "known", "self_prompts": "a doctor", "self_count": 2}
+    given |= {"probe": "gender.safetensors", "second_probe": "skin_tone.safetensors", "measure": 1}
+    prompt, panels = watch(server, graphs.train(folder, name="advanced", **given))
+    (made,) = server.wait(prompt)["train"]["ddm_panel"]
+    card = load_adapter(server.base / "models" / "loras" / "advanced.safetensors").card
+    assert {name: card.training[name] for name in ("rate", "size", "batch", "pictures")} == {
+        "rate": 0.001,
+        "size": 32,
+        "batch": 8,
+        "pictures": 16 + 16 + 2,
+    }
+    assert sorted(card.concepts) == ["a doctor", "a shade", "sks, a shade"]
+    assert card.measured["attribute"] == "gender" and made["card"]["measured"] == card.measured
+    assert {"sampling", "looking"} <= {panel["phase"] for panel in panels}
+
+
+def test_advanced_inputs_are_marked_for_the_page(server):
+    known = server.get("/object_info/DDMTrain")["DDMTrain"]["input"]["optional"]
+    hidden = [name for name, (_, more) in known.items() if more.get("advanced")]
+    assert hidden[0] == "learning_rate" and hidden == list(known)[-len(hidden) :]
+
+
+EXECUTE = """
+import importlib.util, json, sys
+from types import SimpleNamespace
+from comfy.cli_args import args
+args.cpu = True
+import comfy.model_management
+pack = sys.argv[1]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.nodes import files, picture_folder, train
+files.register_folders()
+happened = []
+comfy.model_management.unload_all_models = lambda: happened.append("unloaded")
+train.run = lambda arguments, panel, node: happened.append(arguments)
+train.result = lambda out, panel: None
+train.Train.hidden = SimpleNamespace(unique_id="1")
+values = dict(folder=picture_folder.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
+values |= dict(target="uniform", caption="", style=False, steps=3, rank=2, calibrate=0, seed=0, overwrite=False)
+train.Train.execute(**values, self_prompts=sys.argv[2])
+from pack.training.prompt import read_prompts
+given = next(one for one in happened[1] if one.startswith("--self="))
+print(json.dumps([happened[0], len(happened), read_prompts(given.removeprefix("--self="))]))
+"""
+
+
+def test_the_hosts_models_make_room_before_the_trainer_starts_and_no_file_is_read_for_prompts(host, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret", encoding="utf-8")
+    said = run_in_host(host, EXECUTE, str(PACK), str(secret))
+    assert json.loads(said.splitlines()[-1]) == ["unloaded", 2, [str(secret)]]

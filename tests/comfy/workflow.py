@@ -36,7 +36,10 @@ def widgets(known: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _values(node: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     values = iter(node.get("widgets_values", []))
     for name, options in widgets(known):
-        yield name, next(values)
+        try:
+            yield name, next(values)
+        except StopIteration:  # saved before the node had this input, which the page leaves as it is
+            return
         if options.get("control_after_generate", name in ("seed", "noise_seed")):
             next(values)  # "fixed", "randomize", ...: the front end's own
         if options.get("image_upload"):

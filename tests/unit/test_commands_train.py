@@ -8,6 +8,7 @@ from comfyui_ddm.debias.adapter import load_adapter
 from comfyui_ddm.debias.storage import save_tensors
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.latents import Latents
 from diffusers import AutoencoderKL
 from typer.testing import CliRunner
 
@@ -188,3 +189,21 @@ def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
     given = (folder, "--groups", "labels:gender")
     ddm(*given, "--caption-dropout", 0.5)
     assert load_adapter(tmp_path / "fair.safetensors").card.training["dropout"] == 0.5
+
+
+def test_pictures_can_be_learnt_at_another_size(ddm, folder, tmp_path):
+    made = []
+    for given in ([], ["--size", 48]):
+        ddm(folder, "--groups", "labels:gender", "--calibrate", 4, *given)
+        made.append(load_adapter(tmp_path / "fair.safetensors"))
+    assert [one.card.training["size"] for one in made] == [64, 48]
+    assert made[0].card.training["fingerprint"] != made[1].card.training["fingerprint"]
+    assert "Give --size 32 or 48" in ddm(folder, "--size", 40, code=2).said
+
+
+def test_a_step_is_taken_in_as_many_parts_as_one_says(ddm, folder, monkeypatch):
+    seen, fetch = [], Latents.fetch
+    monkeypatch.setattr(Latents, "fetch", lambda self, rows, flip: seen.append(len(rows)) or fetch(self, rows, flip))
+    ddm(folder, "--groups", "labels:gender", "--pieces", 2)
+    assert seen == [2, 2] * 3
+    assert "Give fewer --pieces" in ddm(folder, "--pieces", 5, code=2).said

@@ -40,15 +40,26 @@ def test_a_printed_configuration_gives_the_same_one_again(written, tmp_path):
         preview_every=7,
         probe=[tmp_path / "gender.safetensors", tmp_path / "tone.safetensors"],
     )
-    assert TrainConfig(**read_config(written(write_config(config)))) == config
+    assert TrainConfig(**read_config(written(write_config(vars(config))))) == config
 
 
 def test_every_option_of_the_command_is_printed_under_its_name_even_if_it_is_not_set(tmp_path):
-    lines = write_config(TrainConfig(out=tmp_path / "fair.safetensors", folder=tmp_path)).splitlines()
+    lines = write_config(vars(TrainConfig(out=tmp_path / "fair.safetensors", folder=tmp_path))).splitlines()
     keys = [key_of(field.name) for field in fields(TrainConfig)]
     assert [line.removeprefix("# ").partition(" =")[0] for line in lines[3::3]] == keys
     shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "400"}).stdout
     assert [key for key in keys if f"--{key} " not in shown] == ["folder"]
+
+
+def test_a_configuration_is_printed_whatever_is_given_and_what_is_not_is_a_remark(written, tmp_path):
+    bare = CliRunner().invoke(app, ["train", "--print-config"])
+    assert bare.exit_code == 0 and "# out =" in bare.stdout.splitlines() and "# folder =" in bare.stdout.splitlines()
+    assert read_config(written(bare.stdout))["steps"] == 300
+    some = CliRunner().invoke(app, ["train", str(tmp_path), "--steps", "7", "--print-config"])
+    found = read_config(written(some.stdout))
+    assert (found["folder"], found["steps"]) == (tmp_path, 7) and "out" not in found
+    refused = CliRunner().invoke(app, ["train", str(tmp_path)])
+    assert refused.exit_code == 2 and "--out fair.safetensors" in refused.stderr
 
 
 def test_paths_in_a_file_begin_at_its_folder(written, tmp_path):

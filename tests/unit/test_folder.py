@@ -52,6 +52,23 @@ def test_a_subfolder_is_the_label_and_the_caption_of_last_resort(tmp_path):
     assert read_folder(tmp_path, caption="x").captions == ["x", "a pilot waving", "x"]
 
 
+def test_a_folder_that_is_itself_one_of_kohyas_is_read_as_one_and_says_so(tmp_path):
+    root = tmp_path / "10_sks_person"
+    save(root / "a.png")
+    save(root / "b.png")
+    (root / "b.txt").write_text("a doctor", encoding="utf-8")
+    found = read_folder(root)
+    assert [(item.repeats, item.caption) for item in found.items] == [(10, "sks person"), (10, "a doctor")]
+    assert "count 10 times, and show “sks person”" in found.notes[0]
+    save(root / "5_other" / "c.png")
+    save(root / "plain" / "d.png")
+    more = {item.path.name: (item.repeats, item.labels["folder"]) for item in read_folder(root).items}
+    assert (more["c.png"], more["d.png"]) == ((5, "other"), (1, "plain"))
+    year = tmp_path / "2024_summer"
+    save(year / "a.png")
+    assert read_folder(year).items[0].repeats == 1 and read_folder(year).notes == []
+
+
 def test_kohya_folders_give_repeats_and_a_caption(tmp_path):
     save(tmp_path / "img" / "10_sks person" / "a.png")
     save(tmp_path / "2024_summer" / "a.png")

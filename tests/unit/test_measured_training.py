@@ -16,6 +16,7 @@ from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.job import Job
 from comfyui_ddm.training.probes import targets_for
 from comfyui_ddm.training.reporter import Reporter
+from PIL import Image
 from typer.testing import CliRunner
 
 from .runs import write_folder, write_probe
@@ -58,6 +59,12 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     options += ["--bf16"] if load_base(tiny_base).half_is_native else []
     swept = ddm("sweep", given["out"], "--probe", probe, "--prompts", "a doctor;a judge", "--base", tiny_base, *options)
     assert json.loads(swept.stdout)["points"] == measured["points"]
+
+
+def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
+    Job(TrainConfig(**given, previews=tmp_path / "shown", size=48)).run()
+    made = list(tmp_path.glob("shown/measured_*/**/*.png"))
+    assert made and {Image.open(picture).size for picture in made} == {(48, 48)}
 
 
 def test_enough_pictures_say_which_alpha_is_recommended(given, monkeypatch):
@@ -110,6 +117,18 @@ def test_an_adapter_that_cannot_be_measured_is_finished_all_the_same(given, monk
     result = Job(TrainConfig(**given), reporter).run()
     assert result["measured"] is None and load_adapter(given["out"]).card.measured is None
     assert "is finished, but could not be measured" in reporter.notes[-2] and "memory" in reporter.notes[-2]
+
+
+def test_an_adapter_that_is_there_is_measured_once_if_a_probe_is_given_later(given, monkeypatch):
+    Job(TrainConfig(**{**given, "probe": None})).run()
+    weights, calls, measure = content_hash(given["out"]), [], sweep.measure
+    monkeypatch.setattr(sweep, "measure", lambda *one: calls.append(one) or measure(*one))
+    for _ in range(2):
+        assert Job(TrainConfig(**given, overwrite=False)).run() is None
+        assert (
+            content_hash(given["out"]) == weights and load_adapter(given["out"]).card.measured["attribute"] == "gender"
+        )
+    assert len(calls) == 1
 
 
 def test_a_probe_that_is_none_is_refused_before_anything_is_done(given, folder, probe, tmp_path):

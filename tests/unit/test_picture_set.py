@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.picture_set import Preparation, folder_set
+from comfyui_ddm.training.picture_set import Preparation, folder_set, self_set
 from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.sampler import generate
 from PIL import Image
 
 from .checkpoints import make_folder, make_models, tiny_configuration
@@ -41,6 +43,47 @@ def test_pictures_keep_their_shape_and_are_compared_as_squares(base, folder):
     assert torch.equal(found.latents.rows[1][0], found.squares.rows[1][0])
     cropped = folder_set(base, read_folder(folder), preparation=Preparation(buckets=False))
     assert cropped.latents.cells == [(8, 8)] * 8 and cropped.notes == []
+
+
+@pytest.fixture
+def small(base):
+    """The base, for pictures smaller than its native ones."""
+    base.use_size(48)
+    yield base
+    base.use_size(None)
+
+
+def test_pictures_of_another_size_are_another_set_with_buckets_of_its_area(small, folder, tmp_path):
+    found = folder_set(small, read_folder(folder), cache=tmp_path / "cache")
+    assert found.squares.shape == (8, 4, 6, 6) and found.latents.cells == [(4, 8), (6, 6)] * 4
+    own = self_set(small, ["a doctor"], 2, 0)
+    assert own.latents.shape == (2, 4, 6, 6) and generate(small, ["a doctor"], [0], steps=1).shape == (1, 48, 48, 3)
+    small.use_size(small.native_size)
+    native = folder_set(small, read_folder(folder), cache=tmp_path / "cache")
+    assert native.squares.shape == (8, 4, 8, 8) and native.fingerprint != found.fingerprint
+    assert self_set(small, ["a doctor"], 2, 0).fingerprint != own.fingerprint
+    small.use_size(None)
+    assert folder_set(small, read_folder(folder)).fingerprint == native.fingerprint
+
+
+@pytest.mark.parametrize(("size", "said"), [(40, "Give --size 32 or 48"), (8, "Give --size 16.")])
+def test_a_size_that_the_model_cannot_halve_is_refused(base, size, said):
+    with pytest.raises(DDMError, match=r"multiple of 16, which this model needs") as refused:
+        base.use_size(size)
+    assert said in str(refused.value) and base.picture_size == 64
+
+
+def test_pictures_without_a_caption_and_captions_that_are_cut_are_counted(base, tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    # Each letter is a token here, and there is one before and one after them.
+    for number, caption in enumerate(["", "", "a " * 75, "a " * 76]):
+        Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(root / f"{number}.png")
+        (root / f"{number}.txt").write_text(caption, encoding="utf-8")
+    bare, cut = folder_set(base, read_folder(root)).notes
+    assert bare.startswith("2 of 4 pictures in set have no caption; they are learnt without words.")
+    assert cut.startswith("1 of 4 captions in set are longer than the 77 tokens")
+    assert folder_set(base, read_folder(root, "a colour")).notes == [cut]
 
 
 def test_every_picture_has_a_mirror_image_if_asked_for(base, folder):

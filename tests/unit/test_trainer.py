@@ -95,3 +95,14 @@ def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_e
 
 def test_a_trainer_gives_up_by_itself_before_it_is_killed():
     assert parent.GRACE < trainer.PATIENCE and parent.CUT_OFF not in (0, parent.STOPPED)
+
+
+def test_remarks_and_the_last_sentence_name_inputs_in_place_of_options(panel):
+    panel.take({"note": "Prompts are not corrected one by one (--by-prompt): 4 pictures do not teach it."})
+    assert panel.values["remarks"] == ["Prompts are not corrected one by one (by_prompt): 4 pictures do not teach it."]
+    assert sentence("ddm: Choose a lower --rank, or nothing (--no-cache).\n", 2) == "Choose a lower rank, or nothing."
+
+
+def test_a_cancel_while_measuring_says_that_the_adapter_is_there(panel):
+    panel.take({"phase": "sampling", "done": 1, "total": 40, "seconds_left": 3.0})
+    assert "The adapter is finished" in panel.stop(True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from ...debias.error import DDMError
 from ..config import TrainConfig
 from ..option import Progress, ProgressOption, StdinStopsOption
 
@@ -32,18 +33,23 @@ def train(
 
     if stdin_stops:
         stop_with_parent()
-    config = TrainConfig(**options)
     if print_config:
         from ..config_file import write_config
 
-        typer.echo(write_config(config), nl=False)
+        typer.echo(write_config(options), nl=False)
         return
+    if options["out"] is None:
+        raise DDMError("There is no file for the adapter. Name one: --out fair.safetensors.")
+    config = TrainConfig(**options)
+    from ..idle_option import idle_options
     from ..job import Job, Stopped
     from ..ranks import Ranks
     from ..reporter import JSONReporter, TerminalReporter
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     with Ranks.joined(config.device) as ranks:
+        for remark in idle_options(config, _given(context)) if ranks.first else ():
+            reporter.note(remark)
         try:
             result = Job(config, reporter, ranks).run()
         except Stopped as stopped:
@@ -69,6 +75,12 @@ def _read_file(context: typer.Context, folder: Path | None) -> Path | None:
     return found.get("folder")
 
 
+def _given(context: typer.Context) -> set[str]:
+    """What the command line itself names."""
+    sources = {one.name: context.get_parameter_source(one.name) for one in context.command.params}
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
 def _said(value: Any) -> str | list[str]:
     """A value as the command line says it."""
     return list(map(_said, value)) if isinstance(value, list) else str(getattr(value, "value", value))
@@ -82,7 +94,8 @@ def _with_config(own: Signature) -> Signature:
         if field.name == "folder":  # read first: it may be a file that holds the others
             option = copy(option)
             option.callback, option.is_eager = _read_file, True
-        default = Parameter.empty if field.default is MISSING else field.default
+        # Without a file to write, a configuration can still be printed.
+        default = None if field.default is MISSING else field.default
         given = {"default": default, "annotation": Annotated[kind, option]}
         options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, **given))
     context, *rest = (one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD)

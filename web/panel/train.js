@@ -18,6 +18,8 @@ const PHASES = {
   prompts: "Looking at each prompt",
   training: "Training",
   calibration: "Setting α",
+  sampling: "Making pictures to measure",
+  looking: "Looking at the pictures",
 };
 
 /** Whether the trainer is at work. */

@@ -1,0 +1,238 @@
+"""The inputs of DDM Train that may be left as they are, and what the trainer is told of them."""
+
+from comfy_api.latest import io
+
+from ..debias.error import DDMError
+from . import files, picture_folder
+from .types import advanced
+
+# What `masks` offers, and the trainer's options for it.
+FILES = "mask files"
+MASKS = {FILES: ["--masks"], "mask files, else opacity": ["--masks", "--alpha-mask"], "none": ["--no-masks"]}
+NONE = "(none)"
+
+
+def inputs() -> list[io.Input]:
+    """The inputs; those that few need are hidden until one asks for advanced ones."""
+    probes = [NONE, *files.names(files.DDM, "probe")]
+    return [
+        io.String.Input(
+            "trigger",
+            default="",
+            optional=True,
+            tooltip="A word that is said at the beginning of every caption.",
+        ),
+        io.Boolean.Input(
+            "shuffle_caption",
+            default=False,
+            optional=True,
+            tooltip="Put what a caption has between commas into another order each time; the first part and "
+            "the trigger stay.",
+        ),
+        io.Boolean.Input(
+            "flip",
+            default=False,
+            optional=True,
+            tooltip="Learn from mirror images too; not where left and right matter, as in writing.",
+        ),
+        io.Combo.Input(
+            "masks",
+            options=list(MASKS),
+            default=FILES,
+            optional=True,
+            tooltip="What is learnt most of all: what is white in the mask beside a picture "
+            "(face-masklabel.png for face.png), or what is opaque where there is no such file.",
+        ),
+        io.Boolean.Input(
+            "buckets",
+            default=True,
+            optional=True,
+            tooltip="Keep about the shape of each picture; off: all are cropped to their centre square.",
+        ),
+        io.Boolean.Input(
+            "text_encoder",
+            default=False,
+            optional=True,
+            tooltip="Let the text encoders learn as well. Then connect clip to DDM Load Adapter too.",
+        ),
+        io.Int.Input(
+            "by_prompt",
+            default=0,
+            min=0,
+            max=200,
+            optional=True,
+            tooltip="Correct each prompt by itself in the last steps, so that not only all together are in "
+            "balance: so many pictures of each caption are looked at, at three strengths; 16 are enough. Give "
+            "more steps then, 500 for instance. 0: no.",
+        ),
+        *advanced(
+            io.Float.Input(
+                "learning_rate",
+                default=0.0,
+                min=0.0,
+                max=1.0,
+                step=0.00001,
+                round=False,
+                optional=True,
+                tooltip="Peak learning rate. 0: the usual one for a model of this size, which is 0.0003 for Stable "
+                "Diffusion.",
+            ),
+            io.Int.Input(
+                "size",
+                default=0,
+                min=0,
+                max=4096,
+                step=8,
+                optional=True,
+                tooltip="Side in pixels of the square whose area pictures are learnt at. Smaller needs less memory and "
+                "time; previews and what α is calibrated on have this size too. 0: the model's own.",
+            ),
+            io.Int.Input("batch", default=32, min=1, max=1024, optional=True, tooltip="Pictures in a step."),
+            io.Int.Input(
+                "pieces",
+                default=1,
+                min=1,
+                max=1024,
+                optional=True,
+                tooltip="Take the pictures of a step in so many parts, one after another: less memory, the same "
+                "result. When memory runs out, the trainer does so by itself.",
+            ),
+            io.Boolean.Input(
+                "checkpointing",
+                default=False,
+                optional=True,
+                tooltip="Needs much less memory, and a third more time. Done by itself when memory runs out.",
+            ),
+            io.Boolean.Input(
+                "compile",
+                default=False,
+                optional=True,
+                tooltip="On an NVIDIA GPU with Triton: prepares the steps first, which are quicker then.",
+            ),
+            io.Combo.Input(
+                "regularisation",
+                options=[NONE, *picture_folder.names()],
+                default=NONE,
+                optional=True,
+                tooltip="Pictures that keep what the model knows already: as many of them as of your own are mixed in, "
+                "without labels and without the trigger.",
+            ),
+            io.String.Input(
+                "self_prompts",
+                default="",
+                optional=True,
+                tooltip="Mix in the model's own pictures of these prompts, so that your subject does not spread to "
+                "everyone: 'a doctor;a pilot'.",
+            ),
+            io.Int.Input(
+                "self_count",
+                default=24,
+                min=1,
+                max=1000,
+                optional=True,
+                tooltip="How many of the model's own pictures of each of self_prompts.",
+            ),
+            io.Combo.Input(
+                "probe",
+                options=probes,
+                default=NONE,
+                optional=True,
+                tooltip="Measure the finished adapter with this probe of models/ddm, and write the figures into its "
+                "card.",
+            ),
+            io.Combo.Input(
+                "second_probe",
+                options=probes,
+                default=NONE,
+                optional=True,
+                tooltip="A probe for another attribute, measured along.",
+            ),
+            io.Int.Input(
+                "measure",
+                default=16,
+                min=1,
+                max=1000,
+                optional=True,
+                tooltip="Pictures that the probes measure at each α, for each of at most 20 captions. From 60 on, the "
+                "recommended α is the measured one.",
+            ),
+        ),
+    ]
+
+
+def check(regularisation: str | None, *probes: str | None) -> None:
+    """Check what is known of these inputs before the graph runs; None is what comes over a wire, or was left out.
+
+    Raises:
+        DDMError: a folder or a file is not there, or a probe cannot be used without a CLIP model.
+    """
+    if regularisation not in (None, NONE):
+        picture_folder.resolve(regularisation)
+    for name in probes:
+        if name not in (None, NONE):
+            _check_probe(name)
+
+
+def _check_probe(name: str) -> None:
+    from ..debias.probe import Probe
+
+    probe = Probe.load(files.resolve(files.DDM, name))
+    if probe.network is None:
+        raise DDMError(
+            f"The probe {name} reads the features of {probe.identity}, which the trainer does not have. Choose one "
+            "that was fitted without clip_vision, or measure with DDM Alpha Sweep."
+        )
+
+
+def stamp(regularisation: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: object) -> str:
+    """Changes when one of the files behind these inputs does; for `fingerprint_inputs`."""
+    probes = [files.stamp(files.resolve(files.DDM, name)) for name in (probe, second_probe) if name not in (None, NONE)]
+    return repr([picture_folder.stamp(regularisation), probes])
+
+
+def arguments(
+    trigger: str = "",
+    shuffle_caption: bool = False,
+    flip: bool = False,
+    masks: str = FILES,
+    buckets: bool = True,
+    text_encoder: bool = False,
+    by_prompt: int = 0,
+    learning_rate: float = 0.0,
+    size: int = 0,
+    batch: int = 32,
+    pieces: int = 1,
+    checkpointing: bool = False,
+    compile: bool = False,
+    regularisation: str = NONE,
+    self_prompts: str = "",
+    self_count: int = 24,
+    probe: str = NONE,
+    second_probe: str = NONE,
+    measure: int = 16,
+) -> list[str]:
+    """The options of `ddm train` that these inputs stand for.
+
+    Raises:
+        DDMError: a folder or a probe is not there.
+    """
+    options = ["--buckets" if buckets else "--no-buckets", *MASKS[masks], f"--batch={batch}", f"--pieces={pieces}"]
+    switches = {
+        "--shuffle-caption": shuffle_caption,
+        "--flip": flip,
+        "--text-encoder": text_encoder,
+        "--checkpointing": checkpointing,
+        "--compile": compile,
+    }
+    options += [name for name, wanted in switches.items() if wanted]
+    values = {"--trigger": trigger.strip(), "--by-prompt": by_prompt, "--rate": learning_rate, "--size": size}
+    options += [f"{name}={value}" for name, value in values.items() if value]
+    if regularisation != NONE:
+        options.append(f"--reg={picture_folder.resolve(regularisation)}")
+    if self_prompts.strip():
+        # The semicolon at the end makes it a list of prompts, whatever files there are: a graph names none.
+        options += [f"--self={self_prompts.strip()};", f"--self-count={self_count}"]
+    probes = [name for name in (probe, second_probe) if name != NONE]
+    if probes:
+        options += [*(f"--probe={files.resolve(files.DDM, name)}" for name in probes), f"--measure={measure}"]
+    return options

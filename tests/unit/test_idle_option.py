@@ -1,0 +1,78 @@
+"""An option that does nothing beside the others is said, and one that does something is not."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from comfyui_ddm.debias.adapter import content_hash
+from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.idle_option import NEEDS, NOT_PUBLISHED, idle_options
+from comfyui_ddm.training.paper import PaperRun
+from typer.testing import CliRunner
+
+PAPER = {"objective": "ddm-paper", "groups": "labels:gender"}
+
+
+def said(given=(), **values):
+    return list(idle_options(TrainConfig(**{"out": Path("fair.safetensors"), "folder": Path("set")} | values), given))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"measure": 60}, "--measure has no effect without --probe."),
+        ({"clip": Path("clip")}, "--clip has no effect without --probe."),
+        ({"preview_every": 5}, "--preview-every has no effect without --previews."),
+        ({"keep_tokens": 2}, "--keep-tokens has no effect without --shuffle-caption."),
+        ({"self_count": 5}, "--self-count has no effect without --self."),
+        ({"paper_alpha": 0.1}, "--paper-alpha has no effect without --objective ddm-paper."),
+        ({"trigger": "sks", "folder": None, "self_prompts": "a"}, "--trigger has no effect without a FOLDER."),
+        ({"buckets": False, **PAPER}, "--no-buckets has no effect with --objective ddm-paper."),
+        ({"min_snr": 5.0, **PAPER}, "--min-snr has no effect with --objective ddm-paper."),
+        ({"flip": True, **PAPER}, "--flip has no effect with --objective ddm-paper."),
+        ({"compile": True, "text_encoder": True}, "--compile records no step with --text-encoder"),
+        ({"compile": True, "checkpointing": True}, "--compile records no step with --checkpointing"),
+    ],
+)
+def test_an_option_without_effect_is_said(values, sentence):
+    (found,) = said(**values)
+    assert found.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"measure": 60, "probe": [Path("gender.safetensors")]},
+        {"keep_tokens": 2, "shuffle_caption": True},
+        {"buckets": False, "flip": True, "min_snr": 5.0, "compile": True},
+        {"paper_alpha": 0.1, **PAPER},
+        PAPER,
+    ],
+)
+def test_what_has_an_effect_is_not(values):
+    assert said(**values) == []
+
+
+def test_an_option_with_its_usual_value_counts_where_the_command_line_names_it():
+    assert said({"measure"}) == ["--measure has no effect without --probe."]
+
+
+def test_every_option_is_one():
+    assert {*NEEDS, *NEEDS.values(), *NOT_PUBLISHED} <= {field.name for field in fields(TrainConfig)}
+
+
+def test_the_command_says_it(tiny_base, folder, tmp_path):
+    given = ["train", folder, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
+    given += ["--steps", 1, "--batch", 2, "--rank", 1, "--calibrate", 0, "--device", "cpu", "--measure", 16]
+    result = CliRunner().invoke(app, [str(one) for one in given])
+    assert result.exit_code == 0 and "--measure has no effect without --probe." in result.stderr
+
+
+def test_the_published_objective_learns_squares_as_they_are(prepared):
+    plain = prepared("plain", kind=PaperRun, changes={"objective": "ddm-paper"})
+    other = prepared("other", kind=PaperRun, changes={"objective": "ddm-paper", "min_snr": 5.0, "dropout": 0.5})
+    assert plain.train() and other.train()
+    assert content_hash(plain.out) == content_hash(other.out)
+    assert plain.training.latents is plain.pictures.squares
