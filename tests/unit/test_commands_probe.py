@@ -114,7 +114,7 @@ def test_a_report_reads_a_clip_probe_with_that_clip_and_says_which_one_is_missin
     assert told.exit_code == 0, told.output
     assert {"red", "blue"} <= set(json.dumps(json.loads(told.stdout)).replace('"', " ").split())
     missing = CliRunner().invoke(app, [*map(str, asked)])
-    assert missing.exit_code == 2 and "tiny-clip" in missing.stderr and "--clip DIR" in missing.stderr
+    assert missing.exit_code == 2 and "tiny-clip" in missing.stderr and "--clip" in missing.stderr
 
 
 def test_clip_features_have_length_1_and_do_not_depend_on_the_batch(clip):
