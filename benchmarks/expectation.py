@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from .result import Figure, Result
+from .result import Result
+from .system import PRICE, TOGETHER
 
 Rows = Mapping[str, Result]
-FD, KID, TRAINING = "FD, all prompts together", "KID to the base", "training"
+TRAINING = "training"
 PAPER = ("ddm-paper-.005", "ddm-paper-.01", "ddm-paper-.05", "ddm-paper-.1")
 ALIGNMENT = ("alignment-unet", "alignment-text", "alignment-tokens")
 GUIDANCE = ("guidance-queue", "guidance-batch", "guidance-words")
@@ -36,16 +37,16 @@ def _without_labels(rows: Rows) -> list[str] | None:
     ours, others = rows.get("ddm-discovered"), [rows.get("invariant"), _best(rows, PAPER)]
     if not ours or not any(others):
         return None
-    shown = [_shown(one, KID) for one in (ours, *others, rows.get("alternation"))]
-    return [*shown, _yes(all(_figure(ours, FD).value < _figure(one, FD).value for one in others if one))]
+    shown = [_shown(one, PRICE) for one in (ours, *others, rows.get("alternation"))]
+    return [*shown, _yes(all(ours.figure(TOGETHER).value < one.figure(TOGETHER).value for one in others if one))]
 
 
 def _with_words(rows: Rows) -> list[str] | None:
     ours, other = rows.get("ddm-words"), _best(rows, ALIGNMENT)
     if not ours or not other:
         return None
-    near = _figure(ours, FD).value <= _figure(other, FD).value + NEAR
-    quick = _figure(ours, TRAINING).value <= TENTH * _figure(other, TRAINING).value
+    near = ours.figure(TOGETHER).value <= other.figure(TOGETHER).value + NEAR
+    quick = ours.figure(TRAINING).value <= TENTH * other.figure(TRAINING).value
     return [_shown(ours, TRAINING), _shown(other, TRAINING), _yes(near), _yes(quick)]
 
 
@@ -53,7 +54,7 @@ def _guided(rows: Rows) -> list[str] | None:
     made = [rows.get(name) for name in GUIDANCE]
     if not any(made):
         return None
-    return [*map(_shown, made), _yes(any(_figure(one, FD).value <= NEAR for one in made if one))]
+    return [*map(_shown, made), _yes(any(one.figure(TOGETHER).value <= NEAR for one in made if one))]
 
 
 def _table(tasks: Mapping[str, Rows], heads: Sequence[str], compare: Callable[[Rows], list[str] | None]) -> str:
@@ -65,18 +66,14 @@ def _table(tasks: Mapping[str, Rows], heads: Sequence[str], compare: Callable[[R
 def _best(rows: Rows, names: Sequence[str]) -> Result | None:
     """The one of lowest FD among those that were measured."""
     found = [rows[name] for name in names if name in rows]
-    return min(found, key=lambda one: _figure(one, FD).value, default=None)
+    return min(found, key=lambda one: one.figure(TOGETHER).value, default=None)
 
 
 def _shown(result: Result | None, beside: str = "") -> str:
     """Its FD, and another figure in brackets; a dash if there is no such row."""
     if not result:
         return "–"
-    return _figure(result, FD).number + (f" ({_figure(result, beside).number})" if beside else "")
-
-
-def _figure(result: Result, name: str) -> Figure:
-    return next(figure for figure in result.figures if figure.name == name)
+    return result.figure(TOGETHER).number + (f" ({result.figure(beside).number})" if beside else "")
 
 
 def _yes(answer: bool) -> str:

@@ -108,6 +108,10 @@ class Result:
     machine: Mapping[str, Any]
     finished: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M", time.gmtime()))
 
+    def figure(self, name: str) -> Figure:
+        """The figure of this name, which there is."""
+        return next(figure for figure in self.figures if figure.name == name)
+
     def save(self, folder: Path) -> None:
         """Write `<case>.json` atomically."""
         figures = [asdict(figure) | {"met": figure.met} for figure in self.figures]

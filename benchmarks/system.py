@@ -19,6 +19,8 @@ GESTURES = (
 # A pair of digits has one prompt. It is asked for ten times over, so that there are enough pictures, and what is given
 # by prompt is of as many pictures as it is for people.
 AGAIN = 10
+# Columns that several pages compare.
+TOGETHER, PRICE = "FD, all prompts together", "KID to the base"
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from ..debias.storage import atomic_path, write_text
 from .expectation import expectations
 from .measure import CFG
 from .result import Figure, Result, named_machine
-from .system import SYSTEMS, TASKS
+from .system import PRICE, SYSTEMS, TASKS, TOGETHER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-TOGETHER = "FD, all prompts together"
-FD, CELL, PRICE = "FD, mean over prompts", "largest cell error, all prompts together", "KID to the base"
+FD, CELL = "FD, mean over prompts", "largest cell error, all prompts together"
 # Short heads of the columns whose full names are explained below the table.
 HEADS = {
     TOGETHER: "FD",
@@ -66,7 +65,7 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
         found = {figure.name: _marked(figure, figure.shown) for figure in result.figures}
         cells = [result.title, SYSTEMS[result.case].needs, *(found.get(column, "") for column in columns)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [NOTES.format(cell=_found(results[0], CELL).target.removeprefix("≤ "))]
+    lines += [NOTES.format(cell=results[0].figure(CELL).target.removeprefix("≤ "))]
     lines += ["| system | pictures | command |", "|---|---:|---|"]
     for one in results:
         given = one.settings
@@ -101,7 +100,7 @@ def write_overview(folder: Path) -> Path:
         if any(name in found for found in errors.values()):
             lines.append(f"| {system.title} | {' | '.join(cells)} |")
     titles = [f"- *{name}*: {TASKS[name].title}" for name in tasks]
-    lines += [OVERVIEW.format(cell=_found(next(iter(tasks.values()))[0], CELL).target.removeprefix("≤ ")), *titles, ""]
+    lines += [OVERVIEW.format(cell=next(iter(tasks.values()))[0].figure(CELL).target.removeprefix("≤ ")), *titles, ""]
     lines += [expectations({name: {one.case: one for one in found} for name, found in tasks.items()}), ""]
     write_text(folder / "README.md", "\n".join(lines))
     return folder / "README.md"
@@ -136,7 +135,7 @@ def _draw(results: Sequence[Result], path: Path) -> None:
     canvas = Canvas(figsize=(11, 1.4 + 0.32 * len(shown)), layout="constrained")
     panels = canvas.subplots(1, 3, sharey=True, width_ratios=(3, 2, 2))
     for axes, name, colour, marker in zip(panels, (FD, CELL, PRICE), LIGHT, "oDs", strict=False):
-        for place, figure in enumerate(_found(result, name) for result in shown):
+        for place, figure in enumerate(result.figure(name) for result in shown):
             if figure.interval:
                 axes.plot(figure.interval, (place, place), color=colour, linewidth=2)
             axes.plot(figure.value, place, marker, color=colour, markersize=5, clip_on=False)
@@ -147,7 +146,7 @@ def _draw(results: Sequence[Result], path: Path) -> None:
         axes.locator_params(axis="x", nbins=6 if name == FD else 4)
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[0].set_yticks(range(len(shown)), [result.title for result in shown])
-    panels[1].axvline(_found(results[0], CELL).at_most, color=MUTED, linewidth=1, linestyle=":")
+    panels[1].axvline(results[0].figure(CELL).at_most, color=MUTED, linewidth=1, linestyle=":")
     _save(canvas, path)
 
 
@@ -155,7 +154,7 @@ def _scales(result: Result) -> dict[float, float]:
     """FD of all prompts together by guidance scale, in their order."""
     begin = f"{TOGETHER}, CFG "
     other = {float(one.name.removeprefix(begin)): one.value for one in result.figures if one.name.startswith(begin)}
-    return dict(sorted({CFG: _found(result, TOGETHER).value, **other}.items()))
+    return dict(sorted({CFG: result.figure(TOGETHER).value, **other}.items()))
 
 
 def _draw_scales(scaled: Mapping[str, Mapping[float, float]], path: Path) -> None:
@@ -179,7 +178,3 @@ def _draw_scales(scaled: Mapping[str, Mapping[float, float]], path: Path) -> Non
 def _save(canvas: "Canvas", path: Path) -> None:
     with atomic_path(path) as temporary:
         canvas.savefig(temporary, format="png", dpi=120)
-
-
-def _found(result: Result, name: str) -> Figure:
-    return next(figure for figure in result.figures if figure.name == name)

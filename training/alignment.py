@@ -169,11 +169,6 @@ class Alignment(Resumable):
         """How many pictures are made, and learnt through, at a time."""
         return max(1, self.most // self.pieces)
 
-    def save_memory(self) -> None:
-        """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
-        self.checkpointing = True
-        self.base.unet.enable_gradient_checkpointing()
-
     def draw(self, step: int) -> Draw:
         """Draw what a step makes; stateless."""
         settings = self.settings
@@ -206,7 +201,9 @@ class Alignment(Resumable):
             with suppress(torch.cuda.OutOfMemoryError):
                 loss = self._gradients()
             if loss is None:  # what follows needs the memory that the error's traceback held
-                self._need_less()
+                alone = self.rows == 1
+                self.pieces *= 1 if alone else 2
+                self.need_less("" if alone else f"it is {self.rows}", "through", "--batch")
         self._update(loss)
         self.step += 1
 
@@ -226,28 +223,6 @@ class Alignment(Resumable):
         made.backward(base, text, none, settings.guidance, drawn.through, self.rows)
         _pass_on((texts, text), (empty, none))
         return loss.detach()
-
-    def _need_less(self) -> None:
-        import torch
-
-        if self.rows > 1:
-            self.pieces *= 2
-            self.note(
-                f"The memory does not suffice for more pictures at a time: from step {self.step + 1} on, it is "
-                f"{self.rows}. What is learnt is the same."
-            )
-        elif not self.checkpointing:
-            self.save_memory()
-            self.note(
-                f"The memory does not suffice for one picture at a time: from step {self.step + 1} on, activations are "
-                "computed twice instead of kept, as with --checkpointing. What is learnt is the same."
-            )
-        else:
-            raise DDMError(
-                f"The memory of {self.base.device} does not suffice to learn through one picture at a time. Close "
-                "other programs that use it, or choose a lower --batch or a smaller base."
-            )
-        torch.cuda.empty_cache()
 
     def loss_of(self, made: "Trajectory", original: Original) -> "torch.Tensor":
         """L_align + λ_img · w · Σ (1 − cos f): of pictures against their aims, and of features against the original.

@@ -1,13 +1,13 @@
 """The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on as if nothing had happened."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..debias.error import DDMError
+from ..debias.error import DDMError, OutOfMemory
 from ..debias.storage import load_tensors, remove_temporaries, save_tensors
 from .ranks import Ranks
 
@@ -33,6 +33,7 @@ class Resumable:
         parameters, optimizer, step: what is learnt, by what, and how far it is.
         averages: of what is learnt, by name.
         ranks: the processes that share each step.
+        note: told when memory has to be saved.
         pieces, checkpointing: how it saves memory, see `FairTraining`.
     """
 
@@ -43,7 +44,45 @@ class Resumable:
     step: int
     averages: "Mapping[str, Ema]" = MappingProxyType({})
     ranks = Ranks()
+    note: Callable[[str], None]
     pieces, checkpointing = 1, False
+
+    def save_memory(self) -> None:
+        """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
+        self.checkpointing = True
+        self.base.unet.enable_gradient_checkpointing()
+
+    def need_less(self, fewer: str, way: str, option: str) -> None:
+        """The memory did not suffice: say that fewer pictures are taken at a time, or else keep no activations.
+
+        Args:
+            fewer: how few are taken now; empty if it was one already.
+            way: how one picture is learnt, and `option` what could be lower, for the error.
+
+        Raises:
+            OutOfMemory: no activations are kept as it is.
+        """
+        import torch
+
+        begins = f"from step {self.step + 1} on,"
+        if fewer:
+            self.note(
+                f"The memory does not suffice for more pictures at a time: {begins} {fewer}. What is learnt is the "
+                "same."
+            )
+        elif not self.checkpointing:
+            self.save_memory()
+            self.note(
+                f"The memory does not suffice for one picture at a time: {begins} activations are computed twice "
+                "instead of kept, as with --checkpointing. What is learnt is the same."
+            )
+        else:
+            raise OutOfMemory(
+                f"The memory of {self.base.device} does not suffice to learn {way} one picture at a time. Close other "
+                f"programs that use it, or choose a lower {option} or a smaller base."
+            )
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def checkpoint_path(out: Path) -> Path:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.batch import fitting_rows
-from ..debias.error import OutOfMemory
 from ..debias.weight import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
@@ -233,9 +232,9 @@ class FairTraining(Resumable):
             self.recordings, self.pool = {}, torch.cuda.graph_pool_handle()
 
     def save_memory(self) -> None:
-        """Keep no activations: a third more time, a fraction of the memory."""
-        self.checkpointing, self.recordings = True, None
-        self.base.unet.enable_gradient_checkpointing()
+        """Keep no activations, nor recordings, which do."""
+        super().save_memory()
+        self.recordings = None
 
     def _gradients(self, plan: Plan, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
         """Gradients and loss of this process's rows, with less memory each time that it does not suffice.
@@ -274,28 +273,12 @@ class FairTraining(Resumable):
             torch.cuda.empty_cache()
 
     def _need_less(self, rows: int) -> None:
-        import torch
-
         self._make_room()
+        fewer = ""
         if self.pieces < rows:
             self.pieces = min(2 * self.pieces, rows)
-            self.note(
-                f"The memory does not suffice for more pictures at a time: from step {self.step + 1} on, each step "
-                f"takes its {rows} in {self.pieces} parts. What is learnt is the same."
-            )
-        elif not self.checkpointing:
-            self.save_memory()
-            self.note(
-                f"The memory does not suffice for one picture at a time: from step {self.step + 1} on, activations are "
-                "computed twice instead of kept, as with --checkpointing. What is learnt is the same."
-            )
-        else:
-            raise OutOfMemory(
-                f"The memory of {self.base.device} does not suffice to learn from one picture at a time. Close other "
-                "programs that use it, or choose a lower --rank or a smaller base."
-            )
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
+            fewer = f"each step takes its {rows} in {self.pieces} parts"
+        self.need_less(fewer, "from", "--rank")
 
     def _backward(self, plan: Plan, rows: np.ndarray, stop: Callable[[], bool] | None = None) -> "torch.Tensor | None":
         """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part.
