@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .dial import ALPHA_MAX
 from .error import DDMError
 from .ldm import from_ldm, to_ldm
-from .storage import check_tensors, load_tensors, read_metadata, save_tensors
+from .storage import check_tensors, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -113,14 +113,6 @@ class AdapterCard:
                 f"{FORMAT_VERSION}. Update ComfyUI-DDM."
             )
         return cls(**values)
-
-
-def is_adapter(path: str | Path) -> bool:
-    """Whether there is a file that was written as one of our adapters; another file, or a broken one, is none."""
-    try:
-        return "ddm.format_version" in read_metadata(path)
-    except DDMError:
-        return False
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,39 @@ def check_tensors(path: str | os.PathLike) -> Path:
     return path
 
 
+def kind_of(path: str | os.PathLike) -> str | None:
+    """What one of our files is: "head", "probe", "invariant", or "adapter" (a LoRA or an embedding).
+
+    None for what somebody else wrote, what is broken, or not there.
+    """
+    try:
+        metadata = read_metadata(path)
+    except DDMError:
+        return None
+    return metadata.get("ddm.kind") or ("adapter" if "ddm.format_version" in metadata else None)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse the name of a result that is no safetensors file."""
+    if path.suffix.lower() != ".safetensors":
+        raise DDMError(f"Results are .safetensors files, and {path.name} is none. Name it {path.stem}.safetensors.")
+
+
+def check_output(path: Path, kind: str, advice: str = "Choose another name.") -> None:
+    """Refuse to write a result in a file that is none of ours of the same kind, before anything is done.
+
+    Args:
+        kind: as of `kind_of`.
+        advice: what can be done where such a file is there.
+
+    Raises:
+        DDMError: no name of a safetensors file; or another file of that name is there.
+    """
+    check_suffix(path)
+    if path.exists() and kind_of(path) != kind:
+        raise DDMError(f"There is a file {path} already, and it is no {kind} that ddm wrote. {advice}")
+
+
 def named_file(folder: str | os.PathLike, name: str, what: str = "an adapter") -> Path:
     """The safetensors file that a user's name for `what` stands for in a folder.
 

@@ -88,11 +88,13 @@ class FitProbe(io.ComfyNode):
 
         from ..debias.probe import fit_linear_probe, fit_probe
         from ..debias.reading import NETWORK_SIDE
+        from ..debias.storage import check_output
         from ..training.folder import read_folder
         from .clip_vision import ClipVision
         from .progress import Progress
 
         target = files.new_file(files.DDM, name)
+        check_output(target, "probe")
         labels = labels.strip()
         extractor = None if clip_vision is None else ClipVision(clip_vision)
         progress = Progress(1)

@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ..debias.error import DDMError
+from ..debias.storage import check_suffix
 from .optimizer import OptimizerName
 from .option import (
     BaseOption,
@@ -214,8 +215,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.out, self.style)):
-            if path.suffix != ".safetensors":
-                raise DDMError(f"An adapter is a .safetensors file, not {path.name}. Name it {path.stem}.safetensors.")
+            check_suffix(path)
         if self.style is not None and self.style.resolve() == self.out.resolve():
             raise DDMError(f"--style and --out are the same file, {self.out}. They are two LoRAs: give two names.")
         if self.objective not in OBJECTIVES:

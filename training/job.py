@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..debias.adapter import AdapterCard, content_hash, is_adapter
+from ..debias.adapter import AdapterCard, content_hash
 from ..debias.error import DDMError, reason_of
 from ..debias.reading import check_probes
-from ..debias.storage import read_metadata
+from ..debias.storage import check_output, read_metadata
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter
@@ -127,11 +127,8 @@ class Job:
         if not config.restart and not config.resume:
             refuse_left(self.checkpoint)
         for file in filter(None, (config.out, config.style)):
-            if config.overwrite is None and file.exists() and not is_adapter(file):
-                raise DDMError(
-                    f"There is a file {file} already, and it is no adapter that ddm wrote. Choose another name, or "
-                    "replace it with --overwrite."
-                )
+            if config.overwrite is None:
+                check_output(file, "adapter", "Choose another name, or replace it with --overwrite.")
         check_source(config.groups, config.target)
         check_weights(self.path)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.adapter import AdapterCard, is_adapter, save_adapter
+from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.error import DDMError, reason_of
 from ..debias.group import concepts
-from ..debias.storage import read_metadata
+from ..debias.storage import kind_of, read_metadata
 from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
@@ -141,7 +141,7 @@ class Run:
     @property
     def made(self) -> bool:
         """Whether the files are there already, made by a run like this one in everything."""
-        if not all(map(is_adapter, self.files[1:])):
+        if not all(kind_of(file) == "adapter" for file in self.files[1:]):
             return False
         card = AdapterCard.from_metadata(read_metadata(self.out))
         return card.training.get("fingerprint") == self.fingerprint

@@ -57,7 +57,7 @@ def test_pictures_of_the_base_itself_will_do(ddm, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--style", "style.ckpt"], "is a .safetensors file, not style.ckpt"),
+        (["--style", "style.ckpt"], "Results are .safetensors files, and style.ckpt is none"),
         (["--groups", "gender"], "labels:COLUMN"),
         (["--target", "man=.5,woman=.5"], "needs named groups"),
         (["--groups", "labels:size"], "columns: gender"),

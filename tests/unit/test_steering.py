@@ -192,10 +192,25 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
         (("head", "pictures", "--out", "x.safetensors"), "Say once who is in the pictures"),
         (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
         (("head", "pictures", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
-        (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "is a .safetensors file"),
+        (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "x.pt is none"),
         (("invariant", "--out", "x.safetensors"), "nothing to train on"),
-        (("invariant", "pictures", "--out", "x.ckpt"), "is a .safetensors file"),
+        (("invariant", "pictures", "--out", "x.ckpt"), "x.ckpt is none"),
     ],
 )
 def test_commands_say_what_is_missing(ddm, command, said):
     assert said in ddm(*command, code=2).stderr
+
+
+@pytest.mark.parametrize("command", ["align", "head", "invariant", "probe"])
+def test_a_file_of_somebody_else_is_never_replaced(ddm, tmp_path, command):
+    taken = tmp_path / "taken.safetensors"
+    taken.write_bytes(b"somebody's checkpoint")
+    given = {
+        "align": ("--probe", "p.safetensors", "--prompts", "a doctor"),
+        "head": ("pictures", "--groups", "labels:a"),
+        "invariant": ("pictures",),
+        "probe": ("pictures", "--labels", "a"),
+    }
+    said = ddm(command, *given[command], "--out", taken, code=2).stderr
+    assert "There is a file" in said and "that ddm wrote" in said
+    assert taken.read_bytes() == b"somebody's checkpoint"

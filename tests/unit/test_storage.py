@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import atomic_path, load_tensors, read_metadata, save_tensors, write_bytes, write_text
+from comfyui_ddm.debias.storage import (
+    atomic_path,
+    check_output,
+    load_tensors,
+    read_metadata,
+    save_tensors,
+    write_bytes,
+    write_text,
+)
 
 
 def full(*_: object, **__: object) -> None:
@@ -100,3 +108,16 @@ def test_a_pickle_is_refused_by_name_with_a_hint(tmp_path, suffix):
 def test_a_missing_file_is_a_sentence(tmp_path):
     with pytest.raises(DDMError, match="no file"):
         load_tensors(tmp_path / "a.safetensors")
+
+
+def test_a_result_takes_the_place_of_its_own_kind_only(tmp_path):
+    path = tmp_path / "result.safetensors"
+    check_output(path, "head")
+    save_tensors(path, {}, {"ddm.kind": "head"})
+    check_output(path, "head")
+    with pytest.raises(DDMError, match="it is no probe that ddm wrote"):
+        check_output(path, "probe")
+    save_tensors(path, {}, {"ddm.format_version": "1"})
+    check_output(path, "adapter")
+    with pytest.raises(DDMError, match="it is no head that ddm wrote"):
+        check_output(path, "head")

@@ -118,8 +118,8 @@ def align(
     if stdin_stops:
         stop_with_parent()
     from ...debias.adapter import content_hash
-    from ...debias.error import DDMError
     from ...debias.reading import check_probes
+    from ...debias.storage import check_output
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
     from ..base import load_base, resolve_device
@@ -133,8 +133,7 @@ def align(
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()
-    if out.suffix != ".safetensors":
-        raise DDMError(f"The result is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    check_output(out, "adapter")
     checkpoint = checkpoint or checkpoint_path(out)
     if not (resume or restart):
         refuse_left(checkpoint)

@@ -36,6 +36,7 @@ def head(
     """
     from ...debias.error import DDMError
     from ...debias.probe import Probe
+    from ...debias.storage import check_output
     from ..base import load_base
     from ..folder import read_folder
     from ..grouping import attributes
@@ -46,8 +47,7 @@ def head(
     from ..prompt import read_prompts
 
     began = time.monotonic()
-    if out.suffix != ".safetensors":
-        raise DDMError(f"A head is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    check_output(out, "head")
     if (probe is None) == (not groups):
         raise DDMError("Say once who is in the pictures: by --groups labels:COLUMN or words:man|woman, or by --probe.")
     if len(attributes(groups)) > 1:

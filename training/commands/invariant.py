@@ -51,6 +51,7 @@ def invariant(
     Example: ddm invariant my_pictures --out invariant.safetensors
     """
     from ...debias.error import DDMError
+    from ...debias.storage import check_output
     from ..base import load_base
     from ..checkpoint import checkpoint_path, refuse_left
     from ..folder import read_folder
@@ -62,8 +63,7 @@ def invariant(
     from ..stop_signals import stop_signals
 
     began = time.monotonic()
-    if out.suffix != ".safetensors":
-        raise DDMError(f"A module is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    check_output(out, "invariant")
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
     kept = checkpoint_path(out)

@@ -46,17 +46,16 @@ def probe(
     """
     import numpy as np
 
-    from ...debias.error import DDMError
     from ...debias.probe import fit_linear_probe, fit_probe
     from ...debias.probe_network import SIZE
+    from ...debias.storage import check_output
     from ..base import resolve_device
     from ..clip import ClipImages
     from ..folder import read_folder
     from ..progress import picture_progress
 
     out = out or Path(f"{labels}.safetensors")
-    if out.suffix.lower() != ".safetensors":
-        raise DDMError(f"A probe is a .safetensors file, not {out.name}. Name it {out.stem}.safetensors.")
+    check_output(out, "probe")
     place = resolve_device(device)
     extractor = None if clip is None else ClipImages(clip, place)
     read = read_folder(folder)
