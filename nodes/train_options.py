@@ -1,5 +1,7 @@
 """The inputs of DDM Train that may be left as they are, and what the trainer is told of them."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..debias.error import DDMError
@@ -191,48 +193,17 @@ def stamp(regularisation: str = NONE, probe: str = NONE, second_probe: str = NON
 
 
 def arguments(
-    trigger: str = "",
-    shuffle_caption: bool = False,
-    flip: bool = False,
-    masks: str = FILES,
-    buckets: bool = True,
-    text_encoder: bool = False,
-    by_prompt: int = 0,
-    learning_rate: float = 0.0,
-    size: int = 0,
-    batch: int = 32,
-    pieces: int = 1,
-    checkpointing: bool = False,
-    compile: bool = False,
-    regularisation: str = NONE,
-    self_prompts: str = "",
-    self_count: int = 24,
-    probe: str = NONE,
-    second_probe: str = NONE,
-    measure: int = 16,
+    masks: str = FILES, regularisation: str = NONE, probe: str = NONE, second_probe: str = NONE, **options: Any
 ) -> list[str]:
-    """The options of `ddm train` that these inputs stand for.
+    """The options of `ddm train` that these inputs stand for; `options` are those that `more_options` calls alike.
 
     Raises:
         DDMError: a folder or a probe is not there.
     """
-    options = ["--buckets" if buckets else "--no-buckets", *MASKS[masks], f"--batch={batch}", f"--pieces={pieces}"]
-    switches = {
-        "--shuffle-caption": shuffle_caption,
-        "--flip": flip,
-        "--text-encoder": text_encoder,
-        "--checkpointing": checkpointing,
-        "--compile": compile,
-    }
-    options += [name for name, wanted in switches.items() if wanted]
-    values = {"--trigger": trigger.strip(), "--by-prompt": by_prompt, "--rate": learning_rate, "--size": size}
-    options += [f"{name}={value}" for name, value in values.items() if value]
-    if regularisation != NONE:
-        options.append(f"--reg={picture_folder.resolve(regularisation)}")
-    if self_prompts.strip():
-        # The semicolon at the end makes it a list of prompts, whatever files there are: a graph names none.
-        options += [f"--self={self_prompts.strip()};", f"--self-count={self_count}"]
-    probes = [name for name in (probe, second_probe) if name != NONE]
-    if probes:
-        options += [*(f"--probe={files.resolve(files.DDM, name)}" for name in probes), f"--measure={measure}"]
-    return options
+    from ..training.trainer import more_options
+
+    return MASKS[masks] + more_options(
+        regularisation=None if regularisation == NONE else picture_folder.resolve(regularisation),
+        probes=[files.resolve(files.DDM, name) for name in (probe, second_probe) if name != NONE],
+        **options,
+    )

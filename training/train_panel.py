@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .reporter import TITLES
 from .wording import as_inputs
+
+# What a page says of each phase.
+DOING = TITLES | {
+    "starting": "Starting the trainer",
+    "training": "Training",
+    "done": "Done",
+    "stopped": "Stopped",
+}
 
 # Points of the loss curve at the most; beyond, every second one is dropped.
 POINTS = 240
@@ -18,8 +27,7 @@ class TrainPanel:
         reference: how the host's /view finds a preview file.
 
     Attributes:
-        values: the panel, JSON-able: `phase` is starting, cache, own, groups, base, prompts, training, calibration,
-            sampling, looking, done or stopped.
+        values: the panel, JSON-able: `phase` is one of `DOING`, and `doing` what that says of it.
         preview: the last preview file.
     """
 
@@ -29,7 +37,6 @@ class TrainPanel:
         self.values: dict[str, Any] = {
             "kind": "train",
             "title": title,
-            "phase": "starting",
             "done": 0,
             "total": 0,
             "seconds_left": None,
@@ -40,12 +47,14 @@ class TrainPanel:
             "remarks": [],
             "files": {},
         }
+        self._enter("starting")
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take in an event of the trainer (see `JSONReporter`)."""
         values = self.values
         if "phase" in event:
-            values |= {name: event[name] for name in ("phase", "done", "total", "seconds_left")}
+            self._enter(event["phase"])
+            values |= {name: event[name] for name in ("done", "total", "seconds_left")}
             if event.get("loss") is not None:
                 values["losses"].append([event["done"], round(event["loss"], 5)])
                 if len(values["losses"]) > POINTS:
@@ -75,13 +84,21 @@ class TrainPanel:
                 )
         elif self.values["phase"] in ("sampling", "looking"):
             said = "Stopped while measuring. The adapter is finished; start again with the same inputs to measure it."
-        self.values |= {"phase": "stopped", "seconds_left": None, "summary": said}
+        self._end("stopped", said)
         return said
 
     def fail(self, sentence: str) -> None:
         """The run ended for a reason that the sentence says."""
-        self.values |= {"phase": "stopped", "seconds_left": None, "summary": sentence}
+        self._end("stopped", sentence)
 
     def finish(self, card: Mapping[str, Any], summary: str) -> None:
         """The adapter is there, and this is its card."""
-        self.values |= {"phase": "done", "seconds_left": None, "card": dict(card), "summary": summary}
+        self.values["card"] = dict(card)
+        self._end("done", summary)
+
+    def _end(self, phase: str, summary: str) -> None:
+        self._enter(phase)
+        self.values |= {"seconds_left": None, "summary": summary}
+
+    def _enter(self, phase: str) -> None:
+        self.values |= {"phase": phase, "doing": DOING[phase]}

@@ -137,7 +137,7 @@ def train_arguments(
         device: the host's; another one than cpu, cuda or mps leaves the choice to the trainer.
         overwrite: replace an adapter of this name, and a stopped run with other settings.
         tokenizer: see `find_tokenizer`.
-        options: more of `ddm train`'s, as they are written there.
+        options: more of `ddm train`'s, as `more_options` writes them.
 
     The other arguments are as those of `ddm train`.
     """
@@ -161,6 +161,61 @@ def train_arguments(
     arguments += [f"--tokenizer={tokenizer}"] if tokenizer else []
     arguments += options
     return arguments + (["--resume", *(["--restart"] if overwrite else [])] if checkpoint.exists() else [])
+
+
+def more_options(
+    *,
+    trigger: str = "",
+    shuffle_caption: bool = False,
+    flip: bool = False,
+    buckets: bool = True,
+    text_encoder: bool = False,
+    by_prompt: int = 0,
+    learning_rate: float = 0.0,
+    size: int = 0,
+    batch: int = 32,
+    pieces: int = 1,
+    checkpointing: bool = False,
+    compile: bool = False,
+    regularisation: Path | None = None,
+    self_prompts: str = "",
+    self_count: int = 24,
+    probes: Sequence[Path] = (),
+    clip: Path | None = None,
+    measure: int = 16,
+) -> list[str]:
+    """Options of `ddm train` besides those of `train_arguments`, by the names that hosts' pages give them.
+
+    0, nothing and False leave a choice to the trainer.
+
+    Args:
+        self_prompts: prompts with semicolons between them; never a file, since a page's text shall name none.
+        clip: the folder of the CLIP model that the probes read.
+    """
+    options = ["--buckets" if buckets else "--no-buckets", f"--batch={batch}", f"--pieces={pieces}"]
+    switches = {
+        "--shuffle-caption": shuffle_caption,
+        "--flip": flip,
+        "--text-encoder": text_encoder,
+        "--checkpointing": checkpointing,
+        "--compile": compile,
+    }
+    options += [name for name, wanted in switches.items() if wanted]
+    values = {
+        "--trigger": trigger.strip(),
+        "--by-prompt": by_prompt,
+        "--rate": learning_rate,
+        "--size": size,
+        "--reg": regularisation,
+        "--clip": clip,
+    }
+    options += [f"{name}={value}" for name, value in values.items() if value]
+    if self_prompts.strip():
+        # The semicolon at the end makes it a list of prompts, whatever files there are.
+        options += [f"--self={self_prompts.strip()};", f"--self-count={self_count}"]
+    if probes:
+        options += [*(f"--probe={path}" for path in probes), f"--measure={measure}"]
+    return options
 
 
 def check_same(out: Path, groups: str | None, settings: Mapping[str, int | None]) -> None:

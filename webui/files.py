@@ -55,15 +55,25 @@ def probe_names() -> list[str]:
     return [NONE, *_probes()]
 
 
+def probe_path(name: str) -> Path:
+    """The file behind a name of `probe_names`.
+
+    Raises:
+        DDMError: it is not there.
+    """
+    path = _probes().get(name)
+    if path is None:
+        raise DDMError(f"There is no probe called {name!r} in models/ddm. Refresh the list, and choose another.")
+    return path
+
+
 def open_probe(name: str) -> Probe:
     """The probe behind a name of `probe_names`; one that reads CLIP features comes with its model.
 
     Raises:
         DDMError: it is not there, is broken, or its CLIP model is not found.
     """
-    path = _probes().get(name)
-    if path is None:
-        raise DDMError(f"There is no probe called {name!r} in models/ddm. Refresh the list, and choose another.")
+    path = probe_path(name)
     return _open(path, path.stat().st_mtime_ns)
 
 
@@ -74,11 +84,15 @@ def _open(path: Path, changed: int) -> Probe:
         return probe
     from ..training.clip import ClipImages
 
-    return Probe.load(path, ClipImages(_clip_folder(probe.identity), host.device()))
+    return Probe.load(path, ClipImages(clip_folder(probe.identity), host.device()))
 
 
-def _clip_folder(identity: str) -> Path:
-    """The folder of the CLIP model that probes call by this name."""
+def clip_folder(identity: str) -> Path:
+    """The folder of the CLIP model that probes call by this name.
+
+    Raises:
+        DDMError: it is not there.
+    """
     found = re.fullmatch(r"CLIP (.+) \([0-9a-f]+\)", identity)
     for parent in CLIP_FOLDERS if found else ():
         folder = host.models_folder() / parent / found[1]

@@ -1,9 +1,11 @@
 """The tab DDM: cards of adapters, what is in a folder of pictures, and training."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from modules import shared
@@ -15,7 +17,7 @@ from ..debias.fragment import fragment, problem
 from ..debias.storage import named_file, read_metadata, write_text
 from ..training.background import BackgroundTraining
 from ..training.train_panel import TrainPanel
-from ..training.trainer import check_same, train_arguments
+from ..training.trainer import check_same, more_options, train_arguments
 from . import files, host, pages
 from .cards import card_html
 
@@ -70,12 +72,7 @@ def _train(page: gr.Blocks) -> None:
                 rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
                 calibrate = gr.Number(160, label="Pictures to calibrate", precision=0, elem_id="ddm_train_calibrate")
                 seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
-            by_prompt = gr.Number(
-                0,
-                label="Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)",
-                precision=0,
-                elem_id="ddm_train_by_prompt",
-            )
+            more = _more_inputs()
             overwrite = gr.Checkbox(
                 False, label="Overwrite an adapter of this name, and a stopped run of it", elem_id="ddm_train_overwrite"
             )
@@ -83,10 +80,62 @@ def _train(page: gr.Blocks) -> None:
                 start = gr.Button("Train", variant="primary", elem_id="ddm_train_start")
                 stop = gr.Button("Stop, and keep what was trained", elem_id="ddm_train_stop")
         said = gr.HTML("", elem_id="ddm_train")
-    settings = [name, style, steps, rank, calibrate, seed, overwrite, by_prompt]
-    start.click(train, inputs=[*inputs, *settings], outputs=[said])
+    settings = [name, style, steps, rank, calibrate, seed, overwrite]
+    start.click(partial(_started, list(more)), inputs=[*inputs, *settings, *more.values()], outputs=[said])
     stop.click(cancel, outputs=[said])
     page.load(watch, outputs=[said])
+
+
+def _more_inputs() -> dict[str, Any]:
+    """Inputs of a training that may be left as they are, by the names that `more_options` gives them."""
+
+    def number(name: str, value: float, label: str, precision: int | None = 0) -> gr.Number:
+        return gr.Number(value, label=label, precision=precision, elem_id=f"ddm_train_{name}")
+
+    def switch(name: str, label: str, value: bool = False) -> gr.Checkbox:
+        return gr.Checkbox(value, label=label, elem_id=f"ddm_train_{name}")
+
+    def text(name: str, label: str) -> gr.Textbox:
+        return gr.Textbox("", label=label, lines=1, elem_id=f"ddm_train_{name}")
+
+    inputs: dict[str, Any] = {}
+    with gr.Accordion("More", open=False, elem_id="ddm_train_more"):
+        inputs["by_prompt"] = number(
+            "by_prompt", 0, "Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)"
+        )
+        inputs["trigger"] = text("trigger", "Trigger: a word that is said at the beginning of every caption")
+        with gr.Row():
+            inputs["shuffle_caption"] = switch("shuffle_caption", "Shuffle captions between commas")
+            inputs["flip"] = switch("flip", "Learn from mirror images too")
+            inputs["buckets"] = switch("buckets", "Keep the shape of each picture", True)
+            inputs["text_encoder"] = switch("text_encoder", "Let the text encoders learn as well")
+        with gr.Row():
+            inputs["learning_rate"] = number("learning_rate", 0, "Learning rate (0: the usual one)", None)
+            inputs["size"] = number("size", 0, "Side in pixels (0: the model's own)")
+        with gr.Row():
+            inputs["batch"] = number("batch", 32, "Pictures in a step")
+            inputs["pieces"] = number("pieces", 1, "Parts of a step, for less memory")
+        with gr.Row():
+            inputs["checkpointing"] = switch("checkpointing", "Much less memory, a third more time")
+            inputs["compile"] = switch("compile", "Prepare the steps first (NVIDIA with Triton)")
+        inputs["regularisation"] = text(
+            "regularisation", "Regularisation: a folder of pictures that keep what the model knows"
+        )
+        with gr.Row():
+            inputs["self_prompts"] = text(
+                "self_prompts", "Prompts of which the model's own pictures are mixed in, such as a doctor;a pilot"
+            )
+            inputs["self_count"] = number("self_count", 24, "Pictures of each")
+        with gr.Row():
+            inputs["probes"] = gr.Dropdown(
+                files.probe_names()[1:],
+                value=[],
+                multiselect=True,
+                label="Measure the adapter with",
+                elem_id="ddm_train_probes",
+            )
+            inputs["measure"] = number("measure", 16, "Pictures of each caption, at each α")
+    return inputs
 
 
 def _set_inputs(what: str) -> list:
@@ -142,19 +191,21 @@ def train(
     caption: str,
     name: str,
     style: bool,
-    steps: float,
-    rank: float,
-    calibrate: float,
-    seed: float,
+    steps: int | None,
+    rank: int | None,
+    calibrate: int | None,
+    seed: int | None,
     overwrite: bool,
-    by_prompt: float,
+    **more: Any,
 ) -> Iterator[str]:
-    """Start a training, and show how it goes; closing the page does not stop it."""
+    """Start a training, and show how it goes; closing the page does not stop it. `more`: see `_more_inputs`."""
     global _job
     try:
         if _job is not None and _job.running:
             raise DDMError("A training is running already. Stop it, or wait for its end.")
-        numbers = {"steps": int(steps), "rank": int(rank), "seed": int(seed)}
+        if None in (steps, rank, calibrate, seed):
+            raise DDMError("Steps, rank, pictures to calibrate and seed each need a number.")
+        numbers = {"steps": steps, "rank": rank, "seed": seed}
         out = named_file(host.lora_folder(), name)
         if out.exists() and not overwrite:
             check_same(out, groups.strip(), numbers)
@@ -170,10 +221,10 @@ def train(
             target=target,
             caption=caption,
             style=style,
-            calibrate=int(calibrate),
+            calibrate=calibrate,
             overwrite=overwrite,
             tokenizer=host.tokenizer() if model == SELECTED else None,
-            options=[f"--by-prompt={int(by_prompt)}"],
+            options=_more_options(**more),
             **numbers,
         )
     except DDMError as error:
@@ -183,6 +234,29 @@ def train(
     _job = BackgroundTraining(arguments, panel, lambda panel: _finish(panel, out), host.model_put_away)
     _job.start()
     yield from watch()
+
+
+def _started(names: list[str], *values: Any) -> Iterator[str]:
+    """`train`, as the page calls it: the last values are of the inputs with these names, None of an emptied one."""
+    first = len(values) - len(names)
+    more = dict(zip(names, values[first:], strict=True))
+    yield from train(*values[:first], **{name: value for name, value in more.items() if value is not None})
+
+
+def _more_options(regularisation: str = "", probes: Sequence[str] = (), **rest: Any) -> list[str]:
+    """What the trainer is told of `_more_inputs`.
+
+    Raises:
+        DDMError: a folder, a probe or its CLIP model is not there.
+    """
+    opened = [files.open_probe(name) for name in probes]
+    clip = next((files.clip_folder(probe.identity) for probe in opened if probe.network is None), None)
+    return more_options(
+        regularisation=_folder(regularisation) if regularisation.strip() else None,
+        probes=[files.probe_path(name) for name in probes],
+        clip=clip,
+        **rest,
+    )
 
 
 def watch() -> Iterator[str]:

@@ -4,7 +4,9 @@ import pytest
 from comfyui_ddm.debias.adapter import AdapterCard
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.fragment import fragment, problem
+from comfyui_ddm.training.reporter import TITLES
 from comfyui_ddm.training.train_panel import TrainPanel
+from markupsafe import escape
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -42,6 +44,9 @@ def test_a_training_shows_how_far_it_is_and_in_the_end_what_it_made():
         panel.take({"phase": "training", "done": step, "total": 40, "seconds_left": 200.0, "loss": 1 / step, "ess": 1})
     made = fragment(panel.values, preview="data:image/png;base64,AA==")
     assert "Training, 20 of 40, 3.3 min left" in made and "0.0,0.0 300.0,60.0" in made
+    for phase, doing in TITLES.items():
+        panel.take({"phase": phase, "done": 1, "total": 4, "seconds_left": 2.0})
+        assert f"{escape(doing)}, 1 of 4, 2 s left" in fragment(panel.values)
     panel.finish({}, "There it is.")
     made = fragment(panel.values)
     assert "Done" in made and "There it is." in made and "<progress" not in made and "<img src=x" not in made

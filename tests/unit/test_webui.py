@@ -346,17 +346,24 @@ def tab(door, monkeypatch):
     return SimpleNamespace(module=tab, started=started)
 
 
-def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder"):
-    return (str(folder), model, groups, "uniform", "a shade", name, False, 5.0, 2.0, 0.0, 0.0, False, 16.0)
+def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder", steps=5):
+    return (str(folder), model, groups, "uniform", "a shade", name, False, steps, 2, 0, 0, False)
 
 
 def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands_among_the_loras(tab, door, tmp_path):
-    *_, shown = tab.module.train(*training(tmp_path))
+    more = {"by_prompt": 16, "batch": None, "probes": ["gender"], "regularisation": str(tmp_path), "flip": True}
+    *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
     assert "mine.safetensors is among your LoRAs" in shown
     ((arguments, locked, memory),) = tab.started
     assert locked and memory == ["away"] and door.registered["memory"] == ["away", "back"]
     assert arguments[0] == str(tmp_path)
     wanted = {f"--base={tmp_path / 'models' / 'chosen.safetensors'}", "--steps=5", "--by-prompt=16"}
+    wanted |= {
+        f"--reg={tmp_path}",
+        f"--probe={ROOT / 'examples' / 'probes' / 'gender.safetensors'}",
+        "--batch=32",
+        "--flip",
+    }
     assert wanted | {"--caption=a shade"} <= set(arguments)
     assert (tmp_path / "models" / "Lora" / "mine.safetensors").is_file()
     from comfyui_ddm.webui import files
@@ -372,6 +379,7 @@ def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands
         ({"folder": ""}, "There is no folder"),
         ({"name": "../mine"}, "is no name for an adapter"),
         ({"name": "foreign"}, "was not made by ComfyUI-DDM"),
+        ({"steps": None}, "Steps, rank, pictures to calibrate and seed each need a number"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence_and_nothing_is_started(tab, tmp_path, given, said):

@@ -38,12 +38,16 @@ def fill(page, what, folder, model=EMBEDDED):
     page.set_text(f"ddm_{what}_caption", "a shade")
 
 
-def train(page, folder, name, steps, model=EMBEDDED):
+def train(page, folder, name, steps, model=EMBEDDED, more=()):
     page.tab("Train an adapter")
     fill(page, "train", folder, model)
     page.set_text("ddm_train_name", name)
     for field, value in (("steps", steps), ("rank", 2), ("calibrate", 0)):
         page.set_number(f"ddm_train_{field}", value)
+    if more:
+        page.unfold("ddm_train_more")
+    for field, value in dict(more).items():
+        (page.set_text if isinstance(value, str) else page.set_number)(f"ddm_train_{field}", value)
     page.page.locator("#ddm_train_start").click()
 
 
@@ -81,6 +85,19 @@ def test_a_training_is_seen_stopped_and_goes_on_and_lands_among_the_loras(page, 
     assert forge.make(steps=1).pictures  # the host makes pictures again
 
 
+def test_what_is_asked_for_besides_reaches_the_trainer(page, folder, forge):
+    page.tab("Train an adapter")
+    page.unfold("ddm_train_more")
+    page.choose("ddm_train_probes", "gender")
+    page.unfold("ddm_train_more")
+    more = {"batch": 4, "learning_rate": 0.0002, "measure": 1, "trigger": "grey", "regularisation": str(folder)}
+    train(page, folder, "besides", 2, more=more)
+    page.wait_for("#ddm_train", "besides.safetensors is among your LoRAs")
+    card = AdapterCard.from_metadata(read_metadata(forge.loras / "besides.safetensors"))
+    assert (card.training["batch"], card.training["rate"]) == (4, 0.0002)
+    assert "grey, a shade" in card.concepts and "gender" in str(card.measured)
+
+
 def test_the_selected_checkpoint_is_the_base(page, folder):
     train(page, folder, "other", 5, "the selected checkpoint")
     said = page.wait_for("#ddm_train", "other: Stopped")
@@ -93,10 +110,11 @@ def test_the_selected_checkpoint_is_the_base(page, folder):
         ({"folder": "/nowhere"}, "There is no folder '/nowhere' on this machine"),
         ({"name": "../out"}, "is no name for an adapter"),
         ({"name": "fair"}, "There is an adapter called fair.safetensors already"),
+        ({"more": {"regularisation": "/neither"}}, "There is no folder '/neither' on this machine"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence(page, folder, given, said):
-    train(page, given.get("folder", folder), given.get("name", "wrong"), 5)
+    train(page, given.get("folder", folder), given.get("name", "wrong"), 5, more=given.get("more", ()))
     page.wait_for("#ddm_train", said)
 
 

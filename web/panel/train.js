@@ -9,21 +9,8 @@ import { known, percent } from "./number.js";
 import { shareBars } from "./shares.js";
 import { remarksView } from "./view.js";
 
-const PHASES = {
-  starting: "Starting the trainer",
-  cache: "Encoding the pictures",
-  own: "Making the model's own pictures",
-  groups: "Looking for what is rare",
-  base: "Looking at what the model makes",
-  prompts: "Looking at each prompt",
-  training: "Training",
-  calibration: "Setting α",
-  sampling: "Making pictures to measure",
-  looking: "Looking at the pictures",
-};
-
 /** Whether the trainer is at work. */
-export const running = ({ phase }) => phase in PHASES;
+const running = ({ phase }) => Boolean(phase) && phase !== "done" && phase !== "stopped";
 
 /**
  * The view of a training. Its button and its picture stay the same elements from one drawing to the next, which come
@@ -49,7 +36,7 @@ function actions() {
   return html("div", { class: "ddm-actions" }, stop);
 }
 
-function progressView({ phase, done, total, seconds_left: left }) {
+function progressView({ phase, doing, done, total, seconds_left: left }) {
   const counted = total > 0 && phase !== "starting";
   const unit = phase === "training" ? "step" : "";
   return html(
@@ -58,11 +45,11 @@ function progressView({ phase, done, total, seconds_left: left }) {
     html(
       "div",
       { class: "ddm-head", role: "status" },
-      html("span", { class: "ddm-chip" }, PHASES[phase]),
+      html("span", { class: "ddm-chip" }, doing),
       counted && html("span", {}, `${unit} ${Math.floor(done)} of ${total}`.trim()),
       known(left) && left > 0 && html("span", { class: "ddm-muted" }, `${duration(left)} left`),
     ),
-    html("progress", { max: 1, value: counted ? done / total : undefined, "aria-label": PHASES[phase] }),
+    html("progress", { max: 1, value: counted ? done / total : undefined, "aria-label": doing }),
   );
 }
 
