@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.storage import save_tensors
 from PIL import Image
 
 from . import graphs
@@ -90,6 +91,15 @@ def test_a_probe_is_fitted_saved_and_offered(server, shades):
     graph["decoder"] = {"class_type": "EmptyImage", "inputs": dict(width=64, height=64, batch_size=1, color=0x282828)}
     (made,) = server.run(graph)["report"]["ddm_panel"]
     assert made["attributes"][0]["name"] == "folder"
+
+
+def test_a_probe_takes_the_place_of_no_other_file(server, shades):
+    file = server.base / "models" / "ddm" / "taken.safetensors"
+    save_tensors(file, {}, {"ddm.kind": "head"})
+    before = file.read_bytes()
+    with pytest.raises(Failed, match="it is no probe that ddm wrote"):
+        server.run(graphs.fit(shades.name, "taken"))
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["", "../gender", "a/b", "..", ".hidden", "a\\b", "x" * 200, "nul\0"])
