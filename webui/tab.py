@@ -111,20 +111,18 @@ def _more_inputs() -> dict[str, Any]:
             inputs["text_encoder"] = switch("text_encoder", "Let the text encoders learn as well")
         with gr.Row():
             inputs["learning_rate"] = number("learning_rate", 0, "Learning rate (0: the usual one)", None)
-            inputs["size"] = number("size", 0, "Side in pixels (0: the model's own)")
+            inputs["size"] = number("size", 0, "Size in pixels (0: the model's own)")
         with gr.Row():
-            inputs["batch"] = number("batch", 32, "Pictures in a step")
-            inputs["pieces"] = number("pieces", 1, "Parts of a step, for less memory")
+            inputs["batch"] = number("batch", 32, "Batch: pictures in a step")
+            inputs["pieces"] = number("pieces", 1, "Pieces of a step, for less memory")
         with gr.Row():
-            inputs["checkpointing"] = switch("checkpointing", "Much less memory, a third more time")
-            inputs["compile"] = switch("compile", "Prepare the steps first (NVIDIA with Triton)")
+            inputs["checkpointing"] = switch("checkpointing", "Checkpointing: much less memory, a third more time")
+            inputs["compile"] = switch("compile", "Compile the steps (NVIDIA with Triton)")
         inputs["regularisation"] = text(
             "regularisation", "Regularisation: a folder of pictures that keep what the model knows"
         )
         with gr.Row():
-            inputs["self_prompts"] = text(
-                "self_prompts", "Prompts of which the model's own pictures are mixed in, such as a doctor;a pilot"
-            )
+            inputs["self_prompts"] = text("self_prompts", "Mix in the model's own pictures of a doctor;…")
             inputs["self_count"] = number("self_count", 24, "Pictures of each")
         with gr.Row():
             inputs["probes"] = gr.Dropdown(
