@@ -10,6 +10,7 @@ from comfyui_ddm.debias.guidance import Guidance
 from comfyui_ddm.debias.guidance_hook import GuidanceHooks
 from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.sampler import generate_batches
 from comfyui_ddm.training.steering import Steering
@@ -193,7 +194,7 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
         (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
         (("head", "pictures", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
         (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "x.pt is none"),
-        (("invariant", "--out", "x.safetensors"), "nothing to train on"),
+        (("invariant", "--out", "x.safetensors"), "nothing to learn from"),
         (("invariant", "pictures", "--out", "x.ckpt"), "x.ckpt is none"),
     ],
 )
@@ -214,3 +215,11 @@ def test_a_file_of_somebody_else_is_never_replaced(ddm, tmp_path, command):
     said = ddm(command, *given[command], "--out", taken, code=2).stderr
     assert "There is a file" in said and "that ddm wrote" in said
     assert taken.read_bytes() == b"somebody's checkpoint"
+
+
+def test_a_mistake_throws_no_stopped_run_away(ddm, tmp_path):
+    out = tmp_path / "module.safetensors"
+    kept = checkpoint_path(out)
+    kept.write_bytes(b"of a stopped run")
+    assert "There is no folder" in ddm("invariant", tmp_path / "nowhere", "--out", out, "--restart", code=2).stderr
+    assert kept.read_bytes() == b"of a stopped run"

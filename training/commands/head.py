@@ -2,8 +2,6 @@
 
 import json
 import time
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Annotated
 
@@ -37,14 +35,10 @@ def head(
     from ...debias.error import DDMError
     from ...debias.probe import Probe
     from ...debias.storage import check_output
-    from ..base import load_base
-    from ..folder import read_folder
     from ..grouping import attributes
     from ..head import make_head
-    from ..model import EMBEDDED
-    from ..picture_set import folder_set, self_set
-    from ..progress import picture_progress, work_progress
-    from ..prompt import read_prompts
+    from ..progress import work_progress
+    from .learning import learning_set
 
     began = time.monotonic()
     check_output(out, "head")
@@ -52,23 +46,10 @@ def head(
         raise DDMError("Say once who is in the pictures: by --groups labels:COLUMN or words:man|woman, or by --probe.")
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
-    if folder is None and self_prompts is None:
-        raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")
     judge = None if probe is None else Probe.load(probe)
-    pictures = read_folder(folder, caption) if folder else None
-    prompts = read_prompts(self_prompts) if self_prompts else []
-    for line in pictures.remarks() if pictures else ():
-        typer.echo(line, err=True)
-    model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
-    sets = []
-    if pictures:
-        with picture_progress("Encoding pictures") as bar:
-            sets.append(folder_set(model, pictures, bar))
-    if prompts:
-        with picture_progress("The base's own pictures") as bar:
-            sets.append(self_set(model, prompts, self_count, seed, bar))
+    model, pictures = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
     with work_progress() as report:
-        made = make_head(model, reduce(add, sets), groups, judge and judge.to(model.device), seed, report)
+        made = make_head(model, pictures, groups, judge and judge.to(model.device), seed, report)
     made.save(out)
     facts = {
         "head": str(out),

@@ -2,8 +2,6 @@
 
 import json
 import time
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Annotated
 
@@ -50,42 +48,24 @@ def invariant(
 
     Example: ddm invariant my_pictures --out invariant.safetensors
     """
-    from ...debias.error import DDMError
     from ...debias.storage import check_output
-    from ..base import load_base
     from ..checkpoint import checkpoint_path, refuse_left
-    from ..folder import read_folder
     from ..invariant import InvariantSettings, InvariantTraining
-    from ..model import EMBEDDED
-    from ..picture_set import folder_set, self_set
-    from ..progress import picture_progress, steps_progress, work_progress
-    from ..prompt import read_prompts
+    from ..progress import steps_progress, work_progress
     from ..stop_signals import stop_signals
+    from .learning import learning_set
 
     began = time.monotonic()
     check_output(out, "invariant")
-    if folder is None and self_prompts is None:
-        raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
     kept = checkpoint_path(out)
-    if restart:
-        kept.unlink(missing_ok=True)
-    elif not resume:
+    if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch, rate, groups, beta, variance, seed=seed)
-    pictures = read_folder(folder, caption) if folder else None
-    prompts = read_prompts(self_prompts) if self_prompts else []
-    for line in pictures.remarks() if pictures else ():
-        typer.echo(line, err=True)
-    model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
-    sets = []
-    if pictures:
-        with picture_progress("Encoding pictures") as bar:
-            sets.append(folder_set(model, pictures, bar))
-    if prompts:
-        with picture_progress("The base's own pictures") as bar:
-            sets.append(self_set(model, prompts, self_count, seed, bar))
+    model, pictures = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
     with work_progress() as report:
-        training = InvariantTraining(model, reduce(add, sets), settings, report)
+        training = InvariantTraining(model, pictures, settings, report)
+    if restart:
+        kept.unlink(missing_ok=True)
     with steps_progress("Training") as bar, stop_signals() as stop:
         complete = training.train(out, save_every, bar, stop, resume)
     if not complete:

@@ -1,0 +1,53 @@
+"""What `ddm head` and `ddm invariant` learn from: a folder, the base's own pictures, or both."""
+
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..base import Base
+    from ..picture_set import PictureSet
+
+
+def learning_set(
+    base: Path | None,
+    device: str,
+    tokenizer: Path | None,
+    folder: Path | None,
+    caption: str | None,
+    self_prompts: str | None,
+    self_count: int,
+    seed: int,
+) -> "tuple[Base, PictureSet]":
+    """The base, and the pictures as the commands' options name them, with progress.
+
+    Raises:
+        DDMError: neither a folder nor prompts are given; or one of them cannot be used, which is found before the base
+            is read.
+    """
+    from ...debias.error import DDMError
+    from ..base import load_base
+    from ..folder import read_folder
+    from ..model import EMBEDDED
+    from ..picture_set import folder_set, self_set
+    from ..progress import picture_progress
+    from ..prompt import read_prompts
+
+    if folder is None and self_prompts is None:
+        raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")
+    pictures = read_folder(folder, caption) if folder else None
+    prompts = read_prompts(self_prompts) if self_prompts else []
+    for line in pictures.remarks() if pictures else ():
+        typer.echo(line, err=True)
+    model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
+    sets = []
+    if pictures:
+        with picture_progress("Encoding pictures") as bar:
+            sets.append(folder_set(model, pictures, bar))
+    if prompts:
+        with picture_progress("The base's own pictures") as bar:
+            sets.append(self_set(model, prompts, self_count, seed, bar))
+    return model, reduce(add, sets)
