@@ -155,7 +155,7 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
     """
     import torch
 
-    if Path(path).suffix != ".safetensors":
+    if Path(path).suffix.lower() != ".safetensors":
         raise DDMError(f"An adapter is saved as .safetensors, not as {Path(path).name}. Change the name.")
     if not lora:
         raise DDMError(f"There is nothing to save to {path}: the LoRA has no layers.")

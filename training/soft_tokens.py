@@ -90,7 +90,7 @@ class SoftTokens:
         Raises:
             DDMError: the name is not .safetensors, the tokens are not finite, or the disk refuses.
         """
-        if Path(path).suffix != ".safetensors":
+        if Path(path).suffix.lower() != ".safetensors":
             raise DDMError(f"An embedding is saved as .safetensors, not as {Path(path).name}. Change the name.")
         if not all(row.isfinite().all() for row in self.rows.values()):
             raise DDMError(f"The tokens are not saved to {path}: they are not finite. Train with a lower rate.")

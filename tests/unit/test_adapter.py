@@ -20,7 +20,7 @@ from comfyui_ddm.debias.adapter import (
     update_card,
 )
 from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import read_metadata, save_tensors
+from comfyui_ddm.debias.storage import check_output, read_metadata, save_tensors
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 CONV = "mid_block.resnets.0.conv1"
@@ -182,6 +182,14 @@ def test_only_finite_adapters_with_layers_are_saved_as_safetensors(lora, tmp_pat
     with pytest.raises(DDMError, match="Change the name"):
         save_adapter(tmp_path / "a.pt", lora)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_may_be_trained_to_may_be_saved_to_whatever_the_case_of_its_ending(lora, tmp_path):
+    path = tmp_path / "a.SafeTensors"
+    check_output(path, "adapter")
+    save_adapter(path, lora, CARD)
+    check_output(path, "adapter")
+    assert load_adapter(path).card == CARD
 
 
 def test_a_full_disk_leaves_the_old_adapter(lora, tmp_path, monkeypatch):
