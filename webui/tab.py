@@ -14,6 +14,7 @@ from modules.ui_components import ToolButton
 from ..debias.adapter import AdapterCard
 from ..debias.error import DDMError
 from ..debias.fragment import fragment, problem
+from ..debias.probe import Probe
 from ..debias.storage import named_file, read_metadata, write_text
 from ..training.background import BackgroundTraining
 from ..training.train_panel import TrainPanel
@@ -88,51 +89,49 @@ def _train(page: gr.Blocks) -> None:
 
 def _more_inputs() -> dict[str, Any]:
     """Inputs of a training that may be left as they are, by the names that `more_options` gives them."""
-
-    def number(name: str, value: float, label: str, precision: int | None = 0) -> gr.Number:
-        return gr.Number(value, label=label, precision=precision, elem_id=f"ddm_train_{name}")
-
-    def switch(name: str, label: str, value: bool = False) -> gr.Checkbox:
-        return gr.Checkbox(value, label=label, elem_id=f"ddm_train_{name}")
-
-    def text(name: str, label: str) -> gr.Textbox:
-        return gr.Textbox("", label=label, lines=1, elem_id=f"ddm_train_{name}")
-
     inputs: dict[str, Any] = {}
+
+    def add(kind: type, name: str, value: Any, label: str, **more: Any) -> None:
+        inputs[name] = kind(value=value, label=label, elem_id=f"ddm_train_{name}", **more)
+
     with gr.Accordion("More", open=False, elem_id="ddm_train_more"):
-        inputs["by_prompt"] = number(
-            "by_prompt", 0, "Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)"
+        add(
+            gr.Number,
+            "by_prompt",
+            0,
+            "Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)",
+            precision=0,
         )
-        inputs["trigger"] = text("trigger", "Trigger: a word that is said at the beginning of every caption")
+        add(gr.Textbox, "trigger", "", "Trigger: a word that is said at the beginning of every caption", lines=1)
         with gr.Row():
-            inputs["shuffle_caption"] = switch("shuffle_caption", "Shuffle captions between commas")
-            inputs["flip"] = switch("flip", "Learn from mirror images too")
-            inputs["buckets"] = switch("buckets", "Keep the shape of each picture", True)
-            inputs["text_encoder"] = switch("text_encoder", "Let the text encoders learn as well")
+            add(gr.Checkbox, "shuffle_caption", False, "Shuffle captions between commas")
+            add(gr.Checkbox, "flip", False, "Learn from mirror images too")
+            add(gr.Checkbox, "buckets", True, "Keep the shape of each picture")
+            add(gr.Checkbox, "text_encoder", False, "Let the text encoders learn as well")
         with gr.Row():
-            inputs["learning_rate"] = number("learning_rate", 0, "Learning rate (0: the usual one)", None)
-            inputs["size"] = number("size", 0, "Size in pixels (0: the model's own)")
+            add(gr.Number, "learning_rate", 0, "Learning rate (0: the usual one)")
+            add(gr.Number, "size", 0, "Size in pixels (0: the model's own)", precision=0)
         with gr.Row():
-            inputs["batch"] = number("batch", 32, "Batch: pictures in a step")
-            inputs["pieces"] = number("pieces", 1, "Pieces of a step, for less memory")
+            add(gr.Number, "batch", 32, "Batch: pictures in a step", precision=0)
+            add(gr.Number, "pieces", 1, "Pieces of a step, for less memory", precision=0)
         with gr.Row():
-            inputs["checkpointing"] = switch("checkpointing", "Checkpointing: much less memory, a third more time")
-            inputs["compile"] = switch("compile", "Compile the steps (NVIDIA with Triton)")
-        inputs["regularisation"] = text(
-            "regularisation", "Regularisation: a folder of pictures that keep what the model knows"
+            add(gr.Checkbox, "checkpointing", False, "Checkpointing: much less memory, a third more time")
+            add(gr.Checkbox, "compile", False, "Compile the steps (NVIDIA with Triton)")
+        add(
+            gr.Textbox,
+            "regularisation",
+            "",
+            "Regularisation: a folder of pictures that keep what the model knows",
+            lines=1,
         )
         with gr.Row():
-            inputs["self_prompts"] = text("self_prompts", "Mix in the model's own pictures of a doctor;…")
-            inputs["self_count"] = number("self_count", 24, "Pictures of each")
+            add(gr.Textbox, "self_prompts", "", "Mix in the model's own pictures of a doctor;…", lines=1)
+            add(gr.Number, "self_count", 24, "Pictures of each", precision=0)
         with gr.Row():
-            inputs["probes"] = gr.Dropdown(
-                files.probe_names()[1:],
-                value=[],
-                multiselect=True,
-                label="Measure the adapter with",
-                elem_id="ddm_train_probes",
+            add(
+                gr.Dropdown, "probes", [], "Measure the adapter with", choices=files.probe_names()[1:], multiselect=True
             )
-            inputs["measure"] = number("measure", 16, "Pictures of each caption, at each α")
+            add(gr.Number, "measure", 16, "Pictures of each caption, at each α", precision=0)
     return inputs
 
 
@@ -247,12 +246,13 @@ def _more_options(regularisation: str = "", probes: Sequence[str] = (), **rest: 
     Raises:
         DDMError: a folder, a probe or its CLIP model is not there.
     """
-    opened = [files.open_probe(name) for name in probes]
-    clip = next((files.clip_folder(probe.identity) for probe in opened if probe.network is None), None)
+    paths = [files.probe_path(name) for name in probes]
+    # The trainer opens the CLIP model itself, in its own process.
+    identities = [probe.identity for probe in map(Probe.load, paths) if probe.network is None]
     return more_options(
         regularisation=_folder(regularisation) if regularisation.strip() else None,
-        probes=[files.probe_path(name) for name in probes],
-        clip=clip,
+        probes=paths,
+        clip=files.clip_folder(identities[0]) if identities else None,
         **rest,
     )
 

@@ -12,6 +12,7 @@ import torch
 from comfyui_ddm import install as pack
 from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
 from comfyui_ddm.debias.attribute_head import AttributeHead
+from comfyui_ddm.debias.probe import Probe
 
 from . import webui_host as host
 
@@ -370,6 +371,23 @@ def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands
 
     assert "mine" in files.adapter_names()
     assert "A training" not in shown and "man 50%, woman 50%" in tab.module.card_html("mine")
+
+
+def test_the_trainer_is_told_where_the_model_is_that_a_probe_reads_and_the_host_does_not_open_it(tab, door, tmp_path):
+    folder = door.folder / "models" / "ddm" / "small"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    Probe(("man", "woman"), "gender", torch.nn.Linear(4, 2), identity="CLIP small (0a1b)").save(
+        folder.parent / "read.safetensors"
+    )
+    more = {"probes": ["read"], "measure": 2}
+    *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
+    ((arguments, *_),) = tab.started
+    wanted = {f"--probe={folder.parent / 'read.safetensors'}", f"--clip={folder}", "--measure=2"}
+    assert wanted <= set(arguments) and "mine.safetensors is among your LoRAs" in shown
+    (folder / "config.json").unlink()
+    (shown,) = tab.module._started(list(more), *training(tmp_path, name="other"), *more.values())
+    assert "CLIP small (0a1b), which is not there" in shown and len(tab.started) == 1
 
 
 @pytest.mark.parametrize(
