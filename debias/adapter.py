@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .dial import ALPHA_MAX
 from .error import DDMError
 from .ldm import from_ldm, to_ldm
 from .storage import check_tensors, load_tensors, save_tensors
+from .weight import ALPHA_MAX
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from .error import DDMError
 from .schedule import AlphaSchedule, make_schedule
 
-# How far α goes in training.
-ALPHA_MAX = 1.5
 # The model's timesteps: the first one of sampling is pure noise.
 TIMESTEPS = 1000
 # How a picture's infotext names the settings.
