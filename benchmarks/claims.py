@@ -32,7 +32,7 @@ def claims(
     from comfyui_ddm.benchmarks.cases import CASES
     from comfyui_ddm.benchmarks.measure import Bench
     from comfyui_ddm.benchmarks.result import Result, cores, print_table, write_markdown
-    from comfyui_ddm.debias.error import DDMError
+    from comfyui_ddm.debias.core.error import DDMError
 
     unknown = [name for name in names or [] if name not in CASES]
     if unknown:

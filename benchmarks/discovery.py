@@ -42,8 +42,8 @@ def discovery(
     from comfyui_ddm.benchmarks.picture_set import MNIST, SETS, read_set
     from comfyui_ddm.benchmarks.result import cores, machine
     from comfyui_ddm.benchmarks.variant import VARIANTS
-    from comfyui_ddm.debias.error import DDMError
-    from comfyui_ddm.debias.storage import write_text
+    from comfyui_ddm.debias.core.error import DDMError
+    from comfyui_ddm.debias.core.io import write_text
     from comfyui_ddm.training.base import load_base
 
     unknown = [name for name in names or [] if name not in SETS]
@@ -100,8 +100,8 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     """Encode a set and read its features at every place and noise level, or take them from the cache."""
     import torch
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
+    from comfyui_ddm.debias.core.io import load_tensors, save_tensors
     from comfyui_ddm.debias.feature import TIMESTEPS, centre, places, unet_features
-    from comfyui_ddm.debias.storage import load_tensors, save_tensors
     from comfyui_ddm.training.grouping import Grouper
     from comfyui_ddm.training.latents import Latents
     from comfyui_ddm.training.progress import picture_progress

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .error import DDMError
+from .core.error import DDMError
+from .core.io import check_tensors, load_tensors, save_tensors
 from .ldm import from_ldm, to_ldm
-from .storage import check_tensors, load_tensors, save_tensors
 from .weight import ALPHA_MAX
 
 if TYPE_CHECKING:

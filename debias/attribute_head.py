@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .error import DDMError
+from .core.error import DDMError
+from .core.io import load_tensors, save_tensors
 from .probe import calibrate, hold_out
-from .storage import load_tensors, save_tensors
 
 KIND, VERSION = "head", "1"
 TIMESTEPS = (25, 75, 150, 250, 350, 450, 550, 650, 750, 850, 950)

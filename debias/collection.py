@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .picture import fit
+from .core.image import fit
 from .reading import attributes_of, check_probes, quality_probe, read_pictures, side_for
 from .record import Condition, Records
 from .sheet import thumbnail

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .error import DDMError
+from .core.error import DDMError
 from .schedule import AlphaSchedule, make_schedule
 
 # The model's timesteps: the first one of sampling is pure noise.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .attribute_head import AttributeHead
-from .error import DDMError
+from .core.error import DDMError
 from .tally import Tally
 from .target import Target
 

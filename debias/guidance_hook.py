@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .error import DDMError
+from .core.error import DDMError
 from .guidance import Guidance
 
 # (rows of a call of the U-Net, its keyword arguments) → those rows that hold all pictures under their prompt, once for

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .augmentation import augment
-from .error import DDMError
+from .core.error import DDMError
+from .core.io import load_tensors, save_tensors
 from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, picture_tensor
-from .storage import load_tensors, save_tensors
 
 VERSION = "1"
 HELD_OUT = 0.2  # share of every class that a probe is measured on

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .error import DDMError
+from .core.error import DDMError
 from .record import Attribute
 
 if TYPE_CHECKING:

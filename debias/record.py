@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .error import DDMError
+from .core.error import DDMError
 from .target import Target
 
 CONFIDENCE = 0.6

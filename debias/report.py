@@ -7,7 +7,7 @@ import typing
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
-from .error import DDMError
+from .core.error import DDMError
 
 FORMAT = 1
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .error import DDMError
+from .core.error import DDMError
 from .measurement import build_report
 from .record import Attribute, Condition, Records
 from .report import FairnessReport

@@ -9,8 +9,8 @@ import torch
 
 from ..debias.adapter import Adapter, AdapterCard, check_layers, parse_adapter
 from ..debias.card import UNKNOWN_BASE, LoadedCard
-from ..debias.error import DDMError
-from ..debias.storage import load_tensors, read_metadata
+from ..debias.core.error import DDMError
+from ..debias.core.io import load_tensors, read_metadata
 from .files import ADAPTERS, resolve
 from .native import BASE_HASH
 

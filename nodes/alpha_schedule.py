@@ -3,7 +3,7 @@
 import comfy.hooks
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from ..debias.schedule import HIGHEST, LOWEST, SHAPES, make_schedule
 from .adapter_file import AdapterFile, check_name
 from .files import ADAPTERS, names, resolve, stamp

@@ -7,7 +7,7 @@ import comfy.samplers
 import comfy.sd
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import adapter_file, files
 from .target import check_target
 from .types import Probe, Report, schema
@@ -145,7 +145,7 @@ class AlphaSweep(io.ComfyNode):
         """Sample, look, measure, recommend."""
         from ..debias.collection import Collection
         from ..debias.comparison import TILE
-        from ..debias.picture import fit
+        from ..debias.core.image import fit
         from ..debias.study import Study
         from ..debias.target import Target
         from .generation import Generator, Settings
@@ -240,7 +240,7 @@ def _conditioning(
 
 def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
     from ..debias.collection import Origin
-    from ..debias.picture import from_pixels
+    from ..debias.core.image import from_pixels
 
     pictures = [from_pixels(one) for one in pixels.cpu().numpy()]
     seen.add(probes, pictures, [Origin(prompt, alpha, seed) for seed in seeds])

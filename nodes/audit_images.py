@@ -3,7 +3,7 @@
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import files, picture_folder, training_set
 from .types import schema
 

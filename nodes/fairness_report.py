@@ -141,8 +141,8 @@ def _pictures(
 ) -> "Iterator[tuple[Image, Origin]]":
     """Every picture of a list of batches, with where it comes from; of shorter lists the last is repeated."""
     from ..debias.collection import Origin
-    from ..debias.error import DDMError
-    from ..debias.picture import from_pixels
+    from ..debias.core.error import DDMError
+    from ..debias.core.image import from_pixels
 
     places: dict[tuple, int] = {}
     for index, batch in enumerate(images):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..debias.error import DDMError
-from ..debias.picture import SUFFIXES
-from ..debias.storage import check_tensors, named_file, read_metadata
+from ..debias.core.error import DDMError
+from ..debias.core.image import SUFFIXES
+from ..debias.core.io import check_tensors, named_file, read_metadata
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import files, picture_folder
 from .types import Probe, schema
 
@@ -86,9 +86,9 @@ class FitProbe(io.ComfyNode):
         import numpy as np
         import torch
 
+        from ..debias.core.io import check_output
         from ..debias.probe import fit_linear_probe, fit_probe
         from ..debias.reading import NETWORK_SIDE
-        from ..debias.storage import check_output
         from ..training.folder import read_folder
         from .clip_vision import ClipVision
         from .progress import Progress

@@ -6,7 +6,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import files
 from .native import BASE_HASH
 from .types import schema

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import files
 from .types import Probe, schema
 

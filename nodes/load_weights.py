@@ -4,8 +4,8 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
-from ..debias.storage import read_metadata
+from ..debias.core.error import DDMError
+from ..debias.core.io import read_metadata
 from .files import resolve_weights, stamp, weights_names
 from .native import BASE_HASH, load_folder, weight_files
 from .types import schema

@@ -24,7 +24,7 @@ import folder_paths
 import torch
 from safetensors import safe_open
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 
 Tensors = dict[str, torch.Tensor]
 # Under which name a MODEL carries the hash that adapters remember (see `AdapterCard.base_hash`).

@@ -6,7 +6,7 @@ from threading import Lock
 
 import folder_paths
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .files import DATASETS, EXAMPLES
 
 EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"

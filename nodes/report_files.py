@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import folder_paths
 
-from ..debias.storage import write_text
+from ..debias.core.io import write_text
 
 if TYPE_CHECKING:
     import torch

@@ -1,7 +1,7 @@
 """The target as a node's input."""
 
 from ..debias import target
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 
 
 def check_target(text: str | None) -> bool | str:

@@ -12,8 +12,8 @@ from comfy_api.latest import io
 
 from ..debias.adapter import AdapterCard
 from ..debias.card import LoadedCard
-from ..debias.error import DDMError
-from ..debias.storage import read_metadata
+from ..debias.core.error import DDMError
+from ..debias.core.io import read_metadata
 from . import files, picture_folder, train_options, training_set
 from .types import Card, schema
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from . import files, picture_folder
 from .types import advanced
 

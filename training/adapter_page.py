@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..debias.adapter import AdapterCard
-from ..debias.storage import read_metadata, write_text
+from ..debias.core.io import read_metadata, write_text
 
 # What tells our pages from those that somebody else wrote.
 MARK = "ddm: this page is written anew when the adapter is trained or measured; delete this line to keep yours"

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .train_panel import TrainPanel
 from .trainer import Trainer
 

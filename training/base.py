@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .file_hash import hash_files
 from .pipeline_folder import check_folder, load_folder
 from .text import Text

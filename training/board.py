@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .reporter import Reporter
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..debias.error import DDMError, OutOfMemory
-from ..debias.storage import load_tensors, remove_temporaries, save_tensors
+from ..debias.core.error import DDMError, OutOfMemory
+from ..debias.core.io import load_tensors, remove_temporaries, save_tensors
 from .ranks import Ranks
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..debias.error import DDMError
-from ..debias.picture import fit, to_array
+from ..debias.core.error import DDMError
+from ..debias.core.image import fit, to_array
 from ..debias.probe_network import fit_tensor
 
 if TYPE_CHECKING:

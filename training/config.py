@@ -6,8 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..debias.error import DDMError
-from ..debias.storage import check_suffix
+from ..debias.core.error import DDMError
+from ..debias.core.io import check_suffix
 from .optimizer import OptimizerName
 from .option import (
     BaseOption,

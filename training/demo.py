@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..debias.storage import write_bytes, write_text
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_bytes, write_text
 from .imbalance import OCCUPATIONS, draw_unlabelled
 from .model import EMBEDDED, Model, load_model
 from .tiny_people import caption

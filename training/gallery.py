@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..debias.storage import write_bytes, write_text
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_bytes, write_text
 from .model import Model
 from .prompt import slugs
 from .sampler import generate_batches

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..debias.component import Component, skewed_components
+from ..debias.core.error import DDMError
 from ..debias.diffusion_classifier import (
     ATTRIBUTES,
     MOST,
@@ -19,7 +20,6 @@ from ..debias.diffusion_classifier import (
     parse_words,
     say,
 )
-from ..debias.error import DDMError
 from ..debias.feature import centre
 from ..debias.group import Groups, concepts, peers
 from ..debias.indicator import indicate

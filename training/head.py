@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..debias.attribute_head import TIMESTEPS, AttributeHead, fit_head
-from ..debias.batch import fitting_rows, in_batches
-from ..debias.error import DDMError
+from ..debias.core.batching import fitting_rows, in_batches
+from ..debias.core.error import DDMError
 from ..debias.group import Groups, concepts
 from .grouping import Grouper
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..debias.core.error import DDMError
 from ..debias.diffusion_classifier import denoising_errors
-from ..debias.error import DDMError
 from ..debias.group import concepts
 from ..debias.group_inference import infer_groups, invariant_loss
 from ..debias.invariant_module import new_module

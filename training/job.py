@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..debias.adapter import AdapterCard, content_hash
-from ..debias.error import DDMError, reason_of
+from ..debias.core.error import DDMError, reason_of
+from ..debias.core.io import check_output, read_metadata
 from ..debias.reading import check_probes
-from ..debias.storage import check_output, read_metadata
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter

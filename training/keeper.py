@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.error import DDMError, out_of_memory, reason_of
-from ..debias.storage import free_space
+from ..debias.core.error import DDMError, out_of_memory, reason_of
+from ..debias.core.io import free_space
 from .checkpoint import checkpoint_size, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:

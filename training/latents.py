@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..debias.picture import open_picture
+from ..debias.core.image import open_picture
 from .base import VAE_PIXELS
 from .bucket import Size
 from .mask import loss_weight

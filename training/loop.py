@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.batch import fitting_rows
+from ..debias.core.batching import fitting_rows
 from ..debias.weight import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..debias.adapter import Adapter, Lora, check_base, kohya_name
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import torch

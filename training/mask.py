@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..debias.picture import fit, open_opacity, open_picture
+from ..debias.core.image import fit, open_opacity, open_picture
 from .bucket import Size
 from .tensor_cache import Memory, Row, TensorCache, read, settle
 

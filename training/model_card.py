@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..debias.storage import write_text
+from ..debias.core.io import write_text
 from .tiny_people import GENDER_SHARES, TONE_SHARES
 
 # ruff: noqa: E501  (a table and prose of Markdown)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .base import Base
 from .bucket import Size, assign, bucket_sizes
 from .folder import ImageFolder

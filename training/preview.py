@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.storage import remove_temporaries, write_bytes
+from ..debias.core.io import remove_temporaries, write_bytes
 from .base import Base
 from .lora import lora_names
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..debias.adapter import AdapterCard, save_adapter
-from ..debias.error import DDMError, reason_of
+from ..debias.core.error import DDMError, reason_of
+from ..debias.core.io import kind_of, read_metadata
 from ..debias.group import concepts
-from ..debias.storage import kind_of, read_metadata
 from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..debias.batch import fitting_rows, in_batches
-from ..debias.error import DDMError
+from ..debias.core.batching import fitting_rows, in_batches
+from ..debias.core.error import DDMError
 from .base import Base
 from .lora import at_alpha, lora_names
 from .steering import Steering

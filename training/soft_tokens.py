@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..debias.adapter import AdapterCard
-from ..debias.error import DDMError
-from ..debias.storage import load_tensors, save_tensors
+from ..debias.core.error import DDMError
+from ..debias.core.io import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..debias.attribute_head import AttributeHead
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from ..debias.guidance import SCALE, Guidance, begin_together, guides_for
 from ..debias.guidance_hook import GuidanceHooks
 from ..debias.invariant_module import InvariantModule

@@ -74,8 +74,8 @@ def measure(
     Returns:
         The measurement, as `measured_card` gives it.
     """
+    from ..debias.core.io import read_metadata
     from ..debias.measurement import build_report
-    from ..debias.storage import read_metadata
     from .gallery import plan_shots
 
     shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -12,8 +12,8 @@ from threading import Thread
 from typing import Any
 
 from ..debias.adapter import AdapterCard
-from ..debias.error import DDMError
-from ..debias.storage import read_metadata
+from ..debias.core.error import DDMError
+from ..debias.core.io import read_metadata
 from .parent import CUT_OFF, GRACE, STOPPED
 from .wording import as_inputs
 

@@ -2,9 +2,9 @@
 
 from ..debias.adapter import AdapterCard
 from ..debias.card import LoadedCard
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
+from ..debias.core.io import read_metadata
 from ..debias.fragment import fragment, problem
-from ..debias.storage import read_metadata
 from . import files
 
 FOR_ITS_BASE = "Use it with the checkpoint that it was trained on: its effect on others was never measured."

@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..debias.adapter import AdapterCard
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
+from ..debias.core.io import check_tensors, read_metadata
 from ..debias.probe import Probe
-from ..debias.storage import check_tensors, read_metadata
 from . import host
 
 NONE = "None"

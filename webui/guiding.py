@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..debias.attribute_head import AttributeHead
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from ..debias.guidance import NO_UNET, Guidance, begin_together, guides_for
 from ..debias.guidance_hook import GuidanceHooks
 from ..debias.tally import Tallies

@@ -7,7 +7,7 @@ from typing import Any
 
 from modules import call_queue, paths, scripts, sd_models, shared
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 
 # Forge, and A1111 from 1.10 on; before, a run is set up once for each batch.
 BEFORE_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_text
 from ..debias.fragment import fragment, problem
 from ..debias.gathering import Gatherings
-from ..debias.storage import write_text
 from . import files, pages
 
 if TYPE_CHECKING:

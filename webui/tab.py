@@ -12,10 +12,10 @@ from modules import shared
 from modules.ui_components import ToolButton
 
 from ..debias.adapter import AdapterCard
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
+from ..debias.core.io import named_file, read_metadata, write_text
 from ..debias.fragment import fragment, problem
 from ..debias.probe import Probe
-from ..debias.storage import named_file, read_metadata, write_text
 from ..training.background import BackgroundTraining
 from ..training.train_panel import TrainPanel
 from ..training.trainer import check_same, more_options, train_arguments

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from comfyui_ddm.debias.core.io import save_tensors
 from comfyui_ddm.debias.probe import Probe
-from comfyui_ddm.debias.storage import save_tensors
 from PIL import Image
 
 from . import graphs

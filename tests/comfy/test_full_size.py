@@ -181,7 +181,7 @@ def test_the_host_adds_to_each_layer_of_sdxl_what_the_trainer_learnt_for_it(host
 
 def save_random(model, path, std=0.02):
     """Write random half-precision weights of a model on the meta device; norms are 1 and 0."""
-    from comfyui_ddm.debias.storage import save_tensors
+    from comfyui_ddm.debias.core.io import save_tensors
 
     generator = torch.Generator().manual_seed(0)
     tensors = {}

@@ -105,14 +105,14 @@ def test_an_adapter_for_another_base_is_refused(server, loras):
 
 
 def test_a_foreign_lora_that_changes_nothing_is_refused(server, loras):
-    from comfyui_ddm.debias.storage import save_tensors
+    from comfyui_ddm.debias.core.io import save_tensors
 
     save_tensors(loras / "weights.safetensors", {"some.weight": torch.zeros(3)})
     assert "changes no layer of this model" in failure(server, graph("weights.safetensors"))
 
 
 def test_an_ordinary_lora_works_and_says_what_is_not_known(server, loras):
-    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+    from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 
     tensors, metadata = load_tensors(SHIPPED)
     plain = {key: value for key, value in metadata.items() if not key.startswith("ddm.")}
@@ -263,7 +263,7 @@ def test_a_model_that_cannot_be_built_is_refused(server, models, part, changed, 
 
 
 def test_a_checkpoint_that_is_none_is_refused(server, models):
-    from comfyui_ddm.debias.storage import save_tensors
+    from comfyui_ddm.debias.core.io import save_tensors
 
     (models / "checkpoints" / "cut.safetensors").write_bytes(SHIPPED.read_bytes()[:100])
     text = refusal(server, graphs.load("cut.safetensors") | graphs.sample(), "base")
@@ -275,7 +275,7 @@ def test_a_checkpoint_that_is_none_is_refused(server, models):
 
 
 def test_a_text_half_that_is_left_out_is_mentioned(server, loras):
-    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+    from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 
     tensors, _ = load_tensors(SHIPPED)
     layer = "lora_te_text_model_encoder_layers_0_mlp_fc1"

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.picture import fit
+from comfyui_ddm.debias.core.image import fit
 from PIL import Image
 
 from . import graphs

@@ -19,8 +19,8 @@ from comfyui_ddm.debias.adapter import (
     save_adapter,
     update_card,
 )
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import check_output, read_metadata, save_tensors
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import check_output, read_metadata, save_tensors
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 CONV = "mid_block.resnets.0.conv1"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.probe_network import ProbeNetwork
-from comfyui_ddm.debias.storage import read_metadata
 from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
 from comfyui_ddm.training.alignment_run import AlignmentRun

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import background
 from comfyui_ddm.training.train_panel import TrainPanel
 

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.board import BoardReporter
 from comfyui_ddm.training.reporter import Reporter
 from PIL import Image

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.collection import Collection, Origin
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.picture import from_pixels
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.image import from_pixels
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.study import Study
 from comfyui_ddm.debias.target import Target

@@ -161,7 +161,7 @@ def test_a_style_acts_beside_the_adapter(ddm, adapter, tmp_path):
 
 
 def test_an_adapter_of_another_base_warns_or_is_refused(ddm, adapter, tmp_path):
-    from comfyui_ddm.debias.storage import load_tensors, save_tensors
+    from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 
     tensors, metadata = load_tensors(adapter)
     save_tensors(tmp_path / "other.safetensors", tensors, metadata | {"ddm.base_hash": '"00"'})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.adapter import load_adapter
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.config_file import key_of, read_config, write_config

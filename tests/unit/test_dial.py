@@ -1,8 +1,8 @@
 """α as a web UI asks for it."""
 
 import pytest
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.dial import ALPHA, END, POINTS, SHAPE, SWITCH, Dial, parse_alphas
-from comfyui_ddm.debias.error import DDMError
 
 
 def dial(alphas, shape="constant", end=0.0, switch=0.5, points=""):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.diffusion_classifier import classify, denoising_errors, parse_words, say
-from comfyui_ddm.debias.error import DDMError
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias import picture
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core import image
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.folder import read_folder
 from PIL import Image
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_listed_by_name_and_skipped(tmp_path, monkeypatch
     save(tmp_path / "one.png", size=(1, 1))
     save(tmp_path / "thin.png", size=(100, 7))
     save(tmp_path / "bomb.png", size=(200, 200))
-    monkeypatch.setattr(picture, "MAX_PIXELS", 30_000)
+    monkeypatch.setattr(image, "MAX_PIXELS", 30_000)
     (tmp_path / "text.jpg").write_text("not a picture")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     for name in ("cut.jpg", "cut.png"):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.group import Groups, concepts, peers
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.group_inference import infer_groups, invariant_loss
 from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.guidance import Guidance, begin_together, read_words
 from comfyui_ddm.debias.target import Target
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import ABANDONED
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import ABANDONED
 from comfyui_ddm.training import file_index, tensor_cache
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.file_index import FileIndex

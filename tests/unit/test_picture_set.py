@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import load_adapter
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.picture_set import Preparation, folder_set, self_set

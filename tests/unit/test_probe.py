@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.augmentation import augment
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 from comfyui_ddm.debias.probe import Probe, calibrate, fit_linear_probe, fit_probe
-from comfyui_ddm.debias.storage import load_tensors, save_tensors
 
 
 def squares(count=24, size=32, seed=0):

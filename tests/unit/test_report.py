@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from comfyui_ddm.debias import chart
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.measurement import build_report
 from comfyui_ddm.debias.record import Attribute, Condition, Records
 from comfyui_ddm.debias.report import FairnessReport

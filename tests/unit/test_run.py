@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import content_hash, load_adapter
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.calibration import Calibration
 from comfyui_ddm.training.checkpoint import checkpoint_path

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, lora_parameters
 from comfyui_ddm.training.sampler import generate, generate_batches

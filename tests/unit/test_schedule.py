@@ -1,5 +1,5 @@
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.schedule import PIECES, AlphaSchedule
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import single_file
 from comfyui_ddm.training.base import check_weights, load_base
 from comfyui_ddm.training.single_file import build_models, check_single_file, configuration_of

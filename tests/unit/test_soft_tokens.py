@@ -3,8 +3,8 @@
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import AdapterCard
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import load_tensors
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.model import load_model
 from comfyui_ddm.training.sampler import generate

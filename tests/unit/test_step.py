@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import loop
 from comfyui_ddm.training.base import Base
 from comfyui_ddm.training.min_snr import min_snr_weight

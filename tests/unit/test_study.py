@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comfyui_ddm.debias import chart
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.page import sweep_overview
 from comfyui_ddm.debias.panel import report_panel, sweep_points
 from comfyui_ddm.debias.record import Attribute, Condition, Records

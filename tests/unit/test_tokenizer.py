@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint: where it is looked for, and what is said when there is none."""
 
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import tokenizer
 from comfyui_ddm.training.tokenizer import find_tokenizer, open_tokenizer
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import parent, trainer
 from comfyui_ddm.training.train_panel import POINTS, TrainPanel
 from comfyui_ddm.training.trainer import Trainer, sentence

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from comfyui_ddm.debias.adapter import AdapterCard
-from comfyui_ddm.debias.storage import read_metadata
+from comfyui_ddm.debias.core.io import read_metadata
 from PIL import Image
 
 from .page import ForgePage

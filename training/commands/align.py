@@ -118,8 +118,8 @@ def align(
     if stdin_stops:
         stop_with_parent()
     from ...debias.adapter import content_hash
+    from ...debias.core.io import check_output
     from ...debias.reading import check_probes
-    from ...debias.storage import check_output
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
     from ..base import load_base, resolve_device

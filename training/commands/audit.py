@@ -31,8 +31,8 @@ def audit(
 
     Example: ddm audit my_pictures --out audit.html
     """
-    from ...debias.error import DDMError
-    from ...debias.storage import write_text
+    from ...debias.core.error import DDMError
+    from ...debias.core.io import write_text
     from ..audit import audit_folder
     from ..folder import read_folder
     from ..grouping import check_source

@@ -32,9 +32,9 @@ def head(
 
     Example: ddm head examples/people_emoji --probe examples/probes/gender.safetensors --out gender_head.safetensors
     """
-    from ...debias.error import DDMError
+    from ...debias.core.error import DDMError
+    from ...debias.core.io import check_output
     from ...debias.probe import Probe
-    from ...debias.storage import check_output
     from ..grouping import attributes
     from ..head import make_head
     from ..progress import work_progress

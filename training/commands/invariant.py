@@ -48,7 +48,7 @@ def invariant(
 
     Example: ddm invariant my_pictures --out invariant.safetensors
     """
-    from ...debias.storage import check_output
+    from ...debias.core.io import check_output
     from ..checkpoint import checkpoint_path, refuse_left
     from ..invariant import InvariantSettings, InvariantTraining
     from ..progress import steps_progress, work_progress

@@ -28,7 +28,7 @@ def learning_set(
         DDMError: neither a folder nor prompts are given; or one of them cannot be used, which is found before the base
             is read.
     """
-    from ...debias.error import DDMError
+    from ...debias.core.error import DDMError
     from ..base import load_base
     from ..folder import read_folder
     from ..model import EMBEDDED

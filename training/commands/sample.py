@@ -143,7 +143,7 @@ def sample(
 
 def require_adapter(alphas: list[float], adapter: Path | None) -> None:
     """Refuse strengths for an adapter that is not there."""
-    from ...debias.error import DDMError
+    from ...debias.core.error import DDMError
 
     if adapter is None and any(alphas):
         raise DDMError("A strength α needs an adapter. Give one with --adapter FILE, or use --alpha 0.")

@@ -47,11 +47,11 @@ def sweep(
     """
     from ...debias.adapter import AdapterCard
     from ...debias.chart import save_png
-    from ...debias.error import DDMError
+    from ...debias.core.error import DDMError
+    from ...debias.core.io import write_text
     from ...debias.measurement import build_report
     from ...debias.page import pareto
     from ...debias.reading import check_probes
-    from ...debias.storage import write_text
     from ..base import resolve_device
     from ..gallery import plan_shots
     from ..model import EMBEDDED, load_model

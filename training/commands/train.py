@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from ...debias.error import DDMError
+from ...debias.core.error import DDMError
 from ..config import TrainConfig
 from ..option import Progress, ProgressOption, StdinStopsOption
 

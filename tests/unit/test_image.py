@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias import picture as pictures
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.picture import check_picture, fit, open_picture, to_array
+from comfyui_ddm.debias.core import image as pictures
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.image import check_picture, fit, open_picture, to_array
 from PIL import Image, ImageFile
 
 

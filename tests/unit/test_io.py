@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_ddm.debias.error import DDMError
-from comfyui_ddm.debias.storage import (
+from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import (
     atomic_path,
     check_output,
     load_tensors,

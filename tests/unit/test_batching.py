@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from comfyui_ddm.debias.batch import fitting_rows, in_batches
-from comfyui_ddm.debias.error import DDMError
+from comfyui_ddm.debias.core.batching import fitting_rows, in_batches
+from comfyui_ddm.debias.core.error import DDMError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

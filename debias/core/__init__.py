@@ -1,0 +1,1 @@
+"""What everything else stands on: errors as sentences, atomic files, images, batches that fit into memory."""
