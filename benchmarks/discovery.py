@@ -18,7 +18,7 @@ load_package()
 if TYPE_CHECKING:
     from comfyui_ddm.benchmarks.picture_set import PictureSet
     from comfyui_ddm.benchmarks.variant import Subject
-    from comfyui_ddm.debias.weight import Weighting
+    from comfyui_ddm.debias.groups.weighting import Weighting
 
 HERE = ROOT / "benchmarks"
 
@@ -101,7 +101,7 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     import torch
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
     from comfyui_ddm.debias.core.io import load_tensors, save_tensors
-    from comfyui_ddm.debias.feature import TIMESTEPS, centre, places, unet_features
+    from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, places, unet_features
     from comfyui_ddm.training.grouping import Grouper
     from comfyui_ddm.training.latents import Latents
     from comfyui_ddm.training.progress import picture_progress

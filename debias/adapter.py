@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core.error import DDMError
 from .core.io import check_tensors, load_tensors, save_tensors
+from .groups.weighting import ALPHA_MAX
 from .ldm import from_ldm, to_ldm
-from .weight import ALPHA_MAX
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ from .sheet import thumbnail
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .groups.target import Target
     from .probe import Probe
-    from .target import Target
 
 
 @dataclass(frozen=True)

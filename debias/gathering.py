@@ -40,7 +40,7 @@ class Gatherings:
             DDMError: a target over other classes than the probe's, or two probes for one attribute.
         """
         from .collection import Collection
-        from .target import Target
+        from .groups.target import Target
 
         asked = Target.parse(target or "uniform", probes[0].names)
         key = (owner, asked, *(_identity(probe) for probe in probes))

@@ -15,8 +15,8 @@ import numpy as np
 
 from .attribute_head import AttributeHead
 from .core.error import DDMError
+from .groups.target import Target
 from .tally import Tally
-from .target import Target
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,12 @@ import numpy as np
 
 from . import interval, metric
 from .audit import Audit, AuditedAttribute, AuditedGroup, ConceptRow, Price, SkippedFile, Tried
-from .group import FEWEST_PEERS, Groups
+from .groups.groups import FEWEST_PEERS, Groups
+from .groups.target import Target
+from .groups.weighting import PredictedCurve, Weighting, predict_curve
 from .report import Estimate, Thumbnail
 from .sheet import thumbnail
 from .summary import percent, percent_range, who
-from .target import Target
-from .weight import PredictedCurve, Weighting, predict_curve
 
 SHEET, STRIP = 20, 10
 FEWEST = 60

@@ -12,8 +12,8 @@ from .core.error import DDMError
 from .record import Attribute
 
 if TYPE_CHECKING:
+    from .groups.target import Target
     from .probe import Probe
-    from .target import Target
 
 BATCH = 128
 NETWORK_SIDE = 64

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from .core.error import DDMError
-from .target import Target
+from .groups.target import Target
 
 CONFIDENCE = 0.6
 

@@ -146,8 +146,8 @@ class AlphaSweep(io.ComfyNode):
         from ..debias.collection import Collection
         from ..debias.comparison import TILE
         from ..debias.core.image import fit
+        from ..debias.groups.target import Target
         from ..debias.study import Study
-        from ..debias.target import Target
         from .generation import Generator, Settings
         from .progress import Progress
 

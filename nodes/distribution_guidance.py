@@ -127,8 +127,8 @@ class DistributionGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         """The patched model."""
         from ..debias.attribute_head import AttributeHead
+        from ..debias.groups.target import Target
         from ..debias.guidance import NO_UNET, Guidance, read_words
-        from ..debias.target import Target
 
         opened = AttributeHead.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):

@@ -1,7 +1,7 @@
 """The target as a node's input."""
 
-from ..debias import target
 from ..debias.core.error import DDMError
+from ..debias.groups import target
 
 
 def check_target(text: str | None) -> bool | str:

@@ -25,8 +25,8 @@ from .trajectory import drawn_steps, roll_out
 if TYPE_CHECKING:
     import torch
 
+    from ..debias.groups.target import Target
     from ..debias.probe import Probe
-    from ..debias.target import Target
     from .base import Base
     from .trajectory import Trajectory
 

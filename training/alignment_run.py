@@ -13,8 +13,8 @@ from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_ch
 from .lora import export_parts
 
 if TYPE_CHECKING:
+    from ..debias.groups.target import Target
     from ..debias.probe import Probe
-    from ..debias.target import Target
     from .base import Base
     from .preview import Previews
 

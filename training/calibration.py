@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.feature import centre
-from ..debias.group import concepts
+from ..debias.groups.features import centre
+from ..debias.groups.groups import concepts
 from .latents import Latents
 from .lora import without_loras
 from .picture_features import picture_features

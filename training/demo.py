@@ -198,7 +198,7 @@ class Demo:
 
     def _look(self, probes: "list[Probe]") -> "Records":
         """Let probes see all pictures; the first has the target, the last lends its features."""
-        from ..debias.target import Target
+        from ..debias.groups.target import Target
         from .records import read_records
 
         targets = [Target.uniform(probes[0].names), *[None] * (len(probes) - 1)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.weight import Weighting
+from ..debias.groups.weighting import Weighting
 from .settings import Settings
 
 if TYPE_CHECKING:

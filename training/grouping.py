@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.component import Component, skewed_components
 from ..debias.core.error import DDMError
-from ..debias.diffusion_classifier import (
+from ..debias.groups.components import Component, skewed_components
+from ..debias.groups.diffusion_classifier import (
     ATTRIBUTES,
     MOST,
     TIMESTEPS,
@@ -20,11 +20,11 @@ from ..debias.diffusion_classifier import (
     parse_words,
     say,
 )
-from ..debias.feature import centre
-from ..debias.group import Groups, concepts, peers
-from ..debias.indicator import indicate
-from ..debias.target import Target
-from ..debias.weight import Weighting
+from ..debias.groups.features import centre
+from ..debias.groups.groups import Groups, concepts, peers
+from ..debias.groups.rarity import indicate
+from ..debias.groups.target import Target
+from ..debias.groups.weighting import Weighting
 from .picture_features import content_keys, picture_features
 from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash

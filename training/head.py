@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ..debias.attribute_head import TIMESTEPS, AttributeHead, fit_head
 from ..debias.core.batching import fitting_rows, in_batches
 from ..debias.core.error import DDMError
-from ..debias.group import Groups, concepts
+from ..debias.groups.groups import Groups, concepts
 from .grouping import Grouper
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.core.batching import fitting_rows
-from ..debias.weight import Weighting
+from ..debias.groups.weighting import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
 from .ema import Ema

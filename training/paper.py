@@ -23,7 +23,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.group import Groups
+    from ..debias.groups.groups import Groups
     from .text_table import TextTable
 
 # Pictures, drawn from the set, over whose noisy versions the entropy is measured.

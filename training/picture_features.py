@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.feature import MOST, TIMESTEPS, places, unet_features
+from ..debias.groups.features import MOST, TIMESTEPS, places, unet_features
 from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 

@@ -9,8 +9,8 @@ from ..debias.core.error import DDMError
 if TYPE_CHECKING:
     import torch
 
+    from ..debias.groups.target import Target
     from ..debias.probe import Probe
-    from ..debias.target import Target
 
 
 def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.device") -> "list[Probe]":
@@ -39,7 +39,7 @@ def targets_of(probes: "Sequence[Probe]", given: Sequence[str] | None) -> "list[
     Raises:
         DDMError: more targets than probes, or one that does not fit its probe's classes (both lists are named).
     """
-    from ..debias.target import Target
+    from ..debias.groups.target import Target
 
     given = list(given or ["uniform"])
     if len(given) > len(probes):
@@ -53,7 +53,7 @@ def targets_for(probes: "Sequence[Probe]", trained: "Sequence[Target]") -> "list
 
     The first probe's is uniform if there is none, and the others have none.
     """
-    from ..debias.target import Target
+    from ..debias.groups.target import Target
 
     fitting = [next((goal for goal in trained if set(goal.names) == set(probe.names)), None) for probe in probes]
     found = [goal and goal.ordered_as(probe.names) for goal, probe in zip(fitting, probes, strict=True)]

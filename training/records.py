@@ -12,8 +12,8 @@ from ..debias.record import Condition, Records
 from .folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
+    from ..debias.groups.target import Target
     from ..debias.probe import Probe
-    from ..debias.target import Target
 
 LISTED = 8
 

@@ -13,8 +13,8 @@ import numpy as np
 from ..debias.adapter import AdapterCard, save_adapter
 from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import kind_of, read_metadata
-from ..debias.group import concepts
-from ..debias.weight import PredictedCurve, Weighting, predict_curve, recommended_alpha
+from ..debias.groups.groups import concepts
+from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader

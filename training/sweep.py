@@ -11,9 +11,9 @@ from ..debias.interval import FEWEST_PICTURES
 from ..debias.report import FairnessReport
 
 if TYPE_CHECKING:
+    from ..debias.groups.target import Target
     from ..debias.probe import Probe
     from ..debias.record import Records
-    from ..debias.target import Target
     from .gallery import Shot
     from .model import Model
 

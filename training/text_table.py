@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.diffusion_classifier import ATTRIBUTES, say
+from ..debias.groups.diffusion_classifier import ATTRIBUTES, say
 from .grouping import Grouping, said_by_group
 from .text_cache import Texts, encode_texts
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.diffusion_classifier import article
+from ..debias.groups.diffusion_classifier import article
 from .ema import Ema
 from .min_snr import min_snr_weight
 

@@ -285,7 +285,7 @@ def _wanted_report(p: Any, settings: Settings) -> Pictures | None:
     Raises:
         DDMError: a probe that cannot be opened, or a target that it cannot have.
     """
-    from ..debias.target import Target
+    from ..debias.groups.target import Target
 
     if not files.chosen(settings.probe):
         return None

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.group import Groups, concepts
-from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.debias.groups.groups import Groups, concepts
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.calibration import FEWEST, STRENGTHS, GroupReader, groups_of, progress_of, scale_of
 from comfyui_ddm.training.grouping import Grouping

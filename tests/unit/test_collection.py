@@ -9,9 +9,9 @@ import torch
 from comfyui_ddm.debias.collection import Collection, Origin
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.image import from_pixels
+from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.study import Study
-from comfyui_ddm.debias.target import Target
 from PIL import Image
 
 

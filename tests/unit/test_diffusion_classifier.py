@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.diffusion_classifier import classify, denoising_errors, parse_words, say
+from comfyui_ddm.debias.groups.diffusion_classifier import classify, denoising_errors, parse_words, say
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter import AdapterCard, load_adapter, save_adapter
+from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.probe_network import ProbeNetwork
-from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training import single_file
 from comfyui_ddm.training.alignment import Alignment
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings

@@ -23,9 +23,9 @@ spec = spec_from_file_location("comfyui_ddm", root + "/__init__.py", submodule_s
 sys.modules["comfyui_ddm"] = module = module_from_spec(spec)
 spec.loader.exec_module(module)
 import torch
-from comfyui_ddm.debias.group import Groups, concepts
-from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.debias.groups.groups import Groups, concepts
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.latents import Latents

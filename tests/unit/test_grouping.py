@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, Verdict
+from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, Verdict
 from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
 from comfyui_ddm.training.latents import Latents

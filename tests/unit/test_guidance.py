@@ -7,8 +7,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.guidance import Guidance, begin_together, read_words
-from comfyui_ddm.debias.target import Target
 
 NAMES = ("man", "woman")
 

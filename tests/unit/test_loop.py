@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.group import Groups, concepts
-from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.debias.groups.groups import Groups, concepts
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.draws import GRID, Draws
 from comfyui_ddm.training.grouping import Grouping

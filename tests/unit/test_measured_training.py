@@ -7,8 +7,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
+from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probe import Probe
-from comfyui_ddm.debias.target import Target
 from comfyui_ddm.training import sweep
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.target import Target, check_target
+from comfyui_ddm.debias.groups.target import Target, check_target
 
 NAMES = ("man", "woman")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.diffusion_classifier import ATTRIBUTES, say
-from comfyui_ddm.debias.group import Groups, concepts
-from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import Weighting
+from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, say
+from comfyui_ddm.debias.groups.groups import Groups, concepts
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training import text_table
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.text import Text

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ...debias.groups.target import Target
     from ...debias.probe import Probe
-    from ...debias.target import Target
     from ..alignment import Extractor
 
 

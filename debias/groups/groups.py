@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .core.error import DDMError
+from ..core.error import DDMError
 
 FEWEST_PEERS = 5
 

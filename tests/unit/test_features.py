@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from comfyui_ddm.debias.feature import centre, places, principal_components, unet_features
+from comfyui_ddm.debias.groups.features import centre, places, principal_components, unet_features
 from comfyui_ddm.training.base import load_base
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias.indicator import cross_fit, indicate, intrinsic_dimension, log_rarity
+from comfyui_ddm.debias.groups.rarity import cross_fit, indicate, intrinsic_dimension, log_rarity
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
 
 def _joint(features: Mapping[str, np.ndarray], components: int) -> np.ndarray:
     """All features as whitened principal components [N, C], odd pictures pulled in."""
-    from .feature import principal_components
+    from .features import principal_components
 
     blocks = [principal_components(values, EACH) for values in features.values()]
     return np.clip(principal_components(np.concatenate(blocks, 1), components), -ODD, ODD)

@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from .group import Groups
+from .groups import Groups
 from .target import Target
 
 # How far α goes in training.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.batching import fitting_rows, in_batches
+from ..core.batching import fitting_rows, in_batches
 from .noise import LatentSet, noise_levels
 
 if TYPE_CHECKING:

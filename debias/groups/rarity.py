@@ -78,7 +78,7 @@ def indicate(
     features: dict[str, np.ndarray], *, components: int = COMPONENTS, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
     """Learn the log-weight ℓ [N] of each picture from centred features (`feature.centre`), without any label."""
-    from .feature import principal_components
+    from .features import principal_components
 
     blocks = [principal_components(values, components) for values in features.values()]
     estimates = [log_rarity(block, neighbours) for block in blocks]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.group import Groups, concepts, peers
+from comfyui_ddm.debias.groups.groups import Groups, concepts, peers
 
 
 def test_labels_become_hard_groups_and_an_empty_one_is_undetermined():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core.error import DDMError
+from ..core.error import DDMError
 
 
 @dataclass(frozen=True, eq=False)

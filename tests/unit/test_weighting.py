@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias.group import Groups
-from comfyui_ddm.debias.target import Target
-from comfyui_ddm.debias.weight import (
+from comfyui_ddm.debias.groups.groups import Groups
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.groups.weighting import (
     ESS_FLOOR,
     FURTHEST,
     INDICATOR_ESS,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.batching import fitting_rows, in_batches
-from .core.error import DDMError
+from ..core.batching import fitting_rows, in_batches
+from ..core.error import DDMError
 from .noise import LatentSet, noise_levels
 
 if TYPE_CHECKING:

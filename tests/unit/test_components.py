@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.component import skewed_components
+from comfyui_ddm.debias.groups.components import skewed_components
 
 COUNT = 420
 

@@ -1,0 +1,1 @@
+"""Who is in which image: targets, groups by labels, words or discovery, and the weights that balance them."""
