@@ -7,7 +7,7 @@ import comfy.lora
 import comfy.model_patcher
 import torch
 
-from ..debias.adapter import Adapter, AdapterCard, check_layers, parse_adapter
+from ..debias.adapter.lora_file import Adapter, AdapterCard, check_layers, parse_adapter
 from ..debias.card import UNKNOWN_BASE, LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import load_tensors, read_metadata

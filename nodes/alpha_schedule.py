@@ -3,8 +3,8 @@
 import comfy.hooks
 from comfy_api.latest import io
 
+from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES, make_schedule
 from ..debias.core.error import DDMError
-from ..debias.schedule import HIGHEST, LOWEST, SHAPES, make_schedule
 from .adapter_file import AdapterFile, check_name
 from .files import ADAPTERS, names, resolve, stamp
 from .types import Card, schema

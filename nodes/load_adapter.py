@@ -3,8 +3,8 @@
 import comfy.sd
 from comfy_api.latest import io
 
+from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST
 from ..debias.core.error import DDMError
-from ..debias.schedule import HIGHEST, LOWEST
 from .adapter_file import AdapterFile, check_name, recommended_alpha
 from .files import ADAPTERS, names, resolve, stamp
 from .types import Card, schema

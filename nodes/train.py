@@ -10,7 +10,7 @@ import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
-from ..debias.adapter import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..debias.adapter import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.io import read_metadata, write_text
 
 # What tells our pages from those that somebody else wrote.

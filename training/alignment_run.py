@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.adapter import AdapterCard, save_adapter
+from ..debias.adapter.lora_file import AdapterCard, save_adapter
 from .alignment import ADAPTER, Alignment, Extractor, Settings
 from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 from .lora import export_parts

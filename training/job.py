@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..debias.adapter import AdapterCard, content_hash
+from ..debias.adapter.lora_file import AdapterCard, content_hash
 from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import check_output, read_metadata
 from ..debias.reading import check_probes

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.adapter import AdapterCard, content_hash, load_adapter
+from ..debias.adapter.lora_file import AdapterCard, content_hash, load_adapter
 from .base import Base, load_base
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.adapter import AdapterCard, save_adapter
+from ..debias.adapter.lora_file import AdapterCard, save_adapter
 from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import kind_of, read_metadata
 from ..debias.groups.groups import concepts

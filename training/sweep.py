@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.adapter import AdapterCard, update_card
+from ..debias.adapter.lora_file import AdapterCard, update_card
 from ..debias.interval import FEWEST_PICTURES
 from ..debias.report import FairnessReport
 

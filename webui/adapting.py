@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from ..debias.adapter import Adapter, Lora, check_layers, content_hash, parse_adapter
+from ..debias.adapter.lora_file import Adapter, Lora, check_layers, content_hash, parse_adapter
+from ..debias.adapter.lora_hook import LoraHooks
+from ..debias.adapter.lora_keys import PREFIX, from_ldm
 from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import load_tensors
 from ..debias.dial import SETTINGS, Dial
-from ..debias.ldm import PREFIX, from_ldm
-from ..debias.lora_hook import LoraHooks
 from .host import checkpoint_hash, is_forge
 
 # How a picture's infotext names the adapter.

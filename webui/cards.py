@@ -1,6 +1,6 @@
 """The cards of adapters, in the accordion and in the tab."""
 
-from ..debias.adapter import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata

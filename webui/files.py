@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from ..debias.adapter import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import check_tensors, read_metadata
 from ..debias.probe import Probe

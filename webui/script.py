@@ -10,10 +10,10 @@ import gradio as gr
 from modules import extra_networks, scripts
 from modules.ui_components import ToolButton
 
+from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES
 from ..debias.core.error import DDMError
 from ..debias.dial import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
 from ..debias.guidance import MODES, SCALE
-from ..debias.schedule import HIGHEST, LOWEST, SHAPES
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html

@@ -11,7 +11,7 @@ import gradio as gr
 from modules import shared
 from modules.ui_components import ToolButton
 
-from ..debias.adapter import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import named_file, read_metadata, write_text
 from ..debias.fragment import fragment, problem

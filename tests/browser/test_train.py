@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from PIL import Image
 
 VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "calibrate": 0}

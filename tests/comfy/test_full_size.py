@@ -85,8 +85,8 @@ def lora_shapes(config):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_host_knows_every_layer_that_the_trainer_changes(seen, kind):
-    from comfyui_ddm.debias.adapter import kohya_name
-    from comfyui_ddm.debias.ldm import to_ldm
+    from comfyui_ddm.debias.adapter.lora_file import kohya_name
+    from comfyui_ddm.debias.adapter.lora_keys import to_ldm
 
     shapes = {kohya_name(name): list(shape) for name, shape in lora_shapes(CONFIGS[kind]["unet"]).items()}
     assert len(shapes) > 200
@@ -143,7 +143,7 @@ print(json.dumps({name: "diffusion_model." + key for name, key in names.items()}
 
 
 def test_the_host_adds_to_each_layer_of_sdxl_what_the_trainer_learnt_for_it(host, tmp_path):
-    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+    from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 
     unet = lora_shapes(CONFIGS["SDXL"]["unet"])
     chosen = [name for number, name in enumerate(sorted(unet)) if number % 40 == 0]
@@ -230,7 +230,7 @@ def sd15(server):
 
 def save_lora(path):
     """An adapter for it, of another base's hash, that changes every layer."""
-    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+    from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 
     generator = torch.Generator().manual_seed(1)
     layers = {

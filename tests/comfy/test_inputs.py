@@ -46,7 +46,7 @@ def is_sentence(text):
 
 
 def save_lora(path, shapes, **card):
-    from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+    from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 
     layers = {
         name: Lora(torch.zeros(2, *rest), torch.zeros(out, 2, *[1] * (len(rest) - 1)), 2.0)
@@ -125,7 +125,7 @@ def test_an_ordinary_lora_works_and_says_what_is_not_known(server, loras):
 
 @pytest.mark.parametrize(("fd", "tone"), [(0.04, "fair"), (0.2, "unknown"), (None, "unknown")])
 def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
-    from comfyui_ddm.debias.adapter import load_adapter, update_card
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     points = [
         {"alpha": alpha, "pictures": 600, "shares": [0.5, 0.5], "fd": fd, "fd_high": fd, "floor_high": 0.06}
@@ -142,7 +142,7 @@ def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
 
 
 def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
-    from comfyui_ddm.debias.adapter import load_adapter, update_card
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     shutil.copy(SHIPPED, loras / "twin.safetensors")
     card = load_adapter(SHIPPED).card
@@ -153,7 +153,7 @@ def test_an_adapter_of_another_training_of_the_base_warns(server, loras):
 
 
 def test_where_the_base_cannot_be_known_the_card_says_so(server, loras):
-    from comfyui_ddm.debias.adapter import load_adapter, update_card
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     shutil.copy(SHIPPED, loras / "orphan.safetensors")
     update_card(loras / "orphan.safetensors", replace(load_adapter(SHIPPED).card, base_hash=""))
@@ -163,7 +163,7 @@ def test_where_the_base_cannot_be_known_the_card_says_so(server, loras):
 
 
 def test_an_adapter_of_a_newer_format_asks_for_an_update(server, loras):
-    from comfyui_ddm.debias.adapter import load_adapter, update_card
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     shutil.copy(SHIPPED, loras / "new.safetensors")
     update_card(loras / "new.safetensors", replace(load_adapter(SHIPPED).card, format_version=99))
@@ -171,7 +171,7 @@ def test_an_adapter_of_a_newer_format_asks_for_an_update(server, loras):
 
 
 def test_a_changed_adapter_file_is_read_again(server, loras):
-    from comfyui_ddm.debias.adapter import load_adapter, update_card
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     shutil.copy(SHIPPED, loras / "mine.safetensors")
     server.run(graph("mine.safetensors"))

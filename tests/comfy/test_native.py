@@ -43,7 +43,7 @@ def seen(host):
 
 
 def test_the_model_carries_the_hash_that_adapters_remember(seen):
-    from comfyui_ddm.debias.adapter import load_adapter
+    from comfyui_ddm.debias.adapter.lora_file import load_adapter
 
     card = load_adapter(PACK / "examples" / "adapters" / "tiny_people_fair.safetensors").card
     assert seen["hash"] == card.base_hash

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from PIL import Image
 
 from . import graphs

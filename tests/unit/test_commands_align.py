@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from comfyui_ddm.debias.adapter import AdapterCard, load_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter
 from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app

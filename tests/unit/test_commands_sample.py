@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard, content_hash, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, save_adapter
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters

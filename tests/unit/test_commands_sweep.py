@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard, content_hash, load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.measurement import build_report
 from comfyui_ddm.debias.record import Attribute, Condition, Records

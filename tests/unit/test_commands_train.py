@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.io import save_tensors
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter, save_adapter
 from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard, load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save_adapter
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probe import Probe
 from comfyui_ddm.debias.probe_network import ProbeNetwork

@@ -1,7 +1,7 @@
 """Panels as HTML in the pages of hosts."""
 
 import pytest
-from comfyui_ddm.debias.adapter import AdapterCard
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.fragment import fragment, problem
 from comfyui_ddm.training.reporter import TITLES

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from comfyui_ddm.debias.adapter import content_hash
+from comfyui_ddm.debias.adapter.lora_file import content_hash
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.idle_option import NEEDS, NOT_PUBLISHED, idle_options

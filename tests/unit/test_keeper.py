@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import content_hash, load_adapter
+from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import keeper, loop
 from comfyui_ddm.training.preview import Previews

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import Adapter, Lora, kohya_name, load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import Adapter, Lora, kohya_name, load_adapter, save_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.lora import (

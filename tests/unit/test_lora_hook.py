@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import Lora
-from comfyui_ddm.debias.lora_hook import LoraHooks
+from comfyui_ddm.debias.adapter.lora_file import Lora
+from comfyui_ddm.debias.adapter.lora_hook import LoraHooks
 from torch import nn
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import content_hash, load_adapter
+from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probe import Probe

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm import install
-from comfyui_ddm.debias.adapter import load_adapter
+from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.preview import Previews

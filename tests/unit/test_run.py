@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import content_hash, load_adapter
+from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.calibration import Calibration

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.training.base import load_base

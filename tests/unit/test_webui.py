@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from comfyui_ddm import install as pack
-from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.probe import Probe
 

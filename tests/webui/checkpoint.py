@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard, Lora, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 from comfyui_ddm.debias.attribute_head import AttributeHead
 from safetensors.torch import save_file
 

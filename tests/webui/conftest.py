@@ -1,7 +1,7 @@
 """One real Forge for all tests of the web UIs; without it they are skipped, and say why."""
 
 import pytest
-from comfyui_ddm.debias.adapter import AdapterCard
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 
 from .checkpoint import save_checkpoint, save_head, save_lora
 from .server import CHECKPOINT, Forge, find_forge

@@ -132,7 +132,7 @@ def test_a_file_that_was_trained_again_under_its_name_is_another_one(forge):
 def test_what_cannot_be_done_is_not_claimed_and_the_picture_is_made(forge, bare, asked):
     (forge.loras / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     import torch
-    from comfyui_ddm.debias.adapter import Lora, save_adapter
+    from comfyui_ddm.debias.adapter.lora_file import Lora, save_adapter
 
     save_adapter(forge.loras / "other.safetensors", {"no.layer": Lora(torch.ones(1, 4), torch.ones(4, 1), 1.0)}, CARD)
     before = forge.log().count("Traceback")

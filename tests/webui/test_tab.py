@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.adapter import AdapterCard
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 from comfyui_ddm.debias.core.io import read_metadata
 from PIL import Image
 

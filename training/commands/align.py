@@ -117,7 +117,7 @@ def align(
 
     if stdin_stops:
         stop_with_parent()
-    from ...debias.adapter import content_hash
+    from ...debias.adapter.lora_file import content_hash
     from ...debias.core.io import check_output
     from ...debias.reading import check_probes
     from ..alignment import Settings, usual_keep

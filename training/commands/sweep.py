@@ -45,7 +45,7 @@ def sweep(
 
     Example: ddm sweep fair.safetensors --probe gender.safetensors --prompts roles.txt --cfg 3,1,5 --out sweep
     """
-    from ...debias.adapter import AdapterCard
+    from ...debias.adapter.lora_file import AdapterCard
     from ...debias.chart import save_png
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text

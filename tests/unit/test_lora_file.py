@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import (
+from comfyui_ddm.debias.adapter.lora_file import (
     Adapter,
     AdapterCard,
     Lora,

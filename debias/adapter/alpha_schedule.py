@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .core.error import DDMError
+from ..core.error import DDMError
 
 # What the sliders of the nodes allow.
 LOWEST, HIGHEST = -1.0, 2.0

@@ -1,6 +1,6 @@
 import pytest
+from comfyui_ddm.debias.adapter.alpha_schedule import PIECES, AlphaSchedule
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.schedule import PIECES, AlphaSchedule
 
 
 def test_a_constant_is_one_step():

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from comfyui_ddm.debias.adapter import AdapterCard, Lora, kohya_name, load_adapter, save_adapter
-from comfyui_ddm.debias.ldm import from_ldm, to_ldm
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, kohya_name, load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_keys import from_ldm, to_ldm
 from comfyui_ddm.training.lora import TARGETS, base_shapes
 from comfyui_ddm.training.single_file import FAMILIES
 from safetensors import safe_open

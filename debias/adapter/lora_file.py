@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .core.error import DDMError
-from .core.io import check_tensors, load_tensors, save_tensors
-from .groups.weighting import ALPHA_MAX
-from .ldm import from_ldm, to_ldm
+from ..core.error import DDMError
+from ..core.io import check_tensors, load_tensors, save_tensors
+from ..groups.weighting import ALPHA_MAX
+from .lora_keys import from_ldm, to_ldm
 
 if TYPE_CHECKING:
     import torch

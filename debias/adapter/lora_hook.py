@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .adapter import Lora
+from .lora_file import Lora
 
 # (timestep of a call of the U-Net, its rows) → strength α of each row.
 Strengths = Callable[[float, int], Sequence[float]]
