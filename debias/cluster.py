@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import interval, metric
-from .record import Records
+from .probes.records import Records
 from .report import Cluster, Estimate, Thumbnail
 from .sheet import uri
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collection import Collection
-    from .probe import Probe
+    from .probes.probe import Probe
 
 # The one that was used longest ago goes first.
 KEPT = 32

@@ -7,10 +7,10 @@ import numpy as np
 
 from . import interval, metric, quality
 from .cluster import look_alikes
-from .record import CONFIDENCE, Attribute, Records
+from .probes.prompt_class import recognised_by
+from .probes.records import CONFIDENCE, Attribute, Records
 from .report import Estimate, FairnessReport, Intersection, Measured, Overall, PromptRow, Quality, Setting
 from .sheet import contact_sheets
-from .subject import recognised_by
 from .summary import remarks, summarise
 
 DRIFT = {interval.NOT_FAIR: "moved", interval.CANNOT_TELL: interval.CANNOT_TELL, interval.TOO_FEW: interval.TOO_FEW}

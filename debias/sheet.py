@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .core.error import DDMError
-from .record import Attribute, Records
+from .probes.records import Attribute, Records
 from .report import Sheet, Thumbnail
 
 if TYPE_CHECKING:

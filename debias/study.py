@@ -7,7 +7,7 @@ import numpy as np
 
 from .core.error import DDMError
 from .measurement import build_report
-from .record import Attribute, Condition, Records
+from .probes.records import Attribute, Condition, Records
 from .report import FairnessReport
 
 

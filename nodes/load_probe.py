@@ -53,7 +53,7 @@ class LoadProbe(io.ComfyNode):
     @classmethod
     def execute(cls, probe: str, clip_vision: object = None) -> io.NodeOutput:
         """Open the file."""
-        from ..debias import probe as probes
+        from ..debias.probes import probe as probes
         from .clip_vision import ClipVision
 
         opened = probes.Probe.load(

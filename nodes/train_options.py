@@ -176,7 +176,7 @@ def check(regularisation: str | None, *probes: str | None) -> None:
 
 
 def _check_probe(name: str) -> None:
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
 
     probe = Probe.load(files.resolve(files.DDM, name))
     if probe.network is None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..debias.groups.target import Target
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
     from .base import Base
     from .trajectory import Trajectory
 

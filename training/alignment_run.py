@@ -14,7 +14,7 @@ from .lora import export_parts
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
     from .base import Base
     from .preview import Previews
 

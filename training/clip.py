@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..debias.core.error import DDMError
 from ..debias.core.image import fit, to_array
-from ..debias.probe_network import fit_tensor
+from ..debias.probes.probe_network import fit_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from .model import EMBEDDED, Model, load_model
 from .tiny_people import caption
 
 if TYPE_CHECKING:
-    from ..debias.probe import Probe
-    from ..debias.record import Records
+    from ..debias.probes.probe import Probe
+    from ..debias.probes.records import Records
     from ..debias.report import FairnessReport
     from .grouping import Grouping
 
@@ -112,7 +112,7 @@ class Demo:
 
     def _prepare(self) -> tuple[Model, "list[Probe]"]:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
-        from ..debias.probe import Probe
+        from ..debias.probes.probe import Probe
         from .base import resolve_device
         from .checkpoint import checkpoint_path
         from .folder import read_folder

@@ -12,7 +12,7 @@ from .grouping import Grouper
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
     from .base import Base
     from .picture_set import PictureSet
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..debias.adapter.lora_file import AdapterCard, content_hash
 from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import check_output, read_metadata
-from ..debias.reading import check_probes
+from ..debias.probes.predict import check_probes
 from .adapter_page import page_path, write_page
 from .base import Base, check_weights, load_base
 from .board import BoardReporter

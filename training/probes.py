@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..debias.groups.target import Target
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
 
 
 def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.device") -> "list[Probe]":
@@ -19,7 +19,7 @@ def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.d
     Raises:
         DDMError: a file is no probe; a probe reads CLIP features and no folder, or that of another model, is given.
     """
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
 
     extractor = None
     if clip is not None:

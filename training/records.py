@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.reading import Reading, attributes_of, check_probes, read_pictures, side_for
-from ..debias.record import Condition, Records
+from ..debias.probes.predict import Reading, attributes_of, check_probes, read_pictures, side_for
+from ..debias.probes.records import Condition, Records
 from .folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target
-    from ..debias.probe import Probe
+    from ..debias.probes.probe import Probe
 
 LISTED = 8
 

@@ -12,8 +12,8 @@ from ..debias.report import FairnessReport
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target
-    from ..debias.probe import Probe
-    from ..debias.record import Records
+    from ..debias.probes.probe import Probe
+    from ..debias.probes.records import Records
     from .gallery import Shot
     from .model import Model
 
@@ -41,7 +41,7 @@ def make_records(
         phase: begins "sampling" and "looking", as `Reporter.pictures`.
         options: of `make_gallery`, which also says what can go wrong.
     """
-    from ..debias.reading import quality_probe
+    from ..debias.probes.predict import quality_probe
     from .gallery import make_gallery
     from .records import read_records
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import check_tensors, read_metadata
-from ..debias.probe import Probe
+from ..debias.probes.probe import Probe
 from . import host
 
 NONE = "None"

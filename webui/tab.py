@@ -15,7 +15,7 @@ from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import named_file, read_metadata, write_text
 from ..debias.fragment import fragment, problem
-from ..debias.probe import Probe
+from ..debias.probes.probe import Probe
 from ..training.background import BackgroundTraining
 from ..training.train_panel import TrainPanel
 from ..training.trainer import check_same, more_options, train_arguments

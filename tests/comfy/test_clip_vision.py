@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 
 from . import graphs
 from .server import PACK, Failed, run_in_host

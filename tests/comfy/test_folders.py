@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from comfyui_ddm.debias.core.io import save_tensors
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 
 from . import graphs

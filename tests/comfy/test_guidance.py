@@ -8,7 +8,7 @@ import torch
 from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.guidance import Guidance
 from comfyui_ddm.debias.invariant_module import InvariantModule
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 from safetensors.torch import load as load_safetensors
 

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 
 from . import graphs

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from comfyui_ddm.debias.probe import fit_probe
+from comfyui_ddm.debias.probes.probe import fit_probe
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.picture_set import folder_set

@@ -9,8 +9,8 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probe import Probe
-from comfyui_ddm.debias.probe_network import ProbeNetwork
+from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
 from comfyui_ddm.training.alignment_run import AlignmentRun
 from comfyui_ddm.training.base import Base, load_base

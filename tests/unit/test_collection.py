@@ -10,7 +10,7 @@ from comfyui_ddm.debias.collection import Collection, Origin
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.image import from_pixels
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.study import Study
 from PIL import Image
 

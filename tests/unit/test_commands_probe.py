@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.training.clip import ClipImages
 from comfyui_ddm.training.command_line import app
 from PIL import Image

@@ -18,8 +18,8 @@ from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.guidance import Guidance
 from comfyui_ddm.debias.invariant_module import InvariantModule
-from comfyui_ddm.debias.probe import Probe
-from comfyui_ddm.debias.probe_network import ProbeNetwork
+from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import TRAINED
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.alignment_run import AlignmentRun

@@ -7,8 +7,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save_adapter
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probe import Probe
-from comfyui_ddm.debias.probe_network import ProbeNetwork
+from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training import single_file
 from comfyui_ddm.training.alignment import Alignment
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings

@@ -8,7 +8,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probe import Probe
+from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.training import sweep
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.augmentation import augment
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors, save_tensors
-from comfyui_ddm.debias.probe import Probe, calibrate, fit_linear_probe, fit_probe
+from comfyui_ddm.debias.probes.augmentation import augment
+from comfyui_ddm.debias.probes.probe import Probe, calibrate, fit_linear_probe, fit_probe
 
 
 def squares(count=24, size=32, seed=0):

@@ -9,7 +9,7 @@ from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.measurement import build_report
-from comfyui_ddm.debias.record import Attribute, Condition, Records
+from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
 from comfyui_ddm.debias.report import FairnessReport
 from comfyui_ddm.training.commands.report import report as report_command
 from comfyui_ddm.training.probes import targets_of
@@ -304,8 +304,8 @@ def test_targets_are_given_in_the_order_of_the_probes():
 
 def test_the_command_writes_page_figures_and_chart(tmp_path):
     torch = pytest.importorskip("torch")
-    module = pytest.importorskip("comfyui_ddm.debias.probe")
-    network = pytest.importorskip("comfyui_ddm.debias.probe_network")
+    module = pytest.importorskip("comfyui_ddm.debias.probes.probe")
+    network = pytest.importorskip("comfyui_ddm.debias.probes.probe_network")
     typer = pytest.importorskip("typer")
     from typer.testing import CliRunner
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...debias.groups.target import Target
-    from ...debias.probe import Probe
+    from ...debias.probes.probe import Probe
     from ..alignment import Extractor
 
 
@@ -119,7 +119,7 @@ def align(
         stop_with_parent()
     from ...debias.adapter.lora_file import content_hash
     from ...debias.core.io import check_output
-    from ...debias.reading import check_probes
+    from ...debias.probes.predict import check_probes
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
     from ..base import load_base, resolve_device
@@ -202,7 +202,7 @@ def align(
 
 def open_extractor(path: Path, device: "torch.device") -> "Extractor":
     """The features of a probe file, or of a CLIP folder; errors as in `Probe.load` and `ClipImages`."""
-    from ...debias.probe import Probe
+    from ...debias.probes.probe import Probe
     from ..clip import ClipImages
 
     return ClipImages(path, device).embed if path.is_dir() else Probe.load(path, device=device).embed

@@ -34,7 +34,7 @@ def head(
     """
     from ...debias.core.error import DDMError
     from ...debias.core.io import check_output
-    from ...debias.probe import Probe
+    from ...debias.probes.probe import Probe
     from ..grouping import attributes
     from ..head import make_head
     from ..progress import work_progress

@@ -47,8 +47,8 @@ def probe(
     import numpy as np
 
     from ...debias.core.io import check_output
-    from ...debias.probe import fit_linear_probe, fit_probe
-    from ...debias.probe_network import SIZE
+    from ...debias.probes.probe import fit_linear_probe, fit_probe
+    from ...debias.probes.probe_network import SIZE
     from ..base import resolve_device
     from ..clip import ClipImages
     from ..folder import read_folder

@@ -46,7 +46,7 @@ def report(
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
     from ...debias.measurement import build_report
-    from ...debias.reading import check_probes, quality_probe
+    from ...debias.probes.predict import check_probes, quality_probe
     from ..base import resolve_device
     from ..probes import open_probes, targets_of
     from ..records import read_features, read_records

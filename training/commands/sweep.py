@@ -51,7 +51,7 @@ def sweep(
     from ...debias.core.io import write_text
     from ...debias.measurement import build_report
     from ...debias.page import pareto
-    from ...debias.reading import check_probes
+    from ...debias.probes.predict import check_probes
     from ..base import resolve_device
     from ..gallery import plan_shots
     from ..model import EMBEDDED, load_model

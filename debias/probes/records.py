@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .core.error import DDMError
-from .groups.target import Target
+from ..core.error import DDMError
+from ..groups.target import Target
 
 CONFIDENCE = 0.6
 

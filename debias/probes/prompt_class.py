@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .record import Attribute
+from .records import Attribute
 
 
 def recognised_by(attribute: Attribute, prompts: Sequence[str]) -> np.ndarray | None:

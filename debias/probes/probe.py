@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core.error import DDMError
+from ..core.io import load_tensors, save_tensors
 from .augmentation import augment
-from .core.error import DDMError
-from .core.io import load_tensors, save_tensors
 from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, picture_tensor
 
 VERSION = "1"

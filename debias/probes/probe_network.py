@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core.error import DDMError
+from ..core.error import DDMError
 
 SIZE = 64  # pixels: side of what the network sees
 

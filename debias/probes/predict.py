@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.error import DDMError
-from .record import Attribute
+from ..core.error import DDMError
+from .records import Attribute
 
 if TYPE_CHECKING:
-    from .groups.target import Target
+    from ..groups.target import Target
     from .probe import Probe
 
 BATCH = 128
