@@ -8,14 +8,14 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from ..debias.tally import Tallies
+from ..debias.methods.class_counts import Tallies
 from . import files
 from .native import BASE_HASH
 from .target import check_target
 from .types import schema
 
 if TYPE_CHECKING:
-    from ..debias.guidance import Guidance
+    from ..debias.methods.distribution_guidance import Guidance
 
 KIND = "head"
 OTHER_BASE = (
@@ -126,9 +126,9 @@ class DistributionGuidance(io.ComfyNode):
         words: str = "",
     ) -> io.NodeOutput:
         """The patched model."""
-        from ..debias.attribute_head import AttributeHead
         from ..debias.groups.target import Target
-        from ..debias.guidance import NO_UNET, Guidance, read_words
+        from ..debias.methods.distribution_guidance import NO_UNET, Guidance, read_words
+        from ..debias.methods.h_space_classifier import AttributeHead
 
         opened = AttributeHead.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):

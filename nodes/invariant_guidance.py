@@ -64,7 +64,7 @@ class InvariantGuidance(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, module: str, strength: float) -> io.NodeOutput:
         """The patched model."""
-        from ..debias.invariant_module import InvariantModule
+        from ..debias.methods.invariant_module import InvariantModule
 
         delta = InvariantModule.load(files.resolve(files.DDM, module))
         shape = model.model.model_config.unet_config

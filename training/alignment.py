@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.assignment import aims
 from ..debias.core.error import DDMError
+from ..debias.methods.optimal_assignment import aims
 from .checkpoint import Resumable
 from .ema import Ema
 from .lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..debias.attribute_head import TIMESTEPS, AttributeHead, fit_head
 from ..debias.core.batching import fitting_rows, in_batches
 from ..debias.core.error import DDMError
 from ..debias.groups.groups import Groups, concepts
+from ..debias.methods.h_space_classifier import TIMESTEPS, AttributeHead, fit_head
 from .grouping import Grouper
 
 if TYPE_CHECKING:

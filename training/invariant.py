@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.core.error import DDMError
-from ..debias.group_inference import infer_groups, invariant_loss
 from ..debias.groups.diffusion_classifier import denoising_errors
 from ..debias.groups.groups import concepts
-from ..debias.invariant_module import new_module
+from ..debias.methods.group_inference import infer_groups, invariant_loss
+from ..debias.methods.invariant_module import new_module
 from .checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..debias.adapter.lora_file import AdapterCard
-from ..debias.paper_indicator import PaperIndicator, indicator_entropy, paper_loss
+from ..debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
 from .calibration import Calibration
 from .draws import Plan
 from .loop import FairTraining

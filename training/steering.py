@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.attribute_head import AttributeHead
 from ..debias.core.error import DDMError
-from ..debias.guidance import SCALE, Guidance, begin_together, guides_for
-from ..debias.guidance_hook import GuidanceHooks
-from ..debias.invariant_module import InvariantModule
+from ..debias.methods.distribution_guidance import SCALE, Guidance, begin_together, guides_for
+from ..debias.methods.guidance_hook import GuidanceHooks
+from ..debias.methods.h_space_classifier import AttributeHead
+from ..debias.methods.invariant_module import InvariantModule
 
 if TYPE_CHECKING:
     import torch

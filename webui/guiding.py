@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..debias.attribute_head import AttributeHead
 from ..debias.core.error import DDMError
-from ..debias.guidance import NO_UNET, Guidance, begin_together, guides_for
-from ..debias.guidance_hook import GuidanceHooks
-from ..debias.tally import Tallies
+from ..debias.methods.class_counts import Tallies
+from ..debias.methods.distribution_guidance import NO_UNET, Guidance, begin_together, guides_for
+from ..debias.methods.guidance_hook import GuidanceHooks
+from ..debias.methods.h_space_classifier import AttributeHead
 from . import files
 from .adapting import unet_of
 from .host import checkpoint_hash, is_forge

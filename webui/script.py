@@ -13,7 +13,7 @@ from modules.ui_components import ToolButton
 from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES
 from ..debias.core.error import DDMError
 from ..debias.dial import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
-from ..debias.guidance import MODES, SCALE
+from ..debias.methods.distribution_guidance import MODES, SCALE
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html

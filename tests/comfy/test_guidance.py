@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.attribute_head import AttributeHead
-from comfyui_ddm.debias.guidance import Guidance
-from comfyui_ddm.debias.invariant_module import InvariantModule
+from comfyui_ddm.debias.methods.distribution_guidance import Guidance
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 from safetensors.torch import load as load_safetensors

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter, save_adapter
-from comfyui_ddm.debias.attribute_head import AttributeHead
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.guidance import Guidance
-from comfyui_ddm.debias.invariant_module import InvariantModule
+from comfyui_ddm.debias.methods.distribution_guidance import Guidance
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import TRAINED

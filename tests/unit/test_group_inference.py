@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.group_inference import infer_groups, invariant_loss
-from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
+from comfyui_ddm.debias.methods.group_inference import infer_groups, invariant_loss
+from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 
 
 def test_pictures_that_the_model_does_badly_find_together():

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.attribute_head import AttributeHead
-from comfyui_ddm.debias.guidance import Guidance
-from comfyui_ddm.debias.guidance_hook import GuidanceHooks
-from comfyui_ddm.debias.invariant_module import InvariantModule, new_module
+from comfyui_ddm.debias.methods.distribution_guidance import Guidance
+from comfyui_ddm.debias.methods.guidance_hook import GuidanceHooks
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app

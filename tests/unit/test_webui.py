@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyui_ddm import install as pack
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
-from comfyui_ddm.debias.attribute_head import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
 from comfyui_ddm.debias.probes.probe import Probe
 
 from . import webui_host as host

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
-from comfyui_ddm.debias.attribute_head import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
 from safetensors.torch import save_file
 
 from ..unit.checkpoints import ldm_tensors, make_models, tiny_configuration

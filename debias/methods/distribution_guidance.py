@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attribute_head import AttributeHead
-from .core.error import DDMError
-from .groups.target import Target
-from .tally import Tally
+from ..core.error import DDMError
+from ..groups.target import Target
+from .class_counts import Tally
+from .h_space_classifier import AttributeHead
 
 if TYPE_CHECKING:
     import torch

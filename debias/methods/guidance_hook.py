@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .core.error import DDMError
-from .guidance import Guidance
+from ..core.error import DDMError
+from .distribution_guidance import Guidance
 
 # (rows of a call of the U-Net, its keyword arguments) → those rows that hold all pictures under their prompt, once for
 # each part of the prompt.

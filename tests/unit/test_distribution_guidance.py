@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.attribute_head import AttributeHead, fit_head
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.guidance import Guidance, begin_together, read_words
+from comfyui_ddm.debias.methods.distribution_guidance import Guidance, begin_together, read_words
+from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead, fit_head
 
 NAMES = ("man", "woman")
 

@@ -4,7 +4,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.assignment import aims, assign, expected_targets, two_class_targets
+from comfyui_ddm.debias.methods.optimal_assignment import aims, assign, expected_targets, two_class_targets
 
 
 def probabilities(count: int, classes: int, seed: int = 0) -> np.ndarray:

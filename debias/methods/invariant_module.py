@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core.error import DDMError
-from .core.io import load_tensors, save_tensors
+from ..core.error import DDMError
+from ..core.io import load_tensors, save_tensors
 
 KIND, VERSION = "invariant", "1"
 GROUPS = 8  # of the normalisation; widths are multiples of it

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .core.error import DDMError
-from .core.io import load_tensors, save_tensors
-from .probes.probe import calibrate, hold_out
+from ..core.error import DDMError
+from ..core.io import load_tensors, save_tensors
+from ..probes.probe import calibrate, hold_out
 
 KIND, VERSION = "head", "1"
 TIMESTEPS = (25, 75, 150, 250, 350, 450, 550, 650, 750, 850, 950)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.tally import Tally
+from comfyui_ddm.debias.methods.class_counts import Tally
 
 
 def fill(tally, prompts):
