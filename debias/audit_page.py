@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from . import chart
-from .audit import Audit, AuditedAttribute
+from .evaluation.dataset_audit import Audit, AuditedAttribute
 from .page import environment
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .collection import Collection
+    from .evaluation.accumulator import Collection
     from .probes.probe import Probe
 
 # The one that was used longest ago goes first.
@@ -39,7 +39,7 @@ class Gatherings:
         Raises:
             DDMError: a target over other classes than the probe's, or two probes for one attribute.
         """
-        from .collection import Collection
+        from .evaluation.accumulator import Collection
         from .groups.target import Target
 
         asked = Target.parse(target or "uniform", probes[0].names)

@@ -5,15 +5,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import chart, interval
-from .report import Estimate, FairnessReport, Measured
-from .summary import percent, percent_range
+from . import chart
+from .evaluation import confidence
+from .evaluation.report import Estimate, FairnessReport, Measured
+from .evaluation.report_text import percent, percent_range
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
-TONES = {interval.NOT_FAIR: "no", "moved": "no", interval.CANNOT_TELL: "open", interval.TOO_FEW: "open", "": "none"}
+TONES = {
+    confidence.NOT_FAIR: "no",
+    "moved": "no",
+    confidence.CANNOT_TELL: "open",
+    confidence.TOO_FEW: "open",
+    "": "none",
+}
 
 
 def render(report: FairnessReport) -> str:
@@ -34,9 +41,9 @@ def render(report: FairnessReport) -> str:
             pareto=Markup(chart.to_svg(front, "Fairness against quality")) if front else "",
             light=chart.LIGHT,
             dark=chart.DARK,
-            fewest=interval.FEWEST_PICTURES,
-            undecided=interval.CANNOT_TELL,
-            needed=interval.pictures_needed,
+            fewest=confidence.FEWEST_PICTURES,
+            undecided=confidence.CANNOT_TELL,
+            needed=confidence.pictures_needed,
         )
     )
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import interval
-from .audit import Audit
+from .evaluation import confidence
+from .evaluation.dataset_audit import Audit
+from .evaluation.report import Estimate, FairnessReport, Measured, Quality
 from .page import tone
-from .report import Estimate, FairnessReport, Measured, Quality
 
 Files = Mapping[str, Mapping[str, str]]
 
@@ -121,11 +121,13 @@ def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
 def _verdict(measured: Measured, condition: int) -> dict[str, str]:
     said = measured.overall[condition].verdict
     text = said or "no target"
-    if said == interval.TOO_FEW:
+    if said == confidence.TOO_FEW:
         made = [row.pictures for row in measured.prompts if row.condition == condition]
         pictures = "one picture" if sum(made) == 1 else f"{sum(made):,} pictures"
-        each = f" of {len(made)} prompts, and a verdict needs {interval.FEWEST_PICTURES} of each"
-        text = f"{said}: {pictures}" + (each if len(made) > 1 else f", and a verdict needs {interval.FEWEST_PICTURES}")
+        each = f" of {len(made)} prompts, and a verdict needs {confidence.FEWEST_PICTURES} of each"
+        text = f"{said}: {pictures}" + (
+            each if len(made) > 1 else f", and a verdict needs {confidence.FEWEST_PICTURES}"
+        )
     return {"tone": TONES[tone(said)], "text": text}
 
 

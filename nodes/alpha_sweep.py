@@ -15,8 +15,8 @@ from .types import Probe, Report, schema
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..debias.collection import Collection
-    from ..debias.study import Study
+    from ..debias.evaluation.accumulator import Collection
+    from ..debias.evaluation.compare import Study
 
 ROWS, COLUMNS = 3, 8
 WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
@@ -143,11 +143,11 @@ class AlphaSweep(io.ComfyNode):
         watch: Any = None,
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
-        from ..debias.collection import Collection
         from ..debias.comparison import TILE
         from ..debias.core.image import fit
+        from ..debias.evaluation.accumulator import Collection
+        from ..debias.evaluation.compare import Study
         from ..debias.groups.target import Target
-        from ..debias.study import Study
         from .generation import Generator, Settings
         from .progress import Progress
 
@@ -239,8 +239,8 @@ def _conditioning(
 
 
 def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
-    from ..debias.collection import Origin
     from ..debias.core.image import from_pixels
+    from ..debias.evaluation.accumulator import Origin
 
     pictures = [from_pixels(one) for one in pixels.cpu().numpy()]
     seen.add(probes, pictures, [Origin(prompt, alpha, seed) for seed in seeds])
@@ -267,7 +267,7 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
 def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
     """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
     from ..debias.comparison import Block, draw_comparison
-    from ..debias.summary import percent
+    from ..debias.evaluation.report_text import percent
 
     first = study.report.attributes[0]
     prompts = list(shown[0.0])[:COLUMNS]

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .types import Report, schema
 
 if TYPE_CHECKING:
-    from ..debias.study import Study
+    from ..debias.evaluation.compare import Study
 
 
 class CompareReports(io.ComfyNode):
@@ -37,9 +37,9 @@ class CompareReports(io.ComfyNode):
     @classmethod
     def execute(cls, before: "Study", after: "Study") -> io.NodeOutput:
         """Measure the two together, and write the report."""
+        from ..debias.evaluation.compare import compare
         from ..debias.page import overview
         from ..debias.panel import report_panel
-        from ..debias.study import compare
         from .report_files import chart_image, new_place, words
 
         study = compare(before, after)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..debias.collection import Origin
+    from ..debias.evaluation.accumulator import Origin
 
 # Pictures that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
@@ -111,9 +111,9 @@ class FairnessReport(io.ComfyNode):
         watch: list | None = None,
     ) -> io.NodeOutput:
         """Add the pictures, measure everything that was collected, and write the report."""
+        from ..debias.evaluation.compare import Study
         from ..debias.page import overview
         from ..debias.panel import report_panel
-        from ..debias.study import Study
         from .progress import Progress
         from .report_files import chart_image, new_place, words
 
@@ -140,9 +140,9 @@ def _pictures(
     images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
 ) -> "Iterator[tuple[Image, Origin]]":
     """Every picture of a list of batches, with where it comes from; of shorter lists the last is repeated."""
-    from ..debias.collection import Origin
     from ..debias.core.error import DDMError
     from ..debias.core.image import from_pixels
+    from ..debias.evaluation.accumulator import Origin
 
     places: dict[tuple, int] = {}
     for index, batch in enumerate(images):

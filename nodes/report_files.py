@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-    from ..debias.audit import Audit
-    from ..debias.report import FairnessReport
+    from ..debias.evaluation.dataset_audit import Audit
+    from ..debias.evaluation.report import FairnessReport
 
 DPI = 130
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..debias.audit import Audit
-from ..debias.inspection import AuditedSet, inspect
+from ..debias.evaluation.build_audit import AuditedSet, inspect
+from ..debias.evaluation.dataset_audit import Audit
 from .folder import ImageFolder
 from .grouping import Grouper, Grouping, Report, check_source
 

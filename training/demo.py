@@ -19,9 +19,9 @@ from .model import EMBEDDED, Model, load_model
 from .tiny_people import caption
 
 if TYPE_CHECKING:
+    from ..debias.evaluation.report import FairnessReport
     from ..debias.probes.probe import Probe
     from ..debias.probes.records import Records
-    from ..debias.report import FairnessReport
     from .grouping import Grouping
 
 EXAMPLES = EMBEDDED.parent
@@ -205,7 +205,7 @@ class Demo:
         return read_records(self.pictures, probes, targets, probes[-1])
 
     def _report(self, probes: "list[Probe]") -> "tuple[FairnessReport, dict[float, float]]":
-        from ..debias.measurement import build_report
+        from ..debias.evaluation.evaluate import build_report
 
         self.say("The probes look at every picture, and the report says how sure one can be.")
         records = self._look(probes)
@@ -270,13 +270,13 @@ def describe(grouping: "Grouping") -> dict[str, Any]:
 
 def men_share(records: "Records") -> dict[float, float]:
     """Share of the first class at each α, as the report counts it: averaged over prompts, undetermined ones aside."""
-    from ..debias import interval, metric
+    from ..debias.evaluation import confidence, metrics
 
     attribute = records.attributes[0]
     size = (len(records.conditions), len(records.prompts))
-    counts = interval.tabulate(attribute.onehot(), records.condition, records.prompt, *size)
+    counts = confidence.tabulate(attribute.onehot(), records.condition, records.prompt, *size)
     return {
-        one.alpha: float(metric.mean_over_prompts(metric.shares(own))[0])
+        one.alpha: float(metrics.mean_over_prompts(metrics.shares(own))[0])
         for one, own in zip(records.conditions, counts, strict=True)
     }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..debias.adapter.lora_file import AdapterCard, update_card
-from ..debias.interval import FEWEST_PICTURES
-from ..debias.report import FairnessReport
+from ..debias.evaluation.confidence import FEWEST_PICTURES
+from ..debias.evaluation.report import FairnessReport
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target
@@ -75,7 +75,7 @@ def measure(
         The measurement, as `measured_card` gives it.
     """
     from ..debias.core.io import read_metadata
-    from ..debias.measurement import build_report
+    from ..debias.evaluation.evaluate import build_report
     from .gallery import plan_shots
 
     shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)

@@ -14,7 +14,7 @@ from . import files, pages
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..debias.collection import Origin
+    from ..debias.evaluation.accumulator import Origin
 
 # Below the folder that the host saves pictures in.
 FOLDER = "ddm"
@@ -59,8 +59,8 @@ class Reports:
         Raises:
             DDMError: a probe that cannot be opened, a target that it cannot have, or no place to write.
         """
+        from ..debias.evaluation.compare import Study
         from ..debias.panel import report_panel
-        from ..debias.study import Study
 
         if not run.pictures:
             return
@@ -91,7 +91,7 @@ def add_picture(run: Pictures, picture: Any, prompt: str, seed: int, alpha: floa
         alpha: the adapter's strength.
         name: of the condition, where α alone does not tell it.
     """
-    from ..debias.collection import Origin
+    from ..debias.evaluation.accumulator import Origin
 
     origin = Origin(prompt, alpha, seed if seed >= 0 else None, name=name)
     place = sum(one == origin for one in run.origins)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
+from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.measurement import build_report
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
 from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app

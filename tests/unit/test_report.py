@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.evaluation.evaluate import build_report
+from comfyui_ddm.debias.evaluation.report import FairnessReport
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.measurement import build_report
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
-from comfyui_ddm.debias.report import FairnessReport
 from comfyui_ddm.training.commands.report import report as report_command
 from comfyui_ddm.training.probes import targets_of
 from comfyui_ddm.training.records import read_records

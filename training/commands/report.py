@@ -45,7 +45,7 @@ def report(
 
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
-    from ...debias.measurement import build_report
+    from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes, quality_probe
     from ..base import resolve_device
     from ..probes import open_probes, targets_of

@@ -49,7 +49,7 @@ def sweep(
     from ...debias.chart import save_png
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
-    from ...debias.measurement import build_report
+    from ...debias.evaluation.evaluate import build_report
     from ...debias.page import pareto
     from ...debias.probes.predict import check_probes
     from ..base import resolve_device

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias.quality import kid, mmd2, paired_distance
+from comfyui_ddm.debias.evaluation.kid import kid, mmd2, paired_distance
 
 
 def test_two_sets_from_one_source_are_at_distance_zero():

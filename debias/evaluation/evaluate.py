@@ -5,21 +5,25 @@ from itertools import combinations
 
 import numpy as np
 
-from . import interval, metric, quality
-from .cluster import look_alikes
-from .probes.prompt_class import recognised_by
-from .probes.records import CONFIDENCE, Attribute, Records
+from ..probes.prompt_class import recognised_by
+from ..probes.records import CONFIDENCE, Attribute, Records
+from . import confidence, kid, metrics
+from .clusters import look_alikes
+from .contact_sheet import contact_sheets
 from .report import Estimate, FairnessReport, Intersection, Measured, Overall, PromptRow, Quality, Setting
-from .sheet import contact_sheets
-from .summary import remarks, summarise
+from .report_text import remarks, summarise
 
-DRIFT = {interval.NOT_FAIR: "moved", interval.CANNOT_TELL: interval.CANNOT_TELL, interval.TOO_FEW: interval.TOO_FEW}
+DRIFT = {
+    confidence.NOT_FAIR: "moved",
+    confidence.CANNOT_TELL: confidence.CANNOT_TELL,
+    confidence.TOO_FEW: confidence.TOO_FEW,
+}
 
 
 def build_report(
     records: Records,
     title: str = "Fairness report",
-    margin: float = interval.MARGIN,
+    margin: float = confidence.MARGIN,
     confidence: float = CONFIDENCE,
     reference: np.ndarray | None = None,
     reference_name: str = "the reference pictures",
@@ -87,21 +91,21 @@ def estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(number(value), number(min(low, value)), number(max(high, value)))
 
 
-def _scores(target: np.ndarray) -> interval.Statistic:
+def _scores(target: np.ndarray) -> confidence.Statistic:
     """Counts [..., K] to shares, FD, pairwise bias and parity gap, [..., K + 3]."""
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        p = metric.shares(counts)
-        distances = (metric.fairness_distance(p, target), metric.pairwise_bias(p), metric.parity_gap(p, target))
+        p = metrics.shares(counts)
+        distances = (metrics.fairness_distance(p, target), metrics.pairwise_bias(p), metrics.parity_gap(p, target))
         return np.concatenate([p, np.stack(distances, -1)], -1)
 
     return statistic
 
 
 def _bootstrap(
-    onehot: np.ndarray, records: Records, statistic: interval.Statistic, resamples: int, random_seed: int
+    onehot: np.ndarray, records: Records, statistic: confidence.Statistic, resamples: int, random_seed: int
 ) -> np.ndarray:
-    return interval.clustered_bootstrap(
+    return confidence.clustered_bootstrap(
         onehot, records.condition, records.prompt, records.seed, statistic, resamples, random_seed
     )
 
@@ -112,9 +116,9 @@ def _measure(
     classes, base = len(attribute.classes), records.base
     onehot = attribute.onehot(confidence)
     size = (len(records.conditions), len(records.prompts))
-    counts = interval.tabulate(onehot, records.condition, records.prompt, *size)
-    totals = interval.tabulate(np.ones((len(onehot), 1)), records.condition, records.prompt, *size)[..., 0]
-    base_shares = metric.mean_over_prompts(metric.shares(counts[base]))
+    counts = confidence.tabulate(onehot, records.condition, records.prompt, *size)
+    totals = confidence.tabulate(np.ones((len(onehot), 1)), records.condition, records.prompt, *size)[..., 0]
+    base_shares = metrics.mean_over_prompts(metrics.shares(counts[base]))
     if attribute.target is not None:
         target = attribute.target.shares
     else:
@@ -163,37 +167,37 @@ def _overall(
     classes = counts.shape[-1]
     statistic = _scores(target)
     per_prompt = statistic(counts)
-    scores = metric.mean_over_prompts(per_prompt)
+    scores = metrics.mean_over_prompts(per_prompt)
     p, counted, made = scores[:classes], counts.sum(), int(totals.sum())
     own = draws[:, :, condition]
 
     def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high = interval.envelope(own[..., :classes], level)
-        plain_low, plain_high = interval.wilson(np.nan_to_num(p) * counted, counted, level)
+        low, high = confidence.envelope(own[..., :classes], level)
+        plain_low, plain_high = confidence.wilson(np.nan_to_num(p) * counted, counted, level)
         return np.fmin(low, plain_low), np.fmax(high, plain_high)
 
     def corrected() -> list[Estimate] | None:
-        if attribute.confusion is None or (values := metric.correct_shares(p, attribute.confusion)) is None:
+        if attribute.confusion is None or (values := metrics.correct_shares(p, attribute.confusion)) is None:
             return None
-        bounds = metric.correct_shares(own[..., :classes], attribute.confusion)
-        return _estimates(values, *interval.envelope(bounds))
+        bounds = metrics.correct_shares(own[..., :classes], attribute.confusion)
+        return _estimates(values, *confidence.envelope(bounds))
 
     moved = own[..., :classes] - draws[:, :, base, :classes]
 
     def change_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        return interval.envelope(moved, level)
+        return confidence.envelope(moved, level)
 
-    of_mean = metric.fairness_distance(p, target)
-    mean_draws = metric.fairness_distance(own[..., :classes], target)
-    distances = interval.envelope(interval.centred(own[..., classes:], scores[classes:]))
+    of_mean = metrics.fairness_distance(p, target)
+    mean_draws = metrics.fairness_distance(own[..., :classes], target)
+    distances = confidence.envelope(confidence.centred(own[..., classes:], scores[classes:]))
     fd, bias, gap = _estimates(scores[classes:], *distances)
-    floor, floor_high = interval.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
+    floor, floor_high = confidence.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
     per_prompt_pictures = float(np.median(totals[totals > 0])) if made else 0.0
     coverage = counted / max(made, 1)
     drift = None
     if attribute.target is None and condition != base:
-        said = interval.equivalence(change_interval, np.zeros(classes), per_prompt_pictures, coverage, margin)
-        unchanged = interval.fair_within(margin).replace("fair", "unchanged")
+        said = confidence.equivalence(change_interval, np.zeros(classes), per_prompt_pictures, coverage, margin)
+        unchanged = confidence.fair_within(margin).replace("fair", "unchanged")
         drift = DRIFT.get(said, unchanged)
     return Overall(
         condition=condition,
@@ -203,16 +207,16 @@ def _overall(
         corrected=corrected(),
         change=_estimates(p - base_shares, *change_interval(0.95)),
         fd=fd,
-        fd_of_mean=estimate(of_mean, *interval.envelope(interval.centred(mean_draws, of_mean))),
+        fd_of_mean=estimate(of_mean, *confidence.envelope(confidence.centred(mean_draws, of_mean))),
         floor=number(floor[classes]),
         floor_high=number(floor_high[classes]),
         pairwise_bias=bias,
         parity_gap=gap,
-        kl=number(metric.mean_over_prompts(metric.kl_divergence(per_prompt[:, :classes], target))),
-        normalised_entropy=number(metric.mean_over_prompts(metric.normalised_entropy(per_prompt[:, :classes]))),
-        effective_groups=number(metric.mean_over_prompts(metric.effective_groups(per_prompt[:, :classes]))),
-        prompt_gap=number(metric.prompt_range(per_prompt[:, :classes]).max()),
-        verdict=interval.equivalence(share_interval, target, per_prompt_pictures, coverage, margin)
+        kl=number(metrics.mean_over_prompts(metrics.kl_divergence(per_prompt[:, :classes], target))),
+        normalised_entropy=number(metrics.mean_over_prompts(metrics.normalised_entropy(per_prompt[:, :classes]))),
+        effective_groups=number(metrics.mean_over_prompts(metrics.effective_groups(per_prompt[:, :classes]))),
+        prompt_gap=number(metrics.prompt_range(per_prompt[:, :classes]).max()),
+        verdict=confidence.equivalence(share_interval, target, per_prompt_pictures, coverage, margin)
         if attribute.target is not None
         else "",
         drift=drift,
@@ -223,13 +227,13 @@ def _prompt_row(
     condition: int, prompt: str, counts: np.ndarray, made: int, target: np.ndarray, targeted: bool, margin: float
 ) -> PromptRow:
     counted = counts.sum()
-    p = metric.shares(counts)
+    p = metrics.shares(counts)
 
     def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        return interval.wilson(counts, counted, level)
+        return confidence.wilson(counts, counted, level)
 
-    floor, _ = interval.fair_floor(target, np.array([counted]), _scores(target), draws=500)
-    verdict = interval.equivalence(share_interval, target, made, counted / max(made, 1), margin) if targeted else ""
+    floor, _ = confidence.fair_floor(target, np.array([counted]), _scores(target), draws=500)
+    verdict = confidence.equivalence(share_interval, target, made, counted / max(made, 1), margin) if targeted else ""
     return PromptRow(
         condition=condition,
         prompt=prompt,
@@ -237,13 +241,13 @@ def _prompt_row(
         undetermined=made - int(counted),
         counts=[int(count) for count in counts],
         shares=_estimates(p, *share_interval(0.95)),
-        fd=number(metric.fairness_distance(p, target)),
+        fd=number(metrics.fairness_distance(p, target)),
         floor=number(floor[len(target)]),
-        pairwise_bias=number(metric.pairwise_bias(p)),
-        parity_gap=number(metric.parity_gap(p, target)),
-        kl=number(metric.kl_divergence(p, target)),
-        normalised_entropy=number(metric.normalised_entropy(p)),
-        effective_groups=number(metric.effective_groups(p)),
+        pairwise_bias=number(metrics.pairwise_bias(p)),
+        parity_gap=number(metrics.parity_gap(p, target)),
+        kl=number(metrics.kl_divergence(p, target)),
+        normalised_entropy=number(metrics.normalised_entropy(p)),
+        effective_groups=number(metrics.effective_groups(p)),
         verdict=verdict,
     )
 
@@ -262,16 +266,16 @@ def _intersections(
         a, b = first.onehot(confidence), second.onehot(confidence)
         joint = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
         size = (len(records.conditions), len(records.prompts))
-        counts = interval.tabulate(joint, records.condition, records.prompt, *size)
-        draws = _bootstrap(joint, records, metric.shares, resamples, random_seed)
+        counts = confidence.tabulate(joint, records.condition, records.prompt, *size)
+        draws = _bootstrap(joint, records, metrics.shares, resamples, random_seed)
         expected = np.outer(*(_expected(one, records, confidence) for one in (first, second)))
         for condition in dict.fromkeys((records.base, records.after)):
-            p = metric.mean_over_prompts(metric.shares(counts[condition]))
+            p = metrics.mean_over_prompts(metrics.shares(counts[condition]))
             if np.isnan(p).any():
                 continue
             total = counts[condition].sum()
-            low, high = interval.envelope(draws[:, :, condition])
-            plain_low, plain_high = interval.wilson(p * total, total)
+            low, high = confidence.envelope(draws[:, :, condition])
+            plain_low, plain_high = confidence.wilson(p * total, total)
             cells = _estimates(p, np.fmin(low, plain_low), np.fmax(high, plain_high))
             worst = np.unravel_index(int(np.argmax(expected.ravel() - p)), shape)
             found.append(
@@ -293,8 +297,8 @@ def _expected(attribute: Attribute, records: Records, confidence: float) -> np.n
     if attribute.target is not None:
         return attribute.target.shares
     size = (len(records.conditions), len(records.prompts))
-    counts = interval.tabulate(attribute.onehot(confidence), records.condition, records.prompt, *size)
-    return np.nan_to_num(metric.mean_over_prompts(metric.shares(counts[records.base])))
+    counts = confidence.tabulate(attribute.onehot(confidence), records.condition, records.prompt, *size)
+    return np.nan_to_num(metrics.mean_over_prompts(metrics.shares(counts[records.base])))
 
 
 def _prices(
@@ -315,11 +319,11 @@ def _prices(
         hit = fidelity.probabilities.argmax(1) == subjects[fidelity.name][records.prompt]
         onehot = np.stack([hit, ~hit], 1).astype(np.float64)
         size = (len(records.conditions), len(records.prompts))
-        p = metric.shares(interval.tabulate(onehot, records.condition, records.prompt, *size))
-        draws = _bootstrap(onehot, records, metric.shares, resamples, random_seed)
-        low, high = interval.envelope(draws)
+        p = metrics.shares(confidence.tabulate(onehot, records.condition, records.prompt, *size))
+        draws = _bootstrap(onehot, records, metrics.shares, resamples, random_seed)
+        low, high = confidence.envelope(draws)
         recognised = [
-            estimate(metric.mean_over_prompts(p[c])[0], low[c, 0], high[c, 0]) for c in range(len(records.conditions))
+            estimate(metrics.mean_over_prompts(p[c])[0], low[c, 0], high[c, 0]) for c in range(len(records.conditions))
         ]
     prices = []
     for condition in range(len(records.conditions)):
@@ -327,12 +331,12 @@ def _prices(
         if features is not None:
             if condition != records.base and len(pairs):
                 moved, still = features[pairs[:, 0]], features[pairs[:, 1]]
-                distance = float(quality.paired_distance(moved, still).mean())
+                distance = float(kid.paired_distance(moved, still).mean())
                 if reference is None:
-                    found = quality.kid(moved, still, random_seed=random_seed, paired=True)
+                    found = kid.kid(moved, still, random_seed=random_seed, paired=True)
             if found is None and (reference is not None or condition != records.base):
                 against = features[records.condition == records.base] if reference is None else reference
-                found = quality.kid(features[records.condition == condition], against, random_seed=random_seed)
+                found = kid.kid(features[records.condition == condition], against, random_seed=random_seed)
         prices.append(
             Quality(
                 condition,

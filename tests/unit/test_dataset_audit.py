@@ -3,10 +3,10 @@ import re
 
 import numpy as np
 import pytest
+from comfyui_ddm.debias.evaluation.build_audit import AuditedSet, inspect
 from comfyui_ddm.debias.groups.groups import Groups, concepts, peers
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import INDICATOR_ESS, Weighting
-from comfyui_ddm.debias.inspection import AuditedSet, inspect
 from PIL import Image
 
 EVIL = "<script>alert('1')</script> & $x_1^{"

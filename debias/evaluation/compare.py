@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core.error import DDMError
-from .measurement import build_report
-from .probes.records import Attribute, Condition, Records
+from ..core.error import DDMError
+from ..probes.records import Attribute, Condition, Records
+from .evaluate import build_report
 from .report import FairnessReport
 
 

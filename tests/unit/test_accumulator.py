@@ -6,12 +6,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.collection import Collection, Origin
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.image import from_pixels
+from comfyui_ddm.debias.evaluation.accumulator import Collection, Origin
+from comfyui_ddm.debias.evaluation.compare import Study
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
-from comfyui_ddm.debias.study import Study
 from PIL import Image
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.evaluation.compare import Study, compare
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.page import sweep_overview
 from comfyui_ddm.debias.panel import report_panel, sweep_points
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
-from comfyui_ddm.debias.study import Study, compare
 
 NAMES = ("man", "woman")
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import interval, metric
-from .audit import Audit, AuditedAttribute, AuditedGroup, ConceptRow, Price, SkippedFile, Tried
-from .groups.groups import FEWEST_PEERS, Groups
-from .groups.target import Target
-from .groups.weighting import PredictedCurve, Weighting, predict_curve
+from ..groups.groups import FEWEST_PEERS, Groups
+from ..groups.target import Target
+from ..groups.weighting import PredictedCurve, Weighting, predict_curve
+from . import confidence, metrics
+from .contact_sheet import thumbnail
+from .dataset_audit import Audit, AuditedAttribute, AuditedGroup, ConceptRow, Price, SkippedFile, Tried
 from .report import Estimate, Thumbnail
-from .sheet import thumbnail
-from .summary import percent, percent_range, who
+from .report_text import percent, percent_range, who
 
 SHEET, STRIP = 20, 10
 FEWEST = 60
@@ -120,7 +120,7 @@ def _attribute(
 ) -> AuditedAttribute:
     membership, named = groups.membership, not weighting.by_indicator
     size = membership.sum(0)
-    low, high = interval.wilson(size, size.sum())
+    low, high = confidence.wilson(size, size.sum())
     rows = []
     for k, name in enumerate(groups.names):
         own = membership[:, k]
@@ -176,7 +176,7 @@ def _concept_names(captions: Sequence[str], concept: np.ndarray) -> list[str]:
 def _concepts(membership: np.ndarray, target: Target, concept: np.ndarray, names: Sequence[str]) -> list[ConceptRow]:
     counts = np.zeros((len(names), membership.shape[1]))
     np.add.at(counts, concept, membership)
-    far = np.nan_to_num(metric.fairness_distance(metric.shares(counts), target.shares), nan=-1)
+    far = np.nan_to_num(metrics.fairness_distance(metrics.shares(counts), target.shares), nan=-1)
     pictures = np.bincount(concept, minlength=len(names))
     return [
         ConceptRow(names[c], int(pictures[c]), counts[c].round(2).tolist()) for c in np.lexsort((names, -far.round(6)))

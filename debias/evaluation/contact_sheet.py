@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.error import DDMError
-from .probes.records import Attribute, Records
+from ..core.error import DDMError
+from ..probes.records import Attribute, Records
 from .report import Sheet, Thumbnail
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def thumbnail(source: "str | os.PathLike | Image | None") -> str:
     """A JPEG data URI at most 96 pixels wide and high, of a file or an RGB picture; empty if it cannot be opened."""
     from PIL.Image import Image
 
-    from .core.image import open_picture
+    from ..core.image import open_picture
 
     if source is None:
         return ""

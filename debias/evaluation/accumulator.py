@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.image import fit
-from .probes.predict import attributes_of, check_probes, quality_probe, read_pictures, side_for
-from .probes.records import Condition, Records
-from .sheet import thumbnail
+from ..core.image import fit
+from ..probes.predict import attributes_of, check_probes, quality_probe, read_pictures, side_for
+from ..probes.records import Condition, Records
+from .contact_sheet import thumbnail
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .groups.target import Target
-    from .probes.probe import Probe
+    from ..groups.target import Target
+    from ..probes.probe import Probe
 
 
 @dataclass(frozen=True)
