@@ -143,11 +143,11 @@ class AlphaSweep(io.ComfyNode):
         watch: Any = None,
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
-        from ..debias.comparison import TILE
         from ..debias.core.image import fit
         from ..debias.evaluation.accumulator import Collection
         from ..debias.evaluation.compare import Study
         from ..debias.groups.target import Target
+        from ..debias.rendering.image_grid import TILE
         from .generation import Generator, Settings
         from .progress import Progress
 
@@ -248,8 +248,8 @@ def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: flo
 
 
 def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
-    from ..debias.page import sweep_overview
-    from ..debias.panel import report_panel, sweep_points
+    from ..debias.rendering.panel import report_panel, sweep_points
+    from ..debias.rendering.report_html import sweep_overview
     from ..training.sweep import recommended_alpha
     from .report_files import chart_image, new_place, picture_image, words
 
@@ -266,8 +266,8 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
 
 def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
     """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
-    from ..debias.comparison import Block, draw_comparison
     from ..debias.evaluation.report_text import percent
+    from ..debias.rendering.image_grid import Block, draw_comparison
 
     first = study.report.attributes[0]
     prompts = list(shown[0.0])[:COLUMNS]

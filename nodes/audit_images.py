@@ -55,8 +55,8 @@ class AuditImages(io.ComfyNode):
     @classmethod
     def execute(cls, folder: str, weights: str, groups: str, target: str, caption: str, seed: int) -> io.NodeOutput:
         """Read the folder, group its pictures, and write the audit."""
-        from ..debias.audit_page import overview
-        from ..debias.panel import audit_panel
+        from ..debias.rendering.audit_html import overview
+        from ..debias.rendering.panel import audit_panel
         from ..training.audit import audit_folder
         from ..training.folder import read_folder
         from .progress import Progress

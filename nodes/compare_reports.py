@@ -38,8 +38,8 @@ class CompareReports(io.ComfyNode):
     def execute(cls, before: "Study", after: "Study") -> io.NodeOutput:
         """Measure the two together, and write the report."""
         from ..debias.evaluation.compare import compare
-        from ..debias.page import overview
-        from ..debias.panel import report_panel
+        from ..debias.rendering.panel import report_panel
+        from ..debias.rendering.report_html import overview
         from .report_files import chart_image, new_place, words
 
         study = compare(before, after)

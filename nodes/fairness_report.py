@@ -112,8 +112,8 @@ class FairnessReport(io.ComfyNode):
     ) -> io.NodeOutput:
         """Add the pictures, measure everything that was collected, and write the report."""
         from ..debias.evaluation.compare import Study
-        from ..debias.page import overview
-        from ..debias.panel import report_panel
+        from ..debias.rendering.panel import report_panel
+        from ..debias.rendering.report_html import overview
         from .progress import Progress
         from .report_files import chart_image, new_place, words
 

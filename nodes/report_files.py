@@ -51,7 +51,7 @@ def chart_image(figure: "Figure") -> "torch.Tensor":
     """A chart as an IMAGE [1, H, W, 3]."""
     from PIL import Image
 
-    from ..debias.chart import to_png
+    from ..debias.rendering.charts import to_png
 
     return picture_image(Image.open(io.BytesIO(to_png(figure, DPI))))
 

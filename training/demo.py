@@ -221,7 +221,7 @@ class Demo:
 
         from PIL import Image
 
-        from ..debias.comparison import Block, draw_comparison
+        from ..debias.rendering.image_grid import Block, draw_comparison
         from .gallery import plan_shots
 
         places = {

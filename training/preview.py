@@ -53,7 +53,7 @@ class Previews:
         """Make the preview of a step; nothing of the training changes. Once `cancelled` says True, none is made."""
         from PIL import Image
 
-        from ..debias.comparison import Block, draw_comparison
+        from ..debias.rendering.image_grid import Block, draw_comparison
         from .sampler import generate
 
         prompts = self.prompts * self.rows

@@ -4,7 +4,7 @@ from ..debias.adapter.lora_file import AdapterCard
 from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
-from ..debias.fragment import fragment, problem
+from ..debias.rendering.panel_html import fragment, problem
 from . import files
 
 FOR_ITS_BASE = "Use it with the checkpoint that it was trained on: its effect on others was never measured."

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_text
-from ..debias.fragment import fragment, problem
 from ..debias.gathering import Gatherings
+from ..debias.rendering.panel_html import fragment, problem
 from . import files, pages
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Reports:
             DDMError: a probe that cannot be opened, a target that it cannot have, or no place to write.
         """
         from ..debias.evaluation.compare import Study
-        from ..debias.panel import report_panel
+        from ..debias.rendering.panel import report_panel
 
         if not run.pictures:
             return

@@ -14,8 +14,8 @@ from modules.ui_components import ToolButton
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import named_file, read_metadata, write_text
-from ..debias.fragment import fragment, problem
 from ..debias.probes.probe import Probe
+from ..debias.rendering.panel_html import fragment, problem
 from ..training.background import BackgroundTraining
 from ..training.train_panel import TrainPanel
 from ..training.trainer import check_same, more_options, train_arguments
@@ -154,7 +154,7 @@ def _set_inputs(what: str) -> list:
 
 def audit(folder: str, model: str, groups: str, target: str, caption: str) -> str:
     """Audit a folder; returns the panel, or the sentence that says why not."""
-    from ..debias.panel import audit_panel
+    from ..debias.rendering.panel import audit_panel
     from ..training.audit import audit_folder
     from ..training.folder import read_folder
     from ..training.grouping import check_source

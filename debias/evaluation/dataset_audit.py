@@ -128,7 +128,7 @@ class Audit:
 
     def to_html(self) -> str:
         """One self-contained page: charts and thumbnails inside, no script, every user string escaped."""
-        from ..audit_page import render
+        from ..rendering.audit_html import render
 
         return render(self)
 

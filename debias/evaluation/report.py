@@ -201,14 +201,14 @@ class FairnessReport:
 
     def to_html(self) -> str:
         """One self-contained page: charts and thumbnails inside, no script, every user string escaped."""
-        from ..page import render
+        from ..rendering.report_html import render
 
         return render(self)
 
     def to_png(self, path: str | os.PathLike) -> None:
         """Write the chart of the targeted attribute to `path`."""
-        from ..chart import save_png
-        from ..page import overview
+        from ..rendering.charts import save_png
+        from ..rendering.report_html import overview
 
         save_png(overview(self), path)
 

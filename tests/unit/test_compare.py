@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.evaluation.compare import Study, compare
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.page import sweep_overview
-from comfyui_ddm.debias.panel import report_panel, sweep_points
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
+from comfyui_ddm.debias.rendering import charts
+from comfyui_ddm.debias.rendering.panel import report_panel, sweep_points
+from comfyui_ddm.debias.rendering.report_html import sweep_overview
 
 NAMES = ("man", "woman")
 
@@ -177,5 +177,5 @@ def test_the_chart_of_a_sweep_marks_the_recommended_strength_beside_fairness_aga
 
 
 def test_a_share_beside_fairness_never_goes_beyond_all():
-    axes = chart.pareto([0.6, 0.3, 0.1], [1.0, 1.0, 1.0], ["a", "b", "c"], "Recognised", percent=True).axes[0]
+    axes = charts.pareto([0.6, 0.3, 0.1], [1.0, 1.0, 1.0], ["a", "b", "c"], "Recognised", percent=True).axes[0]
     assert axes.get_ylim()[1] < 1.02

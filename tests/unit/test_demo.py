@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.comparison import GAP, MARGIN, TILE, Block, draw_comparison
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.rendering.image_grid import GAP, MARGIN, TILE, Block, draw_comparison
 from comfyui_ddm.training import demo as module
 from comfyui_ddm.training import settings
 from comfyui_ddm.training.command_line import app

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias import chart
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.evaluation.report import FairnessReport
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
+from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.training.commands.report import report as report_command
 from comfyui_ddm.training.probes import targets_of
 from comfyui_ddm.training.records import read_records
@@ -239,16 +239,16 @@ def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
     alpha = [0, 0.5, 1]
     shares = np.array([[0.8, 0.2], [0.65, 0.35], [0.5, 0.5]])
     figures = [
-        chart.shares_over_alpha(alpha, shares, shares - 0.05, shares + 0.05, ("_man", "$woman"), (0.5, 0.5)),
-        chart.pareto([0.4, 0.2, 0.1], [0.01, 0.012, 0.02], ["α = 0", "α = 0.5", "$\\frac"]),
-        chart.loss_curve(range(100), np.linspace(1, 0, 100)),
+        charts.shares_over_alpha(alpha, shares, shares - 0.05, shares + 0.05, ("_man", "$woman"), (0.5, 0.5)),
+        charts.pareto([0.4, 0.2, 0.1], [0.01, 0.012, 0.02], ["α = 0", "α = 0.5", "$\\frac"]),
+        charts.loss_curve(range(100), np.linspace(1, 0, 100)),
     ]
     for figure in figures:
-        svg = chart.to_svg(figure, 'a "label"')
+        svg = charts.to_svg(figure, 'a "label"')
         assert svg.startswith("<svg") and "var(--series-0)" in svg and ' id="figure' not in svg
-        chart.save_png(figure, tmp_path / "chart.png")
+        charts.save_png(figure, tmp_path / "chart.png")
         assert Image.open(tmp_path / "chart.png").size[0] > 500
-    assert "_man" in chart.to_svg(figures[0]) and "$woman" in chart.to_svg(figures[0])
+    assert "_man" in charts.to_svg(figures[0]) and "$woman" in charts.to_svg(figures[0])
 
 
 class _Probe(SimpleNamespace):

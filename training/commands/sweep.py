@@ -46,12 +46,12 @@ def sweep(
     Example: ddm sweep fair.safetensors --probe gender.safetensors --prompts roles.txt --cfg 3,1,5 --out sweep
     """
     from ...debias.adapter.lora_file import AdapterCard
-    from ...debias.chart import save_png
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
     from ...debias.evaluation.evaluate import build_report
-    from ...debias.page import pareto
     from ...debias.probes.predict import check_probes
+    from ...debias.rendering.charts import save_png
+    from ...debias.rendering.report_html import pareto
     from ..base import resolve_device
     from ..gallery import plan_shots
     from ..model import EMBEDDED, load_model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from .core.image import fit
+from ..core.image import fit
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .page import environment
+from .report_html import environment
 
 
 def fragment(panel: Mapping[str, Any], link: str = "", preview: str = "") -> str:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from . import chart
-from .evaluation.dataset_audit import Audit, AuditedAttribute
-from .page import environment
+from ..evaluation.dataset_audit import Audit, AuditedAttribute
+from . import charts
+from .report_html import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ def render(audit: Audit) -> str:
     from markupsafe import Markup
 
     def svg(figure: "Figure", label: str) -> Markup:
-        return Markup(chart.to_svg(figure, label))
+        return Markup(charts.to_svg(figure, label))
 
     named = [] if audit.by_indicator else audit.attributes
     price = audit.price
@@ -33,8 +33,8 @@ def render(audit: Audit) -> str:
             bars=[svg(_bars(one), f"Shares of {one.name} against the target") for one in named],
             curves=[svg(_curve(audit, one), f"Predicted shares of {one.name} over α") for one in named],
             cost=cost,
-            light=chart.LIGHT,
-            dark=chart.DARK,
+            light=charts.LIGHT,
+            dark=charts.DARK,
         )
     )
 
@@ -48,17 +48,17 @@ def overview(audit: Audit) -> "Figure":
 
 def _bars(attribute: AuditedAttribute) -> "Figure":
     groups = attribute.groups
-    figure, axes = chart._canvas(None, "", "")
+    figure, axes = charts._canvas(None, "", "")
     figure.set_size_inches(7.6, 1.2 + 0.36 * len(groups))
     values, low, high = ([[getattr(one.share, field) for one in groups]] for field in ("value", "low", "high"))
     names, target = [one.name for one in groups], [one.target for one in groups]
-    return chart.share_bars([""], values, low, high, names, target, axes)
+    return charts.share_bars([""], values, low, high, names, target, axes)
 
 
 def _curve(audit: Audit, attribute: AuditedAttribute) -> "Figure":
     shares = attribute.shares[::EVERY]
     groups = attribute.groups
-    figure = chart.shares_over_alpha(
+    figure = charts.shares_over_alpha(
         audit.price.alphas[::EVERY],
         shares,
         shares,
@@ -67,9 +67,9 @@ def _curve(audit: Audit, attribute: AuditedAttribute) -> "Figure":
         [one.target for one in groups],
     )
     figure.axes[0].set_title(f"Predicted: {attribute.name}", loc="left", fontsize=10.5, pad=10, parse_math=False)
-    return chart.mark_alpha(figure, audit.recommended)
+    return charts.mark_alpha(figure, audit.recommended)
 
 
 def _over_alpha(audit: Audit, values: list[float], title: str, factor: bool = False) -> "Figure":
-    figure = chart.line_over_alpha(audit.price.alphas[::EVERY], values[::EVERY], title, factor)
-    return chart.mark_alpha(figure, audit.recommended)
+    figure = charts.line_over_alpha(audit.price.alphas[::EVERY], values[::EVERY], title, factor)
+    return charts.mark_alpha(figure, audit.recommended)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .evaluation import confidence
-from .evaluation.dataset_audit import Audit
-from .evaluation.report import Estimate, FairnessReport, Measured, Quality
-from .page import tone
+from ..evaluation import confidence
+from ..evaluation.dataset_audit import Audit
+from ..evaluation.report import Estimate, FairnessReport, Measured, Quality
+from .report_html import tone
 
 Files = Mapping[str, Mapping[str, str]]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.io import write_bytes
+from ..core.io import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

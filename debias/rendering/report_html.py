@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import chart
-from .evaluation import confidence
-from .evaluation.report import Estimate, FairnessReport, Measured
-from .evaluation.report_text import percent, percent_range
+from ..evaluation import confidence
+from ..evaluation.report import Estimate, FairnessReport, Measured
+from ..evaluation.report_text import percent, percent_range
+from . import charts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,7 +28,7 @@ def render(report: FairnessReport) -> str:
     from markupsafe import Markup
 
     charts = {
-        one.name: [Markup(chart.to_svg(figure, label)) for figure, label in _figures(report, one)]
+        one.name: [Markup(charts.to_svg(figure, label)) for figure, label in _figures(report, one)]
         for one in report.attributes
     }
     front = pareto(report)
@@ -38,9 +38,9 @@ def render(report: FairnessReport) -> str:
         .render(
             report=report,
             charts=charts,
-            pareto=Markup(chart.to_svg(front, "Fairness against quality")) if front else "",
-            light=chart.LIGHT,
-            dark=chart.DARK,
+            pareto=Markup(charts.to_svg(front, "Fairness against quality")) if front else "",
+            light=charts.LIGHT,
+            dark=charts.DARK,
             fewest=confidence.FEWEST_PICTURES,
             undecided=confidence.CANNOT_TELL,
             needed=confidence.pictures_needed,
@@ -53,7 +53,7 @@ def overview(report: FairnessReport) -> "Figure":
     first = report.attributes[0]
     if len(_on_dial(report, first)) < 2:
         return _titled(_bars(report, first), report)
-    figure, (left, right) = chart._pair()
+    figure, (left, right) = charts._pair()
     _dial(report, first, left)
     _distance(report, first, right)
     return _titled(figure, report)
@@ -64,11 +64,11 @@ def sweep_overview(report: FairnessReport, recommended: float | None = None) -> 
     first = report.attributes[0]
     if len(_on_dial(report, first)) < 2 or pareto(report) is None:
         return overview(report)
-    figure = chart._row(3)
+    figure = charts._row(3)
     _dial(report, first, figure.add_subplot(1, 3, 1))
     _distance(report, first, figure.add_subplot(1, 3, 2))
     if recommended is not None:
-        chart.mark_alpha(figure, recommended)
+        charts.mark_alpha(figure, recommended)
     pareto(report, figure.add_subplot(1, 3, 3))
     return _titled(figure, report)
 
@@ -81,7 +81,7 @@ def _titled(figure: "Figure", report: FairnessReport) -> "Figure":
         x=0.01,
         ha="left",
         fontsize=12,
-        color=chart.INK,
+        color=charts.INK,
         parse_math=False,
     )
     return figure
@@ -158,7 +158,7 @@ def _dial(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figu
         for field in ("value", "low", "high")
     )
     target = measured.target if measured.targeted else None
-    return chart.shares_over_alpha(
+    return charts.shares_over_alpha(
         [report.conditions[i].alpha for i in index], values, low, high, measured.classes, target, axes
     )
 
@@ -166,7 +166,7 @@ def _dial(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figu
 def _distance(report: FairnessReport, measured: Measured, axes: Any = None) -> "Figure":
     index = _on_dial(report, measured)
     overall = [measured.overall[i] for i in index]
-    return chart.distance_over_alpha(
+    return charts.distance_over_alpha(
         [report.conditions[i].alpha for i in index],
         [one.fd.value for one in overall],
         [one.fd.low for one in overall],
@@ -184,10 +184,10 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
         for field in ("value", "low", "high")
     )
     count = max(1, len(index)) * len(measured.classes)
-    figure, axes = chart._canvas(None, "", "")
+    figure, axes = charts._canvas(None, "", "")
     figure.set_size_inches(7.6, 1.2 + 0.36 * count)
     target = measured.target if measured.targeted else None
-    return chart.share_bars(
+    return charts.share_bars(
         [report.conditions[i].label for i in index], values, low, high, measured.classes, target, axes
     )
 
@@ -212,7 +212,7 @@ def pareto(report: FairnessReport, axes: Any = None) -> "Figure | None":
     for name, known, lower in measures:
         both = [i for i, value in known.items() if value is not None and first.overall[i].fd.value is not None]
         if len(both) >= 3:
-            return chart.pareto(
+            return charts.pareto(
                 [first.overall[i].fd.value for i in both],
                 [known[i] for i in both],
                 [report.conditions[i].label for i in both],

@@ -1,0 +1,1 @@
+"""Reports and audits as pages, panels, charts and image grids."""
