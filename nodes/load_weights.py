@@ -57,7 +57,7 @@ class LoadWeights(io.ComfyNode):
     @classmethod
     def execute(cls, weights: str) -> io.NodeOutput:
         """MODEL, CLIP and VAE."""
-        from ..training.file_hash import hash_files
+        from ..training.models.file_hash import hash_files
 
         path = resolve_weights(weights)
         if path.is_dir():

@@ -40,7 +40,7 @@ def load_folder(folder: Path) -> tuple[comfy.model_patcher.ModelPatcher, comfy.s
     Raises:
         DDMError: the folder is incomplete, or of a kind that cannot be built.
     """
-    from ..training.file_hash import hash_files
+    from ..training.models.file_hash import hash_files
 
     weights = weight_files(folder)
     model = load_model(folder)
@@ -115,7 +115,7 @@ def weight_files(folder: Path) -> Mapping[str, list[Path]]:
     Raises:
         DDMError: a part is missing, broken or a pickle.
     """
-    from ..training.pipeline_folder import PARTS, SECOND, check_parts
+    from ..training.models.diffusers_folder import PARTS, SECOND, check_parts
 
     return check_parts(folder, PARTS | (SECOND if (folder / "text_encoder_2").is_dir() else {}))
 

@@ -139,7 +139,7 @@ class Train(io.ComfyNode):
         **options: object,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
-        from ..training.tokenizer import find_tokenizer
+        from ..training.models.tokenizer import find_tokenizer
         from ..training.train_panel import TrainPanel
         from ..training.trainer import train_arguments
 

@@ -45,8 +45,8 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     Raises:
         DDMError: folder or model are not there, or no base, or the groups are not known or cannot have the target.
     """
-    from ..training.base import check_weights
     from ..training.grouping import check_source
+    from ..training.models.base import check_weights
 
     if folder is not None:
         picture_folder.resolve(folder)

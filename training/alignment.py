@@ -16,10 +16,10 @@ from ..debias.core.error import DDMError
 from ..debias.methods.optimal_assignment import aims
 from .checkpoint import Resumable
 from .ema import Ema
-from .lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
+from .models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
+from .models.soft_tokens import SoftTokens
+from .models.text import Text
 from .sampler import ADAPTER, default_batch_size, noise_of, solver
-from .soft_tokens import SoftTokens
-from .text import Text
 from .trajectory import drawn_steps, roll_out
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
-    from .base import Base
+    from .models.base import Base
     from .trajectory import Trajectory
 
 TRAINED = ("unet", "text-encoder", "both", "tokens")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from ..debias.adapter.lora_file import AdapterCard, save_adapter
 from .alignment import ADAPTER, Alignment, Extractor, Settings
 from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
-from .lora import export_parts
+from .models.lora import export_parts
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
-    from .base import Base
+    from .models.base import Base
     from .preview import Previews
 
 

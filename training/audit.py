@@ -67,8 +67,8 @@ def _group(
 ) -> Grouping:
     if groups.startswith("labels:"):
         return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
-    from .base import load_base
     from .latents import square_latents
+    from .models.base import load_base
 
     model = load_base(base, device, tokenizer=tokenizer)
     latents = square_latents(model, pictures, report and (lambda done, total: report("encoding", done, total)))

@@ -24,12 +24,12 @@ import numpy as np
 from ..debias.groups.features import centre
 from ..debias.groups.groups import concepts
 from .latents import Latents
-from .lora import without_loras
+from .models.lora import without_loras
 from .picture_features import picture_features
 
 if TYPE_CHECKING:
-    from .base import Base
     from .grouping import Grouping
+    from .models.base import Base
 
 STRENGTHS = (0.0, 1.0, 2.0)
 SCALES = (0.25, 3.0)

@@ -14,8 +14,8 @@ from .ranks import Ranks
 if TYPE_CHECKING:
     import torch
 
-    from .base import Base
     from .ema import Ema
+    from .models.base import Base
 
 KIND = "checkpoint"
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_bytes, write_text
 from .imbalance import OCCUPATIONS, draw_unlabelled
-from .model import EMBEDDED, Model, load_model
+from .models.model import EMBEDDED, Model, load_model
 from .tiny_people import caption
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ class Demo:
     def _prepare(self) -> tuple[Model, "list[Probe]"]:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
         from ..debias.probes.probe import Probe
-        from .base import resolve_device
         from .checkpoint import checkpoint_path
         from .folder import read_folder
+        from .models.base import resolve_device
         from .run import Run
         from .settings import Settings
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_bytes, write_text
-from .model import Model
+from .models.model import Model
 from .prompt import slugs
 from .sampler import generate_batches
 from .steering import Steering

@@ -30,8 +30,8 @@ from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
-    from .base import Base
     from .latents import Latents
+    from .models.base import Base
 
 HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
 # Noise draws per timestep with which pictures are classified.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..debias.probes.probe import Probe
-    from .base import Base
+    from .models.base import Base
     from .picture_set import PictureSet
 
 Report = Callable[[str, int, int], None]

@@ -14,7 +14,6 @@ from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import check_output, read_metadata
 from ..debias.probes.predict import check_probes
 from .adapter_page import page_path, write_page
-from .base import Base, check_weights, load_base
 from .board import BoardReporter
 from .checkpoint import OtherRun, checkpoint_path, refuse_left
 from .compilation import compile_norms
@@ -23,7 +22,8 @@ from .config_file import write_config
 from .file_index import FileIndex
 from .folder import ImageFolder, read_folder
 from .grouping import check_source
-from .model import EMBEDDED, Model, load_model
+from .models.base import Base, check_weights, load_base
+from .models.model import EMBEDDED, Model, load_model
 from .paper import PaperRun
 from .picture_set import PictureSet, Preparation, folder_set, self_set
 from .preview import Previews

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..debias.core.image import open_picture
-from .base import VAE_PIXELS
 from .bucket import Size
 from .mask import loss_weight
+from .models.base import VAE_PIXELS
 from .tensor_cache import Memory, Row, TensorCache, gather, read, settle, shape_of, weights_hash
 
 if TYPE_CHECKING:
     import torch
 
-    from .base import Base
     from .folder import ImageFolder, Item
+    from .models.base import Base
 
 Progress = Callable[[int, int], None]
 # A CPU works on so much less at a time: what stays in its caches is encoded 1.4 times as fast.

@@ -26,19 +26,28 @@ from ..debias.groups.weighting import Weighting
 from .checkpoint import Resumable
 from .draws import Draws, Plan
 from .ema import Ema
-from .lora import TARGETS, TEXT_TARGETS, add_lora, lora_acts, lora_parameters, scale_lora, set_alpha, set_trainable
 from .min_snr import min_snr_weight
+from .models.lora import (
+    TARGETS,
+    TEXT_TARGETS,
+    add_lora,
+    lora_acts,
+    lora_parameters,
+    scale_lora,
+    set_alpha,
+    set_trainable,
+)
+from .models.text import Text
 from .optimizer import build_optimizer, step_unless
 from .ranks import Ranks
 from .recording import Recording
 from .settings import Settings
-from .text import Text
 
 if TYPE_CHECKING:
     import torch
 
-    from .base import Base
     from .latents import Latents
+    from .models.base import Base
     from .text_table import TextTable
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.

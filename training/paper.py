@@ -15,7 +15,7 @@ from ..debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, pa
 from .calibration import Calibration
 from .draws import Plan
 from .loop import FairTraining
-from .lora import set_alpha
+from .models.lora import set_alpha
 from .optimizer import build_optimizer
 from .run import Run
 from .settings import Settings

@@ -12,8 +12,8 @@ from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
-    from .base import Base
     from .latents import Latents
+    from .models.base import Base
 
 # How many pictures are looked up at a time.
 BATCH = 1024

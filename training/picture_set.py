@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..debias.core.error import DDMError
-from .base import Base
 from .bucket import Size, assign, bucket_sizes
 from .folder import ImageFolder
 from .latents import Encoder, Latents, View
 from .mask import read_masks
+from .models.base import Base
 from .tensor_cache import Row
 
 Progress = Callable[[int, int], None]

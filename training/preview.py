@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..debias.core.io import remove_temporaries, write_bytes
-from .base import Base
-from .lora import lora_names
+from .models.base import Base
+from .models.lora import lora_names
 
 if TYPE_CHECKING:
     import numpy as np

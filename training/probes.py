@@ -23,7 +23,7 @@ def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.d
 
     extractor = None
     if clip is not None:
-        from .clip import ClipImages
+        from .models.clip import ClipImages
 
         extractor = ClipImages(clip, device)
     probes = [Probe.load(path, extractor, device) for path in paths]

@@ -16,13 +16,13 @@ from ..debias.core.io import kind_of, read_metadata
 from ..debias.groups.groups import concepts
 from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
-from .base import Base
 from .calibration import FEWEST, Calibration, GroupReader
 from .checkpoint import checkpoint_path, remove_strays
 from .grouping import Grouper, Grouping, attributes
 from .keeper import Keeper
 from .loop import FairTraining
-from .lora import export_parts, scale_lora
+from .models.base import Base
+from .models.lora import export_parts, scale_lora
 from .picture_set import PictureSet
 from .preview import Previews
 from .ranks import Ranks

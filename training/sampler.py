@@ -8,10 +8,10 @@ import numpy as np
 
 from ..debias.core.batching import fitting_rows, in_batches
 from ..debias.core.error import DDMError
-from .base import Base
-from .lora import at_alpha, lora_names
+from .models.base import Base
+from .models.lora import at_alpha, lora_names
+from .models.text import Text
 from .steering import Steering
-from .text import Text
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from ..debias.methods.invariant_module import InvariantModule
 if TYPE_CHECKING:
     import torch
 
-    from .base import Base
+    from .models.base import Base
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..debias.probes.probe import Probe
     from ..debias.probes.records import Records
     from .gallery import Shot
-    from .model import Model
+    from .models.model import Model
 
 Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 

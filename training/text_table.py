@@ -13,7 +13,7 @@ from .grouping import Grouping, said_by_group
 from .text_cache import Texts, encode_texts
 
 if TYPE_CHECKING:
-    from .base import Base
+    from .models.base import Base
 
 # How many sentences with a word said are encoded at the most, and how many shuffled ones.
 SENTENCES = 4000

@@ -82,7 +82,7 @@ def _open(path: Path, changed: int) -> Probe:
     probe = Probe.load(path)
     if probe.network is not None:
         return probe
-    from ..training.clip import ClipImages
+    from ..training.models.clip import ClipImages
 
     return Probe.load(path, ClipImages(clip_folder(probe.identity), host.device()))
 

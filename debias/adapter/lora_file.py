@@ -1,6 +1,6 @@
 """The adapter file: a LoRA in kohya's key names, with a card that says what it was trained for.
 
-Only names, shapes and metadata are handled here; `training/lora.py` puts the matrices on a model. Metadata keys:
+Only names, shapes and metadata are handled here; `training/models/lora.py` puts the matrices on a model. Metadata keys:
 `modelspec.*` (the model metadata standard sai_model_spec 1.0.0), `ss_*` (as kohya's trainer writes) and `ddm.*` (ours;
 every value is JSON). Nothing of the date or the machine is written: training twice gives the same bytes.
 """

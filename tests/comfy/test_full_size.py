@@ -75,7 +75,7 @@ def seen(host, files, tmp_path_factory):
 
 def lora_shapes(config):
     """Weight shape of every layer that the trainer puts a LoRA on, by module name."""
-    from comfyui_ddm.training.lora import TARGETS, base_shapes
+    from comfyui_ddm.training.models.lora import TARGETS, base_shapes
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):

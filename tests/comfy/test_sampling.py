@@ -38,7 +38,7 @@ def sampled(server):
 
 @pytest.fixture(scope="module")
 def base():
-    from comfyui_ddm.training.base import load_base
+    from comfyui_ddm.training.models.base import load_base
 
     return load_base(PACK / "examples" / "tiny_people")
 
@@ -61,7 +61,7 @@ def euler(base, noise, prompt, steps, cfg):
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_pictures_are_those_of_diffusers(sampled, base, alpha):
     from comfyui_ddm.debias.adapter.lora_file import load_adapter
-    from comfyui_ddm.training.lora import load_lora_into, lora_names, set_alpha
+    from comfyui_ddm.training.models.lora import load_lora_into, lora_names, set_alpha
 
     graph = graphs.load() | graphs.adapter(alpha) | graphs.sample("adapter", steps=8, seed=7, batch=2)
     latent, picture = sampled(graph)
@@ -107,8 +107,8 @@ def test_the_stock_loader_knows_every_key_of_the_adapter(server):
 
 def test_the_text_half_of_an_adapter_acts_as_in_our_sampler(server, sampled):
     from comfyui_ddm.debias.adapter.lora_file import save_adapter
-    from comfyui_ddm.training.base import load_base
-    from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, export_lora, lora_parameters
+    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.lora import TEXT_TARGETS, add_lora, export_lora, lora_parameters
 
     base = load_base(PACK / "examples" / "tiny_people")
     add_lora(base.text_encoder, "debias", 2, TEXT_TARGETS)
@@ -132,9 +132,9 @@ def test_the_text_half_of_an_adapter_acts_as_in_our_sampler(server, sampled):
 
 def test_soft_tokens_are_said_by_the_hosts_own_embedding_word(server, sampled):
     from comfyui_ddm.debias.adapter.lora_file import AdapterCard
-    from comfyui_ddm.training.base import load_base
-    from comfyui_ddm.training.soft_tokens import SoftTokens
-    from comfyui_ddm.training.text import Text
+    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.soft_tokens import SoftTokens
+    from comfyui_ddm.training.models.text import Text
 
     base = load_base(PACK / "examples" / "tiny_people")
     soft = SoftTokens.from_vocabulary(base, 5, seed=0)

@@ -13,8 +13,8 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
 from comfyui_ddm.training.alignment_run import AlignmentRun
-from comfyui_ddm.training.base import Base, load_base
-from comfyui_ddm.training.model import load_model
+from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.sampler import generate
 
 PROMPTS = ["a cook", "a pilot"]

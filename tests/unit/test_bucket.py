@@ -1,8 +1,8 @@
 """Pictures keep about their shape, at no more than the model's native area."""
 
 import pytest
-from comfyui_ddm.training.base import Base
 from comfyui_ddm.training.bucket import assign, bucket_sizes
+from comfyui_ddm.training.models.base import Base
 
 
 class Model:

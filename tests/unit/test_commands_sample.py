@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, save_adapter
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.prompt import read_prompts, slugs
 from PIL import Image
 from typer.testing import CliRunner

@@ -11,9 +11,9 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, load
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.lora import add_lora, export_lora, lora_parameters
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.sweep import measured_card, recommended_alpha
 from typer.testing import CliRunner
 

@@ -23,16 +23,16 @@ from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import TRAINED
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.alignment_run import AlignmentRun
-from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.head import make_head
 from comfyui_ddm.training.invariant import InvariantSettings, InvariantTraining
-from comfyui_ddm.training.lora import load_lora_into
+from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.lora import load_lora_into
+from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.paper import PaperRun
 from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampler import generate
-from comfyui_ddm.training.soft_tokens import SoftTokens
 from comfyui_ddm.training.steering import Steering
 
 from .runs import prepare, write_folder

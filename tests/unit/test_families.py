@@ -9,13 +9,13 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
-from comfyui_ddm.training import single_file
 from comfyui_ddm.training.alignment import Alignment
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings
-from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.lora import (
+from comfyui_ddm.training.models import ldm_checkpoint
+from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.lora import (
     TEXT_TARGETS,
     add_lora,
     export_lora,
@@ -272,7 +272,7 @@ def test_what_was_trained_on_unet_and_text_encoders_has_the_same_effect_in_diffu
 
 
 def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(single_file, "FAMILIES", folders)
+    monkeypatch.setattr(ldm_checkpoint, "FAMILIES", folders)
     checkpoint = ["--base", str(folders / "sdxl-v.safetensors")]
     checkpoint += ["--tokenizer", str(folders / "sdxl" / "vocabulary"), "--device", "cpu"]
     adapter, out = tmp_path / "fair.safetensors", tmp_path / "out"

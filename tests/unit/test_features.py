@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 from comfyui_ddm.debias.groups.features import centre, places, principal_components, unet_features
-from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.models.base import load_base
 
 
 def test_centred_features_have_mean_zero_in_every_concept():

@@ -3,8 +3,8 @@
 import hashlib
 
 import pytest
-from comfyui_ddm.training import file_hash
-from comfyui_ddm.training.file_hash import hash_files, remembered_hashes
+from comfyui_ddm.training.models import file_hash
+from comfyui_ddm.training.models.file_hash import hash_files, remembered_hashes
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfyui_ddm.training.single_file import FAMILIES
+from comfyui_ddm.training.models.ldm_checkpoint import FAMILIES
 from safetensors.torch import save_file
 
 from .checkpoints import ldm_tensors, make_models, make_tokenizer
@@ -26,7 +26,7 @@ import torch
 from comfyui_ddm.debias.groups.groups import Groups, concepts
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
-from comfyui_ddm.training.base import load_base
+from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.latents import Latents
 from comfyui_ddm.training.loop import FairTraining

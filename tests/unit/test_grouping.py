@@ -3,9 +3,9 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, Verdict
-from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
 from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.models.base import Base, load_base
 
 CAPTIONS = ["a doctor"] * 12 + ["a judge"] * 12
 GENDER = (["man"] * 9 + ["woman"] * 3) * 2

@@ -10,10 +10,10 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import ABANDONED
 from comfyui_ddm.training import file_index, tensor_cache
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.file_index import FileIndex
 from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.latents import Encoder, Latents, View
+from comfyui_ddm.training.models.base import load_base
 from PIL import Image, ImageOps
 
 from .runs import write_folder

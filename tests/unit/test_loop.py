@@ -8,14 +8,14 @@ import torch
 from comfyui_ddm.debias.groups.groups import Groups, concepts
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.draws import GRID, Draws
 from comfyui_ddm.training.grouping import Grouping
 from comfyui_ddm.training.latents import Latents
 from comfyui_ddm.training.loop import FairTraining
-from comfyui_ddm.training.lora import lora_parameters, set_alpha
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
+from comfyui_ddm.training.models.text import Text
 from comfyui_ddm.training.settings import Settings
-from comfyui_ddm.training.text import Text
 from comfyui_ddm.training.text_table import TextTable
 
 CAPTIONS = ["a doctor", "a judge"] * 6

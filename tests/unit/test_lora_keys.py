@@ -6,8 +6,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, kohya_name, load_adapter, save_adapter
 from comfyui_ddm.debias.adapter.lora_keys import from_ldm, to_ldm
-from comfyui_ddm.training.lora import TARGETS, base_shapes
-from comfyui_ddm.training.single_file import FAMILIES
+from comfyui_ddm.training.models.ldm_checkpoint import FAMILIES
+from comfyui_ddm.training.models.lora import TARGETS, base_shapes
 from safetensors import safe_open
 
 from .checkpoints import unet_key

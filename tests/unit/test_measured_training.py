@@ -10,10 +10,10 @@ from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.training import sweep
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.job import Job
+from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.probes import targets_for
 from comfyui_ddm.training.reporter import Reporter
 from PIL import Image

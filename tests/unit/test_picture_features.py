@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.training import picture_features, tensor_cache
-from comfyui_ddm.training.base import Base, load_base
 from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.models.base import Base, load_base
 
 NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
-from comfyui_ddm.training.base import Base
+from comfyui_ddm.training.models.base import Base
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.loop import FairTraining
 Base.half_is_native = False

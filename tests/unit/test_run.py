@@ -7,11 +7,11 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.base import load_base
 from comfyui_ddm.training.calibration import Calibration
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.lora import load_lora_into, set_alpha
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.lora import load_lora_into, set_alpha
 from comfyui_ddm.training.picture_set import folder_set, self_set
 from comfyui_ddm.training.run import Run
 

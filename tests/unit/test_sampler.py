@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.base import Base, load_base
-from comfyui_ddm.training.lora import TEXT_TARGETS, add_lora, lora_parameters
+from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.lora import TEXT_TARGETS, add_lora, lora_parameters
 from comfyui_ddm.training.sampler import generate, generate_batches
 
 PROMPTS = ["a firefighter", "a doctor", "a firefighter"]

@@ -5,10 +5,10 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
-from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.model import load_model
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.model import load_model
+from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.sampler import generate
-from comfyui_ddm.training.soft_tokens import SoftTokens
 
 
 @pytest.fixture(scope="module")

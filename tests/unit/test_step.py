@@ -4,8 +4,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import loop
-from comfyui_ddm.training.base import Base
 from comfyui_ddm.training.min_snr import min_snr_weight
+from comfyui_ddm.training.models.base import Base
 from torch.utils._python_dispatch import TorchDispatchMode
 
 

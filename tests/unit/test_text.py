@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.training.text import Text
+from comfyui_ddm.training.models.text import Text
 
 
 def text(pooled):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_ddm.training import tensor_cache
-from comfyui_ddm.training.base import Base, load_base
+from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.text_cache import encode_texts
 
 from .checkpoints import make_folder, make_models, tiny_configuration

@@ -9,7 +9,7 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training import text_table
 from comfyui_ddm.training.grouping import Grouping
-from comfyui_ddm.training.text import Text
+from comfyui_ddm.training.models.text import Text
 from comfyui_ddm.training.text_table import TextTable, shuffled
 
 CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]

@@ -2,8 +2,8 @@
 
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import tokenizer
-from comfyui_ddm.training.tokenizer import find_tokenizer, open_tokenizer
+from comfyui_ddm.training.models import tokenizer
+from comfyui_ddm.training.models.tokenizer import find_tokenizer, open_tokenizer
 
 from .checkpoints import SPECIAL, make_tokenizer
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.training.base import load_base
-from comfyui_ddm.training.lora import add_lora, lora_parameters
+from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.lora import add_lora, lora_parameters
 from comfyui_ddm.training.sampler import solver
 from comfyui_ddm.training.trajectory import drawn_steps, gradient_scales, predict, roll_out
 

@@ -122,9 +122,9 @@ def align(
     from ...debias.probes.predict import check_probes
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
-    from ..base import load_base, resolve_device
     from ..checkpoint import checkpoint_path, refuse_left
-    from ..model import EMBEDDED
+    from ..models.base import load_base, resolve_device
+    from ..models.model import EMBEDDED
     from ..preview import Previews
     from ..probes import open_probes
     from ..prompt import read_prompts
@@ -203,7 +203,7 @@ def align(
 def open_extractor(path: Path, device: "torch.device") -> "Extractor":
     """The features of a probe file, or of a CLIP folder; errors as in `Probe.load` and `ClipImages`."""
     from ...debias.probes.probe import Probe
-    from ..clip import ClipImages
+    from ..models.clip import ClipImages
 
     return ClipImages(path, device).embed if path.is_dir() else Probe.load(path, device=device).embed
 

@@ -36,7 +36,7 @@ def audit(
     from ..audit import audit_folder
     from ..folder import read_folder
     from ..grouping import check_source
-    from ..model import EMBEDDED
+    from ..models.model import EMBEDDED
     from ..progress import work_progress
 
     if out.suffix.lower() == ".json":

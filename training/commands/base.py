@@ -31,9 +31,9 @@ def base(
     import torch
 
     from .. import tiny_people
-    from ..base import load_base, resolve_device
     from ..folder import read_folder
     from ..model_card import write_card
+    from ..models.base import load_base, resolve_device
     from ..progress import steps_progress
 
     pictures = read_folder(folder)

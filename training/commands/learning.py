@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ..base import Base
+    from ..models.base import Base
     from ..picture_set import PictureSet
 
 
@@ -29,9 +29,9 @@ def learning_set(
             is read.
     """
     from ...debias.core.error import DDMError
-    from ..base import load_base
     from ..folder import read_folder
-    from ..model import EMBEDDED
+    from ..models.base import load_base
+    from ..models.model import EMBEDDED
     from ..picture_set import folder_set, self_set
     from ..progress import picture_progress
     from ..prompt import read_prompts

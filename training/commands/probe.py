@@ -49,9 +49,9 @@ def probe(
     from ...debias.core.io import check_output
     from ...debias.probes.probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
-    from ..base import resolve_device
-    from ..clip import ClipImages
     from ..folder import read_folder
+    from ..models.base import resolve_device
+    from ..models.clip import ClipImages
     from ..progress import picture_progress
 
     out = out or Path(f"{labels}.safetensors")

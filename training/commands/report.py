@@ -47,7 +47,7 @@ def report(
     from ...debias.core.io import write_text
     from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes, quality_probe
-    from ..base import resolve_device
+    from ..models.base import resolve_device
     from ..probes import open_probes, targets_of
     from ..records import read_features, read_records
 

@@ -85,7 +85,7 @@ def sample(
     Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out pictures
     """
     from ..gallery import make_gallery, plan_shots
-    from ..model import EMBEDDED, load_model
+    from ..models.model import EMBEDDED, load_model
     from ..number import read_numbers
     from ..progress import picture_progress
     from ..prompt import read_prompts

@@ -52,9 +52,9 @@ def sweep(
     from ...debias.probes.predict import check_probes
     from ...debias.rendering.charts import save_png
     from ...debias.rendering.report_html import pareto
-    from ..base import resolve_device
     from ..gallery import plan_shots
-    from ..model import EMBEDDED, load_model
+    from ..models.base import resolve_device
+    from ..models.model import EMBEDDED, load_model
     from ..number import read_numbers
     from ..probes import open_probes, targets_of
     from ..prompt import read_prompts

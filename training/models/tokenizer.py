@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 FILES = ("vocab.json", "merges.txt")
 LENGTH = 77
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 # Where ComfyUI keeps it, below its own folder.
 COMFYUI = Path("comfy") / "sd1_tokenizer"
 # Models that have it, as (repository, folder), looked for among what transformers and diffusers have downloaded before.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import write_text
+from ...debias.core.error import DDMError
+from ...debias.core.io import write_text
 
 # Smaller files are hashed in less than a second.
 REMEMBERED = 256 << 20

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
+from .diffusers_folder import check_folder, load_folder
 from .file_hash import hash_files
-from .pipeline_folder import check_folder, load_folder
 from .text import Text
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def load_base(
     if path.is_dir():
         parts = load_folder(path, files, dtype)
     else:
-        from .single_file import load_single_file
+        from .ldm_checkpoint import load_single_file
 
         parts = load_single_file(path, dtype, tokenizer)
     for part in parts.values():
@@ -373,7 +373,7 @@ def check_weights(path: str | Path) -> dict[str, list[Path]]:
     path = Path(path)
     if path.is_dir() or not path.suffix:
         return check_folder(path)
-    from .single_file import check_single_file
+    from .ldm_checkpoint import check_single_file
 
     check_single_file(path)
     return {"unet": [path]}

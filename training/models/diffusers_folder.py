@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import load_tensors
+from ...debias.core.error import DDMError
+from ...debias.core.io import load_tensors
 
 if TYPE_CHECKING:
     import torch

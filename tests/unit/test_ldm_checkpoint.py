@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import single_file
-from comfyui_ddm.training.base import check_weights, load_base
-from comfyui_ddm.training.single_file import build_models, check_single_file, configuration_of
+from comfyui_ddm.training.models import ldm_checkpoint
+from comfyui_ddm.training.models.base import check_weights, load_base
+from comfyui_ddm.training.models.ldm_checkpoint import build_models, check_single_file, configuration_of
 from safetensors.torch import save_file
 
 from .checkpoints import ldm_tensors, make_folder, make_models, make_tokenizer, tiny_configuration
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-OWN_FAMILIES = single_file.FAMILIES
+OWN_FAMILIES = ldm_checkpoint.FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
 def checkpoint(made, tmp_path, monkeypatch):
     """Writes a checkpoint of a family, which then opens with the small configuration."""
     root, found = made
-    monkeypatch.setattr(single_file, "FAMILIES", root)
+    monkeypatch.setattr(ldm_checkpoint, "FAMILIES", root)
 
     def write(family, dtype=torch.float32, without=(), metadata=None, **more):
         tensors = {key: value for key, value in found[family][1].items() if not key.startswith(tuple(without))}
@@ -128,12 +128,12 @@ def test_the_file_tells_what_it_predicts():
         config = configuration_of(family, file)
         return config["scheduler"]["prediction_type"], config["unet"]["sample_size"]
 
-    openclip = {single_file.OPENCLIP + "ln_final.bias": torch.zeros(1)}
+    openclip = {ldm_checkpoint.OPENCLIP + "ln_final.bias": torch.zeros(1)}
     spread = torch.tensor([-1.0, 1.0])
     assert told(File(), "sd1") == ("epsilon", 64)
     assert told(File({"modelspec.prediction_type": "v"}), "sd1") == ("v_prediction", 64)
-    assert told(File(**openclip, **{single_file.TELLING_BIAS: spread * 0.05}), "sd2") == ("epsilon", 64)
-    assert told(File(**openclip, **{single_file.TELLING_BIAS: spread * 0.15}), "sd2") == ("v_prediction", 96)
+    assert told(File(**openclip, **{ldm_checkpoint.TELLING_BIAS: spread * 0.05}), "sd2") == ("epsilon", 64)
+    assert told(File(**openclip, **{ldm_checkpoint.TELLING_BIAS: spread * 0.15}), "sd2") == ("v_prediction", 96)
     assert told(File(), "sdxl") == ("epsilon", 128)
     assert told(File(v_pred=spread), "sdxl") == ("v_prediction", 128)
     assert configuration_of("sdxl", File(v_pred=spread, ztsnr=spread))["scheduler"]["rescale_betas_zero_snr"]
@@ -177,7 +177,7 @@ def test_layers_of_another_size_are_refused(checkpoint):
 
 def test_models_for_inpainting_loras_and_other_noises_are_refused(checkpoint, tmp_path):
     with pytest.raises(DDMError, match="inpainting"):
-        check_single_file(checkpoint("sd1", **{single_file.INPUT: torch.zeros(32, 9, 3, 3)}))
+        check_single_file(checkpoint("sd1", **{ldm_checkpoint.INPUT: torch.zeros(32, 9, 3, 3)}))
     with pytest.raises(DDMError, match="EDM"):
         check_single_file(checkpoint("sdxl", edm_mean=torch.zeros(1)))
     save_file({"lora_unet_conv_in.lora_down.weight": torch.zeros(1)}, tmp_path / "lora.safetensors")

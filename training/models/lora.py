@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..debias.adapter.lora_file import Adapter, Lora, check_base, kohya_name
-from ..debias.core.error import DDMError
+from ...debias.adapter.lora_file import Adapter, Lora, check_base, kohya_name
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import torch

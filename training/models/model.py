@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.adapter.lora_file import AdapterCard, content_hash, load_adapter
+from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter
 from .base import Base, load_base
 
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "examples" / "tiny_people"
+EMBEDDED = Path(__file__).resolve().parent.parent.parent / "examples" / "tiny_people"
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..debias.core.error import DDMError
-from ..debias.core.image import fit, to_array
-from ..debias.probes.probe_network import fit_tensor
+from ...debias.core.error import DDMError
+from ...debias.core.image import fit, to_array
+from ...debias.probes.probe_network import fit_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import read_metadata
+from ...debias.core.error import DDMError
+from ...debias.core.io import read_metadata
 from .tokenizer import find_tokenizer, open_tokenizer
 
 if TYPE_CHECKING:

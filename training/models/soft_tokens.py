@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.adapter.lora_file import AdapterCard
-from ..debias.core.error import DDMError
-from ..debias.core.io import load_tensors, save_tensors
+from ...debias.adapter.lora_file import AdapterCard
+from ...debias.core.error import DDMError
+from ...debias.core.io import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch
