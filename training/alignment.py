@@ -19,8 +19,8 @@ from .ema import Ema
 from .models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
 from .models.soft_tokens import SoftTokens
 from .models.text import Text
-from .sampler import ADAPTER, default_batch_size, noise_of, solver
-from .trajectory import drawn_steps, roll_out
+from .sampling.differentiable_sampling import drawn_steps, roll_out
+from .sampling.generate import ADAPTER, default_batch_size, noise_of, solver
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
     from .models.base import Base
-    from .trajectory import Trajectory
+    from .sampling.differentiable_sampling import Trajectory
 
 TRAINED = ("unet", "text-encoder", "both", "tokens")
 # λ_img of features or, for soft tokens, of latents; a LoRA that keeps its pictures' latents so much hardly moves.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
     from .models.base import Base
-    from .preview import Previews
+    from .sampling.previews import Previews
 
 
 @dataclass

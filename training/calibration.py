@@ -184,7 +184,7 @@ class GroupReader:
         """
         import torch
 
-        from .sampler import generate_batches
+        from .sampling.generate import generate_batches
 
         base, captions, seed = self.base, self.captions, self.seed
         prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(len(drawn))]

@@ -149,8 +149,8 @@ class Demo:
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        from .gallery import make_gallery, plan_shots
         from .progress import picture_progress
+        from .sampling.image_writer import make_gallery, plan_shots
 
         half = model.base.half_is_native  # as in training
         shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
@@ -222,7 +222,7 @@ class Demo:
         from PIL import Image
 
         from ..debias.rendering.image_grid import Block, draw_comparison
-        from .gallery import plan_shots
+        from .sampling.image_writer import plan_shots
 
         places = {
             (shot.alpha, shot.prompt, number % self.per_prompt): shot.file_name

@@ -26,12 +26,12 @@ from .models.base import Base, check_weights, load_base
 from .models.model import EMBEDDED, Model, load_model
 from .paper import PaperRun
 from .picture_set import PictureSet, Preparation, folder_set, self_set
-from .preview import Previews
 from .probes import open_probes, targets_for
-from .prompt import read_prompts
 from .ranks import Ranks
 from .reporter import Reporter
 from .run import Run
+from .sampling.previews import Previews
+from .sampling.prompts import read_prompts
 from .stop_signals import stop_signals
 from .tensor_cache import FOLDER
 

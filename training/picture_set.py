@@ -171,7 +171,7 @@ def self_set(
     """Let the base make the set: `per_prompt` pictures of each prompt (prior preservation, or all there is)."""
     import torch
 
-    from .sampler import generate_batches
+    from .sampling.generate import generate_batches
 
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
     seeds = [1_000_000 + seed + number for number in range(len(captions))]

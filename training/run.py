@@ -24,8 +24,8 @@ from .loop import FairTraining
 from .models.base import Base
 from .models.lora import export_parts, scale_lora
 from .picture_set import PictureSet
-from .preview import Previews
 from .ranks import Ranks
+from .sampling.previews import Previews
 from .settings import Settings
 from .text_table import TextTable
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
     from ..debias.probes.records import Records
-    from .gallery import Shot
     from .models.model import Model
+    from .sampling.image_writer import Shot
 
 Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 
@@ -42,8 +42,8 @@ def make_records(
         options: of `make_gallery`, which also says what can go wrong.
     """
     from ..debias.probes.predict import quality_probe
-    from .gallery import make_gallery
     from .records import read_records
+    from .sampling.image_writer import make_gallery
 
     with phase("sampling") as progress:
         make_gallery(model, folder, shots, progress=progress, **options)
@@ -76,7 +76,7 @@ def measure(
     """
     from ..debias.core.io import read_metadata
     from ..debias.evaluation.evaluate import build_report
-    from .gallery import plan_shots
+    from .sampling.image_writer import plan_shots
 
     shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}

@@ -91,7 +91,7 @@ def test_targets_other_than_equal_shares_are_met(server):
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_the_guided_half_is_the_conditional_one_as_in_our_own_sampler(server, base, cfg):
-    from comfyui_ddm.training.steering import Steering
+    from comfyui_ddm.training.sampling.guidance import Steering
 
     graph = graphs.load() | graphs.guidance(keep_counts=False) | graphs.sample("guidance", cfg=cfg, seed=7, batch=1)
     ours = latents(server, server.run(graph))
@@ -115,7 +115,7 @@ def test_what_is_guided_at_once_shares_the_push_and_scale_0_takes_no_part(server
 
 
 def test_a_module_at_strength_r_is_as_in_our_own_sampler(server, base):
-    from comfyui_ddm.training.steering import Steering
+    from comfyui_ddm.training.sampling.guidance import Steering
 
     graph = graphs.load() | graphs.invariant(strength=1.5) | graphs.sample("invariant", seed=7, batch=1)
     ours = latents(server, server.run(graph))

@@ -15,7 +15,7 @@ from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Ori
 from comfyui_ddm.training.alignment_run import AlignmentRun
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.sampling.generate import generate
 
 PROMPTS = ["a cook", "a pilot"]
 

@@ -14,7 +14,7 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, save
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
-from comfyui_ddm.training.prompt import read_prompts, slugs
+from comfyui_ddm.training.sampling.prompts import read_prompts, slugs
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -111,10 +111,10 @@ def test_pictures_that_are_there_are_kept_and_missing_ones_made(ddm, adapter, tm
 
 
 def test_a_stopped_run_can_be_taken_up(ddm, tmp_path, monkeypatch):
-    from comfyui_ddm.training import gallery
+    from comfyui_ddm.training.sampling import image_writer
 
     written = []
-    write = gallery.write_bytes
+    write = image_writer.write_bytes
 
     def stop(path: Path, data: bytes) -> None:
         if len(written) == 3:
@@ -122,7 +122,7 @@ def test_a_stopped_run_can_be_taken_up(ddm, tmp_path, monkeypatch):
         written.append(path)
         write(path, data)
 
-    monkeypatch.setattr(gallery, "write_bytes", stop)
+    monkeypatch.setattr(image_writer, "write_bytes", stop)
     arguments = ("--prompts", "a doctor", "--per-prompt", 4, "--batch-size", 2, "--json")
     assert "Stopped." in ddm(*arguments, code=130).stderr
     monkeypatch.undo()

@@ -32,8 +32,8 @@ from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.paper import PaperRun
 from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
-from comfyui_ddm.training.sampler import generate
-from comfyui_ddm.training.steering import Steering
+from comfyui_ddm.training.sampling.generate import generate
+from comfyui_ddm.training.sampling.guidance import Steering
 
 from .runs import prepare, write_folder
 

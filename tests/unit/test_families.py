@@ -25,7 +25,7 @@ from comfyui_ddm.training.models.lora import (
 )
 from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
-from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.sampling.generate import generate
 from comfyui_ddm.training.settings import Settings
 from safetensors import safe_open
 from safetensors.torch import save_file

@@ -5,7 +5,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training import keeper, loop
-from comfyui_ddm.training.preview import Previews
+from comfyui_ddm.training.sampling.previews import Previews
 
 from .runs import prepare, write_folder, write_tones
 

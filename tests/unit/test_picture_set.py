@@ -9,7 +9,7 @@ from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.picture_set import Preparation, folder_set, self_set
 from comfyui_ddm.training.run import Run
-from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.sampling.generate import generate
 from PIL import Image
 
 from .checkpoints import make_folder, make_models, tiny_configuration

@@ -8,7 +8,7 @@ from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
-from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.sampling.generate import generate
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
-from comfyui_ddm.training.sampler import generate
+from comfyui_ddm.training.sampling.generate import generate
 from comfyui_ddm.training.text_cache import encode_texts, encoders_hash
 
 from .runs import settings

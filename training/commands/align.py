@@ -125,10 +125,10 @@ def align(
     from ..checkpoint import checkpoint_path, refuse_left
     from ..models.base import load_base, resolve_device
     from ..models.model import EMBEDDED
-    from ..preview import Previews
     from ..probes import open_probes
-    from ..prompt import read_prompts
     from ..reporter import JSONReporter, TerminalReporter
+    from ..sampling.previews import Previews
+    from ..sampling.prompts import read_prompts
     from ..stop_signals import stop_signals
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()

@@ -34,7 +34,7 @@ def learning_set(
     from ..models.model import EMBEDDED
     from ..picture_set import folder_set, self_set
     from ..progress import picture_progress
-    from ..prompt import read_prompts
+    from ..sampling.prompts import read_prompts
 
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")

@@ -84,12 +84,12 @@ def sample(
 
     Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out pictures
     """
-    from ..gallery import make_gallery, plan_shots
     from ..models.model import EMBEDDED, load_model
     from ..number import read_numbers
     from ..progress import picture_progress
-    from ..prompt import read_prompts
-    from ..steering import load_steering
+    from ..sampling.guidance import load_steering
+    from ..sampling.image_writer import make_gallery, plan_shots
+    from ..sampling.prompts import read_prompts
 
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")

@@ -6,7 +6,7 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import TEXT_TARGETS, add_lora, lora_parameters
-from comfyui_ddm.training.sampler import generate, generate_batches
+from comfyui_ddm.training.sampling.generate import generate, generate_batches
 
 PROMPTS = ["a firefighter", "a doctor", "a firefighter"]
 SEEDS = [3, 4, 5]

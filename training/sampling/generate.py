@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..debias.core.batching import fitting_rows, in_batches
-from ..debias.core.error import DDMError
-from .models.base import Base
-from .models.lora import at_alpha, lora_names
-from .models.text import Text
-from .steering import Steering
+from ...debias.core.batching import fitting_rows, in_batches
+from ...debias.core.error import DDMError
+from ..models.base import Base
+from ..models.lora import at_alpha, lora_names
+from ..models.text import Text
+from .guidance import Steering
 
 if TYPE_CHECKING:
     import torch

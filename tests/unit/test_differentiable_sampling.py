@@ -5,8 +5,8 @@ import pytest
 import torch
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, lora_parameters
-from comfyui_ddm.training.sampler import solver
-from comfyui_ddm.training.trajectory import drawn_steps, gradient_scales, predict, roll_out
+from comfyui_ddm.training.sampling.differentiable_sampling import drawn_steps, gradient_scales, predict, roll_out
+from comfyui_ddm.training.sampling.generate import solver
 
 STEPS, GUIDANCE = 4, 3.0
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 LONGEST = 60
 

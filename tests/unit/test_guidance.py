@@ -12,8 +12,8 @@ from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_mod
 from comfyui_ddm.training.checkpoint import checkpoint_path
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.models.base import load_base
-from comfyui_ddm.training.sampler import generate_batches
-from comfyui_ddm.training.steering import Steering
+from comfyui_ddm.training.sampling.generate import generate_batches
+from comfyui_ddm.training.sampling.guidance import Steering
 from typer.testing import CliRunner
 
 from .runs import write_folder

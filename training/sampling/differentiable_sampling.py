@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .models.text import Text
+from ..models.text import Text
 
 if TYPE_CHECKING:
     import torch
     from diffusers import SchedulerMixin
 
-    from .models.base import Base
+    from ..models.base import Base
 
 
 def gradient_scales(alphas_cumprod: "torch.Tensor", timesteps: "torch.Tensor", prediction: str) -> "torch.Tensor":

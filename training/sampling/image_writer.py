@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import write_bytes, write_text
-from .models.model import Model
-from .prompt import slugs
-from .sampler import generate_batches
-from .steering import Steering
+from ...debias.core.error import DDMError
+from ...debias.core.io import write_bytes, write_text
+from ..models.model import Model
+from .generate import generate_batches
+from .guidance import Steering
+from .prompts import slugs
 
 METADATA = "metadata.jsonl"
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.core.error import DDMError
-from ..debias.methods.distribution_guidance import SCALE, Guidance, begin_together, guides_for
-from ..debias.methods.guidance_hook import GuidanceHooks
-from ..debias.methods.h_space_classifier import AttributeHead
-from ..debias.methods.invariant_module import InvariantModule
+from ...debias.core.error import DDMError
+from ...debias.methods.distribution_guidance import SCALE, Guidance, begin_together, guides_for
+from ...debias.methods.guidance_hook import GuidanceHooks
+from ...debias.methods.h_space_classifier import AttributeHead
+from ...debias.methods.invariant_module import InvariantModule
 
 if TYPE_CHECKING:
     import torch
 
-    from .models.base import Base
+    from ..models.base import Base
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.io import remove_temporaries, write_bytes
-from .models.base import Base
-from .models.lora import lora_names
+from ...debias.core.io import remove_temporaries, write_bytes
+from ..models.base import Base
+from ..models.lora import lora_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +53,8 @@ class Previews:
         """Make the preview of a step; nothing of the training changes. Once `cancelled` says True, none is made."""
         from PIL import Image
 
-        from ..debias.rendering.image_grid import Block, draw_comparison
-        from .sampler import generate
+        from ...debias.rendering.image_grid import Block, draw_comparison
+        from .generate import generate
 
         prompts = self.prompts * self.rows
         seeds = [self.seed + 3_000_000 + number for number in range(len(prompts))]

@@ -1,0 +1,1 @@
+"""Images from a base model: generation, guidance while sampling, files with their settings, prompts."""
