@@ -42,8 +42,8 @@ sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
 import numpy as np, torch
-from comfyui_ddm.training.latents import Latents
-from comfyui_ddm.training.tensor_cache import TensorCache, settle
+from comfyui_ddm.training.data.latents import Latents
+from comfyui_ddm.training.data.cache import TensorCache, settle
 count, steps, rng = int(sys.argv[2]), 200, np.random.default_rng(0)
 def cache():
     return TensorCache(Path(sys.argv[1]), "latents", "", ("mean", "deviation"))

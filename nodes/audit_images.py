@@ -57,8 +57,8 @@ class AuditImages(io.ComfyNode):
         """Read the folder, group its pictures, and write the audit."""
         from ..debias.rendering.audit_html import overview
         from ..debias.rendering.panel import audit_panel
-        from ..training.audit import audit_folder
-        from ..training.folder import read_folder
+        from ..training.data.audit_folder import audit_folder
+        from ..training.data.image_folder import read_folder
         from .progress import Progress
         from .report_files import chart_image, new_place
 

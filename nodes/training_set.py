@@ -45,7 +45,7 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     Raises:
         DDMError: folder or model are not there, or no base, or the groups are not known or cannot have the target.
     """
-    from ..training.grouping import check_source
+    from ..training.data.group_images import check_source
     from ..training.models.base import check_weights
 
     if folder is not None:

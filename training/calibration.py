@@ -23,12 +23,12 @@ import numpy as np
 
 from ..debias.groups.features import centre
 from ..debias.groups.groups import concepts
-from .latents import Latents
+from .data.image_features import picture_features
+from .data.latents import Latents
 from .models.lora import without_loras
-from .picture_features import picture_features
 
 if TYPE_CHECKING:
-    from .grouping import Grouping
+    from .data.group_images import Grouping
     from .models.base import Base
 
 STRENGTHS = (0.0, 1.0, 2.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..debias.evaluation.report import FairnessReport
     from ..debias.probes.probe import Probe
     from ..debias.probes.records import Records
-    from .grouping import Grouping
+    from .data.group_images import Grouping
 
 EXAMPLES = EMBEDDED.parent
 ALPHAS = (0.0, 0.5, 1.0)
@@ -114,7 +114,7 @@ class Demo:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
         from ..debias.probes.probe import Probe
         from .checkpoint import checkpoint_path
-        from .folder import read_folder
+        from .data.image_folder import read_folder
         from .models.base import resolve_device
         from .run import Run
         from .settings import Settings
@@ -161,7 +161,7 @@ class Demo:
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
-        from .picture_set import folder_set
+        from .data.dataset import folder_set
         from .progress import picture_progress, steps_progress, work_progress
         from .run import Run
 

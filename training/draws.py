@@ -9,7 +9,7 @@ from ..debias.groups.weighting import Weighting
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .text_table import TextTable
+    from .data.caption_table import TextTable
 
 # Strengths at which the weights are computed; between them, the nearest one counts.
 GRID = 121

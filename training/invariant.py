@@ -17,8 +17,8 @@ from ..debias.methods.invariant_module import new_module
 from .checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 if TYPE_CHECKING:
+    from .data.dataset import PictureSet
     from .models.base import Base
-    from .picture_set import PictureSet
 
 # The noise levels over which a picture's loss is averaged.
 TIMESTEPS = (100, 300, 500, 700, 900)

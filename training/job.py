@@ -19,13 +19,14 @@ from .checkpoint import OtherRun, checkpoint_path, refuse_left
 from .compilation import compile_norms
 from .config import TrainConfig
 from .config_file import write_config
-from .file_index import FileIndex
-from .folder import ImageFolder, read_folder
-from .grouping import check_source
+from .data.cache import FOLDER
+from .data.dataset import PictureSet, Preparation, folder_set, self_set
+from .data.file_index import FileIndex
+from .data.group_images import check_source
+from .data.image_folder import ImageFolder, read_folder
 from .models.base import Base, check_weights, load_base
 from .models.model import EMBEDDED, Model, load_model
 from .paper import PaperRun
-from .picture_set import PictureSet, Preparation, folder_set, self_set
 from .probes import open_probes, targets_for
 from .ranks import Ranks
 from .reporter import Reporter
@@ -33,7 +34,6 @@ from .run import Run
 from .sampling.previews import Previews
 from .sampling.prompts import read_prompts
 from .stop_signals import stop_signals
-from .tensor_cache import FOLDER
 
 # The most captions that the finished adapter is measured under.
 MEASURED = 20

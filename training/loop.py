@@ -46,9 +46,9 @@ from .settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from .latents import Latents
+    from .data.caption_table import TextTable
+    from .data.latents import Latents
     from .models.base import Base
-    from .text_table import TextTable
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
 HALF_SCALE = 2.0**16

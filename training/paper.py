@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..debias.groups.groups import Groups
-    from .text_table import TextTable
+    from .data.caption_table import TextTable
 
 # Pictures, drawn from the set, over whose noisy versions the entropy is measured.
 MEASURED = 256

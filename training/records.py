@@ -9,7 +9,7 @@ import numpy as np
 
 from ..debias.probes.predict import Reading, attributes_of, check_probes, read_pictures, side_for
 from ..debias.probes.records import Condition, Records
-from .folder import ImageFolder, Item, read_folder
+from .data.image_folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
     from ..debias.groups.target import Target

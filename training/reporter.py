@@ -12,7 +12,7 @@ import typer
 from .progress import picture_progress, steps_progress
 
 if TYPE_CHECKING:
-    from .grouping import Grouping
+    from .data.group_images import Grouping
 
 TITLES = {
     "cache": "Encoding pictures",

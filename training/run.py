@@ -18,16 +18,16 @@ from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, 
 from .adapter_page import page_path
 from .calibration import FEWEST, Calibration, GroupReader
 from .checkpoint import checkpoint_path, remove_strays
-from .grouping import Grouper, Grouping, attributes
+from .data.caption_table import TextTable
+from .data.dataset import PictureSet
+from .data.group_images import Grouper, Grouping, attributes
 from .keeper import Keeper
 from .loop import FairTraining
 from .models.base import Base
 from .models.lora import export_parts, scale_lora
-from .picture_set import PictureSet
 from .ranks import Ranks
 from .sampling.previews import Previews
 from .settings import Settings
-from .text_table import TextTable
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,7 @@ from .min_snr import min_snr_weight
 if TYPE_CHECKING:
     import torch
 
-    from .folder import ImageFolder
+    from .data.image_folder import ImageFolder
 
 # Guidance at scale 3 sharpens what the draw says: 80% of the draw become about 86% of what is made.
 GENDER_SHARES = {"man": 0.80, "woman": 0.20}

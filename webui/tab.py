@@ -155,9 +155,9 @@ def _set_inputs(what: str) -> list:
 def audit(folder: str, model: str, groups: str, target: str, caption: str) -> str:
     """Audit a folder; returns the panel, or the sentence that says why not."""
     from ..debias.rendering.panel import audit_panel
-    from ..training.audit import audit_folder
-    from ..training.folder import read_folder
-    from ..training.grouping import check_source
+    from ..training.data.audit_folder import audit_folder
+    from ..training.data.group_images import check_source
+    from ..training.data.image_folder import read_folder
 
     try:
         check_source(groups.strip(), target.strip() or "uniform")

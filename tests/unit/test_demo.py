@@ -12,8 +12,8 @@ from comfyui_ddm.debias.rendering.image_grid import GAP, MARGIN, TILE, Block, dr
 from comfyui_ddm.training import demo as module
 from comfyui_ddm.training import settings
 from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.demo import Demo
-from comfyui_ddm.training.folder import read_folder
 from comfyui_ddm.training.imbalance import draw_imbalanced, draw_unlabelled
 from PIL import Image
 from typer.testing import CliRunner

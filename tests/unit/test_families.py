@@ -12,7 +12,8 @@ from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.alignment import Alignment
 from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.data.dataset import folder_set
+from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import (
@@ -23,7 +24,6 @@ from comfyui_ddm.training.models.lora import (
     lora_parameters,
     set_alpha,
 )
-from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampling.generate import generate
 from comfyui_ddm.training.settings import Settings

@@ -9,10 +9,10 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import ABANDONED
-from comfyui_ddm.training import file_index, tensor_cache
-from comfyui_ddm.training.file_index import FileIndex
-from comfyui_ddm.training.folder import read_folder
-from comfyui_ddm.training.latents import Encoder, Latents, View
+from comfyui_ddm.training.data import cache, file_index
+from comfyui_ddm.training.data.file_index import FileIndex
+from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.latents import Encoder, Latents, View
 from comfyui_ddm.training.models.base import load_base
 from PIL import Image, ImageOps
 
@@ -40,7 +40,7 @@ def encoded(monkeypatch):
 def encode(base, pictures, progress=None, batch=None, cache=None, size=(64, 64), flip=False):
     """Mean and deviation of every picture of a folder."""
     views = [View(item, size, flip) for item in pictures.items]
-    return [tensor_cache.read(row) for row in Encoder(base, cache, batch).rows(views, progress)]
+    return [cache.read(row) for row in Encoder(base, cache, batch).rows(views, progress)]
 
 
 def same(one, two):
@@ -110,10 +110,10 @@ def test_a_full_disk_is_said_before_any_work(base, folder, tmp_path, encoded, mo
 
 def test_what_is_too_large_for_the_memory_is_read_from_the_disk_with_the_same_bits(base, folder, tmp_path, monkeypatch):
     held = encode(base, read_folder(folder), cache=tmp_path / "cache")
-    monkeypatch.setattr(tensor_cache, "MEMORY", 8 * 2 * 4 * 4 * 64 - 1)
+    monkeypatch.setattr(cache, "MEMORY", 8 * 2 * 4 * 4 * 64 - 1)
     views = [View(item, (64, 64)) for item in read_folder(folder).items]
     rows = Encoder(base, tmp_path / "cache").rows(views)
-    assert all(isinstance(row, tensor_cache.Place) for row in rows)
+    assert all(isinstance(row, cache.Place) for row in rows)
     latents = Latents(base.device, rows, [None] * 8, [None] * 8)
     picked = np.array([5, 0, 5])
     mean, deviation, weight = latents.fetch(picked, np.zeros(3, dtype=bool))
@@ -182,6 +182,6 @@ def test_half_written_files_in_a_cache_are_removed_once_nobody_can_be_writing_th
         path.write_bytes(b"half")
         if "newwrite" not in path.name:
             os.utime(path, (old, old))
-    tensor_cache.TensorCache(cache, "latents", "", ("mean",))
+    cache.TensorCache(cache, "latents", "", ("mean",))
     FileIndex.of(tmp_path, cache)
     assert set(cache.iterdir()) == {*stray[1::2], *others}

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from comfyui_ddm.training import tensor_cache
+from comfyui_ddm.training.data import cache
+from comfyui_ddm.training.data.text_cache import encode_texts
 from comfyui_ddm.training.models.base import Base, load_base
-from comfyui_ddm.training.text_cache import encode_texts
 
 from .checkpoints import make_folder, make_models, tiny_configuration
 
@@ -42,9 +42,9 @@ def test_another_text_encoder_shares_nothing(tiny_base, tmp_path, encoded):
 def test_what_is_too_large_for_the_memory_is_read_from_the_disk(tiny_base, tmp_path, monkeypatch):
     base = load_base(tiny_base)
     held = encode_texts(base, SENTENCES, tmp_path)
-    monkeypatch.setattr(tensor_cache, "MEMORY", 1000)
+    monkeypatch.setattr(cache, "MEMORY", 1000)
     texts = encode_texts(base, SENTENCES, tmp_path)
-    assert all(isinstance(row, tensor_cache.Place) for row in texts.rows)
+    assert all(isinstance(row, cache.Place) for row in texts.rows)
     assert torch.equal(texts[EVERY].tokens, held[EVERY].tokens)
 
 

@@ -6,14 +6,14 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.config import TrainConfig
-from comfyui_ddm.training.folder import read_folder
+from comfyui_ddm.training.data.dataset import folder_set
+from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash
 from comfyui_ddm.training.models.base import TEXTS, Base, load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.picture_set import folder_set
 from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampling.generate import generate
-from comfyui_ddm.training.text_cache import encode_texts, encoders_hash
 
 from .runs import settings
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.training.folder import ImageFolder, Item
+from comfyui_ddm.training.data.image_folder import ImageFolder, Item
 from comfyui_ddm.training.tiny_people import (
     FRAMES,
     GENDER_SHARES,

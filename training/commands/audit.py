@@ -33,9 +33,9 @@ def audit(
     """
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
-    from ..audit import audit_folder
-    from ..folder import read_folder
-    from ..grouping import check_source
+    from ..data.audit_folder import audit_folder
+    from ..data.group_images import check_source
+    from ..data.image_folder import read_folder
     from ..models.model import EMBEDDED
     from ..progress import work_progress
 

@@ -31,7 +31,7 @@ def base(
     import torch
 
     from .. import tiny_people
-    from ..folder import read_folder
+    from ..data.image_folder import read_folder
     from ..model_card import write_card
     from ..models.base import load_base, resolve_device
     from ..progress import steps_progress

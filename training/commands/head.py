@@ -35,7 +35,7 @@ def head(
     from ...debias.core.error import DDMError
     from ...debias.core.io import check_output
     from ...debias.probes.probe import Probe
-    from ..grouping import attributes
+    from ..data.group_images import attributes
     from ..head import make_head
     from ..progress import work_progress
     from .learning import learning_set

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from ..data.dataset import PictureSet
     from ..models.base import Base
-    from ..picture_set import PictureSet
 
 
 def learning_set(
@@ -29,10 +29,10 @@ def learning_set(
             is read.
     """
     from ...debias.core.error import DDMError
-    from ..folder import read_folder
+    from ..data.dataset import folder_set, self_set
+    from ..data.image_folder import read_folder
     from ..models.base import load_base
     from ..models.model import EMBEDDED
-    from ..picture_set import folder_set, self_set
     from ..progress import picture_progress
     from ..sampling.prompts import read_prompts
 

@@ -12,7 +12,7 @@ from ..option import DeviceOption
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..folder import ImageFolder
+    from ..data.image_folder import ImageFolder
 
 
 def probe(
@@ -49,7 +49,7 @@ def probe(
     from ...debias.core.io import check_output
     from ...debias.probes.probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
-    from ..folder import read_folder
+    from ..data.image_folder import read_folder
     from ..models.base import resolve_device
     from ..models.clip import ClipImages
     from ..progress import picture_progress

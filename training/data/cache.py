@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import ABANDONED, free_space, open_tensors, remove_temporaries, save_tensors
+from ...debias.core.error import DDMError
+from ...debias.core.io import ABANDONED, free_space, open_tensors, remove_temporaries, save_tensors
 
 if TYPE_CHECKING:
     import torch

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.training import picture_features, tensor_cache
-from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.data import cache, image_features
+from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.models.base import Base, load_base
 
 NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
@@ -27,9 +27,7 @@ def look(tiny_base, tmp_path, seen):
 
     def features(concept=CONCEPT, seed=0, cache=tmp_path / "cache", rows=(0, 1, 2, 3)):
         del seen[:]
-        return picture_features.picture_features(
-            base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache
-        )
+        return image_features.picture_features(base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache)
 
     return features
 
@@ -50,8 +48,8 @@ def test_only_new_pictures_are_looked_at(look, seen):
 
 
 def test_what_was_looked_at_before_a_stop_is_kept(look, seen, monkeypatch):
-    monkeypatch.setattr(picture_features, "MOST", 1)
-    monkeypatch.setattr(tensor_cache, "SECONDS", -1.0)
+    monkeypatch.setattr(image_features, "MOST", 1)
+    monkeypatch.setattr(cache, "SECONDS", -1.0)
     denoise = Base.denoise
 
     def stopped(self, *given):

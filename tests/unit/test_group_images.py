@@ -3,8 +3,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, Verdict
-from comfyui_ddm.training.grouping import Grouper, check_source, said_by_group
-from comfyui_ddm.training.latents import Latents
+from comfyui_ddm.training.data.group_images import Grouper, check_source, said_by_group
+from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.models.base import Base, load_base
 
 CAPTIONS = ["a doctor"] * 12 + ["a judge"] * 12

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.groups.diffusion_classifier import ATTRIBUTES, say
-from .grouping import Grouping, said_by_group
+from ...debias.groups.diffusion_classifier import ATTRIBUTES, say
+from .group_images import Grouping, said_by_group
 from .text_cache import Texts, encode_texts
 
 if TYPE_CHECKING:
-    from .models.base import Base
+    from ..models.base import Base
 
 # How many sentences with a word said are encoded at the most, and how many shuffled ones.
 SENTENCES = 4000

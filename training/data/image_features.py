@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.groups.features import MOST, TIMESTEPS, places, unet_features
-from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
+from ...debias.groups.features import MOST, TIMESTEPS, places, unet_features
+from .cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
+    from ..models.base import Base
     from .latents import Latents
-    from .models.base import Base
 
 # How many pictures are looked up at a time.
 BATCH = 1024

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..debias.core.image import open_picture
-from .bucket import Size
-from .mask import loss_weight
-from .models.base import VAE_PIXELS
-from .tensor_cache import Memory, Row, TensorCache, gather, read, settle, shape_of, weights_hash
+from ...debias.core.image import open_picture
+from ..models.base import VAE_PIXELS
+from .buckets import Size
+from .cache import Memory, Row, TensorCache, gather, read, settle, shape_of, weights_hash
+from .loss_masks import loss_weight
 
 if TYPE_CHECKING:
     import torch
 
-    from .folder import ImageFolder, Item
-    from .models.base import Base
+    from ..models.base import Base
+    from .image_folder import ImageFolder, Item
 
 Progress = Callable[[int, int], None]
 # A CPU works on so much less at a time: what stays in its caches is encoded 1.4 times as fast.

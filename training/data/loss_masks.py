@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..debias.core.image import fit, open_opacity, open_picture
-from .bucket import Size
-from .tensor_cache import Memory, Row, TensorCache, read, settle
+from ...debias.core.image import fit, open_opacity, open_picture
+from .buckets import Size
+from .cache import Memory, Row, TensorCache, read, settle
 
 if TYPE_CHECKING:
     import torch
 
-    from .folder import Item
+    from .image_folder import Item
 
 # What is masked out still counts this much: without any say, it would drift with the strength of the adapter.
 FLOOR = 0.1

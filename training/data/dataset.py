@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from .bucket import Size, assign, bucket_sizes
-from .folder import ImageFolder
+from ...debias.core.error import DDMError
+from ..models.base import Base
+from .buckets import Size, assign, bucket_sizes
+from .cache import Row
+from .image_folder import ImageFolder
 from .latents import Encoder, Latents, View
-from .mask import read_masks
-from .models.base import Base
-from .tensor_cache import Row
+from .loss_masks import read_masks
 
 Progress = Callable[[int, int], None]
 
@@ -171,7 +171,7 @@ def self_set(
     """Let the base make the set: `per_prompt` pictures of each prompt (prior preservation, or all there is)."""
     import torch
 
-    from .sampling.generate import generate_batches
+    from ..sampling.generate import generate_batches
 
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
     seeds = [1_000_000 + seed + number for number in range(len(captions))]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.groups.components import Component, skewed_components
-from ..debias.groups.diffusion_classifier import (
+from ...debias.core.error import DDMError
+from ...debias.groups.components import Component, skewed_components
+from ...debias.groups.diffusion_classifier import (
     ATTRIBUTES,
     MOST,
     TIMESTEPS,
@@ -20,18 +20,18 @@ from ..debias.groups.diffusion_classifier import (
     parse_words,
     say,
 )
-from ..debias.groups.features import centre
-from ..debias.groups.groups import Groups, concepts, peers
-from ..debias.groups.rarity import indicate
-from ..debias.groups.target import Target
-from ..debias.groups.weighting import Weighting
-from .picture_features import content_keys, picture_features
-from .tensor_cache import Memory, Progress, TensorCache, filled, gather, settle
+from ...debias.groups.features import centre
+from ...debias.groups.groups import Groups, concepts, peers
+from ...debias.groups.rarity import indicate
+from ...debias.groups.target import Target
+from ...debias.groups.weighting import Weighting
+from .cache import Memory, Progress, TensorCache, filled, gather, settle
+from .image_features import content_keys, picture_features
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
+    from ..models.base import Base
     from .latents import Latents
-    from .models.base import Base
 
 HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
 # Noise draws per timestep with which pictures are classified.

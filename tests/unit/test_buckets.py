@@ -1,7 +1,7 @@
 """Pictures keep about their shape, at no more than the model's native area."""
 
 import pytest
-from comfyui_ddm.training.bucket import assign, bucket_sizes
+from comfyui_ddm.training.data.buckets import assign, bucket_sizes
 from comfyui_ddm.training.models.base import Base
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .models.base import Base
+    from ..models.base import Base
 
 Size = tuple[int, int]
 

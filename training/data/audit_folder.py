@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ..debias.evaluation.build_audit import AuditedSet, inspect
-from ..debias.evaluation.dataset_audit import Audit
-from .folder import ImageFolder
-from .grouping import Grouper, Grouping, Report, check_source
+from ...debias.evaluation.build_audit import AuditedSet, inspect
+from ...debias.evaluation.dataset_audit import Audit
+from .group_images import Grouper, Grouping, Report, check_source
+from .image_folder import ImageFolder
 
 
 def audit_folder(
@@ -67,8 +67,8 @@ def _group(
 ) -> Grouping:
     if groups.startswith("labels:"):
         return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
+    from ..models.base import load_base
     from .latents import square_latents
-    from .models.base import load_base
 
     model = load_base(base, device, tokenizer=tokenizer)
     latents = square_latents(model, pictures, report and (lambda done, total: report("encoding", done, total)))

@@ -6,8 +6,8 @@ import os
 import time
 from pathlib import Path
 
-from ..debias.core.image import check_picture
-from ..debias.core.io import ABANDONED, remove_temporaries, write_text
+from ...debias.core.image import check_picture
+from ...debias.core.io import ABANDONED, remove_temporaries, write_text
 
 # A file may change again within its time stamp's resolution: one as young as this is looked at again the next time.
 YOUNG = 2_000_000_000  # nanoseconds

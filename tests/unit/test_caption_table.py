@@ -7,10 +7,10 @@ from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, say
 from comfyui_ddm.debias.groups.groups import Groups, concepts
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
-from comfyui_ddm.training import text_table
-from comfyui_ddm.training.grouping import Grouping
+from comfyui_ddm.training.data import caption_table
+from comfyui_ddm.training.data.caption_table import TextTable, shuffled
+from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.models.text import Text
-from comfyui_ddm.training.text_table import TextTable, shuffled
 
 CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
 
@@ -92,15 +92,15 @@ def test_shuffled_captions_keep_their_beginning_and_all_their_parts():
 
 def test_few_orders_of_many_captions_are_encoded(monkeypatch):
     captions = [f"{TAGS}, {number}" for number in range(20)]
-    monkeypatch.setattr(text_table, "SENTENCES", 10)
+    monkeypatch.setattr(caption_table, "SENTENCES", 10)
     made = TextTable.build(Speller(), captions, grouping(count=20), keep=0)
-    assert made.neutral.shape == (20, text_table.ORDERS[0])
+    assert made.neutral.shape == (20, caption_table.ORDERS[0])
     assert TextTable.build(Speller(), captions, grouping(count=20)).neutral.shape == (20, 1)
 
 
 def test_many_captions_share_the_sentences_that_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(text_table, "SENTENCES", 9)
+    monkeypatch.setattr(caption_table, "SENTENCES", 9)
     made = TextTable.build(Speller(), CAPTIONS, grouping(("man", "woman"), ("young", "old")))
     assert made.said.shape == (len(CAPTIONS), 2)
-    monkeypatch.setattr(text_table, "SENTENCES", 1)
+    monkeypatch.setattr(caption_table, "SENTENCES", 1)
     assert TextTable.build(Speller(), CAPTIONS, grouping()).said.shape == (len(CAPTIONS), 1)

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.core.image import SUFFIXES, open_picture
+from ...debias.core.error import DDMError
+from ...debias.core.image import SUFFIXES, open_picture
 from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"

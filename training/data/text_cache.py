@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .models.lora import without_loras
-from .models.text import Text
-from .tensor_cache import Memory, Progress, Row, TensorCache, filled, gather, settle, weights_hash
+from ..models.lora import without_loras
+from ..models.text import Text
+from .cache import Memory, Progress, Row, TensorCache, filled, gather, settle, weights_hash
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from .models.base import Base
+    from ..models.base import Base
 
 # How many sentences are encoded before they are put away.
 BATCH = 256
