@@ -14,8 +14,8 @@ import numpy as np
 
 from ..debias.core.error import DDMError
 from ..debias.methods.optimal_assignment import aims
-from .checkpoint import Resumable
-from .ema import Ema
+from .loop.checkpoint import Resumable
+from .loop.ema import Ema
 from .models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
 from .models.soft_tokens import SoftTokens
 from .models.text import Text

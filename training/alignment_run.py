@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..debias.adapter.lora_file import AdapterCard, save_adapter
 from .alignment import ADAPTER, Alignment, Extractor, Settings
-from .checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from .loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 from .models.lora import export_parts
 
 if TYPE_CHECKING:

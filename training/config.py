@@ -8,7 +8,8 @@ from typer import Argument, Option
 
 from ..debias.core.error import DDMError
 from ..debias.core.io import check_suffix
-from .optimizer import OptimizerName
+from .loop.optimizer import OptimizerName
+from .loop.settings import LARGE, LARGE_RATE, Settings
 from .option import (
     BaseOption,
     CaptionOption,
@@ -22,7 +23,6 @@ from .option import (
     SelfOption,
     TokenizerOption,
 )
-from .settings import LARGE, LARGE_RATE, Settings
 
 OBJECTIVES = ("ddm", "ddm-paper")
 

@@ -113,11 +113,11 @@ class Demo:
     def _prepare(self) -> tuple[Model, "list[Probe]"]:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
         from ..debias.probes.probe import Probe
-        from .checkpoint import checkpoint_path
         from .data.image_folder import read_folder
+        from .loop.checkpoint import checkpoint_path
+        from .loop.settings import Settings
         from .models.base import resolve_device
         from .run import Run
-        from .settings import Settings
 
         place = resolve_device(self.device)
         model = load_model(self.base, device=place)

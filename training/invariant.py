@@ -14,7 +14,7 @@ from ..debias.groups.diffusion_classifier import denoising_errors
 from ..debias.groups.groups import concepts
 from ..debias.methods.group_inference import infer_groups, invariant_loss
 from ..debias.methods.invariant_module import new_module
-from .checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from .loop.checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 if TYPE_CHECKING:
     from .data.dataset import PictureSet

@@ -15,8 +15,6 @@ from ..debias.core.io import check_output, read_metadata
 from ..debias.probes.predict import check_probes
 from .adapter_page import page_path, write_page
 from .board import BoardReporter
-from .checkpoint import OtherRun, checkpoint_path, refuse_left
-from .compilation import compile_norms
 from .config import TrainConfig
 from .config_file import write_config
 from .data.cache import FOLDER
@@ -24,16 +22,18 @@ from .data.dataset import PictureSet, Preparation, folder_set, self_set
 from .data.file_index import FileIndex
 from .data.group_images import check_source
 from .data.image_folder import ImageFolder, read_folder
+from .loop.checkpoint import OtherRun, checkpoint_path, refuse_left
+from .loop.compilation import compile_norms
+from .loop.distributed import Ranks
+from .loop.stop_signals import stop_signals
 from .models.base import Base, check_weights, load_base
 from .models.model import EMBEDDED, Model, load_model
 from .paper import PaperRun
 from .probes import open_probes, targets_for
-from .ranks import Ranks
 from .reporter import Reporter
 from .run import Run
 from .sampling.previews import Previews
 from .sampling.prompts import read_prompts
-from .stop_signals import stop_signals
 
 # The most captions that the finished adapter is measured under.
 MEASURED = 20

@@ -13,12 +13,12 @@ import numpy as np
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
 from .calibration import Calibration
-from .draws import Plan
-from .loop import FairTraining
+from .loop.batch_sampler import Plan
+from .loop.fair_training import FairTraining
+from .loop.optimizer import build_optimizer
+from .loop.settings import Settings
 from .models.lora import set_alpha
-from .optimizer import build_optimizer
 from .run import Run
-from .settings import Settings
 
 if TYPE_CHECKING:
     import torch

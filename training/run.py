@@ -17,17 +17,17 @@ from ..debias.groups.groups import concepts
 from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from .adapter_page import page_path
 from .calibration import FEWEST, Calibration, GroupReader
-from .checkpoint import checkpoint_path, remove_strays
 from .data.caption_table import TextTable
 from .data.dataset import PictureSet
 from .data.group_images import Grouper, Grouping, attributes
-from .keeper import Keeper
-from .loop import FairTraining
+from .loop.checkpoint import checkpoint_path, remove_strays
+from .loop.checkpointing import Keeper
+from .loop.distributed import Ranks
+from .loop.fair_training import FairTraining
+from .loop.settings import Settings
 from .models.base import Base
 from .models.lora import export_parts, scale_lora
-from .ranks import Ranks
 from .sampling.previews import Previews
-from .settings import Settings
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..debias.groups.diffusion_classifier import article
-from .ema import Ema
-from .min_snr import min_snr_weight
+from .loop.ema import Ema
+from .loop.min_snr import min_snr_weight
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ import numpy as np
 from comfyui_ddm.debias.probes.probe import fit_probe
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.loop.settings import Settings
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.run import Run
-from comfyui_ddm.training.settings import Settings
 from PIL import Image
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import read_metadata, save_tensors
-from comfyui_ddm.training.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from comfyui_ddm.training.loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 from .runs import prepare
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.compilation import _group_norm, compile_norms
+from comfyui_ddm.training.loop.compilation import _group_norm, compile_norms
 
 from .runs import prepare, write_folder
 

@@ -10,7 +10,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.config_file import key_of, read_config, write_config
-from comfyui_ddm.training.optimizer import OptimizerName
+from comfyui_ddm.training.loop.optimizer import OptimizerName
 from typer.testing import CliRunner
 
 from .runs import write_folder

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.training.ema import Ema
+from comfyui_ddm.training.loop.ema import Ema
 
 
 def test_the_average_follows_the_values():

@@ -14,6 +14,7 @@ from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.loop.settings import Settings
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import (
@@ -26,7 +27,6 @@ from comfyui_ddm.training.models.lora import (
 )
 from comfyui_ddm.training.run import Run
 from comfyui_ddm.training.sampling.generate import generate
-from comfyui_ddm.training.settings import Settings
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner

@@ -29,8 +29,8 @@ from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.loop import FairTraining
-from comfyui_ddm.training.settings import Settings
+from comfyui_ddm.training.loop.fair_training import FairTraining
+from comfyui_ddm.training.loop.settings import Settings
 from comfyui_ddm.training.data.caption_table import TextTable
 
 base = load_base(path, "cpu", tokenizer=tokenizer)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ddm.training.min_snr import min_snr_weight
+from comfyui_ddm.training.loop.min_snr import min_snr_weight
 
 SCHEDULE = torch.linspace(0.999, 0.001, 100)
 

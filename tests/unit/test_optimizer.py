@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.optimizer import build_optimizer
+from comfyui_ddm.training.loop.optimizer import build_optimizer
 
 from .runs import prepare, write_folder
 

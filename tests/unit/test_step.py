@@ -3,8 +3,8 @@
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import loop
-from comfyui_ddm.training.min_snr import min_snr_weight
+from comfyui_ddm.training.loop.fair_training import fair_training
+from comfyui_ddm.training.loop.min_snr import min_snr_weight
 from comfyui_ddm.training.models.base import Base
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,7 +80,7 @@ class Replayed:
 
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_recorded_step_learns_the_same_from_what_stays_where_it_is(make, pieces, monkeypatch):
-    monkeypatch.setattr(loop, "Recording", Replayed)
+    monkeypatch.setattr(fair_training, "Recording", Replayed)
     plain, recorded = (make(changes={"keep": 0.4}).training for _ in range(2))
     recorded.recordings, recorded.pool = {}, None
     for training in (plain, recorded):
@@ -99,7 +99,7 @@ def test_a_step_that_cannot_be_recorded_is_learnt_as_it_is(make, monkeypatch):
         function(**arguments)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(loop, "Recording", fails)
+    monkeypatch.setattr(fair_training, "Recording", fails)
     said = []
     plain, recorded = make().training, make(note=said.append).training
     recorded.recordings, recorded.pool = {}, None

@@ -122,14 +122,14 @@ def align(
     from ...debias.probes.predict import check_probes
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
-    from ..checkpoint import checkpoint_path, refuse_left
+    from ..loop.checkpoint import checkpoint_path, refuse_left
+    from ..loop.stop_signals import stop_signals
     from ..models.base import load_base, resolve_device
     from ..models.model import EMBEDDED
     from ..probes import open_probes
     from ..reporter import JSONReporter, TerminalReporter
     from ..sampling.previews import Previews
     from ..sampling.prompts import read_prompts
-    from ..stop_signals import stop_signals
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()

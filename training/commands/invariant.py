@@ -49,10 +49,10 @@ def invariant(
     Example: ddm invariant my_pictures --out invariant.safetensors
     """
     from ...debias.core.io import check_output
-    from ..checkpoint import checkpoint_path, refuse_left
     from ..invariant import InvariantSettings, InvariantTraining
+    from ..loop.checkpoint import checkpoint_path, refuse_left
+    from ..loop.stop_signals import stop_signals
     from ..progress import steps_progress, work_progress
-    from ..stop_signals import stop_signals
     from .learning import learning_set
 
     began = time.monotonic()

@@ -43,7 +43,7 @@ def train(
     config = TrainConfig(**options)
     from ..idle_option import idle_options
     from ..job import Job, Stopped
-    from ..ranks import Ranks
+    from ..loop.distributed import Ranks
     from ..reporter import JSONReporter, TerminalReporter
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.groups.weighting import Weighting
+from ...debias.groups.weighting import Weighting
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .data.caption_table import TextTable
+    from ..data.caption_table import TextTable
 
 # Strengths at which the weights are computed; between them, the nearest one counts.
 GRID = 121

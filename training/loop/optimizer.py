@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import torch

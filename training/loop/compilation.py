@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import torch

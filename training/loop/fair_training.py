@@ -21,13 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.core.batching import fitting_rows
-from ..debias.groups.weighting import Weighting
-from .checkpoint import Resumable
-from .draws import Draws, Plan
-from .ema import Ema
-from .min_snr import min_snr_weight
-from .models.lora import (
+from ...debias.core.batching import fitting_rows
+from ...debias.groups.weighting import Weighting
+from ..models.lora import (
     TARGETS,
     TEXT_TARGETS,
     add_lora,
@@ -37,18 +33,22 @@ from .models.lora import (
     set_alpha,
     set_trainable,
 )
-from .models.text import Text
+from ..models.text import Text
+from .batch_sampler import Draws, Plan
+from .checkpoint import Resumable
+from .distributed import Ranks
+from .ema import Ema
+from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
-from .ranks import Ranks
 from .recording import Recording
 from .settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from .data.caption_table import TextTable
-    from .data.latents import Latents
-    from .models.base import Base
+    from ..data.caption_table import TextTable
+    from ..data.latents import Latents
+    from ..models.base import Base
 
 # The gradients of float16 would vanish: the loss is multiplied by this, and by half of it after each overflow.
 HALF_SCALE = 2.0**16

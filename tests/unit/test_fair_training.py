@@ -11,12 +11,12 @@ from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.data.caption_table import TextTable
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.draws import GRID, Draws
-from comfyui_ddm.training.loop import FairTraining
+from comfyui_ddm.training.loop.batch_sampler import GRID, Draws
+from comfyui_ddm.training.loop.fair_training import FairTraining
+from comfyui_ddm.training.loop.settings import Settings
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.text import Text
-from comfyui_ddm.training.settings import Settings
 
 CAPTIONS = ["a doctor", "a judge"] * 6
 LABELS = ["man"] * 8 + ["woman"] * 4

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from ..debias.groups.weighting import ALPHA_MAX
+from ...debias.groups.weighting import ALPHA_MAX
 
 # The usual rate for a base of Stable Diffusion's size (parameters of its U-Net). The other was found on the embedded
 # model, which is two hundred times smaller.

@@ -6,12 +6,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError, out_of_memory, reason_of
-from ..debias.core.io import free_space
+from ...debias.core.error import DDMError, out_of_memory, reason_of
+from ...debias.core.io import free_space
 from .checkpoint import checkpoint_size, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
-    from .loop import FairTraining
+    from .fair_training import FairTraining
 
 # So many steps in a row that are not finite end a run.
 PATIENCE = 10

@@ -7,15 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError, OutOfMemory
-from ..debias.core.io import load_tensors, remove_temporaries, save_tensors
-from .ranks import Ranks
+from ...debias.core.error import DDMError, OutOfMemory
+from ...debias.core.io import load_tensors, remove_temporaries, save_tensors
+from .distributed import Ranks
 
 if TYPE_CHECKING:
     import torch
 
+    from ..models.base import Base
     from .ema import Ema
-    from .models.base import Base
 
 KIND = "checkpoint"
 

@@ -1,0 +1,1 @@
+"""The outer loop: steps, optimizer, checkpoints, several processes."""
