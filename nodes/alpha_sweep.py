@@ -250,7 +250,7 @@ def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: flo
 def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
-    from ..training.sweep import recommended_alpha
+    from ..training.evaluation.alpha_sweep import recommended_alpha
     from .report_files import chart_image, new_place, picture_image, words
 
     report = study.report

@@ -199,7 +199,7 @@ class Demo:
     def _look(self, probes: "list[Probe]") -> "Records":
         """Let probes see all pictures; the first has the target, the last lends its features."""
         from ..debias.groups.target import Target
-        from .records import read_records
+        from .evaluation.evaluate_folder import read_records
 
         targets = [Target.uniform(probes[0].names), *[None] * (len(probes) - 1)]
         return read_records(self.pictures, probes, targets, probes[-1])

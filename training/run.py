@@ -15,11 +15,11 @@ from ..debias.core.error import DDMError, reason_of
 from ..debias.core.io import kind_of, read_metadata
 from ..debias.groups.groups import concepts
 from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
-from .adapter_page import page_path
 from .calibration import FEWEST, Calibration, GroupReader
 from .data.caption_table import TextTable
 from .data.dataset import PictureSet
 from .data.group_images import Grouper, Grouping, attributes
+from .evaluation.adapter_page import page_path
 from .loop.checkpoint import checkpoint_path, remove_strays
 from .loop.checkpointing import Keeper
 from .loop.distributed import Ranks

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter, update_card
-from comfyui_ddm.training.adapter_page import page_path, render, write_page
+from comfyui_ddm.training.evaluation.adapter_page import page_path, render, write_page
 
 FOUND = [{"source": "labels:gender", "shares": {"man": 0.75, "woman": 0.25}}]
 CARD = AdapterCard(

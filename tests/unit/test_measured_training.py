@@ -9,12 +9,12 @@ from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
-from comfyui_ddm.training import sweep
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.evaluation import alpha_sweep
+from comfyui_ddm.training.evaluation.load_probes import targets_for
 from comfyui_ddm.training.job import Job
 from comfyui_ddm.training.models.base import load_base
-from comfyui_ddm.training.probes import targets_for
 from comfyui_ddm.training.reporter import Reporter
 from PIL import Image
 from typer.testing import CliRunner
@@ -68,7 +68,7 @@ def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
 
 
 def test_enough_pictures_say_which_alpha_is_recommended(given, monkeypatch):
-    monkeypatch.setattr(sweep, "FEWEST_PICTURES", 2)
+    monkeypatch.setattr(alpha_sweep, "FEWEST_PICTURES", 2)
     result = Job(TrainConfig(**given)).run()
     card = load_adapter(given["out"]).card
     assert card.recommended_alpha == result["recommended_alpha"] == card.measured["recommended_alpha"] is not None
@@ -112,7 +112,7 @@ def test_an_adapter_that_cannot_be_measured_is_finished_all_the_same(given, monk
     def fail(*_):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(sweep, "measure", fail)
+    monkeypatch.setattr(alpha_sweep, "measure", fail)
     reporter = Impatient()
     result = Job(TrainConfig(**given), reporter).run()
     assert result["measured"] is None and load_adapter(given["out"]).card.measured is None
@@ -121,8 +121,8 @@ def test_an_adapter_that_cannot_be_measured_is_finished_all_the_same(given, monk
 
 def test_an_adapter_that_is_there_is_measured_once_if_a_probe_is_given_later(given, monkeypatch):
     Job(TrainConfig(**{**given, "probe": None})).run()
-    weights, calls, measure = content_hash(given["out"]), [], sweep.measure
-    monkeypatch.setattr(sweep, "measure", lambda *one: calls.append(one) or measure(*one))
+    weights, calls, measure = content_hash(given["out"]), [], alpha_sweep.measure
+    monkeypatch.setattr(alpha_sweep, "measure", lambda *one: calls.append(one) or measure(*one))
     for _ in range(2):
         assert Job(TrainConfig(**given, overwrite=False)).run() is None
         assert (
@@ -155,7 +155,7 @@ def test_of_many_captions_twenty_are_measured(given, tmp_path, monkeypatch):
         "\n".join(json.dumps({"file_name": f"{i}.png", "text": f"a {i}", "gender": "mw"[i % 2]}) for i in range(25))
     )
     seen = []
-    monkeypatch.setattr(sweep, "measure", lambda *arguments: seen.append(arguments[3]) or {})
+    monkeypatch.setattr(alpha_sweep, "measure", lambda *arguments: seen.append(arguments[3]) or {})
     Job(TrainConfig(**{**given, "folder": many})).run()
     (prompts,) = seen
     assert len(prompts) == len(set(prompts)) == 20 and prompts[0] == "a 0"

@@ -12,8 +12,8 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
 from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.training.commands.report import report as report_command
-from comfyui_ddm.training.probes import targets_of
-from comfyui_ddm.training.records import read_records
+from comfyui_ddm.training.evaluation.evaluate_folder import read_records
+from comfyui_ddm.training.evaluation.load_probes import targets_of
 from PIL import Image
 
 EVIL = "<script>alert('1')</script> & $x_1^{"

@@ -122,11 +122,11 @@ def align(
     from ...debias.probes.predict import check_probes
     from ..alignment import Settings, usual_keep
     from ..alignment_run import AlignmentRun
+    from ..evaluation.load_probes import open_probes
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
     from ..models.base import load_base, resolve_device
     from ..models.model import EMBEDDED
-    from ..probes import open_probes
     from ..reporter import JSONReporter, TerminalReporter
     from ..sampling.previews import Previews
     from ..sampling.prompts import read_prompts
@@ -210,7 +210,7 @@ def open_extractor(path: Path, device: "torch.device") -> "Extractor":
 
 def all_targets(probes: "Sequence[Probe]", given: "Sequence[str] | None") -> "list[Target]":
     """A target for each probe: those given in order, uniform ones for the rest; errors as in `targets_of`."""
-    from ..probes import targets_of
+    from ..evaluation.load_probes import targets_of
 
     given = list(given or [])
     return targets_of(probes, given + ["uniform"] * (len(probes) - len(given)))

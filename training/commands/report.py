@@ -47,9 +47,9 @@ def report(
     from ...debias.core.io import write_text
     from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes, quality_probe
+    from ..evaluation.evaluate_folder import read_features, read_records
+    from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
-    from ..probes import open_probes, targets_of
-    from ..records import read_features, read_records
 
     if out.suffix.lower() in (".json", ".png"):
         raise DDMError(f"The page cannot be called {out.name}: figures and chart go there. Name it report.html.")

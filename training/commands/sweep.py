@@ -52,14 +52,14 @@ def sweep(
     from ...debias.probes.predict import check_probes
     from ...debias.rendering.charts import save_png
     from ...debias.rendering.report_html import pareto
+    from ..evaluation.alpha_sweep import keep_measured, make_records, measured_card
+    from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
     from ..models.model import EMBEDDED, load_model
     from ..number import read_numbers
-    from ..probes import open_probes, targets_of
     from ..reporter import TerminalReporter
     from ..sampling.image_writer import plan_shots
     from ..sampling.prompts import read_prompts
-    from ..sweep import keep_measured, make_records, measured_card
 
     texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
     if 0.0 not in alphas:

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..debias.adapter.lora_file import AdapterCard, update_card
-from ..debias.evaluation.confidence import FEWEST_PICTURES
-from ..debias.evaluation.report import FairnessReport
+from ...debias.adapter.lora_file import AdapterCard, update_card
+from ...debias.evaluation.confidence import FEWEST_PICTURES
+from ...debias.evaluation.report import FairnessReport
 
 if TYPE_CHECKING:
-    from ..debias.groups.target import Target
-    from ..debias.probes.probe import Probe
-    from ..debias.probes.records import Records
-    from .models.model import Model
-    from .sampling.image_writer import Shot
+    from ...debias.groups.target import Target
+    from ...debias.probes.probe import Probe
+    from ...debias.probes.records import Records
+    from ..models.model import Model
+    from ..sampling.image_writer import Shot
 
 Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 
@@ -41,9 +41,9 @@ def make_records(
         phase: begins "sampling" and "looking", as `Reporter.pictures`.
         options: of `make_gallery`, which also says what can go wrong.
     """
-    from ..debias.probes.predict import quality_probe
-    from .records import read_records
-    from .sampling.image_writer import make_gallery
+    from ...debias.probes.predict import quality_probe
+    from ..sampling.image_writer import make_gallery
+    from .evaluate_folder import read_records
 
     with phase("sampling") as progress:
         make_gallery(model, folder, shots, progress=progress, **options)
@@ -74,9 +74,9 @@ def measure(
     Returns:
         The measurement, as `measured_card` gives it.
     """
-    from ..debias.core.io import read_metadata
-    from ..debias.evaluation.evaluate import build_report
-    from .sampling.image_writer import plan_shots
+    from ...debias.core.io import read_metadata
+    from ...debias.evaluation.evaluate import build_report
+    from ..sampling.image_writer import plan_shots
 
     shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.probes.predict import Reading, attributes_of, check_probes, read_pictures, side_for
-from ..debias.probes.records import Condition, Records
-from .data.image_folder import ImageFolder, Item, read_folder
+from ...debias.probes.predict import Reading, attributes_of, check_probes, read_pictures, side_for
+from ...debias.probes.records import Condition, Records
+from ..data.image_folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
-    from ..debias.groups.target import Target
-    from ..debias.probes.probe import Probe
+    from ...debias.groups.target import Target
+    from ...debias.probes.probe import Probe
 
 LISTED = 8
 

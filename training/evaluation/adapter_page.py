@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..debias.adapter.lora_file import AdapterCard
-from ..debias.core.io import read_metadata, write_text
+from ...debias.adapter.lora_file import AdapterCard
+from ...debias.core.io import read_metadata, write_text
 
 # What tells our pages from those that somebody else wrote.
 MARK = "ddm: this page is written anew when the adapter is trained or measured; delete this line to keep yours"

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.groups.target import Target
-    from ..debias.probes.probe import Probe
+    from ...debias.groups.target import Target
+    from ...debias.probes.probe import Probe
 
 
 def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.device") -> "list[Probe]":
@@ -19,11 +19,11 @@ def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.d
     Raises:
         DDMError: a file is no probe; a probe reads CLIP features and no folder, or that of another model, is given.
     """
-    from ..debias.probes.probe import Probe
+    from ...debias.probes.probe import Probe
 
     extractor = None
     if clip is not None:
-        from .models.clip import ClipImages
+        from ..models.clip import ClipImages
 
         extractor = ClipImages(clip, device)
     probes = [Probe.load(path, extractor, device) for path in paths]
@@ -39,7 +39,7 @@ def targets_of(probes: "Sequence[Probe]", given: Sequence[str] | None) -> "list[
     Raises:
         DDMError: more targets than probes, or one that does not fit its probe's classes (both lists are named).
     """
-    from ..debias.groups.target import Target
+    from ...debias.groups.target import Target
 
     given = list(given or ["uniform"])
     if len(given) > len(probes):
@@ -53,7 +53,7 @@ def targets_for(probes: "Sequence[Probe]", trained: "Sequence[Target]") -> "list
 
     The first probe's is uniform if there is none, and the others have none.
     """
-    from ..debias.groups.target import Target
+    from ...debias.groups.target import Target
 
     fitting = [next((goal for goal in trained if set(goal.names) == set(probe.names)), None) for probe in probes]
     found = [goal and goal.ordered_as(probe.names) for goal, probe in zip(fitting, probes, strict=True)]

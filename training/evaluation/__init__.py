@@ -1,0 +1,1 @@
+"""What a model makes, measured: folders of images, α sweeps, the card that an adapter keeps."""
