@@ -117,7 +117,7 @@ class Demo:
         from .loop.checkpoint import checkpoint_path
         from .loop.settings import Settings
         from .models.base import resolve_device
-        from .run import Run
+        from .objectives.ddm import Run
 
         place = resolve_device(self.device)
         model = load_model(self.base, device=place)
@@ -162,8 +162,8 @@ class Demo:
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
         from .data.dataset import folder_set
+        from .objectives.ddm import Run
         from .progress import picture_progress, steps_progress, work_progress
-        from .run import Run
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")

@@ -29,9 +29,9 @@ from .loop.distributed import Ranks
 from .loop.stop_signals import stop_signals
 from .models.base import Base, check_weights, load_base
 from .models.model import EMBEDDED, Model, load_model
-from .paper import PaperRun
+from .objectives.ddm import Run
+from .objectives.ddm_paper import PaperRun
 from .reporter import Reporter
-from .run import Run
 from .sampling.previews import Previews
 from .sampling.prompts import read_prompts
 

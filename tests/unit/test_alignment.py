@@ -11,10 +11,10 @@ from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
-from comfyui_ddm.training.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
-from comfyui_ddm.training.alignment_run import AlignmentRun
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.model import load_model
+from comfyui_ddm.training.objectives.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
+from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
 from comfyui_ddm.training.sampling.generate import generate
 
 PROMPTS = ["a cook", "a pilot"]

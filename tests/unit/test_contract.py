@@ -20,18 +20,18 @@ from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
-from comfyui_ddm.training.alignment import TRAINED
-from comfyui_ddm.training.alignment import Settings as AlignmentSettings
-from comfyui_ddm.training.alignment_run import AlignmentRun
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
-from comfyui_ddm.training.head import make_head
-from comfyui_ddm.training.invariant import InvariantSettings, InvariantTraining
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import load_lora_into
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
-from comfyui_ddm.training.paper import PaperRun
-from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.objectives.alignment import TRAINED
+from comfyui_ddm.training.objectives.alignment import Settings as AlignmentSettings
+from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
+from comfyui_ddm.training.objectives.ddm import Run
+from comfyui_ddm.training.objectives.ddm_paper import PaperRun
+from comfyui_ddm.training.objectives.h_space_classifier import make_head
+from comfyui_ddm.training.objectives.invariant import InvariantSettings, InvariantTraining
 from comfyui_ddm.training.sampling.generate import generate
 from comfyui_ddm.training.sampling.guidance import Steering
 

@@ -9,8 +9,6 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
-from comfyui_ddm.training.alignment import Alignment
-from comfyui_ddm.training.alignment import Settings as AlignmentSettings
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
@@ -25,7 +23,9 @@ from comfyui_ddm.training.models.lora import (
     lora_parameters,
     set_alpha,
 )
-from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.objectives.alignment import Alignment
+from comfyui_ddm.training.objectives.alignment import Settings as AlignmentSettings
+from comfyui_ddm.training.objectives.ddm import Run
 from comfyui_ddm.training.sampling.generate import generate
 from safetensors import safe_open
 from safetensors.torch import save_file

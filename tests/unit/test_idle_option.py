@@ -8,7 +8,7 @@ from comfyui_ddm.debias.adapter.lora_file import content_hash
 from comfyui_ddm.training.command_line import app
 from comfyui_ddm.training.config import TrainConfig
 from comfyui_ddm.training.idle_option import NEEDS, NOT_PUBLISHED, idle_options
-from comfyui_ddm.training.paper import PaperRun
+from comfyui_ddm.training.objectives.ddm_paper import PaperRun
 from typer.testing import CliRunner
 
 PAPER = {"objective": "ddm-paper", "groups": "labels:gender"}

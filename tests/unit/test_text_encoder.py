@@ -12,7 +12,7 @@ from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash
 from comfyui_ddm.training.models.base import TEXTS, Base, load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.objectives.ddm import Run
 from comfyui_ddm.training.sampling.generate import generate
 
 from .runs import settings

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ...debias.groups.target import Target
     from ...debias.probes.probe import Probe
-    from ..alignment import Extractor
+    from ..objectives.alignment import Extractor
 
 
 def align(
@@ -120,13 +120,13 @@ def align(
     from ...debias.adapter.lora_file import content_hash
     from ...debias.core.io import check_output
     from ...debias.probes.predict import check_probes
-    from ..alignment import Settings, usual_keep
-    from ..alignment_run import AlignmentRun
     from ..evaluation.load_probes import open_probes
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
     from ..models.base import load_base, resolve_device
     from ..models.model import EMBEDDED
+    from ..objectives.alignment import Settings, usual_keep
+    from ..objectives.alignment_run import AlignmentRun
     from ..reporter import JSONReporter, TerminalReporter
     from ..sampling.previews import Previews
     from ..sampling.prompts import read_prompts

@@ -36,7 +36,7 @@ def head(
     from ...debias.core.io import check_output
     from ...debias.probes.probe import Probe
     from ..data.group_images import attributes
-    from ..head import make_head
+    from ..objectives.h_space_classifier import make_head
     from ..progress import work_progress
     from .learning import learning_set
 

@@ -49,9 +49,9 @@ def invariant(
     Example: ddm invariant my_pictures --out invariant.safetensors
     """
     from ...debias.core.io import check_output
-    from ..invariant import InvariantSettings, InvariantTraining
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
+    from ..objectives.invariant import InvariantSettings, InvariantTraining
     from ..progress import steps_progress, work_progress
     from .learning import learning_set
 

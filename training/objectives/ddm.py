@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.adapter.lora_file import AdapterCard, save_adapter
-from ..debias.core.error import DDMError, reason_of
-from ..debias.core.io import kind_of, read_metadata
-from ..debias.groups.groups import concepts
-from ..debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
+from ...debias.adapter.lora_file import AdapterCard, save_adapter
+from ...debias.core.error import DDMError, reason_of
+from ...debias.core.io import kind_of, read_metadata
+from ...debias.groups.groups import concepts
+from ...debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
+from ..data.caption_table import TextTable
+from ..data.dataset import PictureSet
+from ..data.group_images import Grouper, Grouping, attributes
+from ..evaluation.adapter_page import page_path
+from ..loop.checkpoint import checkpoint_path, remove_strays
+from ..loop.checkpointing import Keeper
+from ..loop.distributed import Ranks
+from ..loop.fair_training import FairTraining
+from ..loop.settings import Settings
+from ..models.base import Base
+from ..models.lora import export_parts, scale_lora
+from ..sampling.previews import Previews
 from .calibration import FEWEST, Calibration, GroupReader
-from .data.caption_table import TextTable
-from .data.dataset import PictureSet
-from .data.group_images import Grouper, Grouping, attributes
-from .evaluation.adapter_page import page_path
-from .loop.checkpoint import checkpoint_path, remove_strays
-from .loop.checkpointing import Keeper
-from .loop.distributed import Ranks
-from .loop.fair_training import FairTraining
-from .loop.settings import Settings
-from .models.base import Base
-from .models.lora import export_parts, scale_lora
-from .sampling.previews import Previews
 
 if TYPE_CHECKING:
     import torch

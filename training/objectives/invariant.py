@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.groups.diffusion_classifier import denoising_errors
-from ..debias.groups.groups import concepts
-from ..debias.methods.group_inference import infer_groups, invariant_loss
-from ..debias.methods.invariant_module import new_module
-from .loop.checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from ...debias.core.error import DDMError
+from ...debias.groups.diffusion_classifier import denoising_errors
+from ...debias.groups.groups import concepts
+from ...debias.methods.group_inference import infer_groups, invariant_loss
+from ...debias.methods.invariant_module import new_module
+from ..loop.checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 if TYPE_CHECKING:
-    from .data.dataset import PictureSet
-    from .models.base import Base
+    from ..data.dataset import PictureSet
+    from ..models.base import Base
 
 # The noise levels over which a picture's loss is averaged.
 TIMESTEPS = (100, 300, 500, 700, 900)

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..debias.core.batching import fitting_rows, in_batches
-from ..debias.core.error import DDMError
-from ..debias.groups.groups import Groups, concepts
-from ..debias.methods.h_space_classifier import TIMESTEPS, AttributeHead, fit_head
-from .data.group_images import Grouper
+from ...debias.core.batching import fitting_rows, in_batches
+from ...debias.core.error import DDMError
+from ...debias.groups.groups import Groups, concepts
+from ...debias.methods.h_space_classifier import TIMESTEPS, AttributeHead, fit_head
+from ..data.group_images import Grouper
 
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.probes.probe import Probe
-    from .data.dataset import PictureSet
-    from .models.base import Base
+    from ...debias.probes.probe import Probe
+    from ..data.dataset import PictureSet
+    from ..models.base import Base
 
 Report = Callable[[str, int, int], None]
 # The most pictures whose h-space is read at a time.

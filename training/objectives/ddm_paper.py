@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.adapter.lora_file import AdapterCard
-from ..debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
+from ...debias.adapter.lora_file import AdapterCard
+from ...debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
+from ..loop.batch_sampler import Plan
+from ..loop.fair_training import FairTraining
+from ..loop.optimizer import build_optimizer
+from ..loop.settings import Settings
+from ..models.lora import set_alpha
 from .calibration import Calibration
-from .loop.batch_sampler import Plan
-from .loop.fair_training import FairTraining
-from .loop.optimizer import build_optimizer
-from .loop.settings import Settings
-from .models.lora import set_alpha
-from .run import Run
+from .ddm import Run
 
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.groups.groups import Groups
-    from .data.caption_table import TextTable
+    from ...debias.groups.groups import Groups
+    from ..data.caption_table import TextTable
 
 # Pictures, drawn from the set, over whose noisy versions the entropy is measured.
 MEASURED = 256

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.groups.features import centre
-from ..debias.groups.groups import concepts
-from .data.image_features import picture_features
-from .data.latents import Latents
-from .models.lora import without_loras
+from ...debias.groups.features import centre
+from ...debias.groups.groups import concepts
+from ..data.image_features import picture_features
+from ..data.latents import Latents
+from ..models.lora import without_loras
 
 if TYPE_CHECKING:
-    from .data.group_images import Grouping
-    from .models.base import Base
+    from ..data.group_images import Grouping
+    from ..models.base import Base
 
 STRENGTHS = (0.0, 1.0, 2.0)
 SCALES = (0.25, 3.0)
@@ -184,7 +184,7 @@ class GroupReader:
         """
         import torch
 
-        from .sampling.generate import generate_batches
+        from ..sampling.generate import generate_batches
 
         base, captions, seed = self.base, self.captions, self.seed
         prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(len(drawn))]

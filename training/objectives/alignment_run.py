@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.adapter.lora_file import AdapterCard, save_adapter
+from ...debias.adapter.lora_file import AdapterCard, save_adapter
+from ..loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from ..models.lora import export_parts
 from .alignment import ADAPTER, Alignment, Extractor, Settings
-from .loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
-from .models.lora import export_parts
 
 if TYPE_CHECKING:
-    from ..debias.groups.target import Target
-    from ..debias.probes.probe import Probe
-    from .models.base import Base
-    from .sampling.previews import Previews
+    from ...debias.groups.target import Target
+    from ...debias.probes.probe import Probe
+    from ..models.base import Base
+    from ..sampling.previews import Previews
 
 
 @dataclass

@@ -7,13 +7,13 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.calibration import Calibration
 from comfyui_ddm.training.data.dataset import folder_set, self_set
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import load_lora_into, set_alpha
-from comfyui_ddm.training.run import Run
+from comfyui_ddm.training.objectives.calibration import Calibration
+from comfyui_ddm.training.objectives.ddm import Run
 
 from .runs import prepare, settings, write_folder, write_tones
 

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.methods.optimal_assignment import aims
-from .loop.checkpoint import Resumable
-from .loop.ema import Ema
-from .models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
-from .models.soft_tokens import SoftTokens
-from .models.text import Text
-from .sampling.differentiable_sampling import drawn_steps, roll_out
-from .sampling.generate import ADAPTER, default_batch_size, noise_of, solver
+from ...debias.core.error import DDMError
+from ...debias.methods.optimal_assignment import aims
+from ..loop.checkpoint import Resumable
+from ..loop.ema import Ema
+from ..models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
+from ..models.soft_tokens import SoftTokens
+from ..models.text import Text
+from ..sampling.differentiable_sampling import drawn_steps, roll_out
+from ..sampling.generate import ADAPTER, default_batch_size, noise_of, solver
 
 if TYPE_CHECKING:
     import torch
 
-    from ..debias.groups.target import Target
-    from ..debias.probes.probe import Probe
-    from .models.base import Base
-    from .sampling.differentiable_sampling import Trajectory
+    from ...debias.groups.target import Target
+    from ...debias.probes.probe import Probe
+    from ..models.base import Base
+    from ..sampling.differentiable_sampling import Trajectory
 
 TRAINED = ("unet", "text-encoder", "both", "tokens")
 # λ_img of features or, for soft tokens, of latents; a LoRA that keeps its pictures' latents so much hardly moves.
