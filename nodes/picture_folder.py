@@ -71,7 +71,7 @@ def _below(root: Path) -> dict[str, Path]:
 
 def _biased() -> Path:
     """The biased set, drawn from the other one into the host's temporary folder, which it empties when it starts."""
-    from ..training.imbalance import draw_unlabelled
+    from ..training.embedded.imbalance import draw_unlabelled
 
     place = Path(folder_paths.get_temp_directory()) / "ddm_example" / "six_men_to_one_woman"
     with _drawing:  # a graph is checked while another one runs

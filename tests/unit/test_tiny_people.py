@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.training.data.image_folder import ImageFolder, Item
-from comfyui_ddm.training.tiny_people import (
+from comfyui_ddm.training.embedded.tiny_people import (
     FRAMES,
     GENDER_SHARES,
     GENDER_WORDS,

@@ -30,9 +30,9 @@ def base(
     """
     import torch
 
-    from .. import tiny_people
     from ..data.image_folder import read_folder
-    from ..model_card import write_card
+    from ..embedded import tiny_people
+    from ..embedded.model_card import write_card
     from ..models.base import load_base, resolve_device
     from ..progress import steps_progress
 

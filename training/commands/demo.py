@@ -23,7 +23,7 @@ def demo(
 
     Example: ddm demo
     """
-    from ..demo import Demo
+    from ..embedded.demo import Demo
 
     result = Demo(out, per_prompt, steps, seed, device, say=lambda text: typer.echo(text, err=True)).run()
     stages = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items())

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .data.image_folder import METADATA
+from ..data.image_folder import METADATA
 from .tiny_people import caption
 
 LIGHT = ("default", "light", "medium-light")

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.groups.diffusion_classifier import article
-from .loop.ema import Ema
-from .loop.min_snr import min_snr_weight
+from ...debias.groups.diffusion_classifier import article
+from ..loop.ema import Ema
+from ..loop.min_snr import min_snr_weight
 
 if TYPE_CHECKING:
     import torch
 
-    from .data.image_folder import ImageFolder
+    from ..data.image_folder import ImageFolder
 
 # Guidance at scale 3 sharpens what the draw says: 80% of the draw become about 86% of what is made.
 GENDER_SHARES = {"man": 0.80, "woman": 0.20}

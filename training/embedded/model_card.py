@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..debias.core.io import write_text
+from ...debias.core.io import write_text
 from .tiny_people import GENDER_SHARES, TONE_SHARES
 
 # ruff: noqa: E501  (a table and prose of Markdown)
@@ -64,7 +64,7 @@ def write_card(folder: Path, log: dict[str, Any]) -> None:
         log: `runs`, each with part, steps, batch, seconds, device, seed and losses [(step, loss)]; a denoiser's also with
             men, the share of them in its draw.
     """
-    from ..debias.rendering.charts import loss_curve, to_svg
+    from ...debias.rendering.charts import loss_curve, to_svg
 
     rows = "\n".join(_row(run) for run in log["runs"])
     shares = [", ".join(f"{name} {share:.0%}" for name, share in part.items()) for part in (GENDER_SHARES, TONE_SHARES)]

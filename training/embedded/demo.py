@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import write_bytes, write_text
+from ...debias.core.error import DDMError
+from ...debias.core.io import write_bytes, write_text
+from ..models.model import EMBEDDED, Model, load_model
 from .imbalance import OCCUPATIONS, draw_unlabelled
-from .models.model import EMBEDDED, Model, load_model
 from .tiny_people import caption
 
 if TYPE_CHECKING:
-    from ..debias.evaluation.report import FairnessReport
-    from ..debias.probes.probe import Probe
-    from ..debias.probes.records import Records
-    from .data.group_images import Grouping
+    from ...debias.evaluation.report import FairnessReport
+    from ...debias.probes.probe import Probe
+    from ...debias.probes.records import Records
+    from ..data.group_images import Grouping
 
 EXAMPLES = EMBEDDED.parent
 ALPHAS = (0.0, 0.5, 1.0)
@@ -112,12 +112,12 @@ class Demo:
 
     def _prepare(self) -> tuple[Model, "list[Probe]"]:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
-        from ..debias.probes.probe import Probe
-        from .data.image_folder import read_folder
-        from .loop.checkpoint import checkpoint_path
-        from .loop.settings import Settings
-        from .models.base import resolve_device
-        from .objectives.ddm import Run
+        from ...debias.probes.probe import Probe
+        from ..data.image_folder import read_folder
+        from ..loop.checkpoint import checkpoint_path
+        from ..loop.settings import Settings
+        from ..models.base import resolve_device
+        from ..objectives.ddm import Run
 
         place = resolve_device(self.device)
         model = load_model(self.base, device=place)
@@ -149,8 +149,8 @@ class Demo:
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        from .progress import picture_progress
-        from .sampling.image_writer import make_gallery, plan_shots
+        from ..progress import picture_progress
+        from ..sampling.image_writer import make_gallery, plan_shots
 
         half = model.base.half_is_native  # as in training
         shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
@@ -161,9 +161,9 @@ class Demo:
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
-        from .data.dataset import folder_set
-        from .objectives.ddm import Run
-        from .progress import picture_progress, steps_progress, work_progress
+        from ..data.dataset import folder_set
+        from ..objectives.ddm import Run
+        from ..progress import picture_progress, steps_progress, work_progress
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")
@@ -198,14 +198,14 @@ class Demo:
 
     def _look(self, probes: "list[Probe]") -> "Records":
         """Let probes see all pictures; the first has the target, the last lends its features."""
-        from ..debias.groups.target import Target
-        from .evaluation.evaluate_folder import read_records
+        from ...debias.groups.target import Target
+        from ..evaluation.evaluate_folder import read_records
 
         targets = [Target.uniform(probes[0].names), *[None] * (len(probes) - 1)]
         return read_records(self.pictures, probes, targets, probes[-1])
 
     def _report(self, probes: "list[Probe]") -> "tuple[FairnessReport, dict[float, float]]":
-        from ..debias.evaluation.evaluate import build_report
+        from ...debias.evaluation.evaluate import build_report
 
         self.say("The probes look at every picture, and the report says how sure one can be.")
         records = self._look(probes)
@@ -221,8 +221,8 @@ class Demo:
 
         from PIL import Image
 
-        from ..debias.rendering.image_grid import Block, draw_comparison
-        from .sampling.image_writer import plan_shots
+        from ...debias.rendering.image_grid import Block, draw_comparison
+        from ..sampling.image_writer import plan_shots
 
         places = {
             (shot.alpha, shot.prompt, number % self.per_prompt): shot.file_name
@@ -270,7 +270,7 @@ def describe(grouping: "Grouping") -> dict[str, Any]:
 
 def men_share(records: "Records") -> dict[float, float]:
     """Share of the first class at each α, as the report counts it: averaged over prompts, undetermined ones aside."""
-    from ..debias.evaluation import confidence, metrics
+    from ...debias.evaluation import confidence, metrics
 
     attribute = records.attributes[0]
     size = (len(records.conditions), len(records.prompts))
