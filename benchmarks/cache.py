@@ -25,7 +25,7 @@ sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
 from comfyui_ddm.training import loop
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 advance = loop.FairTraining.advance
 def first(self, stop=None):
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -54,7 +54,7 @@ def systems(
     from comfyui_ddm.benchmarks.system_bench import SystemBench
     from comfyui_ddm.benchmarks.system_table import load_results, write_overview, write_table
     from comfyui_ddm.debias.core.error import DDMError
-    from comfyui_ddm.training.number import read_numbers
+    from comfyui_ddm.training.commands.numbers import read_numbers
 
     if task not in TASKS:
         raise typer.BadParameter(f"{task}: there is no such task, but {', '.join(TASKS)}")

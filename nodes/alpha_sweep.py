@@ -196,7 +196,7 @@ def read_alphas(text: str) -> list[float]:
     Raises:
         DDMError: something else, 0 not among them, or strengths out of range.
     """
-    from ..training.number import read_numbers
+    from ..training.commands.numbers import read_numbers
 
     alphas = sorted(read_numbers(text, "alphas"))
     if 0.0 not in alphas:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 def main() -> None:
     """Run the command line."""
-    from .command_line import app
+    from .commands.app import app
 
     app(prog_name="ddm")
 

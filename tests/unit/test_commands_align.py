@@ -5,7 +5,7 @@ import json
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter
 from comfyui_ddm.debias.core.io import read_metadata
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from typer.testing import CliRunner

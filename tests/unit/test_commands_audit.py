@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.probes.probe import Probe
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.models.clip import ClipImages
 from PIL import Image
 from typer.testing import CliRunner

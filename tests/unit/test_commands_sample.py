@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, save_adapter
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.sampling.prompts import read_prompts, slugs

@@ -11,7 +11,7 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, load
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.evaluation.alpha_sweep import measured_card, recommended_alpha
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.io import save_tensors
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from diffusers import AutoencoderKL

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.config import TrainConfig
-from comfyui_ddm.training.config_file import key_of, read_config, write_config
+from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.commands.config import TrainConfig
+from comfyui_ddm.training.commands.config_file import key_of, read_config, write_config
 from comfyui_ddm.training.loop.optimizer import OptimizerName
 from typer.testing import CliRunner
 

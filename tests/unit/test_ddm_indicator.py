@@ -7,7 +7,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
-from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.commands.config import TrainConfig
 from comfyui_ddm.training.objectives.ddm_paper import PaperRun
 
 from .runs import prepare, write_folder

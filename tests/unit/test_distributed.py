@@ -19,7 +19,7 @@ sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
 from comfyui_ddm.training.models.base import Base
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.loop.fair_training import FairTraining
 Base.half_is_native = False
 advance, losses = FairTraining.advance, []

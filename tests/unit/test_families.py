@@ -9,7 +9,7 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.loop.settings import Settings

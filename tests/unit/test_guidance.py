@@ -9,7 +9,7 @@ from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.debias.methods.guidance_hook import GuidanceHooks
 from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.sampling.generate import generate_batches

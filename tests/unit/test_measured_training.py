@@ -9,13 +9,13 @@ from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
-from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.commands.config import TrainConfig
+from comfyui_ddm.training.commands.job import Job
+from comfyui_ddm.training.commands.reporters import Reporter
 from comfyui_ddm.training.evaluation import alpha_sweep
 from comfyui_ddm.training.evaluation.load_probes import targets_for
-from comfyui_ddm.training.job import Job
 from comfyui_ddm.training.models.base import load_base
-from comfyui_ddm.training.reporter import Reporter
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 from comfyui_ddm import install
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
 
 ROOT = Path(install.__file__).parent
 TEXT = (ROOT / "README.md").read_text("utf-8")

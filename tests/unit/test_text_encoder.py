@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.config import TrainConfig
+from comfyui_ddm.training.commands.config import TrainConfig
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash

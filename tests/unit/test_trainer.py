@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import parent, trainer
+from comfyui_ddm.training import trainer
+from comfyui_ddm.training.commands import parent_process
 from comfyui_ddm.training.train_panel import POINTS, TrainPanel
 from comfyui_ddm.training.trainer import Trainer, sentence
 
@@ -94,7 +95,7 @@ def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_e
 
 
 def test_a_trainer_gives_up_by_itself_before_it_is_killed():
-    assert parent.GRACE < trainer.PATIENCE and parent.CUT_OFF not in (0, parent.STOPPED)
+    assert parent_process.GRACE < trainer.PATIENCE and parent_process.CUT_OFF not in (0, parent_process.STOPPED)
 
 
 def test_remarks_and_the_last_sentence_name_inputs_in_place_of_options(panel):

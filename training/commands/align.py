@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..option import (
+from .options import (
     BaseOption,
     ClipOption,
     DeviceOption,
@@ -113,7 +113,7 @@ def align(
 
     Example: ddm align --probe gender.safetensors --prompts "a firefighter;a doctor" --out fair.safetensors
     """
-    from ..parent import STOPPED, leave, stop_with_parent
+    from .parent_process import STOPPED, leave, stop_with_parent
 
     if stdin_stops:
         stop_with_parent()
@@ -127,9 +127,9 @@ def align(
     from ..models.model import EMBEDDED
     from ..objectives.alignment import Settings, usual_keep
     from ..objectives.alignment_run import AlignmentRun
-    from ..reporter import JSONReporter, TerminalReporter
     from ..sampling.previews import Previews
     from ..sampling.prompts import read_prompts
+    from .reporters import JSONReporter, TerminalReporter
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()

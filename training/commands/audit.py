@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import BaseOption, CaptionOption, DeviceOption, TokenizerOption
+from .options import BaseOption, CaptionOption, DeviceOption, TokenizerOption
 
 
 def audit(
@@ -37,7 +37,7 @@ def audit(
     from ..data.group_images import check_source
     from ..data.image_folder import read_folder
     from ..models.model import EMBEDDED
-    from ..progress import work_progress
+    from .progress_bars import work_progress
 
     if out.suffix.lower() == ".json":
         raise DDMError(f"The page cannot be called {out.name}: the figures go there. Name it audit.html.")

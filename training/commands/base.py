@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import DeviceOption
+from .options import DeviceOption
 
 
 def base(
@@ -34,7 +34,7 @@ def base(
     from ..embedded import tiny_people
     from ..embedded.model_card import write_card
     from ..models.base import load_base, resolve_device
-    from ..progress import steps_progress
+    from .progress_bars import steps_progress
 
     pictures = read_folder(folder)
     place = resolve_device(device)

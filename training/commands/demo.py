@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import DeviceOption
+from .options import DeviceOption
 
 
 def demo(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import BaseOption, CaptionOption, DeviceOption, SelfCountOption, SelfOption, TokenizerOption
+from .options import BaseOption, CaptionOption, DeviceOption, SelfCountOption, SelfOption, TokenizerOption
 
 
 def head(
@@ -37,8 +37,8 @@ def head(
     from ...debias.probes.probe import Probe
     from ..data.group_images import attributes
     from ..objectives.h_space_classifier import make_head
-    from ..progress import work_progress
     from .learning import learning_set
+    from .progress_bars import work_progress
 
     began = time.monotonic()
     check_output(out, "head")

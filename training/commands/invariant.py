@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import (
+from .options import (
     BaseOption,
     CaptionOption,
     DeviceOption,
@@ -52,8 +52,8 @@ def invariant(
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
     from ..objectives.invariant import InvariantSettings, InvariantTraining
-    from ..progress import steps_progress, work_progress
     from .learning import learning_set
+    from .progress_bars import steps_progress, work_progress
 
     began = time.monotonic()
     check_output(out, "invariant")

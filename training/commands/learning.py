@@ -33,8 +33,8 @@ def learning_set(
     from ..data.image_folder import read_folder
     from ..models.base import load_base
     from ..models.model import EMBEDDED
-    from ..progress import picture_progress
     from ..sampling.prompts import read_prompts
+    from .progress_bars import picture_progress
 
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..option import DeviceOption
+from .options import DeviceOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def probe(
     from ..data.image_folder import read_folder
     from ..models.base import resolve_device
     from ..models.clip import ClipImages
-    from ..progress import picture_progress
+    from .progress_bars import picture_progress
 
     out = out or Path(f"{labels}.safetensors")
     check_output(out, "probe")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import ClipOption, DeviceOption
+from .options import ClipOption, DeviceOption
 
 
 def report(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..option import BaseOption, ClipOption, DeviceOption, TokenizerOption
+from .options import BaseOption, ClipOption, DeviceOption, TokenizerOption
 
 
 def sweep(
@@ -56,10 +56,10 @@ def sweep(
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
     from ..models.model import EMBEDDED, load_model
-    from ..number import read_numbers
-    from ..reporter import TerminalReporter
     from ..sampling.image_writer import plan_shots
     from ..sampling.prompts import read_prompts
+    from .numbers import read_numbers
+    from .reporters import TerminalReporter
 
     texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
     if 0.0 not in alphas:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from ...debias.core.error import DDMError
-from ..config import TrainConfig
-from ..option import Progress, ProgressOption, StdinStopsOption
+from .config import TrainConfig
+from .options import Progress, ProgressOption, StdinStopsOption
 
 
 def train(
@@ -29,22 +29,22 @@ def train(
 
     Example: ddm train my_pictures --out fair.safetensors
     """
-    from ..parent import STOPPED, leave, stop_with_parent
+    from .parent_process import STOPPED, leave, stop_with_parent
 
     if stdin_stops:
         stop_with_parent()
     if print_config:
-        from ..config_file import write_config
+        from .config_file import write_config
 
         typer.echo(write_config(options), nl=False)
         return
     if options["out"] is None:
         raise DDMError("There is no file for the adapter. Name one: --out fair.safetensors.")
     config = TrainConfig(**options)
-    from ..idle_option import idle_options
-    from ..job import Job, Stopped
     from ..loop.distributed import Ranks
-    from ..reporter import JSONReporter, TerminalReporter
+    from .idle_options import idle_options
+    from .job import Job, Stopped
+    from .reporters import JSONReporter, TerminalReporter
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     with Ranks.joined(config.device) as ranks:
@@ -68,7 +68,7 @@ def _read_file(context: typer.Context, folder: Path | None) -> Path | None:
     """Where FOLDER is a TOML file, what it says is taken for all that the command line leaves open."""
     if folder is None or folder.suffix.lower() != ".toml":
         return folder
-    from ..config_file import read_config
+    from .config_file import read_config
 
     found = read_config(folder)
     context.default_map = {name: _said(value) for name, value in found.items()}

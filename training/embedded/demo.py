@@ -149,7 +149,7 @@ class Demo:
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        from ..progress import picture_progress
+        from ..commands.progress_bars import picture_progress
         from ..sampling.image_writer import make_gallery, plan_shots
 
         half = model.base.half_is_native  # as in training
@@ -161,9 +161,9 @@ class Demo:
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
+        from ..commands.progress_bars import picture_progress, steps_progress, work_progress
         from ..data.dataset import folder_set
         from ..objectives.ddm import Run
-        from ..progress import picture_progress, steps_progress, work_progress
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")

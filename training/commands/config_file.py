@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 from .config import TrainConfig
 
 # Options that are not called as their field is.

@@ -11,7 +11,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from ..debias.core.error import DDMError, out_of_memory, reason_of
+from ...debias.core.error import DDMError, out_of_memory, reason_of
 
 COMMANDS = ("audit", "train", "align", "sample", "probe", "head", "invariant", "report", "sweep", "base", "demo")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from comfyui_ddm import install
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
-from comfyui_ddm.training.command_line import app
+from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.commands.reporters import JSONReporter
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
-from comfyui_ddm.training.reporter import JSONReporter
 from comfyui_ddm.training.sampling.previews import Previews
 from PIL import Image
 from typer.testing import CliRunner

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import check_suffix
-from .loop.optimizer import OptimizerName
-from .loop.settings import LARGE, LARGE_RATE, Settings
-from .option import (
+from ...debias.core.error import DDMError
+from ...debias.core.io import check_suffix
+from ..loop.optimizer import OptimizerName
+from ..loop.settings import LARGE, LARGE_RATE, Settings
+from .options import (
     BaseOption,
     CaptionOption,
     ClipOption,

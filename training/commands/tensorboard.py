@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..debias.core.error import DDMError
-from .reporter import Reporter
+from ...debias.core.error import DDMError
+from .reporters import Reporter
 
 
 class BoardReporter(Reporter):

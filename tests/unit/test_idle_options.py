@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import content_hash
-from comfyui_ddm.training.command_line import app
-from comfyui_ddm.training.config import TrainConfig
-from comfyui_ddm.training.idle_option import NEEDS, NOT_PUBLISHED, idle_options
+from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.commands.config import TrainConfig
+from comfyui_ddm.training.commands.idle_options import NEEDS, NOT_PUBLISHED, idle_options
 from comfyui_ddm.training.objectives.ddm_paper import PaperRun
 from typer.testing import CliRunner
 

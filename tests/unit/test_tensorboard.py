@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.board import BoardReporter
-from comfyui_ddm.training.reporter import Reporter
+from comfyui_ddm.training.commands.reporters import Reporter
+from comfyui_ddm.training.commands.tensorboard import BoardReporter
 from PIL import Image
 
 

@@ -9,31 +9,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..debias.adapter.lora_file import AdapterCard, content_hash
-from ..debias.core.error import DDMError, reason_of
-from ..debias.core.io import check_output, read_metadata
-from ..debias.probes.predict import check_probes
-from .board import BoardReporter
+from ...debias.adapter.lora_file import AdapterCard, content_hash
+from ...debias.core.error import DDMError, reason_of
+from ...debias.core.io import check_output, read_metadata
+from ...debias.probes.predict import check_probes
+from ..data.cache import FOLDER
+from ..data.dataset import PictureSet, Preparation, folder_set, self_set
+from ..data.file_index import FileIndex
+from ..data.group_images import check_source
+from ..data.image_folder import ImageFolder, read_folder
+from ..evaluation.adapter_page import page_path, write_page
+from ..evaluation.load_probes import open_probes, targets_for
+from ..loop.checkpoint import OtherRun, checkpoint_path, refuse_left
+from ..loop.compilation import compile_norms
+from ..loop.distributed import Ranks
+from ..loop.stop_signals import stop_signals
+from ..models.base import Base, check_weights, load_base
+from ..models.model import EMBEDDED, Model, load_model
+from ..objectives.ddm import Run
+from ..objectives.ddm_paper import PaperRun
+from ..sampling.previews import Previews
+from ..sampling.prompts import read_prompts
 from .config import TrainConfig
 from .config_file import write_config
-from .data.cache import FOLDER
-from .data.dataset import PictureSet, Preparation, folder_set, self_set
-from .data.file_index import FileIndex
-from .data.group_images import check_source
-from .data.image_folder import ImageFolder, read_folder
-from .evaluation.adapter_page import page_path, write_page
-from .evaluation.load_probes import open_probes, targets_for
-from .loop.checkpoint import OtherRun, checkpoint_path, refuse_left
-from .loop.compilation import compile_norms
-from .loop.distributed import Ranks
-from .loop.stop_signals import stop_signals
-from .models.base import Base, check_weights, load_base
-from .models.model import EMBEDDED, Model, load_model
-from .objectives.ddm import Run
-from .objectives.ddm_paper import PaperRun
-from .reporter import Reporter
-from .sampling.previews import Previews
-from .sampling.prompts import read_prompts
+from .reporters import Reporter
+from .tensorboard import BoardReporter
 
 # The most captions that the finished adapter is measured under.
 MEASURED = 20
@@ -260,7 +260,7 @@ class Job:
         Args:
             model: the base with the adapter on it.
         """
-        from .evaluation.alpha_sweep import measure
+        from ..evaluation.alpha_sweep import measure
 
         config = self.config
         probes = open_probes(config.probe, config.clip, model.base.device)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .progress import picture_progress, steps_progress
+from .progress_bars import picture_progress, steps_progress
 
 if TYPE_CHECKING:
-    from .data.group_images import Grouping
+    from ..data.group_images import Grouping
 
 TITLES = {
     "cache": "Encoding pictures",

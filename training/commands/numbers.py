@@ -2,7 +2,7 @@
 
 import math
 
-from ..debias.core.error import DDMError
+from ...debias.core.error import DDMError
 
 
 def read_numbers(text: str, option: str) -> list[float]:
