@@ -8,9 +8,9 @@ import comfy.model_patcher
 import torch
 
 from ..debias.adapter.lora_file import Adapter, AdapterCard, check_layers, parse_adapter
-from ..debias.card import UNKNOWN_BASE, LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import load_tensors, read_metadata
+from ..hosts.adapter_card import UNKNOWN_BASE, LoadedCard
 from .files import ADAPTERS, resolve
 from .native import BASE_HASH
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..debias.gathering import Gatherings
+from ..hosts.session_store import Gatherings
 from .target import check_target
 from .types import Probe, Report, schema
 

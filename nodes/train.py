@@ -11,16 +11,16 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..debias.adapter.lora_file import AdapterCard
-from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
+from ..hosts.adapter_card import LoadedCard
 from . import files, picture_folder, train_options, training_set
 from .types import Card, schema
 
 if TYPE_CHECKING:
     import torch
 
-    from ..training.train_panel import TrainPanel
+    from ..hosts.progress_panel import TrainPanel
 
 # Seconds between two messages to the page, but for those that say something new.
 PAUSE = 0.25
@@ -102,7 +102,7 @@ class Train(io.ComfyNode):
         second_probe: str | None = None,
     ) -> bool | str:
         """A sentence if folders, model, groups or probes are not there, or the name is taken or none for a file."""
-        from ..training.trainer import check_same
+        from ..hosts.trainer_process import check_same
 
         try:
             training_set.check(folder, weights, groups, target)
@@ -139,9 +139,9 @@ class Train(io.ComfyNode):
         **options: object,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
+        from ..hosts.progress_panel import TrainPanel
+        from ..hosts.trainer_process import train_arguments
         from ..training.models.tokenizer import find_tokenizer
-        from ..training.train_panel import TrainPanel
-        from ..training.trainer import train_arguments
 
         pictures, base = picture_folder.resolve(folder), files.resolve_weights(weights)
         source, goal = training_set.wanted(groups, target)
@@ -186,7 +186,7 @@ def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
         InterruptProcessingException: the user cancelled; what was trained is kept.
         DDMError: what the trainer said.
     """
-    from ..training.trainer import Trainer
+    from ..hosts.trainer_process import Trainer
     from .progress import Progress
 
     told = 0.0

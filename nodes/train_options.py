@@ -200,7 +200,7 @@ def arguments(
     Raises:
         DDMError: a folder or a probe is not there.
     """
-    from ..training.trainer import more_options
+    from ..hosts.trainer_process import more_options
 
     return MASKS[masks] + more_options(
         regularisation=None if regularisation == NONE else picture_folder.resolve(regularisation),

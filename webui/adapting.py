@@ -14,10 +14,10 @@ from torch import nn
 from ..debias.adapter.lora_file import Adapter, Lora, check_layers, content_hash, parse_adapter
 from ..debias.adapter.lora_hook import LoraHooks
 from ..debias.adapter.lora_keys import PREFIX, from_ldm
-from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import load_tensors
-from ..debias.dial import SETTINGS, Dial
+from ..hosts.adapter_card import LoadedCard
+from ..hosts.infotext import SETTINGS, Dial
 from .host import checkpoint_hash, is_forge
 
 # How a picture's infotext names the adapter.

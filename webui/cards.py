@@ -1,10 +1,10 @@
 """The cards of adapters, in the accordion and in the tab."""
 
 from ..debias.adapter.lora_file import AdapterCard
-from ..debias.card import LoadedCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
 from ..debias.rendering.panel_html import fragment, problem
+from ..hosts.adapter_card import LoadedCard
 from . import files
 
 FOR_ITS_BASE = "Use it with the checkpoint that it was trained on: its effect on others was never measured."

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_text
-from ..debias.gathering import Gatherings
 from ..debias.rendering.panel_html import fragment, problem
+from ..hosts.session_store import Gatherings
 from . import files, pages
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from modules.ui_components import ToolButton
 
 from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES
 from ..debias.core.error import DDMError
-from ..debias.dial import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
 from ..debias.methods.distribution_guidance import MODES, SCALE
+from ..hosts.infotext import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html

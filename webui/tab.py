@@ -16,9 +16,9 @@ from ..debias.core.error import DDMError
 from ..debias.core.io import named_file, read_metadata, write_text
 from ..debias.probes.probe import Probe
 from ..debias.rendering.panel_html import fragment, problem
-from ..training.background import BackgroundTraining
-from ..training.train_panel import TrainPanel
-from ..training.trainer import check_same, more_options, train_arguments
+from ..hosts.background import BackgroundTraining
+from ..hosts.progress_panel import TrainPanel
+from ..hosts.trainer_process import check_same, more_options, train_arguments
 from . import files, host, pages
 from .cards import card_html
 

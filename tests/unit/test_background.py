@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import background
-from comfyui_ddm.training.train_panel import TrainPanel
+from comfyui_ddm.hosts import background
+from comfyui_ddm.hosts.progress_panel import TrainPanel
 
 STEP = {"phase": "training", "done": 1, "total": 9, "seconds_left": 1.0, "loss": 0.5, "ess": 0.5}
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
-from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.hosts.adapter_card import LoadedCard
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.commands.config import TrainConfig
 from comfyui_ddm.training.commands.job import Job

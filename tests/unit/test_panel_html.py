@@ -2,10 +2,10 @@
 
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard
-from comfyui_ddm.debias.card import LoadedCard
 from comfyui_ddm.debias.rendering.panel_html import fragment, problem
+from comfyui_ddm.hosts.adapter_card import LoadedCard
+from comfyui_ddm.hosts.progress_panel import TrainPanel
 from comfyui_ddm.training.commands.reporters import TITLES
-from comfyui_ddm.training.train_panel import TrainPanel
 from markupsafe import escape
 
 EVIL = "<img src=x onerror=alert(1)>"

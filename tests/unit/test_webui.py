@@ -322,7 +322,7 @@ def test_the_lists_hold_our_adapters_and_all_probes(script, door):
 @pytest.fixture
 def tab(door, monkeypatch):
     """The tab, with a stand-in for the trainer: says where the host was while it worked."""
-    from comfyui_ddm.training import background
+    from comfyui_ddm.hosts import background
     from comfyui_ddm.webui import tab
     from modules import call_queue
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm import install
-from comfyui_ddm.training.wording import INPUTS, as_inputs
+from comfyui_ddm.hosts.wording import INPUTS, as_inputs
 
 ROOT = Path(install.__file__).parent
 

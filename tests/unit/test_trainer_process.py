@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training import trainer
+from comfyui_ddm.hosts import trainer_process
+from comfyui_ddm.hosts.progress_panel import POINTS, TrainPanel
+from comfyui_ddm.hosts.trainer_process import Trainer, sentence
 from comfyui_ddm.training.commands import parent_process
-from comfyui_ddm.training.train_panel import POINTS, TrainPanel
-from comfyui_ddm.training.trainer import Trainer, sentence
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def test_the_end_of_a_trainer_is_a_sentence(errors, code, said):
 
 def test_a_trainer_that_cannot_begin_raises_its_own_sentence(tmp_path):
     with (
-        Trainer([f"--out={tmp_path / 'fair.pt'}"]) as trainer,
+        Trainer([f"--out={tmp_path / 'fair.pt'}"]) as trainer_process,
         pytest.raises(DDMError, match=r"Name it fair\.safetens"),
     ):
-        list(trainer.events())
-    assert trainer.process.returncode == 2
+        list(trainer_process.events())
+    assert trainer_process.process.returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -87,15 +87,15 @@ def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_e
 ):
     script = tmp_path / "child.py"
     script.write_text(child)
-    monkeypatch.setattr(trainer, "COMMAND", script)
-    monkeypatch.setattr(trainer, "PATIENCE", 3)
+    monkeypatch.setattr(trainer_process, "COMMAND", script)
+    monkeypatch.setattr(trainer_process, "PATIENCE", 3)
     with Trainer([]) as started:
         pass
     assert started.process.poll() is not None and started.kept is kept
 
 
 def test_a_trainer_gives_up_by_itself_before_it_is_killed():
-    assert parent_process.GRACE < trainer.PATIENCE and parent_process.CUT_OFF not in (0, parent_process.STOPPED)
+    assert parent_process.GRACE < trainer_process.PATIENCE and parent_process.CUT_OFF not in (0, parent_process.STOPPED)
 
 
 def test_remarks_and_the_last_sentence_name_inputs_in_place_of_options(panel):

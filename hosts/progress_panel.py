@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .commands.reporters import TITLES
+from ..training.commands.reporters import TITLES
 from .wording import as_inputs
 
 # What a page says of each phase.

@@ -2,7 +2,7 @@
 
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.dial import ALPHA, END, POINTS, SHAPE, SWITCH, Dial, parse_alphas
+from comfyui_ddm.hosts.infotext import ALPHA, END, POINTS, SHAPE, SWITCH, Dial, parse_alphas
 
 
 def dial(alphas, shape="constant", end=0.0, switch=0.5, points=""):

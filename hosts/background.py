@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from ..debias.core.error import DDMError
-from .train_panel import TrainPanel
-from .trainer import Trainer
+from .progress_panel import TrainPanel
+from .trainer_process import Trainer
 
 
 class BackgroundTraining:

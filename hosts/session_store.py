@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .evaluation.accumulator import Collection
-    from .probes.probe import Probe
+    from ..debias.evaluation.accumulator import Collection
+    from ..debias.probes.probe import Probe
 
 # The one that was used longest ago goes first.
 KEPT = 32
@@ -39,8 +39,8 @@ class Gatherings:
         Raises:
             DDMError: a target over other classes than the probe's, or two probes for one attribute.
         """
-        from .evaluation.accumulator import Collection
-        from .groups.target import Target
+        from ..debias.evaluation.accumulator import Collection
+        from ..debias.groups.target import Target
 
         asked = Target.parse(target or "uniform", probes[0].names)
         key = (owner, asked, *(_identity(probe) for probe in probes))

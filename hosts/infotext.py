@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .adapter.alpha_schedule import AlphaSchedule, make_schedule
-from .core.error import DDMError
+from ..debias.adapter.alpha_schedule import AlphaSchedule, make_schedule
+from ..debias.core.error import DDMError
 
 # The model's timesteps: the first one of sampling is pure noise.
 TIMESTEPS = 1000

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .adapter.lora_file import AdapterCard
+from ..debias.adapter.lora_file import AdapterCard
 
 UNKNOWN_BASE = (
     "Which base the model comes from is not known here, only that the adapter fits it. If it is not the one that the "

@@ -14,7 +14,7 @@ from typing import Any
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
-from .commands.parent_process import CUT_OFF, GRACE, STOPPED
+from ..training.commands.parent_process import CUT_OFF, GRACE, STOPPED
 from .wording import as_inputs
 
 COMMAND = Path(__file__).resolve().parent / "__main__.py"
