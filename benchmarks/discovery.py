@@ -102,9 +102,9 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
     from comfyui_ddm.debias.core.io import load_tensors, save_tensors
     from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, places, unet_features
-    from comfyui_ddm.training.commands.progress_bars import picture_progress
     from comfyui_ddm.training.data.group_images import Grouper
     from comfyui_ddm.training.data.latents import Latents
+    from comfyui_ddm.training.loop.progress_bars import picture_progress
 
     latents = model.encode_pictures(pictures.images)
     grouper = Grouper(model, Latents.of(latents), pictures.captions)

@@ -17,7 +17,7 @@ from ..debias.core.io import read_metadata
 from ..training.commands.parent_process import CUT_OFF, GRACE, STOPPED
 from .wording import as_inputs
 
-COMMAND = Path(__file__).resolve().parent / "__main__.py"
+COMMAND = Path(__file__).resolve().parent.parent / "training" / "__main__.py"
 DEVICES = ("cpu", "cuda", "mps")
 # Seconds between two looks for a cancel.
 TICK = 0.02

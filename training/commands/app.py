@@ -5,7 +5,6 @@ answers at once.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 
 import click
 import typer
@@ -48,6 +47,4 @@ def ddm() -> None:
 
 
 for _name in COMMANDS:
-    if find_spec(f".commands.{_name}", __package__) is None:
-        continue
-    app.command(_name)(getattr(import_module(f".commands.{_name}", __package__), _name))
+    app.command(_name)(getattr(import_module(f".{_name}", __package__), _name))

@@ -36,8 +36,8 @@ def audit(
     from ..data.audit_folder import audit_folder
     from ..data.group_images import check_source
     from ..data.image_folder import read_folder
+    from ..loop.progress_bars import work_progress
     from ..models.model import EMBEDDED
-    from .progress_bars import work_progress
 
     if out.suffix.lower() == ".json":
         raise DDMError(f"The page cannot be called {out.name}: the figures go there. Name it audit.html.")

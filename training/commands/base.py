@@ -33,8 +33,8 @@ def base(
     from ..data.image_folder import read_folder
     from ..embedded import tiny_people
     from ..embedded.model_card import write_card
+    from ..loop.progress_bars import steps_progress
     from ..models.base import load_base, resolve_device
-    from .progress_bars import steps_progress
 
     pictures = read_folder(folder)
     place = resolve_device(device)

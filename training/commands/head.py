@@ -36,9 +36,9 @@ def head(
     from ...debias.core.io import check_output
     from ...debias.probes.probe import Probe
     from ..data.group_images import attributes
+    from ..loop.progress_bars import work_progress
     from ..objectives.h_space_classifier import make_head
     from .learning import learning_set
-    from .progress_bars import work_progress
 
     began = time.monotonic()
     check_output(out, "head")

@@ -50,10 +50,10 @@ def invariant(
     """
     from ...debias.core.io import check_output
     from ..loop.checkpoint import checkpoint_path, refuse_left
+    from ..loop.progress_bars import steps_progress, work_progress
     from ..loop.stop_signals import stop_signals
     from ..objectives.invariant import InvariantSettings, InvariantTraining
     from .learning import learning_set
-    from .progress_bars import steps_progress, work_progress
 
     began = time.monotonic()
     check_output(out, "invariant")

@@ -31,10 +31,10 @@ def learning_set(
     from ...debias.core.error import DDMError
     from ..data.dataset import folder_set, self_set
     from ..data.image_folder import read_folder
+    from ..loop.progress_bars import picture_progress
     from ..models.base import load_base
     from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
-    from .progress_bars import picture_progress
 
     if folder is None and self_prompts is None:
         raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")

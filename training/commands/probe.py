@@ -50,9 +50,9 @@ def probe(
     from ...debias.probes.probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
     from ..data.image_folder import read_folder
+    from ..loop.progress_bars import picture_progress
     from ..models.base import resolve_device
     from ..models.clip import ClipImages
-    from .progress_bars import picture_progress
 
     out = out or Path(f"{labels}.safetensors")
     check_output(out, "probe")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .progress_bars import picture_progress, steps_progress
+from ..loop.progress_bars import picture_progress, steps_progress
 
 if TYPE_CHECKING:
     from ..data.group_images import Grouping

@@ -84,12 +84,12 @@ def sample(
 
     Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out pictures
     """
+    from ..loop.progress_bars import picture_progress
     from ..models.model import EMBEDDED, load_model
     from ..sampling.guidance import load_steering
     from ..sampling.image_writer import make_gallery, plan_shots
     from ..sampling.prompts import read_prompts
     from .numbers import read_numbers
-    from .progress_bars import picture_progress
 
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")

@@ -149,7 +149,7 @@ class Demo:
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        from ..commands.progress_bars import picture_progress
+        from ..loop.progress_bars import picture_progress
         from ..sampling.image_writer import make_gallery, plan_shots
 
         half = model.base.half_is_native  # as in training
@@ -161,8 +161,8 @@ class Demo:
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
-        from ..commands.progress_bars import picture_progress, steps_progress, work_progress
         from ..data.dataset import folder_set
+        from ..loop.progress_bars import picture_progress, steps_progress, work_progress
         from ..objectives.ddm import Run
 
         if self.adapter.exists():
