@@ -30,7 +30,12 @@ class Place:
 
     def save(self, report: "FairnessReport | Audit") -> dict[str, dict[str, str]]:
         """Write page and figures, each whole or not at all, and return how the host's /view finds them."""
-        contents = {"html": report.to_html(), "json": report.to_json(pictures=False)}
+        from ..debias.evaluation.dataset_audit import Audit
+        from ..debias.rendering.audit_html import render_audit
+        from ..debias.rendering.report_html import render_report
+
+        page = render_audit(report) if isinstance(report, Audit) else render_report(report)
+        contents = {"html": page, "json": report.to_json(pictures=False)}
         for kind, text in contents.items():
             write_text(self.folder / f"{self.stem}.{kind}", text)
         return {

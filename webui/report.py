@@ -61,6 +61,7 @@ class Reports:
         """
         from ..debias.evaluation.compare import Study
         from ..debias.rendering.panel import report_panel
+        from ..debias.rendering.report_html import render_report
 
         if not run.pictures:
             return
@@ -71,7 +72,7 @@ class Reports:
         kept.collection.add(probes, run.pictures, run.origins)
         report = Study.of(kept.collection.records()).report
         kept.place = kept.place or _next_place(run.folder / FOLDER)
-        write_text(kept.place, report.to_html())
+        write_text(kept.place, render_report(report))
         write_text(kept.place.with_suffix(".json"), report.to_json(pictures=False))
         self.shown[page] = fragment(report_panel(report), pages.link(kept.place))
 

@@ -154,6 +154,7 @@ def _set_inputs(what: str) -> list:
 
 def audit(folder: str, model: str, groups: str, target: str, caption: str) -> str:
     """Audit a folder; returns the panel, or the sentence that says why not."""
+    from ..debias.rendering.audit_html import render_audit
     from ..debias.rendering.panel import audit_panel
     from ..training.data.audit_folder import audit_folder
     from ..training.data.group_images import check_source
@@ -173,7 +174,7 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
                 tokenizer=host.tokenizer(),
             )
         page = host.outputs_folder() / f"audit_{pictures.root.resolve().name}.html"
-        write_text(page, made.to_html())
+        write_text(page, render_audit(made))
         write_text(page.with_suffix(".json"), made.to_json(pictures=False))
         return fragment(audit_panel(made), pages.link(page))
     except DDMError as error:

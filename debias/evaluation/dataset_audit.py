@@ -126,12 +126,6 @@ class Audit:
         """Strict JSON (no NaN)."""
         return json.dumps(self.to_dict(pictures), ensure_ascii=False, allow_nan=False, indent=1)
 
-    def to_html(self) -> str:
-        """One self-contained page: charts and thumbnails inside, no script, every user string escaped."""
-        from ..rendering.audit_html import render
-
-        return render(self)
-
 
 def _without_pictures(data: Any) -> Any:
     if isinstance(data, dict):

@@ -1,7 +1,6 @@
 """The fairness report as one object: numbers and thumbnails that become JSON, a page or a chart."""
 
 import json
-import os
 import types
 import typing
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -198,19 +197,6 @@ class FairnessReport:
             return _rebuild(cls, data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.") from error
-
-    def to_html(self) -> str:
-        """One self-contained page: charts and thumbnails inside, no script, every user string escaped."""
-        from ..rendering.report_html import render
-
-        return render(self)
-
-    def to_png(self, path: str | os.PathLike) -> None:
-        """Write the chart of the targeted attribute to `path`."""
-        from ..rendering.charts import save_png
-        from ..rendering.report_html import overview
-
-        save_png(overview(self), path)
 
 
 def _without_pictures(data: Any) -> Any:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 EVERY = 5  # of the α of the curve, so that a chart has a mark every quarter
 
 
-def render(audit: Audit) -> str:
+def render_audit(audit: Audit) -> str:
     """The self-contained page. Jinja escapes every string; charts escape their own text and go in as they are."""
     from markupsafe import Markup
 
@@ -48,7 +48,7 @@ def overview(audit: Audit) -> "Figure":
 
 def _bars(attribute: AuditedAttribute) -> "Figure":
     groups = attribute.groups
-    figure, axes = charts._canvas(None, "", "")
+    figure, axes = charts.canvas(None, "", "")
     figure.set_size_inches(7.6, 1.2 + 0.36 * len(groups))
     values, low, high = ([[getattr(one.share, field) for one in groups]] for field in ("value", "low", "high"))
     names, target = [one.name for one in groups], [one.target for one in groups]

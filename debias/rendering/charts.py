@@ -42,7 +42,7 @@ def shares_over_alpha(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """Shares [A, K] over α [A] with their intervals as bands and the target as dotted lines."""
-    figure, axes = _canvas(axes, "Share of pictures", "α (strength of the adapter)")
+    figure, axes = canvas(axes, "Share of pictures", "α (strength of the adapter)")
     shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
     for level in sorted({round(float(one), 6) for one in target}) if target is not None else ():
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 3)), zorder=1)
@@ -67,7 +67,7 @@ def distance_over_alpha(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """FD [A] over α [A]; the shaded ground is what a perfectly fair model would score with as many pictures."""
-    figure, axes = _canvas(axes, "Distance to the target (FD)", "α (strength of the adapter)")
+    figure, axes = canvas(axes, "Distance to the target (FD)", "α (strength of the adapter)")
     if floor is not None and floor_high is not None:
         axes.fill_between(alpha, 0, floor_high, color=LIGHT[2], alpha=0.14, linewidth=0)
         axes.plot(alpha, floor, color=LIGHT[2], linewidth=1, linestyle=(0, (1, 2)))
@@ -89,7 +89,7 @@ def share_bars(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """Shares [C, K] of conditions that lie on no common scale, as dots with intervals; open ticks mark the target."""
-    figure, axes = _canvas(axes, "", "Share of pictures")
+    figure, axes = canvas(axes, "", "Share of pictures")
     shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
     place, ticks = 0.0, []
     for c in range(len(labels)):
@@ -123,7 +123,7 @@ def pareto(
 
     The line joins the points that no other beats in both. `percent` writes the quality as a share.
     """
-    figure, axes = _canvas(axes, quality_name, fairness_name)
+    figure, axes = canvas(axes, quality_name, fairness_name)
     x, y = np.asarray(fairness, dtype=float), np.asarray(quality, dtype=float)
     cost = y if lower_is_better else -y
     best = [
@@ -147,7 +147,7 @@ def pareto(
 
 def line_over_alpha(alpha: Sequence[float], values: Sequence[float], title: str, factor: bool = False) -> "Figure":
     """One quantity [A] over α [A], from 0 up; a factor from 1 up, on a logarithmic scale."""
-    figure, axes = _canvas(None, title, "α (strength of the adapter)")
+    figure, axes = canvas(None, title, "α (strength of the adapter)")
     axes.plot(alpha, values, color=LIGHT[0], marker="o", **_line(0))
     if factor:
         axes.set_yscale("log", base=2)
@@ -171,7 +171,7 @@ def mark_alpha(figure: "Figure", alpha: float) -> "Figure":
 
 def loss_curve(steps: Sequence[float], loss: Sequence[float], smooth: int = 25) -> "Figure":
     """Training loss over steps, faint as it was and plain as a running mean of `smooth` values."""
-    figure, axes = _canvas(None, "Loss", "Step")
+    figure, axes = canvas(None, "Loss", "Step")
     values = np.asarray(loss, dtype=float)
     axes.plot(steps, values, color=LIGHT[0], linewidth=0.8, alpha=0.3)
     window = max(1, min(smooth, len(values)))
@@ -213,20 +213,21 @@ def save_png(figure: "Figure", path: str | os.PathLike, dpi: int = 160) -> None:
     write_bytes(path, to_png(figure, dpi))
 
 
-def _pair() -> tuple["Figure", tuple["Axes", "Axes"]]:
-    figure = _row(2)
+def pair() -> tuple["Figure", tuple["Axes", "Axes"]]:
+    """Two charts side by side."""
+    figure = row(2)
     left, right = figure.subplots(1, 2)
     return figure, (left, right)
 
 
-def _row(count: int) -> "Figure":
+def row(count: int) -> "Figure":
     """An empty figure with room for some charts side by side."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(5.2 * count, 3.9), layout="constrained")
 
 
-def _canvas(axes: "Axes | None", vertical: str, horizontal: str) -> tuple["Figure", "Axes"]:
+def canvas(axes: "Axes | None", vertical: str, horizontal: str) -> tuple["Figure", "Axes"]:
     """Bare axes: no box, faint horizontal rules, the vertical axis named above instead of sideways."""
     from matplotlib.figure import Figure
 

@@ -23,7 +23,7 @@ TONES = {
 }
 
 
-def render(report: FairnessReport) -> str:
+def render_report(report: FairnessReport) -> str:
     """The self-contained page. Jinja escapes every string; charts escape their own text and go in as they are."""
     from markupsafe import Markup
 
@@ -53,7 +53,7 @@ def overview(report: FairnessReport) -> "Figure":
     first = report.attributes[0]
     if len(_on_dial(report, first)) < 2:
         return _titled(_bars(report, first), report)
-    figure, (left, right) = charts._pair()
+    figure, (left, right) = charts.pair()
     _dial(report, first, left)
     _distance(report, first, right)
     return _titled(figure, report)
@@ -64,7 +64,7 @@ def sweep_overview(report: FairnessReport, recommended: float | None = None) -> 
     first = report.attributes[0]
     if len(_on_dial(report, first)) < 2 or pareto(report) is None:
         return overview(report)
-    figure = charts._row(3)
+    figure = charts.row(3)
     _dial(report, first, figure.add_subplot(1, 3, 1))
     _distance(report, first, figure.add_subplot(1, 3, 2))
     if recommended is not None:
@@ -184,7 +184,7 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
         for field in ("value", "low", "high")
     )
     count = max(1, len(index)) * len(measured.classes)
-    figure, axes = charts._canvas(None, "", "")
+    figure, axes = charts.canvas(None, "", "")
     figure.set_size_inches(7.6, 1.2 + 0.36 * count)
     target = measured.target if measured.targeted else None
     return charts.share_bars(

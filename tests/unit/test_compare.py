@@ -11,7 +11,7 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
 from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.debias.rendering.panel import report_panel, sweep_points
-from comfyui_ddm.debias.rendering.report_html import sweep_overview
+from comfyui_ddm.debias.rendering.report_html import render_report, sweep_overview
 
 NAMES = ("man", "woman")
 
@@ -153,8 +153,8 @@ def test_a_sweep_has_a_point_for_every_strength_with_its_quality():
 
 def test_the_page_speaks_of_one_noise_only_where_seeds_are_shared():
     paired, apart = (compare(study(44), study(40, first_seed=seed)).report for seed in (0, 1000))
-    assert "starts from the same noise" in paired.to_html()
-    assert "starts from the same noise" not in apart.to_html()
+    assert "starts from the same noise" in render_report(paired)
+    assert "starts from the same noise" not in render_report(apart)
 
 
 def test_the_chart_of_a_sweep_marks_the_recommended_strength_beside_fairness_against_quality():

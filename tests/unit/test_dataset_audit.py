@@ -7,6 +7,7 @@ from comfyui_ddm.debias.evaluation.build_audit import AuditedSet, inspect
 from comfyui_ddm.debias.groups.groups import Groups, concepts, peers
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import INDICATOR_ESS, Weighting
+from comfyui_ddm.debias.rendering.audit_html import render_audit
 from PIL import Image
 
 EVIL = "<script>alert('1')</script> & $x_1^{"
@@ -159,7 +160,7 @@ def test_json_is_strict_and_without_pictures(labelled):
 
 
 def test_the_page_stands_alone_and_shows_everything(labelled):
-    page = labelled.to_html()
+    page = render_audit(labelled)
     for words in ("Who is in the pictures: gender", "Rare", "Common", "What balance costs", "broken.png", "Not UTF-8."):
         assert words in page
     assert page.count("<svg") == 3 and "recommended α" in page
@@ -167,7 +168,7 @@ def test_the_page_stands_alone_and_shows_everything(labelled):
 
 
 def test_the_page_of_an_indicator_speaks_of_rare_and_common(discovered):
-    page = discovered[0].to_html()
+    page = render_audit(discovered[0])
     assert "Who is in the pictures" not in page and "How many times as often the rarest third" in page
     assert all(f'<th scope="row">{name}</th>' in page for name in ("rare", "between", "common"))
 
@@ -179,7 +180,7 @@ def test_attributes_that_were_tried_are_listed(pictures):
         {"attribute": "age", "words": ("young", "old"), "reliability": 0.1, "gain": 1.0}
         | {"told_apart": False, "used": False},
     ]
-    page = audit(pictures, [people(source="auto:gender")], source="auto", tried=tried).to_html()
+    page = render_audit(audit(pictures, [people(source="auto:gender")], source="auto", tried=tried))
     assert "man 80%, woman 20%" in page and "out of balance, corrected" in page and "not told apart" in page
 
 
@@ -189,14 +190,14 @@ def test_users_words_are_escaped(file):
     names = ("man", EVIL)
     groups = Groups(names, np.eye(2)[np.arange(40) % 4 // 3], f"words:man|{EVIL}", names)
     tried = [{"attribute": EVIL, "words": names, "reliability": 0.9, "gain": 5.0, "told_apart": True, "used": True}]
-    page = audit(pictures, [groups], title=EVIL, tried=tried).to_html()
+    page = render_audit(audit(pictures, [groups], title=EVIL, tried=tried))
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
 def test_a_picture_that_has_gone_leaves_a_gap(pictures, tmp_path):
     gone = AuditedSet([tmp_path / "gone.png"] * COUNT, pictures.names, pictures.captions)
-    assert 'class="missing"' in audit(gone, [people()]).to_html()
+    assert 'class="missing"' in render_audit(audit(gone, [people()]))
 
 
 def test_the_same_set_gives_the_same_page(pictures, labelled):
-    assert audit(pictures, [people()], source="labels:gender").to_html() == labelled.to_html()
+    assert render_audit(audit(pictures, [people()], source="labels:gender")) == render_audit(labelled)

@@ -33,6 +33,7 @@ def audit(
     """
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
+    from ...debias.rendering.audit_html import render_audit
     from ..data.audit_folder import audit_folder
     from ..data.group_images import check_source
     from ..data.image_folder import read_folder
@@ -56,7 +57,7 @@ def audit(
             report=report,
         )
     files = {"html": out, "json": out.with_suffix(".json")}
-    write_text(files["html"], made.to_html())
+    write_text(files["html"], render_audit(made))
     write_text(files["json"], made.to_json(pictures=False))
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}

@@ -47,6 +47,8 @@ def report(
     from ...debias.core.io import write_text
     from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes, quality_probe
+    from ...debias.rendering.charts import save_png
+    from ...debias.rendering.report_html import overview, render_report
     from ..evaluation.evaluate_folder import read_features, read_records
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
@@ -66,9 +68,9 @@ def report(
             records, title, margin, confidence, compared, reference.name if reference else "", random_seed=seed
         )
     files = {"html": out, "json": out.with_suffix(".json"), "png": out.with_suffix(".png")}
-    write_text(files["html"], made.to_html())
+    write_text(files["html"], render_report(made))
     write_text(files["json"], made.to_json(pictures=False))
-    made.to_png(files["png"])
+    save_png(overview(made), files["png"])
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}
         typer.echo(json.dumps({**made.to_dict(pictures=False), "files": names}, ensure_ascii=False))

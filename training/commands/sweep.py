@@ -51,7 +51,7 @@ def sweep(
     from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes
     from ...debias.rendering.charts import save_png
-    from ...debias.rendering.report_html import pareto
+    from ...debias.rendering.report_html import overview, pareto, render_report
     from ..evaluation.alpha_sweep import keep_measured, make_records, measured_card
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
@@ -77,9 +77,9 @@ def sweep(
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)
     measured = measured_card(made, scales[0], steps)
     files = {name: out / name for name in ("report.html", "report.json", "report.png")}
-    write_text(files["report.html"], made.to_html())
+    write_text(files["report.html"], render_report(made))
     write_text(files["report.json"], made.to_json(pictures=False))
-    made.to_png(files["report.png"])
+    save_png(overview(made), files["report.png"])
     front = pareto(made)
     if front is not None:
         files["pareto.png"] = out / "pareto.png"

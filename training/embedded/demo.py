@@ -206,13 +206,15 @@ class Demo:
 
     def _report(self, probes: "list[Probe]") -> "tuple[FairnessReport, dict[float, float]]":
         from ...debias.evaluation.evaluate import build_report
+        from ...debias.rendering.charts import save_png
+        from ...debias.rendering.report_html import overview, render_report
 
         self.say("The probes look at every picture, and the report says how sure one can be.")
         records = self._look(probes)
         made = build_report(records, "A fair adapter for tiny_people", random_seed=self.seed)
-        write_text(self.out / "report.html", made.to_html())
+        write_text(self.out / "report.html", render_report(made))
         write_text(self.out / "report.json", made.to_json(pictures=False))
-        made.to_png(self.out / "report.png")
+        save_png(overview(made), self.out / "report.png")
         return made, men_share(records)
 
     def _before_after(self, shares: dict[float, float]) -> None:
