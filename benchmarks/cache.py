@@ -14,7 +14,7 @@ from ..training.imbalance import METADATA
 from .package import ROOT
 from .result import Figure
 
-PICTURES, FEW, ROLES = 10_000, 1_000, 20
+IMAGES, FEW, ROLES = 10_000, 1_000, 20
 # One step of a run on labels, without calibration: what is left is the start.
 TRAIN = ("--groups", "labels:gender", "--steps", "1", "--batch", "4", "--rank", "2", "--calibrate", "0")
 # Time of the process so far, and its peak memory, when the first step begins.
@@ -64,36 +64,34 @@ print(before, peak(), (time.process_time() - began) / steps)
 
 
 def cache_costs(base: Path) -> list[Figure]:
-    """Run `ddm train` on pictures of 64 pixels in processes of their own, up to the first step.
+    """Run `ddm train` on images of 64 pixels in processes of their own, up to the first step.
 
     Raises:
         DDMError: a run failed.
     """
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        folders = {count: _pictures(root / str(count), count) for count in (FEW, PICTURES)}
+        folders = {count: _images(root / str(count), count) for count in (FEW, IMAGES)}
         time.sleep(3)  # files younger than two seconds are looked at again
         _, _, small = _start(base, folders[FEW])
-        first = _killed(base, folders[PICTURES])
-        kept = len(_shards(folders[PICTURES]))
-        began = {shard: shard.stat().st_mtime_ns for shard in _shards(folders[PICTURES])}
-        seconds, _, large = _start(base, folders[PICTURES])
+        first = _killed(base, folders[IMAGES])
+        kept = len(_shards(folders[IMAGES]))
+        began = {shard: shard.stat().st_mtime_ns for shard in _shards(folders[IMAGES])}
+        seconds, _, large = _start(base, folders[IMAGES])
         same = kept > 0 and all(shard.stat().st_mtime_ns == stamp for shard, stamp in began.items())
-        wall, processor, _ = _start(base, folders[PICTURES])
-        size = sum(file.stat().st_size for file in (folders[PICTURES] / ".ddm_cache").iterdir()) / 2**20
-        before, after, batch = _run(DRAWN, root / "large", PICTURES)
+        wall, processor, _ = _start(base, folders[IMAGES])
+        size = sum(file.stat().st_size for file in (folders[IMAGES] / ".ddm_cache").iterdir()) / 2**20
+        before, after, batch = _run(DRAWN, root / "large", IMAGES)
     return [
-        Figure(
-            f"first run on {PICTURES:,} pictures, killed and run again, to the first step", first + seconds, unit="s"
-        ),
+        Figure(f"first run on {IMAGES:,} images, killed and run again, to the first step", first + seconds, unit="s"),
         Figure("what was encoded before the kill was kept", same, 1),
         Figure("second run, from its start to the first step", wall, at_most=10.0, unit="s"),
         Figure("of which processor time", processor, unit="s"),
-        Figure(f"peak memory, {FEW:,} pictures", small, unit="MiB"),
-        Figure(f"peak memory, {PICTURES:,} pictures", large, at_most=small + 200, unit="MiB"),
+        Figure(f"peak memory, {FEW:,} images", small, unit="MiB"),
+        Figure(f"peak memory, {IMAGES:,} images", large, at_most=small + 200, unit="MiB"),
         Figure("size of the cache", size, unit="MiB"),
         Figure(
-            f"memory that drawing from {PICTURES:,} pictures of 512 pixels adds to that of filling their cache",
+            f"memory that drawing from {IMAGES:,} images of 512 pixels adds to that of filling their cache",
             after - before,
             at_most=100.0,
             unit="MiB",
@@ -102,7 +100,7 @@ def cache_costs(base: Path) -> list[Figure]:
     ]
 
 
-def _pictures(root: Path, count: int) -> Path:
+def _images(root: Path, count: int) -> Path:
     from PIL import Image
 
     root.mkdir()

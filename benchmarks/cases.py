@@ -15,8 +15,8 @@ from ..debias.error import DDMError
 from ..debias.metric import fairness_distance
 from ..debias.quality import kid
 from ..training.base import load_base
+from ..training.image_set import folder_set
 from ..training.lora import load_lora_into
-from ..training.picture_set import folder_set
 from ..training.run import Run
 from ..training.sampler import generate
 from ..training.settings import Settings
@@ -29,7 +29,7 @@ from .measure import Bench, Sample
 from .memory import estimated_memory
 from .nodes import node_costs
 from .package import ROOT
-from .recipe import SKEWED, Recipe, picture_folder
+from .recipe import SKEWED, Recipe, image_folders
 from .result import Figure
 from .train_speed import training_speed
 
@@ -61,13 +61,13 @@ def base(bench: Bench) -> list[Figure]:
         Figure("men, role with the fewest", float(men.min()), 0.65, 0.97),
         Figure("men, role with the most", float(men.max()), 0.65, 0.97),
         *obeyed(bench, None, tuple(EXPLICIT)),
-        Figure("sampling speed", bench.speed(), 4, unit="pictures/s"),
+        Figure("sampling speed", bench.speed(), 4, unit="images/s"),
         Figure("size on disk", size, at_most=16, unit="MiB"),
     ]
 
 
 def obeyed(bench: Bench, recipe: Recipe | None, sentences: tuple[str, ...]) -> list[Figure]:
-    """Explicit prompts, a third as many pictures of each as of a neutral one, at α = 1 where there is an adapter.
+    """Explicit prompts, a third as many images of each as of a neutral one, at α = 1 where there is an adapter.
 
     The base must obey each sentence; of an adapter the target is for all of them together.
     """
@@ -137,7 +137,7 @@ def styled(bench: Bench, source: str, name: str) -> list[Figure]:
     recipe = Recipe(name, source, style=True)
     column, side = IMBALANCES[name]
     samples = {alpha: bench.sample(recipe, alpha) for alpha in (0.0, 0.5, 1.0)}
-    # A style is part of the pictures' look: it may stay, but must not be turned round.
+    # A style is part of the images' look: it may stay, but must not be turned round.
     lowest = {1.0: 0.35} if column == "art_style" else {}
     return [
         *(
@@ -163,7 +163,7 @@ def tones(bench: Bench) -> list[Figure]:
     """Skin tones from labels, trained on a set with the tones as skewed as in the base (see `draw_skewed`).
 
     The target is uniform over the set's six classes: the emoji's yellow (“default”) and five tones. FD is given over
-    the six, and over the five alone, as shares of the pictures that show one of them.
+    the six, and over the five alone, as shares of the images that show one of them.
     """
     recipe = Recipe(SKEWED, "labels:skin_tone")
     samples = [bench.sample(recipe, alpha) for alpha in (0.0, 1.0)]
@@ -185,25 +185,25 @@ def tones(bench: Bench) -> list[Figure]:
 
 
 def price(bench: Bench, groups: str) -> list[Figure]:
-    """What α = 1 costs: recognition, likeness to the real pictures, and obedience.
+    """What α = 1 costs: recognition, likeness to the real images, and obedience.
 
-    KID is on the role probe's features, to the set's own pictures of the twenty occupations; the ordinary LoRA learnt
+    KID is on the role probe's features, to the set's own images of the twenty occupations; the ordinary LoRA learnt
     the same set with the same settings, by plain draws.
     """
     recipe = Recipe("men", groups)
     before, after = bench.sample(recipe, 0.0), bench.sample(recipe, 1.0)
     ordinary = bench.sample(Recipe("men", "labels:gender", ordinary=True))
-    images, roles = bench.pictures("men")
+    images, roles = bench.images("men")
     asked = set(OCCUPATIONS)
     real = bench.probe("role").features(images[[role in asked for role in roles]])
     fair, plain, none = (kid(sample.features, real) for sample in (after, ordinary, before))
     figures = [
         before.figure("role recognised at α 0", before.recognised),
         after.figure("role recognised at α 1", after.recognised),
-        Figure("recognised less often, share of pictures", before.recognised - after.recognised, at_most=0.03),
+        Figure("recognised less often, share of images", before.recognised - after.recognised, at_most=0.03),
     ]
     if fair and plain and none:
-        # As many subsets as the smaller side holds without sharing a picture are independent.
+        # As many subsets as the smaller side holds without sharing an image are independent.
         least = plain.spread / np.sqrt(max(1, min(len(ordinary), len(real)) // plain.subset_size))
         figures += [
             Figure("KID at α 0 (the base)", none.value),
@@ -221,30 +221,29 @@ def price(bench: Bench, groups: str) -> list[Figure]:
 
 
 def exactness(bench: Bench) -> list[Figure]:
-    """α = 0 is the base bit for bit, a saved file gives the same pictures, a seed gives the same file (30 steps)."""
+    """α = 0 is the base bit for bit, a saved file gives the same images, a seed gives the same file (30 steps)."""
     prompts = [caption(role) for role in OCCUPATIONS[:4]]
     # The file's name is in its metadata, so both have the same.
     files = [bench.folder / f"exact-{number}" / "fair.safetensors" for number in (1, 2)]
 
-    def pictures(model: object, alpha: float, bf16: bool = False) -> np.ndarray:
+    def images(model: object, alpha: float, bf16: bool = False) -> np.ndarray:
         return generate(model, prompts, list(range(len(prompts))), alpha=alpha, bf16=bf16)
 
     plain = load_base(bench.base)
-    untouched = [pictures(plain, 0.0, bf16) for bf16 in (False, bench.bf16)]
+    untouched = [images(plain, 0.0, bf16) for bf16 in (False, bench.bf16)]
     for file in files:
         model = load_base(bench.base)
-        encoded = folder_set(model, picture_folder("men", bench.work))
+        encoded = folder_set(model, image_folders("men", bench.work))
         Run(model, encoded, file, groups="labels:gender", settings=Settings(steps=EXACT_STEPS)).train()
     still = [
-        np.array_equal(pictures(model, 0.0, bf16), one)
-        for bf16, one in zip((False, bench.bf16), untouched, strict=True)
+        np.array_equal(images(model, 0.0, bf16), one) for bf16, one in zip((False, bench.bf16), untouched, strict=True)
     ]
-    trained = pictures(model, 1.0)
+    trained = images(model, 1.0)
     load_lora_into(plain.unet, load_adapter(files[1]), "debias", plain.hash)
     return [
         Figure("α 0 is the base, bit for bit", all(still), 1),
         Figure("α 1 is not", not np.array_equal(trained, untouched[0]), 1),
-        Figure("a saved and loaded file gives the same pictures", np.array_equal(pictures(plain, 1.0), trained), 1),
+        Figure("a saved and loaded file gives the same images", np.array_equal(images(plain, 1.0), trained), 1),
         Figure("one seed, trained twice, gives the same bytes", files[0].read_bytes() == files[1].read_bytes(), 1),
     ]
 
@@ -275,7 +274,7 @@ SOURCES = ("auto", "discovered")
 CASES: dict[str, Case] = {
     "base": Case("the embedded model", base),
     "host": Case("in ComfyUI", lambda bench: host_costs()),
-    "cache": Case("a folder of 10,000 pictures", lambda bench: cache_costs(bench.base)),
+    "cache": Case("a folder of 10,000 images", lambda bench: cache_costs(bench.base)),
     "train-speed": Case(
         "the training loop beside two others, by processor time",
         lambda bench: loops(bench, "the embedded model") + estimated_memory(),

@@ -16,7 +16,7 @@ load_package()
 
 def claims(
     names: Annotated[list[str] | None, typer.Argument(metavar="[CASE ...]", help="Which cases; all of them.")] = None,
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of the twenty occupations.")] = 60,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images of each of the twenty occupations.")] = 60,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results are.")] = ROOT / "benchmarks" / "results",
     base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")] = ROOT / "examples" / "tiny_people",
     work: Annotated[Path, typer.Option(metavar="DIR", help="Where adapters and samples are kept.")] = ROOT

@@ -1,6 +1,6 @@
 """Handwritten digits in pairs, four to one, as in the DDM paper: a set and a small base of each pair, and its judges.
 
-The pictures are MNIST's test split. One half of it is what bases and adapters learn from, the other one is for probes.
+The images are MNIST's test split. One half of it is what bases and adapters learn from, the other one is for probes.
 """
 
 import gzip
@@ -48,7 +48,7 @@ PAIRS = {"digits-0-1": Pair(("zero", "one")), "digits-7-8": Pair(("seven", "eigh
 
 @cache
 def read_digits(folder: Path = MNIST) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [N, 28, 28], white on black, and their names [N].
+    """Images uint8 [N, 28, 28], white on black, and their names [N].
 
     Raises:
         DDMError: the files are not there.
@@ -64,7 +64,7 @@ def read_digits(folder: Path = MNIST) -> tuple[np.ndarray, np.ndarray]:
 
 
 def half(learnt: bool, digits: Sequence[str] = NAMES) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and names of one half of every digit: what is learnt from, or what probes are fitted to."""
+    """Images and names of one half of every digit: what is learnt from, or what probes are fitted to."""
     pixels, names = read_digits()
     place = np.zeros(len(names), dtype=int)
     for name in NAMES:
@@ -74,7 +74,7 @@ def half(learnt: bool, digits: Sequence[str] = NAMES) -> tuple[np.ndarray, np.nd
 
 
 def enlarged(pixels: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [N, 64, 64, 3], black on white (as the VAE knows its pictures), of digits [N, 28, 28]."""
+    """Images uint8 [N, 64, 64, 3], black on white (as the VAE knows its images), of digits [N, 28, 28]."""
     from PIL import Image
 
     padded = 255 - np.pad(pixels, ((0, 0), (2, 2), (2, 2)))
@@ -83,14 +83,14 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
 
 
 def labelled(attribute: str) -> tuple[np.ndarray, list[str]]:
-    """Pictures that no base has seen, and their names, for the probe of a pair's column or of all digits ("digit")."""
+    """Images that no base has seen, and their names, for the probe of a pair's column or of all digits ("digit")."""
     found = [pair.digits for pair in PAIRS.values() if pair.column == attribute]
     pixels, names = half(False, found[0] if found else NAMES)
     return enlarged(pixels), names.tolist()
 
 
 def draw_pair(pair: Pair, out: Path) -> Path:
-    """Write a set of 500 pictures of a pair, "a digit" each, with the true digit in its column."""
+    """Write a set of 500 images of a pair, "a digit" each, with the true digit in its column."""
     from PIL import Image
 
     pixels, names = half(True, pair.digits)
@@ -113,8 +113,8 @@ class DigitDraw:
     """The biased draw that a base is trained on; see `tiny_people.Draw`.
 
     Args:
-        names: [N] the digit of each picture.
-        pair: the common digit is drawn four times as often as the other, however many pictures there are of either.
+        names: [N] the digit of each image.
+        pair: the common digit is drawn four times as often as the other, however many images there are of either.
     """
 
     def __init__(self, names: np.ndarray, pair: Pair):

@@ -1,7 +1,7 @@
 """The research log: every label-free variant on every imbalance, `python benchmarks/discovery.py [SET ...]`.
 
-What is measured are weights, not generated pictures (those are in claims.py): the share of the majority among the
-weighted pictures of a set at α = 1. The truth is read for that score alone.
+What is measured are weights, not generated images (those are in claims.py): the share of the majority among the
+weighted images of a set at α = 1. The truth is read for that score alone.
 """
 
 import json
@@ -16,7 +16,7 @@ from package import ROOT, load_package
 load_package()
 
 if TYPE_CHECKING:
-    from comfyui_ddm.benchmarks.picture_set import PictureSet
+    from comfyui_ddm.benchmarks.image_set import ImageSet
     from comfyui_ddm.benchmarks.variant import Subject
     from comfyui_ddm.debias.groups.weighting import Weighting
 
@@ -39,7 +39,7 @@ def discovery(
     """Score every variant on every set and write the log."""
     import torch
     from comfyui_ddm.benchmarks.discovery_log import Score, load_scores, write_log
-    from comfyui_ddm.benchmarks.picture_set import MNIST, SETS, read_set
+    from comfyui_ddm.benchmarks.image_set import MNIST, SETS, read_set
     from comfyui_ddm.benchmarks.result import cores, machine
     from comfyui_ddm.benchmarks.variant import VARIANTS
     from comfyui_ddm.debias.core.error import DDMError
@@ -72,7 +72,7 @@ def discovery(
                 typer.echo(f"{name}: scored already.", err=True)
                 continue
             try:
-                pictures = read_set(name, model.picture_size, work, mnist or MNIST)
+                images = read_set(name, model.image_size, work, mnist or MNIST)
             except DDMError as error:
                 reasons[name] = str(error)
                 keep()
@@ -80,12 +80,12 @@ def discovery(
                 continue
             reasons.pop(name, None)
             subject = prepare(
-                model, pictures, work / "features" / f"{name.replace(':', '-')}-{model.hash[:8]}.safetensors"
+                model, images, work / "features" / f"{name.replace(':', '-')}-{model.hash[:8]}.safetensors"
             )
             for variant in wanted:
                 began = time.monotonic()
                 weighting = VARIANTS[variant](subject)
-                figures = score(weighting, pictures)
+                figures = score(weighting, images)
                 scores[name, variant] = Score(name, variant, seconds=round(time.monotonic() - began, 1), **figures)
                 typer.echo(
                     f"{name} · {variant}: {figures['before']:.2f} → {figures['after']:.2f}, ESS {figures['ess']:.2f}",
@@ -96,7 +96,7 @@ def discovery(
     write_log(log, [scores[pair] for pair in order], reasons, facts)
 
 
-def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
+def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
     """Encode a set and read its features at every place and noise level, or take them from the cache."""
     import torch
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
@@ -104,15 +104,15 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, places, unet_features
     from comfyui_ddm.training.data.group_images import Grouper
     from comfyui_ddm.training.data.latents import Latents
-    from comfyui_ddm.training.loop.progress_bars import picture_progress
+    from comfyui_ddm.training.loop.progress_bars import image_progress
 
-    latents = model.encode_pictures(pictures.images)
-    grouper = Grouper(model, Latents.of(latents), pictures.captions)
+    latents = model.encode_images(images.images)
+    grouper = Grouper(model, Latents.of(latents), images.captions)
     if not cache.exists():
         # The library's own timesteps first, so that its noises are the same and `discovered` is what `ddm train` does.
         timesteps = (*TIMESTEPS, *(t for t in ALL_TIMESTEPS if t not in TIMESTEPS))
 
-        with picture_progress(f"Features {cache.stem}") as report:
+        with image_progress(f"Features {cache.stem}") as report:
             found = unet_features(
                 model.denoise,
                 places(model.unet) | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
@@ -128,7 +128,7 @@ def prepare(model: Any, pictures: "PictureSet", cache: Path) -> "Subject":
     return Subject(centre(features, grouper.peers), grouper.peers, lambda: grouper.group("auto").weighting)
 
 
-def score(weighting: "Weighting", pictures: "PictureSet") -> dict[str, Any]:
+def score(weighting: "Weighting", images: "ImageSet") -> dict[str, Any]:
     """Shares at α = 0 and 1 of the majority, and of one side of every attribute that was balanced; ESS at α = 1."""
 
     def share(side: np.ndarray, alpha: float) -> float:
@@ -137,14 +137,14 @@ def score(weighting: "Weighting", pictures: "PictureSet") -> dict[str, Any]:
     def away(alpha: float) -> float:
         weights = weighting.weights(alpha)
         total = np.bincount(weighting.concept, weights)
-        return float(np.abs(np.bincount(weighting.concept, weights * pictures.majority) / total - 0.5).mean())
+        return float(np.abs(np.bincount(weighting.concept, weights * images.majority) / total - 0.5).mean())
 
     return {
         "away": [away(0.0), away(1.0)],
-        "before": share(pictures.majority, 0.0),
-        "after": share(pictures.majority, 1.0),
+        "before": share(images.majority, 0.0),
+        "after": share(images.majority, 1.0),
         "ess": weighting.effective_share(1.0),
-        "others": {name: [share(side, alpha) for alpha in (0.0, 1.0)] for name, side in pictures.others.items()},
+        "others": {name: [share(side, alpha) for alpha in (0.0, 1.0)] for name, side in images.others.items()},
     }
 
 

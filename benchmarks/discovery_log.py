@@ -13,13 +13,13 @@ from ..debias.storage import write_text
 OVER = 0.35
 QUESTION = """# Discovery: balancing what nobody labelled
 
-**Question.** A set of pictures is six (or four) to one in some attribute. Nobody says which attribute, and no label is
-read. Which way of weighting the pictures brings the weighted share of the majority nearest to one half at α = 1, over
+**Question.** A set of images is six (or four) to one in some attribute. Nobody says which attribute, and no label is
+read. Which way of weighting the images brings the weighted share of the majority nearest to one half at α = 1, over
 several attributes and data sets, by one setting, and at what effective sample size?
 
-**Sets.** Of the example pictures, one side whole and two random pictures of each role of the other (504 pictures, 6:1;
+**Sets.** Of the example images, one side whole and two random images of each role of the other (504 images, 6:1;
 seed 0): men, women, light tones (default, light, medium-light), dark tones, Noto, Twemoji. Of MNIST's test digits 400
-of one and 100 of another, as 64×64 colour pictures with the caption “a digit”; the base has never seen a digit.
+of one and 100 of another, as 64×64 colour images with the caption “a digit”; the base has never seen a digit.
 
 **Measure.** The weighted share of the majority at α = 1, as mean over captions; before weighting it is what the head of
 the table says. Behind the stroke is its distance from one half within a caption, the mean over captions: occupations
@@ -29,7 +29,7 @@ attribute that was balanced, on any set. What adapters make of such weights is m
 
 **Variants.** Features are activations of the base under the neutral caption, with each concept's mean subtracted.
 
-- *auto*: the model tries a list of attribute words on the pictures; those that it tells apart and that are out of
+- *auto*: the model tries a list of attribute words on the images; those that it tells apart and that are out of
   balance become groups (`ddm train --groups auto`). Where there is none it falls back to *discovered*.
 - *discovered* (`--groups discovered`): an attribute out of balance is a skewed variable, so the independent components
   (FastICA) of the joint features at the first and the last up-block are searched for skewed ones that are two groups,
@@ -53,7 +53,7 @@ class Score:
     Attributes:
         before, after: weighted share of the majority at α = 0 and 1.
         away: its distance from one half within a caption at α = 0 and 1, the mean over captions.
-        ess: effective share of the pictures at α = 1.
+        ess: effective share of the images at α = 1.
         others: per balanced attribute the share of one side at α = 0 and 1.
         seconds: of the weighting; the features were there.
     """

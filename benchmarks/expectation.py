@@ -27,7 +27,7 @@ def expectations(tasks: Mapping[str, Rows]) -> str:
         _table(tasks, ["words", "alignment", "within .05", "a tenth of the time"], _with_words),
         "*Guidance reaches an FD of .05 or less without training the model.*",
         _table(tasks, ["queue", "batch", "by words, queue", "reached"], _guided),
-        "*At strength 0 every method gives the base's pictures.* Yes, bit for bit: `tests/unit/test_contract.py` asks "
+        "*At strength 0 every method gives the base's images.* Yes, bit for bit: `tests/unit/test_contract.py` asks "
         "it of each.",
     ]
     return "\n\n".join(parts)

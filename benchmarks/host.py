@@ -40,7 +40,7 @@ def host_costs() -> list[Figure]:
     extra = [with_it / without - 1 for without, with_it in zip(plain[1:], fair[1:], strict=True)]
     return [
         Figure("time added by the adapter, share of the sampling", median(extra), at_most=0.02),
-        Figure(f"{STEPS} steps of {BATCH} pictures without it, processor time", median(plain[1:]), unit="s"),
+        Figure(f"{STEPS} steps of {BATCH} images without it, processor time", median(plain[1:]), unit="s"),
         Figure("seconds that the pack adds to the start", float(starts[0]), at_most=0.3),
     ]
 
@@ -49,7 +49,7 @@ def _sampling_seconds(server: Server, alpha: float, seed: int) -> float:
     graph = graphs.load() | graphs.adapter(alpha)
     graph |= graphs.sample("adapter", steps=STEPS, batch=BATCH, seed=seed)
     before = _processor_seconds(server.process.pid)
-    server.run({name: node for name, node in graph.items() if name not in ("decoder", "picture")})
+    server.run({name: node for name, node in graph.items() if name not in ("decoder", "image")})
     return _processor_seconds(server.process.pid) - before
 
 

@@ -18,10 +18,10 @@ from ..training.config import TrainConfig
 from ..training.folder import ImageFolder
 from ..training.imbalance import METADATA
 from ..training.job import Job
-from .recipe import picture_folder
+from .recipe import image_folders
 from .result import Figure
 
-KILLS, PICTURES = 20, 24
+KILLS, IMAGES = 20, 24
 # Small, so that as much time goes into writing as into learning; calibrated, so that this is interrupted too.
 TRAIN = {"groups": "labels:gender", "steps": 16, "batch": 4, "rank": 4, "calibrate": 8, "save_every": 1}
 # What takes longest to import is there when a process begins, so that the kills hit what they are meant for.
@@ -39,8 +39,8 @@ def kill_survival(base: Path, work: Path) -> list[Figure]:
         root = Path(place)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        folder = _few_pictures(picture_folder("men", work), root / "pictures")
-        # Encodes the pictures, which is another case.
+        folder = _few_images(image_folders("men", work), root / "images")
+        # Encodes the images, which is another case.
         _finish(context, base, folder, root / "cache" / "fair.safetensors")
         began = time.monotonic()
         whole = _finish(context, base, folder, root / "whole" / "fair.safetensors")
@@ -63,12 +63,12 @@ def kill_survival(base: Path, work: Path) -> list[Figure]:
     ]
 
 
-def _few_pictures(pictures: ImageFolder, folder: Path) -> Path:
+def _few_images(images: ImageFolder, folder: Path) -> Path:
     """Copy some of them, so that most of the time goes into what a kill can spoil."""
     folder.mkdir()
     rows = []
-    for row in np.random.default_rng(0).permutation(len(pictures))[:PICTURES]:
-        item = pictures.items[row]
+    for row in np.random.default_rng(0).permutation(len(images))[:IMAGES]:
+        item = images.items[row]
         shutil.copyfile(item.path, folder / item.path.name)
         rows.append({"file_name": item.path.name, "text": item.caption, **item.labels})
     write_text(folder / METADATA, "\n".join(json.dumps(row) for row in rows))

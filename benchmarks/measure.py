@@ -24,7 +24,7 @@ from ..training.sampler import generate
 from ..training.tiny_people import caption
 from .imbalance import OCCUPATIONS
 from .package import ROOT
-from .recipe import Recipe, Trained, picture_folder, train
+from .recipe import Recipe, Trained, image_folders, train
 from .result import Figure, Result, command, machine
 from .subject import PERSONS, SIZE, Subject
 
@@ -35,13 +35,13 @@ SHEET_COLUMNS = 12
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of every concept (for people: occupations), `per_prompt` of each in turn, as the probes see them.
+    """Images of every concept (for people: occupations), `per_prompt` of each in turn, as the probes see them.
 
     Attributes:
         seen: per attribute the class [N] that its probe finds most likely.
         features: [N, D] of the judge, for people the role probe.
-        per_prompt: pictures of each concept.
-        recognised: share of pictures in which the judge sees what was asked for.
+        per_prompt: images of each concept.
+        recognised: share of images in which the judge sees what was asked for.
     """
 
     seen: dict[str, np.ndarray]
@@ -53,7 +53,7 @@ class Sample:
         return len(self.features)
 
     def by_role(self, attribute: str, values: Sequence[str]) -> np.ndarray:
-        """Share [P] of pictures of each concept that show one of the values."""
+        """Share [P] of images of each concept that show one of the values."""
         return np.isin(self.seen[attribute], values).reshape(-1, self.per_prompt).mean(1)
 
     def shares(self, attribute: str, names: Sequence[str]) -> np.ndarray:
@@ -61,7 +61,7 @@ class Sample:
         return np.array([self.by_role(attribute, (name,)).mean() for name in names])
 
     def figure(self, name: str, share: float, at_least: float | None = None, at_most: float | None = None) -> Figure:
-        """A share of all pictures, with its Wilson interval."""
+        """A share of all images, with its Wilson interval."""
         low, high = wilson(share * len(self), len(self))
         return Figure(name, float(share), at_least, at_most, (float(low), float(high)))
 
@@ -72,11 +72,11 @@ class Bench:
     Args:
         base: folder of the base model; None for the subject's own.
         work: folder for sets, probes, adapters and samples.
-        per_prompt: pictures of each concept.
+        per_prompt: images of each concept.
         steps: training steps; None for the command's own.
         threads: of torch.
         device: "auto", "cpu" or "cuda".
-        subject: what the base makes pictures of.
+        subject: what the base makes images of.
     """
 
     def __init__(
@@ -130,9 +130,9 @@ class Bench:
             fit_probe(*self.subject.labelled(attribute), attribute, seed, self.subject.probe_steps).save(made)
         return made
 
-    def pictures(self, name: str) -> tuple[np.ndarray, list[str]]:
-        """Pictures uint8 [N, H, W, 3] of a set and their roles."""
-        folder = picture_folder(name, self.work)
+    def images(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Images uint8 [N, H, W, 3] of a set and their roles."""
+        folder = image_folders(name, self.work)
         return folder.array(SIZE), [role or "" for role in folder.column("role")]
 
     def train(self, recipe: Recipe) -> Trained:
@@ -142,16 +142,16 @@ class Bench:
     def sample(
         self, recipe: Recipe | None = None, alpha: float = 0.0, say: tuple[str, str] = ("", ""), per_prompt: int = 0
     ) -> Sample:
-        """Sample every occupation and look at the pictures.
+        """Sample every occupation and look at the images.
 
         Without a style, α = 0 is the base itself (the case `exactness` shows it bit for bit), so that one sample
-        serves all adapters. Picture i of prompt p has the seed p · per_prompt + i, the same at every α.
+        serves all adapters. Image i of prompt p has the seed p · per_prompt + i, the same at every α.
 
         Args:
             recipe: of the adapter; None for the base.
             alpha: its strength.
             say: gender and skin tone to say in the prompts.
-            per_prompt: pictures of each occupation; 0 for the bench's own number.
+            per_prompt: images of each occupation; 0 for the bench's own number.
         """
         made = self.train(recipe) if recipe else None
         adapter = made.adapter if made and alpha else None
@@ -181,12 +181,12 @@ class Bench:
         make: Callable[[], np.ndarray],
         facts: dict[str, Any],
     ) -> Sample:
-        """What the probes see in pictures, which are made if they were not looked at before.
+        """What the probes see in images, which are made if they were not looked at before.
 
         Args:
-            depends: what the pictures depend on besides base and probes.
-            concepts: what is asked for, with as many pictures of each in turn.
-            make: gives the pictures, uint8 [N, H, W, 3].
+            depends: what the images depend on besides base and probes.
+            concepts: what is asked for, with as many images of each in turn.
+            make: gives the images, uint8 [N, H, W, 3].
             facts: what shall stand in the file besides.
         """
         probes = {name: self.probe(name) for name in self.subject.attributes}
@@ -241,7 +241,7 @@ class Bench:
         return True
 
     def speed(self, count: int = 128) -> float:
-        """Neutral pictures per second that the base makes now, text and decoding included."""
+        """Neutral images per second that the base makes now, text and decoding included."""
         base = load_model(self.base, device=self.device).base
         prompts = [caption(OCCUPATIONS[number % len(OCCUPATIONS)]) for number in range(count)]
         began = time.monotonic()
@@ -256,7 +256,7 @@ class Bench:
         probes: dict[str, Probe],
         facts: dict[str, Any],
     ) -> None:
-        """Keep what the probes see in pictures of the concepts, and a contact sheet."""
+        """Keep what the probes see in images of the concepts, and a contact sheet."""
         import torch
         from PIL import Image
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RANK, TOKENS = 8, 77
-# Picture size, and GB that one picture at a time may take.
+# Image size, and GB that one image at a time may take.
 SHAPES = {"sd1": ("SD 1.5, 512 px", 6.0), "sdxl": ("SDXL, 1024 px", 12.0)}
 
 
@@ -49,15 +49,13 @@ class LiveMemory(TorchDispatchMode):
 
 
 def estimated_memory() -> list[Figure]:
-    """What it takes to learn from one picture with checkpointing.
+    """What it takes to learn from one image with checkpointing.
 
     That is the models in bfloat16 (the VAE in float32), the LoRA and its moments in float32, activations and gradients.
     Attention is counted as if its whole matrix were made, which a GPU does not do.
     """
     return [
-        Figure(
-            f"{name}: one picture, checkpointing, estimated from shapes", _gigabytes(family), at_most=most, unit="GB"
-        )
+        Figure(f"{name}: one image, checkpointing, estimated from shapes", _gigabytes(family), at_most=most, unit="GB")
         for family, (name, most) in SHAPES.items()
     ]
 

@@ -10,13 +10,13 @@ from ..tests.comfy.listener import Listener
 from ..tests.comfy.server import Server, find_host
 from .result import Figure
 
-PICTURES, SIZE = 200, 512
+IMAGES, SIZE = 200, 512
 COUNT, STEPS, WAIT = 64, 100, 3.0
 TRAININGS = 5
 
 
 def node_costs() -> list[Figure]:
-    """A report on pictures that are there, the first and a later one; how soon sweep and training end on cancel.
+    """A report on images that are there, the first and a later one; how soon sweep and training end on cancel.
 
     Raises:
         DDMError: there is no ComfyUI here.
@@ -29,23 +29,23 @@ def node_costs() -> list[Figure]:
         first, later = _report_seconds(server)
         cancelled = _cancel_seconds(server)
         stopped = max(_stop_seconds(server, f"run {number}") for number in range(TRAININGS))
-    pictures = f"{PICTURES} pictures of {SIZE} pixels"
+    images = f"{IMAGES} images of {SIZE} pixels"
     return [
-        Figure(f"the first report on {pictures}", first, at_most=5.0, unit="s"),
-        Figure(f"a later report on {pictures}", later, at_most=5.0, unit="s"),
+        Figure(f"the first report on {images}", first, at_most=5.0, unit="s"),
+        Figure(f"a later report on {images}", later, at_most=5.0, unit="s"),
         Figure("from cancel to the end of a sweep", cancelled, at_most=1.0, unit="s"),
         Figure(f"from cancel to the end of a training, the longest of {TRAININGS}", stopped, at_most=1.0, unit="s"),
     ]
 
 
 def _report_seconds(server: Server) -> list[float]:
-    graph = graphs.load() | graphs.probe() | graphs.sample(batch=PICTURES, steps=4)
-    del graph["latent"], graph["picture"]
+    graph = graphs.load() | graphs.probe() | graphs.sample(batch=IMAGES, steps=4)
+    del graph["latent"], graph["image"]
     scaled = {"image": ["decoder", 0], "upscale_method": "bicubic", "width": SIZE, "height": SIZE, "crop": "disabled"}
     graph["large"] = {"class_type": "ImageScale", "inputs": scaled}
     graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["large", 0]}}
     server.run(graph, 600)
-    # The pictures come from the host's cache now.
+    # The images come from the host's cache now.
     return [
         _seconds(server, graph | graphs.report("report", ("large", 0), prompt=prompt, collection=prompt))
         for prompt in ("a firefighter", "a doctor")

@@ -1,4 +1,4 @@
-"""Adapters that the cases measure: which pictures, groups and target; each trained once, by a process of its own."""
+"""Adapters that the cases measure: which images, groups and target; each trained once, by a process of its own."""
 
 import json
 import multiprocessing
@@ -29,13 +29,13 @@ class Recipe:
     """A training, as `ddm train` does it.
 
     Attributes:
-        pictures: a key of `IMBALANCES` or `PAIRS`, or `SKEWED`.
+        images: a key of `IMBALANCES` or `PAIRS`, or `SKEWED`.
         groups, target: as on the command line.
         style: learn the style too, so that α = 0 is base and style, with the set's own shares.
         ordinary: teach the style only, on the plain draw: an ordinary LoRA, to compare with.
     """
 
-    pictures: str
+    images: str
     groups: str
     target: str = "uniform"
     style: bool = False
@@ -44,7 +44,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """A name for its files."""
-        parts = [self.pictures, *self.groups.replace("|", "-").split(":")]
+        parts = [self.images, *self.groups.replace("|", "-").split(":")]
         parts += [] if self.target == "uniform" else [self.target.replace("=", "").replace(",", "-")]
         parts += ["style"] if self.style else []
         return "-".join(parts + (["ordinary"] if self.ordinary else []))
@@ -64,7 +64,7 @@ class Trained:
     facts: Mapping[str, Any]
 
 
-def picture_folder(name: str, work: Path) -> ImageFolder:
+def image_folders(name: str, work: Path) -> ImageFolder:
     """Draw a set, if it is not there, and read it."""
     folder = work / "sets" / name
     if not (folder / "metadata.jsonl").exists():
@@ -78,10 +78,10 @@ def picture_folder(name: str, work: Path) -> ImageFolder:
 
 
 def draw_skewed(out: Path, count: int = 864) -> Path:
-    """Copy pictures with the shares that the base was trained on: men 80%, light tones more often than dark ones.
+    """Copy images with the shares that the base was trained on: men 80%, light tones more often than dark ones.
 
     The draw is with replacement and systematic (one random start, equal steps over the sorted set), so that every role
-    has its shares as exactly as whole pictures allow. Without a style α = 0 is the base itself, so the set's shares
+    has its shares as exactly as whole images allow. Without a style α = 0 is the base itself, so the set's shares
     must be the base's.
     """
     people = read_folder(PEOPLE)
@@ -138,14 +138,14 @@ def _train(
     import torch
 
     from ..training.base import load_base
-    from ..training.picture_set import folder_set
-    from ..training.progress import picture_progress, steps_progress
+    from ..training.image_set import folder_set
+    from ..training.progress import image_progress, steps_progress
     from ..training.run import Run
     from ..training.settings import Settings
 
     torch.set_num_threads(threads)
     recipe = Recipe(**given)
-    pictures = picture_folder(recipe.pictures, work)
+    images = image_folders(recipe.images, work)
     changed = {"steps": steps} if steps else {}
     changed |= {"style_share": 1.0} if recipe.ordinary else {}
     out = folder / f"{recipe.name}.safetensors"
@@ -155,9 +155,9 @@ def _train(
     shutil.rmtree(cache, ignore_errors=True)
     began = time.monotonic()
     model = load_base(base, device)
-    encoded = folder_set(model, pictures, cache=cache)
+    encoded = folder_set(model, images, cache=cache)
     grouped = time.monotonic()
-    with picture_progress(f"{recipe.name}: groups") as report:
+    with image_progress(f"{recipe.name}: groups") as report:
         run = Run(
             model,
             encoded,

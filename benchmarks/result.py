@@ -13,7 +13,7 @@ from typing import Any
 
 from ..debias.storage import write_text
 
-DIGITS = {"": 3, "s": 0, "MiB": 1, "GB": 2, "pictures/s": 2, "×": 2}
+DIGITS = {"": 3, "s": 0, "MiB": 1, "GB": 2, "images/s": 2, "×": 2}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Figure:
         name: what was measured.
         value: the number; a yes or no for what is exact or is not.
         at_least, at_most: the target; None where there is none on that side.
-        interval: 95% interval, where the number is a share of sampled pictures.
+        interval: 95% interval, where the number is a share of sampled images.
         unit: a key of `DIGITS`; "" for shares and distances.
     """
 
@@ -192,7 +192,7 @@ def write_markdown(results: Sequence[Result], folder: Path, missing: Mapping[str
         "# What was measured",
         "",
         "Written by `python benchmarks/claims.py --table` from the JSON files beside it; they hold the settings too.",
-        f"{sum(judged)} of {len(judged)} targets are met. Shares are of pictures that the base or an adapter made, as",
+        f"{sum(judged)} of {len(judged)} targets are met. Shares are of images that the base or an adapter made, as",
         "a probe sees them, with Wilson 95% intervals.",
         "",
         "| case | figure | value | target | | command | machine |",
@@ -209,7 +209,7 @@ def write_markdown(results: Sequence[Result], folder: Path, missing: Mapping[str
     lines += ["", "Cases:", ""]
     lines += [
         f"- `{result.case}`: {result.title} ({result.seconds:,.0f} s, {result.finished} UTC, "
-        f"{result.settings['per_prompt']} pictures per prompt, bfloat16: {'yes' if result.settings['bf16'] else 'no'})"
+        f"{result.settings['per_prompt']} images per prompt, bfloat16: {'yes' if result.settings['bf16'] else 'no'})"
         for result in results
     ]
     if missing:

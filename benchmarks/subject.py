@@ -1,4 +1,4 @@
-"""What a base makes pictures of: people, or digits. Which probes look at them, and what those are fitted to."""
+"""What a base makes images of: people, or digits. Which probes look at them, and what those are fitted to."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """A kind of pictures.
+    """A kind of images.
 
     Attributes:
-        attributes: the probes that look at every picture.
-        judge: the one of them that tells whether a picture shows what was asked for; its features are compared too.
+        attributes: the probes that look at every image.
+        judge: the one of them that tells whether an image shows what was asked for; its features are compared too.
         base: (work folder, device) gives the base's folder, trained if need be.
-        labelled: gives pictures uint8 [N, 64, 64, 3] and the values of an attribute, to fit a probe to.
+        labelled: gives images uint8 [N, 64, 64, 3] and the values of an attribute, to fit a probe to.
         probe_steps: what a probe needs to tell them apart.
         shown_by: by concept, the judge's classes that show it; those of the concept's own name where there is none.
     """
@@ -35,7 +35,7 @@ class Subject:
     shown_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def recognised(self, seen: np.ndarray, concepts: Sequence[str]) -> float:
-        """Share of pictures, as many of each concept in turn, in which the judge sees (classes [N]) the concept."""
+        """Share of images, as many of each concept in turn, in which the judge sees (classes [N]) the concept."""
         rows = zip(seen.reshape(len(concepts), -1), concepts, strict=True)
         return float(np.mean([np.isin(row, self.shown_by.get(concept, (concept,))) for row, concept in rows]))
 

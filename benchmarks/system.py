@@ -16,8 +16,8 @@ GESTURES = (
     "bowing", "facepalming", "frowning", "gesturing no", "gesturing ok", "pouting", "raising hand", "shrugging",
     "tipping hand", "wearing turban",
 )  # fmt: skip
-# A pair of digits has one prompt. It is asked for ten times over, so that there are enough pictures, and what is given
-# by prompt is of as many pictures as it is for people.
+# A pair of digits has one prompt. It is asked for ten times over, so that there are enough images, and what is given
+# by prompt is of as many images as it is for people.
 AGAIN = 10
 # Columns that several pages compare.
 TOGETHER, PRICE = "FD, all prompts together", "KID to the base"
@@ -29,15 +29,15 @@ class Task:
 
     Attributes:
         title: in words.
-        pictures: the set that is learnt from; see `picture_folder`.
+        images: the set that is learnt from; see `image_folders`.
         words: by column (a probe's name too), the word that says each class.
         target: by column, the share of each class; equal ones where it is not named.
         families: by name, the concepts that are asked for.
-        subject: what the base makes pictures of.
+        subject: what the base makes images of.
     """
 
     title: str
-    pictures: str
+    images: str
     words: Mapping[str, Mapping[str, str]]
     target: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     families: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"occupations": OCCUPATIONS})
@@ -107,14 +107,14 @@ class System:
 
     Attributes:
         title: in words.
-        needs: what a person must give besides pictures and prompts.
-        command: what trains it, as `ddm` takes it. Filled in are {pictures}, {out} and, where one file serves all
+        needs: what a person must give besides images and prompts.
+        command: what trains it, as `ddm` takes it. Filled in are {images}, {out} and, where one file serves all
             attributes, {columns}, {words}, {targets}, {said} (the targets, over the words), {probes} (with their
             targets), {judge} (a probe of what is asked for) and {prompts}; else {column}, {word} and {probe} of each.
             Empty: there is nothing to train.
         uses: what its file is to the sampler: "adapter", "guide" or "invariant".
         mode: of distribution guidance.
-        singly: pictures are made one at a time, as hosts do in a queue.
+        singly: images are made one at a time, as hosts do in a queue.
         with_adapter: another row, whose adapter is used besides, at strength 1/2.
         alternate: say the words of the attributes in turn.
         joint: whether it can balance several attributes.
@@ -146,11 +146,11 @@ class System:
         return ""
 
 
-DDM = "train {pictures} --out {out} --groups "
+DDM = "train {images} --out {out} --groups "
 WORDS = DDM + "'words:{words}' --target '{said}'"
-PAPER = "train {pictures} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
+PAPER = "train {images} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
 ALIGN = "align {probes} {prompts} --out {out} --train "
-HEAD = "head {pictures} --out {out} --probe {probe}"
+HEAD = "head {images} --out {out} --probe {probe}"
 SYSTEMS = {
     "base": System("the base as it is"),
     "lora": System("an ordinary LoRA (the paper's objective at α 0)", command=PAPER + "0", joint=False, target=False),
@@ -171,16 +171,16 @@ SYSTEMS = {
     "alignment-tokens": System("alignment, soft tokens", "a probe", ALIGN + "tokens"),
     "guidance-queue": System("distribution guidance, queue", "a probe", HEAD, "guide", "queue"),
     "guidance-single": System(
-        "distribution guidance, queue of single pictures", "a probe", HEAD, "guide", "queue", singly=True
+        "distribution guidance, queue of single images", "a probe", HEAD, "guide", "queue", singly=True
     ),
     "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
     "guidance-words": System(
         "distribution guidance by words, queue",
         "words",
-        "head {pictures} --out {out} --groups 'words:{word}'",
+        "head {images} --out {out} --groups 'words:{word}'",
         "guide",
     ),
-    "invariant": System("invariant guidance", "nothing", "invariant {pictures} --out {out}", "invariant", target=False),
+    "invariant": System("invariant guidance", "nothing", "invariant {images} --out {out}", "invariant", target=False),
     "combined": System(
         "ddm, discovered, at α ½, and distribution guidance",
         "a probe",

@@ -29,17 +29,17 @@ from ..training.steering import Steering, load_steering
 from ..training.tiny_people import caption
 from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
-from .recipe import picture_folder
+from .recipe import image_folders
 from .result import Figure
 from .system import SYSTEMS, TASKS, System
 
-# Pictures of the next seed begin here: no two samples share a noise.
+# Images of the next seed begin here: no two samples share a noise.
 SEED_STEP = 100_000
-# Pictures of a round in which the sampling time is measured.
+# Images of a round in which the sampling time is measured.
 TIMED = 32
 # How far a cell may be from its share.
 CELL = 0.05
-# Pictures in a subset of the KID, as is usual where there are so many: of 50, chance would be as large as the figures.
+# Images in a subset of the KID, as is usual where there are so many: of 50, chance would be as large as the figures.
 KID_SUBSET = 1000
 # What is trained by a probe learns its mistakes, so it is taught by another than the one that measures.
 TEACHER = 1
@@ -57,12 +57,12 @@ class SystemBench:
     """One task with one base.
 
     Args:
-        bench: base, probes, work folder, pictures per prompt.
+        bench: base, probes, work folder, images per prompt.
         name: of the task, a key of `TASKS`.
         seeds: how many samples of each row.
         steps: training steps; None for the commands' own.
         rounds: how often the sampling time is measured; 0 for not at all.
-        cfgs: guidance scales at which FD is measured besides, over half as many pictures of one sample.
+        cfgs: guidance scales at which FD is measured besides, over half as many images of one sample.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SystemBench:
             Figure("pairwise bias, mean over prompts", float(pairwise_bias(shares).mean())),
             Figure("worst prompt, FD", float(fairness_distance(prompts, self.target).max())),
             Figure("KID to the base", quality.value if quality else float("nan")),
-            Figure("distance to the base's picture of the seed", float(paired_distance(features, plain).mean())),
+            Figure("distance to the base's image of the seed", float(paired_distance(features, plain).mean())),
             *self._shift(samples, base),
             Figure("recognised", float(np.mean([sample.recognised for sample in samples]))),
             Figure("explicit prompts obeyed", float(np.mean(obeyed))),
@@ -155,7 +155,7 @@ class SystemBench:
         return np.eye(size)[cells].reshape(len(self.task.concepts), -1, size).mean(1)
 
     def obeyed(self, name: str, word: str) -> float:
-        """Share of pictures that show what a prompt says explicitly, a third as many of each concept."""
+        """Share of images that show what a prompt says explicitly, a third as many of each concept."""
         count = max(1, self.bench.per_prompt // 3)
         sample = self.sample(name, 0, word, per_prompt=count)
         (shown,) = (
@@ -182,7 +182,7 @@ class SystemBench:
         return Trained(files, seconds)
 
     def sample(self, name: str, seed: int, word: str = "", cfg: float = CFG, per_prompt: int = 0) -> Sample:
-        """Sample every concept and look at the pictures; a seed has the same noises in every row.
+        """Sample every concept and look at the images; a seed has the same noises in every row.
 
         Args:
             word: to say in every prompt.
@@ -271,14 +271,14 @@ class SystemBench:
 
         What a run that was stopped has left is thrown away: the seconds are to be those of a whole training.
         """
-        picture_folder(self.task.pictures, self.bench.work)  # drawn, if it is not there
+        image_folders(self.task.images, self.bench.work)  # drawn, if it is not there
         task, lists = self.task, {name: "|".join(words.values()) for name, words in self.task.words.items()}
         taught = list(task.words) if "{probe" in system.command else []
         taught += [task.subject.judge] if "{judge}" in system.command else []
         probes = {name: shlex.quote(str(self.bench.probe_file(name, TEACHER))) for name in taught}
         families = [";".join(map(caption, dict.fromkeys(family))) for family in task.families.values()]
         filled = system.command.format(
-            pictures=shlex.quote(str(self.bench.work / "sets" / task.pictures)),
+            images=shlex.quote(str(self.bench.work / "sets" / task.images)),
             out=shlex.quote(str(out)),
             column=column,
             word=lists.get(column),

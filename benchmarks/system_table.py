@@ -23,7 +23,7 @@ HEADS = {
     "pairwise bias, mean over prompts": "bias",
     "worst prompt, FD": "worst",
     PRICE: "KID",
-    "distance to the base's picture of the seed": "moved",
+    "distance to the base's image of the seed": "moved",
     "largest shift of other attributes": "shift",
     "recognised": "seen",
     "explicit prompts obeyed": "obeyed",
@@ -33,14 +33,14 @@ HEADS = {
     "the indicator's entropy, deviation": "±",
 }
 NOTES = """
-FD is the distance of the shares to the target; at few pictures a fair model has some too. *FD* and *cell*, the
+FD is the distance of the shares to the target; at few images a fair model has some too. *FD* and *cell*, the
 largest error of a single class or combination of classes, are of all prompts together, *FD by prompt* and *bias*
 (mean difference of two classes) are means over prompts, *worst* is the prompt with the largest FD. The 95% intervals
 are what other prompts of this kind would give. A cell error of {cell} or less is in *italics*, and **bold** where its
-whole interval is. *KID* is to the base's pictures, where digits are balanced mostly that of the balance itself;
-*moved*, the distance to the base's picture of the same seed; *shift*, the largest change of a share that was not asked
-for, such as that of a skin tone where gender is balanced; *seen*, the share of pictures in which the subject is
-recognised; *obeyed*, the share of pictures that show what an explicit prompt says, of the rare class; *training*, the
+whole interval is. *KID* is to the base's images, where digits are balanced mostly that of the balance itself;
+*moved*, the distance to the base's image of the same seed; *shift*, the largest change of a share that was not asked
+for, such as that of a skin tone where gender is balanced; *seen*, the share of images in which the subject is
+recognised; *obeyed*, the share of images that show what an explicit prompt says, of the rare class; *training*, the
 seconds that passed, beside other work; *time*, what sampling takes longer, as a share, with the adapter not merged.
 """
 
@@ -66,12 +66,12 @@ def write_table(results: Sequence[Result], title: str, folder: Path) -> Path:
         cells = [result.title, SYSTEMS[result.case].needs, *(found.get(column, "") for column in columns)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [NOTES.format(cell=results[0].figure(CELL).target.removeprefix("≤ "))]
-    lines += ["| system | pictures | command |", "|---|---:|---|"]
+    lines += ["| system | images | command |", "|---|---:|---|"]
     for one in results:
         given = one.settings
         times = "" if given["seeds"] == 1 else f" × {given['seeds']} seeds"
-        pictures = f"{given['per_prompt']} × {given['prompts']} prompts{times}"
-        lines.append(f"| {one.title} | {pictures} | `{one.command}` |")
+        images = f"{given['per_prompt']} × {given['prompts']} prompts{times}"
+        lines.append(f"| {one.title} | {images} | `{one.command}` |")
     lines += ["", "Machines: " + "; ".join(machines) + ".", ""]
     if len(results) > 1:
         _draw(results, folder / "systems.png")

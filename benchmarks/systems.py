@@ -25,7 +25,7 @@ def systems(
             help="gender, tone, gender-tone (jointly), gender-75-25, gender-25-75, families, digits-0-1 or digits-7-8."
         ),
     ] = "gender",
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 60,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="How many samples of each row.")] = 3,
     cfgs: Annotated[
         str, typer.Option(help="Guidance scales at which FD is measured besides, over half a sample: '1.5,6,9'.")

@@ -1,7 +1,7 @@
 """How fast the loop learns, beside two others on the same model: each in a process of its own, one after another.
 
-The pictures are random and in memory, so nothing is measured but the loops; ours has encoded them before it begins, as
-it does for every picture once. Full shapes have random weights: their speed is that of a trained model.
+The images are random and in memory, so nothing is measured but the loops; ours has encoded them before it begins, as
+it does for every image once. Full shapes have random weights: their speed is that of a trained model.
 
 Like all cases it is run by `claims.py`: `python benchmarks/claims.py train-speed`, and on a GPU
 `python benchmarks/claims.py train-speed-sd15 train-speed-sdxl --device cuda`.
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from ..training.base import Base
 
-PICTURES, TOKENS = 24, 77
+IMAGES, TOKENS = 24, 77
 # Steps that are not measured: ours compiles and records in them.
 WARM, RIVAL_WARM = 8, 2
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A loop that encodes picture and text at every step, one picture at a time, four to an optimizer step.
+    """A loop that encodes image and text at every step, one image at a time, four to an optimizer step.
 
     Attributes:
         rank, alpha: of its LoRA; the update is alpha / rank · up @ down.
@@ -45,7 +45,7 @@ class Rival:
         indicator: share of the cross-entropy of a classifier on the flattened ε̂ in the loss; None for no classifier.
         rate: of AdamW.
         half: whether base and VAE compute in half precision where the hardware does.
-        by_value: whether gradients are clipped by value after every picture, else by norm before a step.
+        by_value: whether gradients are clipped by value after every image, else by norm before a step.
     """
 
     rank: int
@@ -73,13 +73,13 @@ class Shape:
 
     Attributes:
         family: a random one of these shapes (see training/families); None for the embedded model.
-        batch: pictures in a step of our loop.
+        batch: images in a step of our loop.
         steps: measured, of our loop.
         rivals: whether the other loops are measured too.
         compiled: whether ours is measured with `--compile` too.
-        speed: target of our loop, in pictures/s.
+        speed: target of our loop, in images/s.
         times: target of our loop's speed over that of the paper's.
-        memory: target in GB of our loop with one picture at a time and checkpointing.
+        memory: target in GB of our loop with one image at a time and checkpointing.
     """
 
     family: str | None
@@ -106,7 +106,7 @@ SHAPES = {
 
 
 def training_speed(name: str, base: Path, device: str, threads: int) -> list[Figure]:
-    """Pictures that each loop learns from in a second, and the memory that it holds.
+    """Images that each loop learns from in a second, and the memory that it holds.
 
     Args:
         name: a key of `SHAPES`.
@@ -123,15 +123,15 @@ def training_speed(name: str, base: Path, device: str, threads: int) -> list[Fig
 
 
 def _figures(name: str, shape: Shape, found: Mapping[str, tuple[float, float]]) -> list[Figure]:
-    """Of one shape, whose loops were found to learn from so many pictures per second in so many MiB."""
+    """Of one shape, whose loops were found to learn from so many images per second in so many MiB."""
     figures, ours = [], COMPILED if shape.compiled else OURS
     for loop, (speed, memory) in found.items():
         if loop == SAVING:
             value = memory * 2**20 / 1e9
-            figures.append(Figure(f"{name}: one picture, checkpointing", value, at_most=shape.memory, unit="GB"))
+            figures.append(Figure(f"{name}: one image, checkpointing", value, at_most=shape.memory, unit="GB"))
             continue
         target = shape.speed if loop == ours else None
-        figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="pictures/s"))
+        figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="images/s"))
         figures.append(Figure(f"{name}: {loop}, peak memory", memory, unit="MiB"))
         if loop in RIVALS:
             target = shape.times if loop == next(iter(RIVALS)) else None
@@ -163,7 +163,7 @@ class _Alone:
         self.process.join()
 
     def measured(self) -> tuple[float, float]:
-        """Its pictures per second and peak MiB, measured now.
+        """Its images per second and peak MiB, measured now.
 
         Raises:
             DDMError: it ended with an error.
@@ -175,7 +175,7 @@ class _Alone:
         except EOFError as error:
             raise DDMError(f"The measurement of {self.loop} ended with an error; see above.") from error
         self.process.join()
-        print(f"{self.loop}: {speed:.1f} pictures/s, {memory:,.0f} MiB", file=sys.stderr)
+        print(f"{self.loop}: {speed:.1f} images/s, {memory:,.0f} MiB", file=sys.stderr)
         return speed, memory
 
 
@@ -270,16 +270,16 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     from ..training.text_cache import Texts
     from ..training.text_table import TextTable
 
-    groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (PICTURES // 6), "bench")
-    weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(PICTURES, dtype=int))
-    side = base.picture_size // base.vae_factor
-    moments = torch.randn(2, PICTURES, base.latent_channels, side, side)
+    groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (IMAGES // 6), "bench")
+    weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(IMAGES, dtype=int))
+    side = base.image_size // base.vae_factor
+    moments = torch.randn(2, IMAGES, base.latent_channels, side, side)
     width = base.unet.config.cross_attention_dim
     width = width if isinstance(width, int) else width[0]
     pooled = () if base.text_encoder_2 is None else (torch.randn(base.text_encoder_2.config.projection_dim),)
     texts = Texts(base.device, [(torch.randn(TOKENS, width), *pooled) for _ in range(3)])
-    said = np.full((PICTURES, 1), 2)
-    table = TextTable(texts, np.full((PICTURES, 1), 1), 0, said)
+    said = np.full((IMAGES, 1), 2)
+    table = TextTable(texts, np.full((IMAGES, 1), 1), 0, said)
     latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
     training = FairTraining(base, latents, table, weighting, Settings(batch=batch))
     if loop == SAVING:
@@ -297,7 +297,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
 
 
 def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
-    """An optimizer step of a rival: four pictures, each encoded, learnt from and waited for."""
+    """An optimizer step of a rival: four images, each encoded, learnt from and waited for."""
     import torch
     from peft import LoraConfig
 
@@ -305,10 +305,10 @@ def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
     half = torch.bfloat16 if rival.half and base.half_is_native else torch.float32
     for part in (base.unet, base.text_encoder, base.vae):
         part.to(half)
-    side = base.picture_size
-    pixels = torch.randint(0, 256, (PICTURES, 3, side, side), dtype=torch.uint8, generator=generator)
-    ids = torch.randint(0, base.text_encoder.config.vocab_size, (PICTURES, TOKENS), generator=generator)
-    labels = torch.randint(0, 2, (PICTURES,), generator=generator)
+    side = base.image_size
+    pixels = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, generator=generator)
+    ids = torch.randint(0, base.text_encoder.config.vocab_size, (IMAGES, TOKENS), generator=generator)
+    labels = torch.randint(0, 2, (IMAGES,), generator=generator)
     for model, layers in ((base.unet, rival.layers), (base.text_encoder, rival.text_layers)):
         if layers:
             model.add_adapter(LoraConfig(r=rival.rank, lora_alpha=rival.alpha, target_modules=list(layers)))
@@ -347,7 +347,7 @@ def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
         nonlocal count
         optimizer.zero_grad()
         for _ in range(4):
-            loss = learn(count % PICTURES)
+            loss = learn(count % IMAGES)
             (loss / 4).backward()
             if rival.by_value:
                 torch.nn.utils.clip_grad_value_(learning, 1.0)

@@ -78,7 +78,7 @@ def indicator(
 
 
 def density(subject: Subject, places: Sequence[str] = RARITY, timesteps: Sequence[int] = TIMESTEPS) -> Weighting:
-    """Rarity as estimated, without the indicator that learns it from the other pictures."""
+    """Rarity as estimated, without the indicator that learns it from the other images."""
     blocks = [principal_components(values, COMPONENTS) for values in subject.chosen(places, timesteps).values()]
     estimates = [log_rarity(block) for block in blocks]
     rarity = np.mean([(value - value.mean()) / max(value.std(), 1e-4) for value in estimates], axis=0)
@@ -106,7 +106,7 @@ def splits(subject: Subject) -> Weighting:
     """Find the strongest split, balance it, project it out, and again while one is significant.
 
     A split is an axis (a direction of k-means, or an independent component) along which two Gaussians are Ashman's
-    D ≥ 2 apart and explain the pictures better than one (BIC). Log-weights add; where they would leave fewer than the
+    D ≥ 2 apart and explain the images better than one (BIC). Log-weights add; where they would leave fewer than the
     ESS floor, they are scaled back to it, as the indicator's are.
     """
     values, log_weight = subject.joint(12), np.zeros(len(subject.concept))

@@ -39,7 +39,7 @@ class LoadedCard:
     def panel(self) -> dict[str, Any]:
         """What a panel shows of it, as plain values."""
         card, measured = self.card, (self.card.measured if self.card else None) or {}
-        # As good as a perfectly fair model could look with as many pictures; nothing is said of what was not measured.
+        # As good as a perfectly fair model could look with as many images; nothing is said of what was not measured.
         fair = any(
             one["alpha"] == card.recommended_alpha
             and None not in (one["fd"], one["floor_high"])
@@ -53,7 +53,7 @@ class LoadedCard:
             "title": self.name,
             "verdict": {"tone": tone, "text": told},
             "summary": self._described(),
-            "n": sum(point["pictures"] for point in measured.get("points", [])),
+            "n": sum(point["images"] for point in measured.get("points", [])),
             "attributes": [],
             "prompts": [],
             "files": {},

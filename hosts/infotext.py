@@ -1,4 +1,4 @@
-"""α as one asks for it in a web UI: over the course of sampling, and for each picture of a run."""
+"""α as one asks for it in a web UI: over the course of sampling, and for each image of a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from ..debias.core.error import DDMError
 
 # The model's timesteps: the first one of sampling is pure noise.
 TIMESTEPS = 1000
-# How a picture's infotext names the settings.
+# How an image's infotext names the settings.
 ALPHA, SHAPE, END, SWITCH, POINTS = "DDM alpha", "DDM schedule", "DDM alpha end", "DDM switch", "DDM points"
 SETTINGS = (ALPHA, SHAPE, END, SWITCH, POINTS)
 
@@ -19,7 +19,7 @@ class Dial:
     """The strengths of a run.
 
     Attributes:
-        schedules: one for all pictures, or several: picture i has the one of i modulo their number.
+        schedules: one for all images, or several: image i has the one of i modulo their number.
         settings: what each of them says in an infotext, by its name in `SETTINGS`.
     """
 
@@ -28,14 +28,14 @@ class Dial:
 
     @classmethod
     def of(cls, alphas: Sequence[float], shape: str, end: float, switch: float, points: str) -> "Dial":
-        """The dial that α (one, or one for each picture) and the settings of a schedule describe.
+        """The dial that α (one, or one for each image) and the settings of a schedule describe.
 
         Raises:
             DDMError: no α, one out of range, an unknown shape, points that cannot be read, or several α with points,
                 which say α themselves.
         """
         if shape == "custom" and len(alphas) > 1:
-            raise DDMError("The points of a custom schedule say α already: leave α per picture empty, or take a ramp.")
+            raise DDMError("The points of a custom schedule say α already: leave α per image empty, or take a ramp.")
         schedules, settings = [], []
         for alpha in alphas:
             schedules.append(make_schedule(shape, alpha, end, switch, points))
@@ -47,45 +47,45 @@ class Dial:
 
     @property
     def constant(self) -> float | None:
-        """α, if it is the same for all pictures all the time."""
+        """α, if it is the same for all images all the time."""
         values = {alpha for one in self.schedules for _, alpha in one.points}
         return values.pop() if len(values) == 1 else None
 
-    def label(self, picture: int) -> str:
-        """What a report calls the condition of a picture that has no single α; empty for one that has."""
-        said = self.settings[picture % len(self.settings)]
+    def label(self, image: int) -> str:
+        """What a report calls the condition of an image that has no single α; empty for one that has."""
+        said = self.settings[image % len(self.settings)]
         return (
             ", ".join(f"{name.removeprefix('DDM ')} {value}" for name, value in said.items()) if SHAPE in said else ""
         )
 
-    def alpha(self, picture: int) -> float:
-        """α of a picture at the start."""
-        return self.schedules[picture % len(self.schedules)].at(0.0)
+    def alpha(self, image: int) -> float:
+        """α of an image at the start."""
+        return self.schedules[image % len(self.schedules)].at(0.0)
 
-    def infotext(self, name: str, pictures: int) -> str | list[str | None] | None:
-        """What the infotexts of so many pictures say of a setting: the same for all, or one for each; None for none."""
-        values = [self.settings[i % len(self.settings)].get(name) for i in range(pictures)]
+    def infotext(self, name: str, images: int) -> str | list[str | None] | None:
+        """What the infotexts of so many images say of a setting: the same for all, or one for each; None for none."""
+        values = [self.settings[i % len(self.settings)].get(name) for i in range(images)]
         return values[0] if len(set(values)) == 1 else values
 
-    def strengths(self, timestep: float, rows: int, pictures: Sequence[int]) -> list[float]:
-        """α of each row of a call of the U-Net, which sees the pictures of a batch once or several times in a row.
+    def strengths(self, timestep: float, rows: int, images: Sequence[int]) -> list[float]:
+        """α of each row of a call of the U-Net, which sees the images of a batch once or several times in a row.
 
         Args:
-            timestep: of the call, TIMESTEPS − 1 for pure noise and 0 for the finished picture.
-            rows: of the call, a multiple of the pictures.
-            pictures: their numbers in the run.
+            timestep: of the call, TIMESTEPS − 1 for pure noise and 0 for the finished image.
+            rows: of the call, a multiple of the images.
+            images: their numbers in the run.
 
         Raises:
-            DDMError: the rows are no multiple of the pictures.
+            DDMError: the rows are no multiple of the images.
         """
-        copies, rest = divmod(rows, len(pictures))
+        copies, rest = divmod(rows, len(images))
         if rest:
             raise DDMError(
-                f"The model is asked for {rows} pictures at once in a batch of {len(pictures)}, so which of them has "
+                f"The model is asked for {rows} images at once in a batch of {len(images)}, so which of them has "
                 "which α cannot be told. Use one α for all of them."
             )
         position = min(max(1 - timestep / (TIMESTEPS - 1), 0.0), 1.0)
-        return [self.schedules[i % len(self.schedules)].at(position) for i in pictures] * copies
+        return [self.schedules[i % len(self.schedules)].at(position) for i in images] * copies
 
 
 def parse_alphas(text: str) -> list[float]:

@@ -107,7 +107,7 @@ class Trainer:
 
 
 def train_arguments(
-    pictures: Path,
+    images: Path,
     base: Path,
     out: Path,
     *,
@@ -129,11 +129,11 @@ def train_arguments(
     """The command line of a run. It goes on where one of the same name was stopped.
 
     Args:
-        pictures: the folder to learn from.
+        images: the folder to learn from.
         base: the model, as a folder or a checkpoint.
         out: the adapter file; a style goes beside it.
         checkpoint: where a stopped run is kept.
-        previews: a folder for pictures that are made while it trains.
+        previews: a folder for images that are made while it trains.
         device: the host's; another one than cpu, cuda or mps leaves the choice to the trainer.
         overwrite: replace an adapter of this name, and a stopped run with other settings.
         tokenizer: see `find_tokenizer`.
@@ -142,7 +142,7 @@ def train_arguments(
     The other arguments are as those of `ddm train`.
     """
     arguments = [
-        str(pictures),
+        str(images),
         f"--base={base}",
         f"--out={out}",
         f"--groups={groups.strip()}",

@@ -16,7 +16,7 @@ WITHOUT_TEXT = "The file also changes the text encoder; the prompts are encoded 
 
 
 class AlphaScheduleNode(io.ComfyNode):
-    """Attaches an adapter to both conditionings, with a strength that changes while the picture is made."""
+    """Attaches an adapter to both conditionings, with a strength that changes while the image is made."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,12 +38,12 @@ class AlphaScheduleNode(io.ComfyNode):
         return schema(
             node_id="DDMAlphaSchedule",
             display_name="DDM Alpha Schedule",
-            description="Uses a fair adapter with a strength α that changes while the picture is made. Who is in a "
-            "picture is decided early: an adapter that acts only then leaves the details to the model. Use it in place "
+            description="Uses a fair adapter with a strength α that changes while the image is made. Who is in an "
+            "image is decided early: an adapter that acts only then leaves the details to the model. Use it in place "
             "of DDM Load Adapter, not after it.",
             search_aliases=["lora schedule", "hook", "keyframe", "alpha", "fair", "debias"],
             inputs=[
-                io.Conditioning.Input("positive", tooltip="What the picture shall show."),
+                io.Conditioning.Input("positive", tooltip="What the image shall show."),
                 io.Conditioning.Input("negative", tooltip="What it shall not; it gets the same strength."),
                 io.Combo.Input("adapter", options=names(ADAPTERS), tooltip="An adapter file from models/loras."),
                 io.Combo.Input(
@@ -63,7 +63,7 @@ class AlphaScheduleNode(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     display_mode=io.NumberDisplay.slider,
-                    tooltip="early: where α changes. 0 is pure noise, 1 the finished picture.",
+                    tooltip="early: where α changes. 0 is pure noise, 1 the finished image.",
                 ),
                 io.String.Input(
                     "points",

@@ -23,7 +23,7 @@ WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
 
 
 class AlphaSweep(io.ComfyNode):
-    """Generates at every α with the same seeds, looks at the pictures, and recommends an α."""
+    """Generates at every α with the same seeds, looks at the images, and recommends an α."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,13 +31,13 @@ class AlphaSweep(io.ComfyNode):
         return schema(
             node_id="DDMAlphaSweep",
             display_name="DDM Alpha Sweep",
-            description="Makes pictures of the same seeds at several strengths α of a fair adapter, measures who is in "
+            description="Makes images of the same seeds at several strengths α of a fair adapter, measures who is in "
             "them, and recommends the smallest α that is as near to the target as can be told.",
             search_aliases=["xy plot", "strength", "recommend", "pareto", "lora sweep"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model as it is, without the adapter."),
-                io.Vae.Input("vae", tooltip="Turns latents into pictures."),
+                io.Vae.Input("vae", tooltip="Turns latents into images."),
                 io.Combo.Input(
                     "adapter", options=files.names(files.ADAPTERS), tooltip="The fair adapter: a LoRA in models/loras."
                 ),
@@ -55,7 +55,7 @@ class AlphaSweep(io.ComfyNode):
                     default=8,
                     min=1,
                     max=4096,
-                    tooltip="Pictures for each prompt and α. A verdict needs 60 of each prompt.",
+                    tooltip="Images for each prompt and α. A verdict needs 60 of each prompt.",
                 ),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
@@ -183,9 +183,9 @@ class AlphaSweep(io.ComfyNode):
                 kept = shown[alpha].setdefault(name, [])
                 made = generator.generate(patched[0], *encoded[moved][name], batches[name], step)
                 for own, pixels in zip(batches[name], made, strict=True):
-                    pictures = _look(seen, probes, pixels, name, alpha, own)
-                    kept += [fit(one, TILE) for one in pictures[: max(0, ROWS * COLUMNS - len(kept))]]
-                    progress(min(done, total), total, pictures[-1])
+                    images = _look(seen, probes, pixels, name, alpha, own)
+                    kept += [fit(one, TILE) for one in images[: max(0, ROWS * COLUMNS - len(kept))]]
+                    progress(min(done, total), total, images[-1])
         study = Study.of(seen.records(), f"Sweep of {adapter}")
         return _output(study, shown, cfg, warning)
 
@@ -242,26 +242,26 @@ def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: flo
     from ..debias.core.image import from_pixels
     from ..debias.evaluation.accumulator import Origin
 
-    pictures = [from_pixels(one) for one in pixels.cpu().numpy()]
-    seen.add(probes, pictures, [Origin(prompt, alpha, seed) for seed in seeds])
-    return pictures
+    images = [from_pixels(one) for one in pixels.cpu().numpy()]
+    seen.add(probes, images, [Origin(prompt, alpha, seed) for seed in seeds])
+    return images
 
 
 def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
     from ..training.evaluation.alpha_sweep import recommended_alpha
-    from .report_files import chart_image, new_place, picture_image, words
+    from .report_files import chart_image, image_image, new_place, words
 
     report = study.report
     best = recommended_alpha(report, cfg)
     panel = report_panel(report, "sweep", new_place("sweep").save(report))
-    few = "" if panel["verdict"]["tone"] != "unknown" else " as far as these pictures can tell"
+    few = "" if panel["verdict"]["tone"] != "unknown" else " as far as these images can tell"
     text = "\n".join(filter(None, (f"Recommended α: {best:g}{few}.", words(report), warning)))
     panel |= {"points": sweep_points(report), "recommended_alpha": best}
     panel["remarks"] += [warning] if warning else []
     chart = chart_image(sweep_overview(report, best))
-    return io.NodeOutput(picture_image(_grid(study, shown)), chart, study, best, text, ui={"ddm_panel": [panel]})
+    return io.NodeOutput(image_image(_grid(study, shown)), chart, study, best, text, ui={"ddm_panel": [panel]})
 
 
 def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
@@ -277,7 +277,7 @@ def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Imag
         setting = study.report.conditions[overall.condition]
         made = [shown[setting.alpha][prompt] for prompt in prompts]
         rows = [
-            [picture for own in made for picture in own[start : start + room]]
+            [image for own in made for image in own[start : start + room]]
             for start in range(0, min(ROWS, len(made[0]) // room) * room, room)
         ]
         shares = ", ".join(

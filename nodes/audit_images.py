@@ -1,15 +1,15 @@
-"""DDM Audit Images: what is in a folder of pictures, and what balance would cost, before any training."""
+"""DDM Audit Images: what is in a folder of images, and what balance would cost, before any training."""
 
 import comfy.model_management
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from . import files, picture_folder, training_set
+from . import files, image_folders, training_set
 from .types import schema
 
 
 class AuditImages(io.ComfyNode):
-    """Audits a folder of pictures with a base model."""
+    """Audits a folder of images with a base model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,7 +17,7 @@ class AuditImages(io.ComfyNode):
         return schema(
             node_id="DDMAuditImages",
             display_name="DDM Audit Images",
-            description="Says what is common in a folder of pictures and what is rare, and what balancing it would "
+            description="Says what is common in a folder of images and what is rare, and what balancing it would "
             "cost, before you train on it.",
             search_aliases=["dataset", "bias", "balance", "training images"],
             is_output_node=True,
@@ -50,11 +50,11 @@ class AuditImages(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
         """Audit again when a file in the folder changes."""
-        return picture_folder.stamp(folder)
+        return image_folders.stamp(folder)
 
     @classmethod
     def execute(cls, folder: str, weights: str, groups: str, target: str, caption: str, seed: int) -> io.NodeOutput:
-        """Read the folder, group its pictures, and write the audit."""
+        """Read the folder, group its images, and write the audit."""
         from ..debias.rendering.audit_html import overview
         from ..debias.rendering.panel import audit_panel
         from ..training.data.audit_folder import audit_folder
@@ -62,14 +62,14 @@ class AuditImages(io.ComfyNode):
         from .progress import Progress
         from .report_files import chart_image, new_place
 
-        path, base = picture_folder.resolve(folder), files.resolve_weights(weights)
+        path, base = image_folders.resolve(folder), files.resolve_weights(weights)
         device = comfy.model_management.get_torch_device()
         if device.type == "cuda":
             comfy.model_management.unload_all_models()
         progress = Progress(1)
-        pictures = read_folder(path, caption.strip() or None, progress)
+        images = read_folder(path, caption.strip() or None, progress)
         audit = audit_folder(
-            pictures,
+            images,
             base,
             *training_set.wanted(groups, target),
             title=f"What is in {folder}",

@@ -19,13 +19,13 @@ class CompareReports(io.ComfyNode):
         return schema(
             node_id="DDMCompareReports",
             display_name="DDM Compare Reports",
-            description="Says what changed between two reports on the same prompts. Pictures of one seed are compared "
+            description="Says what changed between two reports on the same prompts. Images of one seed are compared "
             "as pairs, which tells small changes from chance.",
             search_aliases=["before after", "difference", "bias"],
             is_output_node=True,
             inputs=[
-                Report.Input("before", tooltip="The report to compare with, for instance of pictures at α = 0."),
-                Report.Input("after", tooltip="The report on the pictures that should be fairer."),
+                Report.Input("before", tooltip="The report to compare with, for instance of images at α = 0."),
+                Report.Input("after", tooltip="The report on the images that should be fairer."),
             ],
             outputs=[
                 io.Image.Output(display_name="chart"),

@@ -1,4 +1,4 @@
-"""DDM Distribution Guidance: balance while pictures are made, without an adapter, even one at a time."""
+"""DDM Distribution Guidance: balance while images are made, without an adapter, even one at a time."""
 
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ GUIDED = "ddm_guided"
 
 
 class DistributionGuidance(io.ComfyNode):
-    """Patches a model, so that its pictures come out balanced over the queue."""
+    """Patches a model, so that its images come out balanced over the queue."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,9 +37,9 @@ class DistributionGuidance(io.ComfyNode):
         return schema(
             node_id="DDMDistributionGuidance",
             display_name="DDM Distribution Guidance",
-            description="Balances pictures while they are made, without an adapter and without training the model: a "
-            "small head reads in the middle of the U-Net who is going to be in the picture, and pushes. In mode queue "
-            "it counts, so that single pictures come out balanced too. For a second attribute, use a second node.",
+            description="Balances images while they are made, without an adapter and without training the model: a "
+            "small head reads in the middle of the U-Net who is going to be in the image, and pushes. In mode queue "
+            "it counts, so that single images come out balanced too. For a second attribute, use a second node.",
             search_aliases=["fair", "debias", "guidance", "h-space", "balance", "diversity", "bias"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the head was made for."),
@@ -57,14 +57,14 @@ class DistributionGuidance(io.ComfyNode):
                     round=0.001,
                     display_mode=io.NumberDisplay.slider,
                     tooltip="How far to push. 0: the model as it is. 8 is usual, whatever the steps and the batch. "
-                    "Too much hurts the picture.",
+                    "Too much hurts the image.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=["queue", "batch"],
                     default="queue",
-                    tooltip="queue: every picture is given the class that is missing most, at any batch size. batch: "
-                    "pictures that are made together are pushed together; needs a batch of eight or more.",
+                    tooltip="queue: every image is given the class that is missing most, at any batch size. batch: "
+                    "images that are made together are pushed together; needs a batch of eight or more.",
                 ),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
@@ -88,7 +88,7 @@ class DistributionGuidance(io.ComfyNode):
                     optional=True,
                     force_input=True,
                     tooltip="The text that is encoded. Where it says itself who is meant ('a woman doctor'), the "
-                    "picture is left alone and does not count. Without it every picture is guided.",
+                    "image is left alone and does not count. Without it every image is guided.",
                 ),
                 io.String.Input(
                     "words",
@@ -138,7 +138,7 @@ class DistributionGuidance(io.ComfyNode):
         guidance.tally = TALLIES.get((opened.digest, str(asked), counts.strip()), guidance.target.shares)
         told = [] if model.attachments.get(BASE_HASH) == opened.base_hash else [OTHER_BASE]
         if said := guidance.said(prompt):
-            told.append(f"The prompt says “{said}” itself: the picture is left as it is.")
+            told.append(f"The prompt says “{said}” itself: the image is left as it is.")
         return io.NodeOutput(patched(model, guidance, keep_counts, prompt), ui={"text": told})
 
 

@@ -1,4 +1,4 @@
-"""DDM Fairness Report: who is in the pictures of a graph, gathered over queued runs, and how sure one can be."""
+"""DDM Fairness Report: who is in the images of a graph, gathered over queued runs, and how sure one can be."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..debias.evaluation.accumulator import Origin
 
-# Pictures that are looked at together: a list of large ones would be in memory a second time otherwise.
+# Images that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
 
 
@@ -24,7 +24,7 @@ _gatherings = Gatherings()
 
 
 class FairnessReport(io.ComfyNode):
-    """Looks at pictures with a probe and says who is in them, with what is known from the runs before."""
+    """Looks at images with a probe and says who is in them, with what is known from the runs before."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,19 +32,19 @@ class FairnessReport(io.ComfyNode):
         return schema(
             node_id="DDMFairnessReport",
             display_name="DDM Fairness Report",
-            description="Says who is in the pictures, as a probe perceives them, and how sure one can be. Pictures of "
-            "queued runs add up, so a report can grow to the 60 pictures per prompt that a verdict needs.",
+            description="Says who is in the images, as a probe perceives them, and how sure one can be. Images of "
+            "queued runs add up, so a report can grow to the 60 images per prompt that a verdict needs.",
             search_aliases=["bias", "fairness", "measure", "statistics", "diversity"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="Pictures to look at: one, a batch, or a list."),
+                io.Image.Input("images", tooltip="Images to look at: one, a batch, or a list."),
                 Probe.Input("probe", tooltip="Who to look for, from DDM Load Probe or DDM Fit Probe."),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the pictures were asked to show. Shares are measured for each prompt, then averaged.",
+                    tooltip="What the images were asked to show. Shares are measured for each prompt, then averaged.",
                 ),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
@@ -55,7 +55,7 @@ class FairnessReport(io.ComfyNode):
                     min=-2.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="The adapter's strength that these pictures were made with. Pictures of several strengths "
+                    tooltip="The adapter's strength that these images were made with. Images of several strengths "
                     "in one collection are compared with each other.",
                 ),
                 io.Int.Input(
@@ -64,15 +64,15 @@ class FairnessReport(io.ComfyNode):
                     min=-1,
                     max=2**64 - 1,
                     control_after_generate=False,
-                    tooltip="The sampler's seed, so that pictures of one seed are compared as pairs. −1: not known.",
+                    tooltip="The sampler's seed, so that images of one seed are compared as pairs. −1: not known.",
                 ),
                 io.Boolean.Input(
                     "collect",
                     default=True,
                     label_on="add to earlier runs",
                     label_off="start again",
-                    tooltip="On: pictures of queued runs add up; the same picture counts once. Off: what was collected "
-                    "is forgotten, and only these pictures count.",
+                    tooltip="On: images of queued runs add up; the same image counts once. Off: what was collected "
+                    "is forgotten, and only these images count.",
                 ),
                 io.String.Input(
                     "collection", default="", tooltip="A name for the collection. A new name starts an empty one."
@@ -94,7 +94,7 @@ class FairnessReport(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, target: list[str] | str) -> bool | str:
-        """A sentence if the target is none, before any picture is made."""
+        """A sentence if the target is none, before any image is made."""
         return check_target(target if isinstance(target, str) else target[0])
 
     @classmethod
@@ -110,7 +110,7 @@ class FairnessReport(io.ComfyNode):
         collection: list[str],
         watch: list | None = None,
     ) -> io.NodeOutput:
-        """Add the pictures, measure everything that was collected, and write the report."""
+        """Add the images, measure everything that was collected, and write the report."""
         from ..debias.evaluation.compare import Study
         from ..debias.rendering.panel import report_panel
         from ..debias.rendering.report_html import overview
@@ -122,8 +122,8 @@ class FairnessReport(io.ComfyNode):
         kept = _gatherings.get((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
         done, total = 0, sum(len(batch) for batch in images)
         progress = Progress(total)
-        pictures = _pictures(images, prompt, alpha, seed)
-        while some := list(islice(pictures, AT_ONCE)):
+        shown = _images(images, prompt, alpha, seed)
+        while some := list(islice(shown, AT_ONCE)):
             kept.collection.add(probes, *zip(*some, strict=True))
             done += len(some)
             progress(done)
@@ -136,10 +136,10 @@ class FairnessReport(io.ComfyNode):
         return io.NodeOutput(chart_image(overview(report)), study, words(report), ui={"ddm_panel": [panel]})
 
 
-def _pictures(
+def _images(
     images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
 ) -> "Iterator[tuple[Image, Origin]]":
-    """Every picture of a list of batches, with where it comes from; of shorter lists the last is repeated."""
+    """Every image of a list of batches, with where it comes from; of shorter lists the last is repeated."""
     from ..debias.core.error import DDMError
     from ..debias.core.image import from_pixels
     from ..debias.evaluation.accumulator import Origin

@@ -1,14 +1,14 @@
-"""DDM Fit Probe: learns from labelled pictures who is in a picture, as perceived."""
+"""DDM Fit Probe: learns from labelled images who is in an image, as perceived."""
 
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from . import files, picture_folder
+from . import files, image_folders
 from .types import Probe, schema
 
 
 class FitProbe(io.ComfyNode):
-    """Fits a probe on a labelled folder, measures it on pictures kept from it, and saves it in models/ddm."""
+    """Fits a probe on a labelled folder, measures it on images kept from it, and saves it in models/ddm."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -16,14 +16,14 @@ class FitProbe(io.ComfyNode):
         return schema(
             node_id="DDMFitProbe",
             display_name="DDM Fit Probe",
-            description="Learns from labelled pictures who is in a picture, as perceived, and measures how often it is "
-            "right on pictures that it has not seen. The probe is saved in models/ddm.",
+            description="Learns from labelled images who is in an image, as perceived, and measures how often it is "
+            "right on images that it has not seen. The probe is saved in models/ddm.",
             search_aliases=["train classifier", "train probe", "labels"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=picture_folder.names(),
+                    options=image_folders.names(),
                     tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with a metadata.jsonl or "
                     "with one subfolder for each class.",
                 ),
@@ -46,7 +46,7 @@ class FitProbe(io.ComfyNode):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=False,
-                    tooltip="Of the pictures kept apart and of the training.",
+                    tooltip="Of the images kept apart and of the training.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
@@ -66,7 +66,7 @@ class FitProbe(io.ComfyNode):
         """A sentence if there is no such folder, or the name is none for a file."""
         try:
             if folder is not None:
-                picture_folder.resolve(folder)
+                image_folders.resolve(folder)
             if name is not None:
                 files.new_file(files.DDM, name)
         except DDMError as error:
@@ -76,7 +76,7 @@ class FitProbe(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
         """Fit again when a file in the folder changes."""
-        return picture_folder.stamp(folder)
+        return image_folders.stamp(folder)
 
     @classmethod
     def execute(
@@ -98,13 +98,13 @@ class FitProbe(io.ComfyNode):
         labels = labels.strip()
         extractor = None if clip_vision is None else ClipVision(clip_vision)
         progress = Progress(1)
-        pictures = read_folder(picture_folder.resolve(folder), progress=progress)
-        values = pictures.column(labels)
+        image_folder = read_folder(image_folders.resolve(folder), progress=progress)
+        values = image_folder.column(labels)
         images = []
-        for index, picture in pictures.pictures(NETWORK_SIDE if extractor is None else extractor.size):
+        for index, image in image_folder.images(NETWORK_SIDE if extractor is None else extractor.size):
             progress(index + 1, len(values))
             if values[index] is not None:
-                images.append(picture)
+                images.append(image)
         known = [value for value in values if value is not None]
         stack = np.stack(images)
         if extractor is not None:
@@ -114,10 +114,10 @@ class FitProbe(io.ComfyNode):
             with torch.inference_mode(False), torch.enable_grad():
                 made = fit_probe(stack, known, labels, seed, steps, progress=lambda step, of, loss: progress(step, of))
         made.save(target)
-        lines = [f"{labels}: {made.accuracy:.1%} right on {int(made.counts.sum())} pictures that it had not seen."]
+        lines = [f"{labels}: {made.accuracy:.1%} right on {int(made.counts.sum())} images that it had not seen."]
         lines += [f"{one}: {made.confusion[k, k]:.0%} right" for k, one in enumerate(made.names)]
         if len(known) < len(values):
-            lines.append(f"Left out, since they have no {labels}: {len(values) - len(known)} pictures.")
-        lines += pictures.remarks()
+            lines.append(f"Left out, since they have no {labels}: {len(values) - len(known)} images.")
+        lines += image_folder.remarks()
         text = "\n".join(lines)
         return io.NodeOutput(made, text, ui={"text": [text]})

@@ -1,4 +1,4 @@
-"""Pictures of a MODEL by the host's own samplers: one noise per seed, in batches that fit."""
+"""Images of a MODEL by the host's own samplers: one noise per seed, in batches that fit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import comfy.sample
 import latent_preview
 import torch
 
-# Latent cells (height × width, over the batch) that a CPU works on at a time, and the most pictures in a batch. More
+# Latent cells (height × width, over the batch) that a CPU works on at a time, and the most images in a batch. More
 # cells are no quicker on a CPU, and a cancel has to wait for a step.
 CPU_CELLS, LARGEST = 1024, 64
 
@@ -18,7 +18,7 @@ Step = Callable[[object], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample: as in KSampler, with the size of the pictures in pixels."""
+    """How to sample: as in KSampler, with the size of the images in pixels."""
 
     steps: int
     cfg: float
@@ -29,9 +29,9 @@ class Settings:
 
 
 class Generator:
-    """Makes pictures of one size by one sampler.
+    """Makes images of one size by one sampler.
 
-    A picture of a seed has the noise that KSampler gives a single picture of that seed, whatever its batch, so that it
+    An image of a seed has the noise that KSampler gives a single image of that seed, whatever its batch, so that it
     can be made again, and has the same noise at every strength of an adapter.
     """
 
@@ -46,11 +46,11 @@ class Generator:
     def generate(
         self, model: Any, positive: list, negative: list, batches: Sequence[Sequence[int]], step: Step
     ) -> Iterator[torch.Tensor]:
-        """Pictures [n, H, W, C] of every batch of seeds.
+        """Images [n, H, W, C] of every batch of seeds.
 
         Args:
             model: a MODEL, with the patches to sample with.
-            positive: conditioning of all pictures.
+            positive: conditioning of all images.
             negative: conditioning of the unconditional half.
             batches: from `batches`.
             step: called after each step with a preview, or None; what it raises stops the sampling.
@@ -77,9 +77,9 @@ class Generator:
                 seed=seeds[0],
             )
             comfy.model_management.throw_exception_if_processing_interrupted()
-            pictures = self.vae.decode(samples)
+            images = self.vae.decode(samples)
             # A VAE for video has a dimension of frames as well.
-            yield pictures.reshape(-1, *pictures.shape[-3:])[: len(seeds)]
+            yield images.reshape(-1, *images.shape[-3:])[: len(seeds)]
 
     def _latent(self, model: Any, count: int) -> torch.Tensor:
         factor = self.vae.spacial_compression_encode()

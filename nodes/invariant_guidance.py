@@ -28,7 +28,7 @@ class InvariantGuidance(io.ComfyNode):
             node_id="DDMInvariantGuidance",
             display_name="DDM Invariant Guidance",
             description="Adds a small module's correction to the model's answer at every step. The module was trained "
-            "without labels to serve all kinds of pictures alike; the model itself is not changed.",
+            "without labels to serve all kinds of images alike; the model itself is not changed.",
             search_aliases=["fair", "debias", "guidance", "invariant", "label-free"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the module was trained for."),

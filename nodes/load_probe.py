@@ -1,4 +1,4 @@
-"""DDM Load Probe: who is in a picture, as perceived, from a file."""
+"""DDM Load Probe: who is in an image, as perceived, from a file."""
 
 from comfy_api.latest import io
 
@@ -16,14 +16,14 @@ class LoadProbe(io.ComfyNode):
         return schema(
             node_id="DDMLoadProbe",
             display_name="DDM Load Probe",
-            description="Opens a probe: it says who is in a picture, as perceived, and how often it is right.",
+            description="Opens a probe: it says who is in an image, as perceived, and how often it is right.",
             search_aliases=["classifier", "gender", "bias", "fairness probe"],
             inputs=[
                 io.Combo.Input(
                     "probe",
                     options=files.names(files.DDM, "probe"),
                     tooltip="A probe in models/ddm, or one that comes with ComfyUI-DDM (those are for the small "
-                    "model's pictures). Make your own with DDM Fit Probe.",
+                    "model's images). Make your own with DDM Fit Probe.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",

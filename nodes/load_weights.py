@@ -27,14 +27,14 @@ class LoadWeights(io.ComfyNode):
                 io.Combo.Input(
                     "weights",
                     options=weights_names(),
-                    tooltip="The small model that comes with ComfyUI-DDM makes pictures of 64×64 pixels, on any "
+                    tooltip="The small model that comes with ComfyUI-DDM makes images of 64×64 pixels, on any "
                     "machine. The others are what lies in models/diffusers and models/checkpoints.",
                 )
             ],
             outputs=[
                 io.Model.Output(tooltip="The diffusion model; it remembers which base it is."),
                 io.Clip.Output(tooltip="The text encoder."),
-                io.Vae.Output(tooltip="Turns latents into pictures and back."),
+                io.Vae.Output(tooltip="Turns latents into images and back."),
             ],
         )
 

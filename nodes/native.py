@@ -226,7 +226,7 @@ def _build_model(folder: Path, sd: Tensors) -> comfy.model_patcher.ModelPatcher:
     if kind is None or scheduler.get("beta_schedule") != "scaled_linear":
         raise DDMError(
             f"The noise schedule in {folder / 'scheduler'} is not one of Stable Diffusion's (scaled_linear; epsilon or "
-            "v_prediction), so ComfyUI would make wrong pictures of it. Use another model."
+            "v_prediction), so ComfyUI would make wrong images of it. Use another model."
         )
     latents = comfy.latent_formats.SD15(scale_factor=vae["scaling_factor"])
     latents.latent_rgb_factors = None  # those of SD 1.5 would give previews in wrong colours

@@ -21,7 +21,7 @@ class Progress:
         self.bar = comfy.utils.ProgressBar(max(1, total))
 
     def __call__(self, done: int, total: int | None = None, preview: "Image | tuple | None" = None) -> None:
-        """Show that `done` of `total` steps are done, with a picture if there is one.
+        """Show that `done` of `total` steps are done, with an image if there is one.
 
         Raises:
             InterruptProcessingException: the user cancelled.

@@ -35,7 +35,7 @@ class Place:
         from ..debias.rendering.report_html import render_report
 
         page = render_audit(report) if isinstance(report, Audit) else render_report(report)
-        contents = {"html": page, "json": report.to_json(pictures=False)}
+        contents = {"html": page, "json": report.to_json(images=False)}
         for kind, text in contents.items():
             write_text(self.folder / f"{self.stem}.{kind}", text)
         return {
@@ -58,15 +58,15 @@ def chart_image(figure: "Figure") -> "torch.Tensor":
 
     from ..debias.rendering.charts import to_png
 
-    return picture_image(Image.open(io.BytesIO(to_png(figure, DPI))))
+    return image_image(Image.open(io.BytesIO(to_png(figure, DPI))))
 
 
-def picture_image(picture: "Image") -> "torch.Tensor":
-    """A picture as an IMAGE [1, H, W, 3]."""
+def image_image(image: "Image") -> "torch.Tensor":
+    """An image as an IMAGE [1, H, W, 3]."""
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)[None]
 
 
 def words(report: "FairnessReport") -> str:

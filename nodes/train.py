@@ -1,4 +1,4 @@
-"""DDM Train: a fair adapter from a folder of pictures, trained in a process of its own."""
+"""DDM Train: a fair adapter from a folder of images, trained in a process of its own."""
 
 import time
 import uuid
@@ -14,7 +14,7 @@ from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
 from ..hosts.adapter_card import LoadedCard
-from . import files, picture_folder, train_options, training_set
+from . import files, image_folders, train_options, training_set
 from .types import Card, schema
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PAUSE = 0.25
 
 
 class Train(io.ComfyNode):
-    """Runs the trainer on a folder of pictures."""
+    """Runs the trainer on a folder of images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,7 +36,7 @@ class Train(io.ComfyNode):
         return schema(
             node_id="DDMTrain",
             display_name="DDM Train",
-            description="Trains a fair adapter on a folder of pictures, without labelling anyone, and puts it among "
+            description="Trains a fair adapter on a folder of images, without labelling anyone, and puts it among "
             "your LoRAs. Cancel keeps what was trained: queue again with the same inputs to go on.",
             search_aliases=["train lora", "debias", "fair", "fine-tune"],
             is_output_node=True,
@@ -48,7 +48,7 @@ class Train(io.ComfyNode):
                 io.Boolean.Input(
                     "style",
                     default=False,
-                    tooltip="Also learn the pictures' style or subject, as a second LoRA: its name ends in _style.",
+                    tooltip="Also learn the images' style or subject, as a second LoRA: its name ends in _style.",
                 ),
                 io.Int.Input(
                     "steps", default=300, min=1, max=100_000, tooltip="Steps of the training. More take longer."
@@ -59,7 +59,7 @@ class Train(io.ComfyNode):
                     default=160,
                     min=0,
                     max=2000,
-                    tooltip="Pictures to make at each of three strengths after training, so that α = 1 is what it "
+                    tooltip="Images to make at each of three strengths after training, so that α = 1 is what it "
                     "should be. 0: none, which is faster and less exact.",
                 ),
                 io.Int.Input(
@@ -119,7 +119,7 @@ class Train(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
         """Train again when a file in a folder changes, or a probe."""
-        return picture_folder.stamp(folder) + train_options.stamp(**rest)
+        return image_folders.stamp(folder) + train_options.stamp(**rest)
 
     @classmethod
     def execute(
@@ -143,14 +143,14 @@ class Train(io.ComfyNode):
         from ..hosts.trainer_process import train_arguments
         from ..training.models.tokenizer import find_tokenizer
 
-        pictures, base = picture_folder.resolve(folder), files.resolve_weights(weights)
+        images, base = image_folders.resolve(folder), files.resolve_weights(weights)
         source, goal = training_set.wanted(groups, target)
         out = files.new_file(files.ADAPTERS, name)
         checkpoint = Path(folder_paths.get_output_directory()) / "ddm" / f"{out.stem}.checkpoint.safetensors"
         shown = f"ddm/train_{uuid.uuid4().hex[:8]}"
         device = comfy.model_management.get_torch_device()
         arguments = train_arguments(
-            pictures,
+            images,
             base,
             out,
             checkpoint=checkpoint,
@@ -243,12 +243,12 @@ def keep_preview(panel: "TrainPanel") -> "torch.Tensor":
     """Copy the last preview to the output folder, where the panel finds it from then on; returns it as an image."""
     from PIL import Image
 
-    from .report_files import new_place, picture_image
+    from .report_files import image_image, new_place
 
     place = new_place("train")
     kept = place.folder / f"{place.stem}.png"
     with Image.open(panel.preview) as preview:
         preview.save(kept)
-        image = picture_image(preview)
+        image = image_image(preview)
     panel.values["preview"]["file"] = {"filename": kept.name, "subfolder": place.subfolder, "type": "output"}
     return image

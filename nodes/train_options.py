@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from . import files, picture_folder
+from . import files, image_folders
 from .types import advanced
 
 # What `masks` offers, and the trainer's options for it.
@@ -42,14 +42,14 @@ def inputs() -> list[io.Input]:
             options=list(MASKS),
             default=FILES,
             optional=True,
-            tooltip="What is learnt most of all: what is white in the mask beside a picture "
+            tooltip="What is learnt most of all: what is white in the mask beside an image "
             "(face-masklabel.png for face.png), or what is opaque where there is no such file.",
         ),
         io.Boolean.Input(
             "buckets",
             default=True,
             optional=True,
-            tooltip="Keep about the shape of each picture; off: all are cropped to their centre square.",
+            tooltip="Keep about the shape of each image; off: all are cropped to their centre square.",
         ),
         io.Boolean.Input(
             "text_encoder",
@@ -64,7 +64,7 @@ def inputs() -> list[io.Input]:
             max=200,
             optional=True,
             tooltip="Correct each prompt by itself in the last steps, so that not only all together are in "
-            "balance: so many pictures of each caption are looked at, at three strengths; 16 are enough. Give "
+            "balance: so many images of each caption are looked at, at three strengths; 16 are enough. Give "
             "more steps then, 500 for instance. 0: no.",
         ),
         *advanced(
@@ -86,17 +86,17 @@ def inputs() -> list[io.Input]:
                 max=4096,
                 step=8,
                 optional=True,
-                tooltip="Side in pixels of the square whose area pictures are learnt at. Smaller needs less memory and "
+                tooltip="Side in pixels of the square whose area images are learnt at. Smaller needs less memory and "
                 "time; previews and what α is calibrated on have this size too. 0: the model's own.",
             ),
-            io.Int.Input("batch", default=32, min=1, max=1024, optional=True, tooltip="Pictures in a step."),
+            io.Int.Input("batch", default=32, min=1, max=1024, optional=True, tooltip="Images in a step."),
             io.Int.Input(
                 "pieces",
                 default=1,
                 min=1,
                 max=1024,
                 optional=True,
-                tooltip="Take the pictures of a step in so many parts, one after another: less memory, the same "
+                tooltip="Take the images of a step in so many parts, one after another: less memory, the same "
                 "result. When memory runs out, the trainer does so by itself.",
             ),
             io.Boolean.Input(
@@ -113,17 +113,17 @@ def inputs() -> list[io.Input]:
             ),
             io.Combo.Input(
                 "regularisation",
-                options=[NONE, *picture_folder.names()],
+                options=[NONE, *image_folders.names()],
                 default=NONE,
                 optional=True,
-                tooltip="Pictures that keep what the model knows already: as many of them as of your own are mixed in, "
+                tooltip="Images that keep what the model knows already: as many of them as of your own are mixed in, "
                 "without labels and without the trigger.",
             ),
             io.String.Input(
                 "self_prompts",
                 default="",
                 optional=True,
-                tooltip="Mix in the model's own pictures of these prompts, so that your subject does not spread to "
+                tooltip="Mix in the model's own images of these prompts, so that your subject does not spread to "
                 "everyone: 'a doctor;a pilot'.",
             ),
             io.Int.Input(
@@ -132,7 +132,7 @@ def inputs() -> list[io.Input]:
                 min=1,
                 max=1000,
                 optional=True,
-                tooltip="How many of the model's own pictures of each of self_prompts.",
+                tooltip="How many of the model's own images of each of self_prompts.",
             ),
             io.Combo.Input(
                 "probe",
@@ -155,7 +155,7 @@ def inputs() -> list[io.Input]:
                 min=1,
                 max=1000,
                 optional=True,
-                tooltip="Pictures that the probes measure at each α, for each of at most 20 captions. From 60 on, the "
+                tooltip="Images that the probes measure at each α, for each of at most 20 captions. From 60 on, the "
                 "recommended α is the measured one.",
             ),
         ),
@@ -169,7 +169,7 @@ def check(regularisation: str | None, *probes: str | None) -> None:
         DDMError: a folder or a file is not there, or a probe cannot be used without a CLIP model.
     """
     if regularisation not in (None, NONE):
-        picture_folder.resolve(regularisation)
+        image_folders.resolve(regularisation)
     for name in probes:
         if name not in (None, NONE):
             _check_probe(name)
@@ -189,7 +189,7 @@ def _check_probe(name: str) -> None:
 def stamp(regularisation: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: object) -> str:
     """Changes when one of the files behind these inputs does; for `fingerprint_inputs`."""
     probes = [files.stamp(files.resolve(files.DDM, name)) for name in (probe, second_probe) if name not in (None, NONE)]
-    return repr([picture_folder.stamp(regularisation), probes])
+    return repr([image_folders.stamp(regularisation), probes])
 
 
 def arguments(
@@ -203,7 +203,7 @@ def arguments(
     from ..hosts.trainer_process import more_options
 
     return MASKS[masks] + more_options(
-        regularisation=None if regularisation == NONE else picture_folder.resolve(regularisation),
+        regularisation=None if regularisation == NONE else image_folders.resolve(regularisation),
         probes=[files.resolve(files.DDM, name) for name in (probe, second_probe) if name != NONE],
         **options,
     )

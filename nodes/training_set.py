@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from . import files, picture_folder
+from . import files, image_folders
 
 UNIFORM = "uniform"
 
@@ -12,8 +12,8 @@ def inputs(purpose: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "folder",
-            options=picture_folder.names(),
-            tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with captions beside the pictures.",
+            options=image_folders.names(),
+            tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with captions beside the images.",
         ),
         io.Combo.Input(
             "weights",
@@ -33,7 +33,7 @@ def inputs(purpose: str) -> list[io.Input]:
         io.String.Input(
             "caption",
             default="",
-            tooltip="What pictures without a caption show, such as 'a portrait'. {role} stands for a column of "
+            tooltip="What images without a caption show, such as 'a portrait'. {role} stands for a column of "
             "metadata.jsonl.",
         ),
     ]
@@ -49,7 +49,7 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     from ..training.models.base import check_weights
 
     if folder is not None:
-        picture_folder.resolve(folder)
+        image_folders.resolve(folder)
     if weights is not None:
         check_weights(files.resolve_weights(weights))
     if groups is not None and target is not None:

@@ -11,7 +11,7 @@ const HIGHEST = 2;
  * Corners of the curve, as `debias/schedule.py` has them.
  *
  * @param {{shape: string, alpha: number, alpha_end: number, switch: number, points: string}} values - of the widgets
- * @returns {{x: number, y: number}[]|string} positions x in 0 (pure noise) to 1 (the finished picture), or what is wrong
+ * @returns {{x: number, y: number}[]|string} positions x in 0 (pure noise) to 1 (the finished image), or what is wrong
  */
 export function scheduleCorners({ shape, alpha, alpha_end: end, switch: change, points }) {
   if (shape === "constant") return withEnds([[0, alpha]]);
@@ -33,7 +33,7 @@ export function scheduleCorners({ shape, alpha, alpha_end: end, switch: change, 
   if (!pairs.length || !pairs.every((pair) => pair.length === 2 && pair.every(Number.isFinite))) {
     return "Write the points as position:α pairs, such as 0:1, .4:.5, 1:0.";
   }
-  if (pairs.some(([x]) => x < 0 || x > 1)) return "Positions run from 0, pure noise, to 1, the finished picture.";
+  if (pairs.some(([x]) => x < 0 || x > 1)) return "Positions run from 0, pure noise, to 1, the finished image.";
   if (pairs.some(([, y]) => y < LOWEST || y > HIGHEST)) return `Choose α between ${LOWEST} and ${HIGHEST}.`;
   return withEnds(pairs.sort((a, b) => a[0] - b[0]));
 }
@@ -59,7 +59,7 @@ export function scheduleView(values) {
       y: [low - room, high + room],
       xTicks: [0, 0.5, 1].map((at) => ({ at, text: strength(at) })),
       yTicks: [...new Set([low, 0, 1, high])].map((at) => ({ at, text: strength(at) })),
-      xTitle: "Sampling: 0 is pure noise, 1 the finished picture",
+      xTitle: "Sampling: 0 is pure noise, 1 the finished image",
       yTitle: "α",
     }),
   ];

@@ -1,6 +1,6 @@
-"""An adapter on the host's model while it makes the pictures of a run.
+"""An adapter on the host's model while it makes the images of a run.
 
-One strength for all pictures goes into the weights where the host can do that (Forge), exactly as `<lora:name:α>` does.
+One strength for all images goes into the weights where the host can do that (Forge), exactly as `<lora:name:α>` does.
 Everything else, and A1111, has forward hooks beside the layers.
 """
 
@@ -20,7 +20,7 @@ from ..hosts.adapter_card import LoadedCard
 from ..hosts.infotext import SETTINGS, Dial
 from .host import checkpoint_hash, is_forge
 
-# How a picture's infotext names the adapter.
+# How an image's infotext names the adapter.
 ADAPTER, HASH = "DDM adapter", "DDM hash"
 WITHOUT_TEXT = "The file also changes the text encoder: this half is left out here; both are used by"
 
@@ -79,12 +79,12 @@ class Adapting:
         """What there is to say of it in this run."""
         return LoadedCard(self.name, self.dial.alpha(0), self.adapter.card, warning)
 
-    def put_on(self, model: Any, pictures: Sequence[int]) -> None:
+    def put_on(self, model: Any, images: Sequence[int]) -> None:
         """Put it on the model for a batch; once more does no harm.
 
         Args:
             model: the host's.
-            pictures: of the batch, by their numbers in the run.
+            images: of the batch, by their numbers in the run.
 
         Raises:
             DDMError: the host has left out some of the layers.
@@ -96,7 +96,7 @@ class Adapting:
             return
         layers = _layers(model)
         hooked = {layers[name]: lora for name, lora in self.layers.items() if name in layers}
-        self.hooks = LoraHooks(unet_of(model), hooked, lambda t, rows: self.dial.strengths(t, rows, pictures))
+        self.hooks = LoraHooks(unet_of(model), hooked, lambda t, rows: self.dial.strengths(t, rows, images))
 
     def take_off(self) -> None:
         """Remove the hooks, if there are any; Forge drops its patches by itself."""
@@ -104,10 +104,10 @@ class Adapting:
             self.hooks.remove()
             self.hooks = None
 
-    def infotext(self, pictures: int) -> dict[str, Any]:
-        """What the infotexts of so many pictures say of it."""
+    def infotext(self, images: int) -> dict[str, Any]:
+        """What the infotexts of so many images say of it."""
         said = {ADAPTER: self.name, HASH: self.hash[:12]}
-        return said | {name: self.dial.infotext(name, pictures) for name in SETTINGS}
+        return said | {name: self.dial.infotext(name, images) for name in SETTINGS}
 
     def _patch(self, model: Any) -> None:
         from backend.args import dynamic_args

@@ -1,4 +1,4 @@
-"""Distribution guidance on the host's model while it makes the pictures of a run, in hooks on its U-Net."""
+"""Distribution guidance on the host's model while it makes the images of a run, in hooks on its U-Net."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from . import files
 from .adapting import unet_of
 from .host import checkpoint_hash, is_forge
 
-# How a picture's infotext names what guided it.
+# How an image's infotext names what guided it.
 NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target", " words"))
 HEADS, HASH, SCALE, MODE, TARGET, WORDS = NAMES
 # What is guided is counted over the runs.
@@ -94,12 +94,12 @@ class Guiding:
         )
 
     def put_on(self, model: Any, prompts: Sequence[str], failed: Callable[[DDMError], None]) -> None:
-        """Put it on the model for a pass over the pictures of a batch; once more does no harm.
+        """Put it on the model for a pass over the images of a batch; once more does no harm.
 
         Args:
             model: the host's.
             prompts: of the batch.
-            failed: told what went wrong while pictures are made; from then on they are not guided.
+            failed: told what went wrong while images are made; from then on they are not guided.
         """
         self.take_off()
         begin_together(self.guides, prompts)
@@ -121,7 +121,7 @@ class Guiding:
         self._calls = 0
 
     def count(self) -> None:
-        """Count the pictures of the batch: they are done."""
+        """Count the images of the batch: they are done."""
         for guide in self.guides:
             guide.end()
 
@@ -133,7 +133,7 @@ class Guiding:
 
     @property
     def label(self) -> str:
-        """What a report calls pictures that were guided."""
+        """What a report calls images that were guided."""
         return f"guidance {self.guides[0].scale:g}"
 
     @property

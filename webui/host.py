@@ -11,7 +11,7 @@ from ..debias.core.error import DDMError
 
 # Forge, and A1111 from 1.10 on; before, a run is set up once for each batch.
 BEFORE_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")
-# Where the finished picture is seen, by this version of the host.
+# Where the finished image is seen, by this version of the host.
 LAST_LOOK = "postprocess_image" + "_after_composite" * hasattr(scripts.Script, "postprocess_image_after_composite")
 # Where Forge keeps CLIP's tokenizer.
 TOKENIZER = Path("backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer")
@@ -72,7 +72,7 @@ def job() -> str:
 
 @contextmanager
 def model_put_away() -> Iterator[None]:
-    """For as long as the context lasts, no picture is made, and the device's memory is free of the host's model."""
+    """For as long as the context lasts, no image is made, and the device's memory is free of the host's model."""
     with call_queue.queue_lock:
         model = sd_models.model_data.sd_model
         if model is not None:

@@ -30,6 +30,6 @@ def add_axis() -> None:
 
 
 def fill_in(infotext: str, params: dict[str, Any]) -> None:
-    """A picture whose infotext says nothing of a setting was made without it: so is the next one."""
+    """An image whose infotext says nothing of a setting was made without it: so is the next one."""
     for name, value in DEFAULTS.items():
         params.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The fairness report over the pictures of a page: it grows from run to run, beside the gallery and in files."""
+"""The fairness report over the images of a page: it grows from run to run, beside the gallery and in files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
     from ..debias.evaluation.accumulator import Origin
 
-# Below the folder that the host saves pictures in.
+# Below the folder that the host saves images in.
 FOLDER = "ddm"
 
 
 @dataclass
-class Pictures:
-    """The pictures of a run, as they are made.
+class Images:
+    """The images of a run, as they are made.
 
     Attributes:
         probes: names of the probe, and of one for what should stay as it was, if any.
         target: of the first probe's classes.
         collect: add to earlier runs; without, only runs of one job add up.
         job: of the host that the run belongs to.
-        folder: where the host saves pictures.
+        folder: where the host saves images.
     """
 
     probes: Sequence[str]
@@ -37,7 +37,7 @@ class Pictures:
     collect: bool
     job: str
     folder: Path
-    pictures: "list[Image]" = field(default_factory=list)
+    images: "list[Image]" = field(default_factory=list)
     origins: "list[Origin]" = field(default_factory=list)
 
 
@@ -53,8 +53,8 @@ class Reports:
         self.shown: dict[str, str] = {}
         self._jobs: dict[str, str] = {}
 
-    def add(self, page: str, run: Pictures) -> None:
-        """Look at the pictures of a run, measure all that was collected, and write the report.
+    def add(self, page: str, run: Images) -> None:
+        """Look at the images of a run, measure all that was collected, and write the report.
 
         Raises:
             DDMError: a probe that cannot be opened, a target that it cannot have, or no place to write.
@@ -63,17 +63,17 @@ class Reports:
         from ..debias.rendering.panel import report_panel
         from ..debias.rendering.report_html import render_report
 
-        if not run.pictures:
+        if not run.images:
             return
         probes = [files.open_probe(name) for name in run.probes]
         same_job = self._jobs.get(page) == run.job
         self._jobs[page] = run.job
         kept = self.gatherings.get(page, probes, run.target.strip(), run.collect or same_job)
-        kept.collection.add(probes, run.pictures, run.origins)
+        kept.collection.add(probes, run.images, run.origins)
         report = Study.of(kept.collection.records()).report
         kept.place = kept.place or _next_place(run.folder / FOLDER)
         write_text(kept.place, render_report(report))
-        write_text(kept.place.with_suffix(".json"), report.to_json(pictures=False))
+        write_text(kept.place.with_suffix(".json"), report.to_json(images=False))
         self.shown[page] = fragment(report_panel(report), pages.link(kept.place))
 
     def fail(self, page: str, error: DDMError) -> None:
@@ -81,12 +81,12 @@ class Reports:
         self.shown[page] = problem(str(error))
 
 
-def add_picture(run: Pictures, picture: Any, prompt: str, seed: int, alpha: float, name: str) -> None:
-    """Keep a picture of the run for its report.
+def add_image(run: Images, image: Any, prompt: str, seed: int, alpha: float, name: str) -> None:
+    """Keep an image of the run for its report.
 
     Args:
         run: the run.
-        picture: a PIL image.
+        image: a PIL image.
         prompt: what it was asked to show.
         seed: of its noise.
         alpha: the adapter's strength.
@@ -96,7 +96,7 @@ def add_picture(run: Pictures, picture: Any, prompt: str, seed: int, alpha: floa
 
     origin = Origin(prompt, alpha, seed if seed >= 0 else None, name=name)
     place = sum(one == origin for one in run.origins)
-    run.pictures.append(picture.convert("RGB"))
+    run.images.append(image.convert("RGB"))
     run.origins.append(Origin(prompt, alpha, origin.seed, place, name))
 
 

@@ -18,16 +18,16 @@ from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html
 from .guiding import Guiding
-from .report import Pictures, Reports, add_picture
+from .report import Images, Reports, add_image
 
 TITLE = "DDM"
-EACH = "DDM alpha per picture"
+EACH = "DDM alpha per image"
 # What the controls stand at before anything was chosen, by their names in infotexts.
 DEFAULTS = {ADAPTER: files.NONE, ALPHA: 1.0, EACH: "", SHAPE: "constant", END: 0.0, SWITCH: 0.5, POINTS: ""}
 DEFAULTS |= {guiding.HEADS: "", guiding.SCALE: SCALE, guiding.MODE: MODES[0]}
 DEFAULTS |= {guiding.TARGET: "uniform", guiding.WORDS: ""}
 ADAPTER_NAMES = (ADAPTER, HASH, EACH, *SETTINGS)
-UNGUIDED = "DDM: these pictures were not guided."
+UNGUIDED = "DDM: these images were not guided."
 # What the X/Y/Z plot sets on a run.
 AXIS_ALPHA = "ddm_alpha"
 REPORTS = Reports()
@@ -68,11 +68,11 @@ class Settings:
 
 @dataclass
 class Run:
-    """What this script does in a run: adapter, guidance, and the pictures for the report, each if there is any."""
+    """What this script does in a run: adapter, guidance, and the images for the report, each if there is any."""
 
     adapting: Adapting | None = None
     guiding: Guiding | None = None
-    report: Pictures | None = None
+    report: Images | None = None
 
     def take_off(self) -> None:
         """Take everything off the host's model; once more does no harm."""
@@ -80,7 +80,7 @@ class Run:
             one.take_off()
 
 
-# What is on the host's model, which makes the pictures of one run at a time.
+# What is on the host's model, which makes the images of one run at a time.
 ON_MODEL: list[Run] = []
 
 
@@ -107,9 +107,9 @@ class DDMScript(scripts.Script):
                 alpha = gr.Slider(LOWEST, HIGHEST, 1.0, step=0.05, label="α", elem_id=self.elem_id("alpha"))
             card = gr.HTML("", elem_id=self.elem_id("card"))
             with gr.Row():
-                each = gr.Textbox("", label="α per picture (such as 0, .5, 1)", lines=1, elem_id=self.elem_id("each"))
+                each = gr.Textbox("", label="α per image (such as 0, .5, 1)", lines=1, elem_id=self.elem_id("each"))
                 same = gr.Checkbox(True, label="Same seed along these", elem_id=self.elem_id("same_seed"))
-            with gr.Accordion("While a picture is made", open=False, elem_id=self.elem_id("schedule")):
+            with gr.Accordion("While an image is made", open=False, elem_id=self.elem_id("schedule")):
                 shape = gr.Radio(list(SHAPES), value="constant", label="α over time", elem_id=self.elem_id("shape"))
                 with gr.Row():
                     end = gr.Slider(LOWEST, HIGHEST, 0.0, step=0.05, label="α end", elem_id=self.elem_id("end"))
@@ -130,7 +130,7 @@ class DDMScript(scripts.Script):
                         *(0, 30, SCALE),
                         step=0.5,
                         label="Scale",
-                        info="8 is usual. Too much hurts the picture.",
+                        info="8 is usual. Too much hurts the image.",
                         elem_id=self.elem_id("scale"),
                     )
                     mode = gr.Radio(
@@ -173,7 +173,7 @@ class DDMScript(scripts.Script):
         return [*ours, heads, scale, mode, targets, counts, words]
 
     def process(self, p: Any, *values: Any) -> None:
-        """Read what is asked for, and check it before any picture is made: errors in what follows are swallowed."""
+        """Read what is asked for, and check it before any image is made: errors in what follows are swallowed."""
         _clear_model()
         _unsay(p, *ADAPTER_NAMES, *guiding.NAMES)
         run = p.ddm = Run()
@@ -202,18 +202,18 @@ class DDMScript(scripts.Script):
         _put_on(p)
 
     def postprocess_batch(self, p: Any, *values: Any, **batch: Any) -> None:
-        """Count the pictures that were guided."""
+        """Count the images that were guided."""
         run = getattr(p, "ddm", Run())
         if run.guiding:
             run.guiding.count()
 
     def postprocess_image(self, p: Any, shown: Any, *values: Any) -> None:
-        """See the picture, where the host shows it no later."""
+        """See the image, where the host shows it no later."""
         if host.LAST_LOOK == "postprocess_image":
             _see(p, shown.image)
 
     def postprocess_image_after_composite(self, p: Any, shown: Any, *values: Any) -> None:
-        """See the picture as it is saved."""
+        """See the image as it is saved."""
         _see(p, shown.image)
 
     def postprocess(self, p: Any, processed: Any, *values: Any) -> None:
@@ -245,7 +245,7 @@ def _wanted_adapter(p: Any, settings: Settings) -> Adapting | None:
         return None
     dial = settings.dial(getattr(p, AXIS_ALPHA, None))
     if len(dial.schedules) > 1 and not host.is_forge(p.sd_model) and any(" AND " in one for one in p.all_prompts):
-        raise DDMError("With AND in a prompt, the pictures of a batch cannot have an α of their own. Use one for all.")
+        raise DDMError("With AND in a prompt, the images of a batch cannot have an α of their own. Use one for all.")
     adapting = Adapting.load(settings.adapter, files.adapter_path(settings.adapter), dial)
     warning = adapting.check(p.sd_model)
     if warning:
@@ -279,7 +279,7 @@ def _listed(heads: Sequence[str] | str | None) -> list[str]:
     return [part.strip() for part in parts if files.chosen(part.strip())]
 
 
-def _wanted_report(p: Any, settings: Settings) -> Pictures | None:
+def _wanted_report(p: Any, settings: Settings) -> Images | None:
     """The report that is asked for, if any.
 
     Raises:
@@ -293,7 +293,7 @@ def _wanted_report(p: Any, settings: Settings) -> Pictures | None:
     probes = [files.open_probe(name) for name in names]
     Target.parse(settings.target.strip() or "uniform", probes[0].names)
     folder = Path(p.outpath_samples or host.outputs_folder())
-    return Pictures(names, settings.target, settings.collect, host.job(), folder)
+    return Images(names, settings.target, settings.collect, host.job(), folder)
 
 
 def _put_on(p: Any) -> None:
@@ -322,15 +322,15 @@ def _put_on(p: Any) -> None:
 
 
 def _infotext(p: Any, adapting: Adapting) -> dict[str, Any]:
-    """What the infotexts say; hosts before 1.10 say the same of all pictures of a run."""
+    """What the infotexts say; hosts before 1.10 say the same of all images of a run."""
     said = adapting.infotext(len(p.all_seeds))
     if isinstance(said[ALPHA], list) and not host.BEFORE_SAMPLING:
         return said | {EACH: ", ".join(one[ALPHA] for one in adapting.dial.settings), ALPHA: None}
-    return {name: _by_picture(value) if isinstance(value, list) else value for name, value in said.items()}
+    return {name: _by_image(value) if isinstance(value, list) else value for name, value in said.items()}
 
 
-def _by_picture(values: list) -> Callable[..., str | None]:
-    """A value for each picture of the run; the host counts pictures within a batch here, and within the run there."""
+def _by_image(values: list) -> Callable[..., str | None]:
+    """A value for each image of the run; the host counts images within a batch here, and within the run there."""
 
     def value(p: Any, all_prompts: list, index: int, **_: Any) -> str | None:
         first = 0 if len(all_prompts) == len(p.all_prompts) else p.iteration * p.batch_size
@@ -351,8 +351,8 @@ def _unsay(p: Any, *names: str) -> None:
         p.extra_generation_params.pop(name, None)
 
 
-def _see(p: Any, picture: Any) -> None:
-    """Keep a picture for the report."""
+def _see(p: Any, image: Any) -> None:
+    """Keep an image for the report."""
     run = getattr(p, "ddm", Run())
     if run.report is None:
         return
@@ -363,7 +363,7 @@ def _see(p: Any, picture: Any) -> None:
     alpha, name = (dial.alpha(number), dial.label(number)) if dial else (0.0, "")
     if run.guiding:
         name = ", ".join(filter(None, (name or (dial and f"alpha {alpha:g}"), run.guiding.label)))
-    add_picture(run.report, picture, " ".join(prompt.split()), int(p.seeds[place]), alpha, name)
+    add_image(run.report, image, " ".join(prompt.split()), int(p.seeds[place]), alpha, name)
 
 
 def _refreshed() -> list:

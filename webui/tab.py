@@ -1,4 +1,4 @@
-"""The tab DDM: cards of adapters, what is in a folder of pictures, and training."""
+"""The tab DDM: cards of adapters, what is in a folder of images, and training."""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ def _train(page: gr.Blocks) -> None:
             with gr.Row():
                 steps = gr.Number(300, label="Steps", precision=0, elem_id="ddm_train_steps")
                 rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
-                calibrate = gr.Number(160, label="Pictures to calibrate", precision=0, elem_id="ddm_train_calibrate")
+                calibrate = gr.Number(160, label="Images to calibrate", precision=0, elem_id="ddm_train_calibrate")
                 seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
             more = _more_inputs()
             overwrite = gr.Checkbox(
@@ -99,20 +99,20 @@ def _more_inputs() -> dict[str, Any]:
             gr.Number,
             "by_prompt",
             0,
-            "Pictures to correct each prompt by (16 and 500 steps; 0: all prompts together)",
+            "Images to correct each prompt by (16 and 500 steps; 0: all prompts together)",
             precision=0,
         )
         add(gr.Textbox, "trigger", "", "Trigger: a word that is said at the beginning of every caption", lines=1)
         with gr.Row():
             add(gr.Checkbox, "shuffle_caption", False, "Shuffle captions between commas")
             add(gr.Checkbox, "flip", False, "Learn from mirror images too")
-            add(gr.Checkbox, "buckets", True, "Keep the shape of each picture")
+            add(gr.Checkbox, "buckets", True, "Keep the shape of each image")
             add(gr.Checkbox, "text_encoder", False, "Let the text encoders learn as well")
         with gr.Row():
             add(gr.Number, "learning_rate", 0, "Learning rate (0: the usual one)")
             add(gr.Number, "size", 0, "Size in pixels (0: the model's own)", precision=0)
         with gr.Row():
-            add(gr.Number, "batch", 32, "Batch: pictures in a step", precision=0)
+            add(gr.Number, "batch", 32, "Batch: images in a step", precision=0)
             add(gr.Number, "pieces", 1, "Pieces of a step, for less memory", precision=0)
         with gr.Row():
             add(gr.Checkbox, "checkpointing", False, "Checkpointing: much less memory, a third more time")
@@ -121,23 +121,23 @@ def _more_inputs() -> dict[str, Any]:
             gr.Textbox,
             "regularisation",
             "",
-            "Regularisation: a folder of pictures that keep what the model knows",
+            "Regularisation: a folder of images that keep what the model knows",
             lines=1,
         )
         with gr.Row():
-            add(gr.Textbox, "self_prompts", "", "Mix in the model's own pictures of a doctor;…", lines=1)
-            add(gr.Number, "self_count", 24, "Pictures of each", precision=0)
+            add(gr.Textbox, "self_prompts", "", "Mix in the model's own images of a doctor;…", lines=1)
+            add(gr.Number, "self_count", 24, "Images of each", precision=0)
         with gr.Row():
             add(
                 gr.Dropdown, "probes", [], "Measure the adapter with", choices=files.probe_names()[1:], multiselect=True
             )
-            add(gr.Number, "measure", 16, "Pictures of each caption, at each α", precision=0)
+            add(gr.Number, "measure", 16, "Images of each caption, at each α", precision=0)
     return inputs
 
 
 def _set_inputs(what: str) -> list:
     """What an audit and a training ask for alike: folder, model, groups, target and caption."""
-    hint = "A folder of pictures on this machine, with captions beside them"
+    hint = "A folder of images on this machine, with captions beside them"
     return [
         gr.Textbox("", label=hint, lines=1, elem_id=f"ddm_{what}_folder"),
         gr.Radio(MODELS, value=SELECTED, label="Model", elem_id=f"ddm_{what}_model"),
@@ -148,7 +148,7 @@ def _set_inputs(what: str) -> list:
             elem_id=f"ddm_{what}_groups",
         ),
         gr.Textbox("uniform", label="Target", lines=1, elem_id=f"ddm_{what}_target"),
-        gr.Textbox("", label="Caption of pictures without one", lines=1, elem_id=f"ddm_{what}_caption"),
+        gr.Textbox("", label="Caption of images without one", lines=1, elem_id=f"ddm_{what}_caption"),
     ]
 
 
@@ -162,20 +162,20 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
 
     try:
         check_source(groups.strip(), target.strip() or "uniform")
-        pictures = read_folder(_folder(folder), caption.strip() or None)
+        images = read_folder(_folder(folder), caption.strip() or None)
         base = _base(model)
         with host.model_put_away():
             made = audit_folder(
-                pictures,
+                images,
                 base,
                 groups.strip(),
                 target.strip() or "uniform",
                 device=host.device(),
                 tokenizer=host.tokenizer(),
             )
-        page = host.outputs_folder() / f"audit_{pictures.root.resolve().name}.html"
+        page = host.outputs_folder() / f"audit_{images.root.resolve().name}.html"
         write_text(page, render_audit(made))
-        write_text(page.with_suffix(".json"), made.to_json(pictures=False))
+        write_text(page.with_suffix(".json"), made.to_json(images=False))
         return fragment(audit_panel(made), pages.link(page))
     except DDMError as error:
         return problem(str(error))
@@ -202,7 +202,7 @@ def train(
         if _job is not None and _job.running:
             raise DDMError("A training is running already. Stop it, or wait for its end.")
         if None in (steps, rank, calibrate, seed):
-            raise DDMError("Steps, rank, pictures to calibrate and seed each need a number.")
+            raise DDMError("Steps, rank, images to calibrate and seed each need a number.")
         numbers = {"steps": steps, "rank": rank, "seed": seed}
         out = named_file(host.lora_folder(), name)
         if out.exists() and not overwrite:

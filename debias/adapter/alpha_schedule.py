@@ -18,7 +18,7 @@ class AlphaSchedule:
     """α over the course of sampling: straight lines between points, constant before the first and after the last.
 
     Attributes:
-        points: (position, α). Positions run from 0 (pure noise) to 1 (the finished picture) over the model's timesteps,
+        points: (position, α). Positions run from 0 (pure noise) to 1 (the finished image) over the model's timesteps,
             in ascending order; two points at the same position are a jump, and from there on the later one counts.
 
     Raises:
@@ -34,7 +34,7 @@ class AlphaSchedule:
             if not 0 <= position <= 1:  # also refuses NaN
                 raise DDMError(
                     f"The position {position:g} is outside of the course of sampling, which runs from 0, pure noise, "
-                    "to 1, the finished picture."
+                    "to 1, the finished image."
                 )
             if not LOWEST <= alpha <= HIGHEST:
                 raise DDMError(f"The strength {alpha:g} is out of range. Choose α between {LOWEST:g} and {HIGHEST:g}.")

@@ -1,4 +1,4 @@
-"""How many pictures a model looks at or makes at a time: what its memory has room for, and fewer once it had not."""
+"""How many images a model looks at or makes at a time: what its memory has room for, and fewer once it had not."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -27,17 +27,17 @@ def fitting_rows(device: "torch.device", cells: int, most: int) -> int:
 
 
 def in_batches(count: int, size: int, work: Callable[[slice], T]) -> Iterator[T]:
-    """Let `work` do `count` pictures, `size` at a time; half as many from where the memory of the GPU does not suffice.
+    """Let `work` do `count` images, `size` at a time; half as many from where the memory of the GPU does not suffice.
 
     Args:
-        work: called with the pictures of a batch; again with fewer of them if it runs out of memory, so it must leave
+        work: called with the images of a batch; again with fewer of them if it runs out of memory, so it must leave
             nothing behind then.
 
     Yields:
         What `work` gives for each batch, in order.
 
     Raises:
-        OutOfMemory: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one image.
     """
     import torch
 
@@ -56,6 +56,6 @@ def in_batches(count: int, size: int, work: Callable[[slice], T]) -> Iterator[T]
             torch.cuda.empty_cache()
         else:
             raise OutOfMemory(
-                "The memory of the GPU does not suffice for one picture at a time. Close other programs that use it, "
+                "The memory of the GPU does not suffice for one image at a time. Close other programs that use it, "
                 "or choose a smaller model or another device."
             )

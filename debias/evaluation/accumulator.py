@@ -1,4 +1,4 @@
-"""Pictures that are gathered over several runs, as a report on them needs them: what probes say, and a thumbnail."""
+"""Images that are gathered over several runs, as a report on them needs them: what probes say, and a thumbnail."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.image import fit
-from ..probes.predict import attributes_of, check_probes, quality_probe, read_pictures, side_for
+from ..probes.predict import attributes_of, check_probes, quality_probe, read_images, side_for
 from ..probes.records import Condition, Records
 from .contact_sheet import thumbnail
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a picture comes from.
+    """Where an image comes from.
 
     Attributes:
         prompt: what it was asked to show.
         alpha: strength of the adapter, None if it does not apply.
-        seed: of the noise of its batch, 0 or more; None if it is not known, and then the picture stands alone.
+        seed: of the noise of its batch, 0 or more; None if it is not known, and then the image stands alone.
         place: its place in the batch.
         name: of the condition, where α alone does not tell it.
     """
@@ -50,9 +50,9 @@ class _Seen:
 
 
 class Collection:
-    """Pictures as probes saw them; neither the pictures nor the models behind the probes are kept.
+    """Images as probes saw them; neither the images nor the models behind the probes are kept.
 
-    The same picture of the same origin counts once, however often it is added.
+    The same image of the same origin counts once, however often it is added.
     """
 
     def __init__(self, probes: "Sequence[Probe]", targets: "Sequence[Target | None]"):
@@ -75,39 +75,39 @@ class Collection:
     def add(
         self,
         probes: "Sequence[Probe]",
-        pictures: "Sequence[Image]",
+        images: "Sequence[Image]",
         origins: Sequence[Origin],
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Look at RGB pictures [N] of the given origins [N], and return how many of them are new.
+        """Look at RGB images [N] of the given origins [N], and return how many of them are new.
 
         Args:
             probes: those that the collection was started with, or the same ones opened again.
-            pictures: of any size.
-            origins: one for each picture.
-            progress: called with the new pictures done. If it raises, none of them is kept.
+            images: of any size.
+            origins: one for each image.
+            progress: called with the new images done. If it raises, none of them is kept.
 
         Raises:
-            DDMError: a probe cannot read pictures, for want of its extractor.
+            DDMError: a probe cannot read images, for want of its extractor.
         """
         side, eye = side_for(probes), quality_probe(probes, self._targets)
         new: dict[bytes, tuple[Image, Origin]] = {}
-        for picture, origin in zip(pictures, origins, strict=True):
-            key = _digest(picture, origin)
+        for image, origin in zip(images, origins, strict=True):
+            key = _digest(image, origin)
             if key not in self._seen:
-                new[key] = (picture, origin)
+                new[key] = (image, origin)
         if not new:
             return 0
-        squares = (np.asarray(fit(picture, side)) for picture, _ in new.values())
-        reading = read_pictures(squares, probes, eye, progress)
-        for row, (key, (picture, origin)) in enumerate(new.items()):
+        squares = (np.asarray(fit(image, side)) for image, _ in new.values())
+        reading = read_images(squares, probes, eye, progress)
+        for row, (key, (image, origin)) in enumerate(new.items()):
             self._seen[key] = _Seen(
                 origin,
                 _noise(origin, key),
                 _name(origin, row),
                 [given[row] for given in reading.probabilities],
                 reading.features[row],
-                thumbnail(picture),
+                thumbnail(image),
             )
         return len(new)
 
@@ -139,14 +139,14 @@ def _bare(probe: "Probe") -> "Probe":
     return bare
 
 
-def _digest(picture: "Image", origin: Origin) -> bytes:
-    digest = blake2b(repr((picture.size, origin)).encode("utf-8", "surrogatepass"), digest_size=16)
-    digest.update(picture.tobytes())
+def _digest(image: "Image", origin: Origin) -> bytes:
+    digest = blake2b(repr((image.size, origin)).encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(image.tobytes())
     return digest.digest()
 
 
 def _noise(origin: Origin, key: bytes) -> int:
-    """A number that pictures of one noise share: of their seed and place, or of the picture alone (then below 0)."""
+    """A number that images of one noise share: of their seed and place, or of the image alone (then below 0)."""
     if origin.seed is None:
         return -1 - (int.from_bytes(key[:8], "little") >> 2)
     text = f"{origin.seed}:{origin.place}".encode()
@@ -155,5 +155,5 @@ def _noise(origin: Origin, key: bytes) -> int:
 
 def _name(origin: Origin, row: int) -> str:
     if origin.seed is None:
-        return f"picture {row + 1}"
-    return f"seed {origin.seed}" + (f", picture {origin.place + 1}" if origin.place else "")
+        return f"image {row + 1}"
+    return f"seed {origin.seed}" + (f", image {origin.place + 1}" if origin.place else "")

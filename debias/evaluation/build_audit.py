@@ -1,4 +1,4 @@
-"""Builds an audit: counts the groups of a set, picks the pictures to look at, and says what balance would cost."""
+"""Builds an audit: counts the groups of a set, picks the images to look at, and says what balance would cost."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -22,11 +22,11 @@ RELIABLE, KNOWN = 0.6, 4.0
 
 @dataclass(frozen=True)
 class AuditedSet:
-    """The pictures of an audit.
+    """The images of an audit.
 
     Attributes:
         files: [N] paths, for thumbnails.
-        names: [N] what to call each picture in a caption.
+        names: [N] what to call each image in a caption.
         captions: [N].
         skipped: (file, reason) of what is not used.
         notes: remarks about what is used.
@@ -40,26 +40,26 @@ class AuditedSet:
 
 
 def inspect(
-    pictures: AuditedSet,
+    images: AuditedSet,
     groups: Sequence[Groups],
     targets: Sequence[Target],
     weighting: Weighting,
     *,
     source: str = "",
     tried: Iterable[dict] = (),
-    title: str = "What is in the pictures",
+    title: str = "What is in the images",
     random_seed: int = 0,
 ) -> Audit:
     """Audit a set.
 
     Args:
-        pictures: files and captions [N].
+        images: files and captions [N].
         groups: one grouping [N, K] per attribute; thirds of the log-weight for an indicator's weighting.
         targets: one per attribute; they say nothing for an indicator.
         weighting: the tempered weights [N].
         source: where the groups come from, as on the command line.
         tried: what `auto` tried, one dictionary with the fields of `Tried` per attribute (`shares` may be missing).
-        random_seed: of the choice among pictures of equal weight.
+        random_seed: of the choice among images of equal weight.
     """
     rng = np.random.default_rng(random_seed)
     thumbnails: dict[int, str] = {}
@@ -67,12 +67,12 @@ def inspect(
     def show(rows: Sequence[int], words: Sequence[str]) -> list[Thumbnail]:
         for row in rows:
             if row not in thumbnails:
-                thumbnails[row] = thumbnail(pictures.files[row])
-        return [Thumbnail(thumbnails[row], f"{pictures.names[row]}: {words[row]}") for row in rows]
+                thumbnails[row] = thumbnail(images.files[row])
+        return [Thumbnail(thumbnails[row], f"{images.names[row]}: {words[row]}") for row in rows]
 
     curves = [predict_curve(weighting, one.membership, goal) for one, goal in zip(groups, targets, strict=True)]
     weights = weighting.weights(1.0)
-    concepts = _concept_names(pictures.captions, weighting.concept)
+    concepts = _concept_names(images.captions, weighting.concept)
     attributes = [
         _attribute(one, goal, curve, weighting, weights, concepts, show, rng)
         for one, goal, curve in zip(groups, targets, curves, strict=True)
@@ -82,20 +82,20 @@ def inspect(
     counts = [f"counts {weight:.2g} times" for weight in weights]
     return Audit(
         title=title,
-        summary=_summary(attributes, price, len(weights), len(set(pictures.captions))),
+        summary=_summary(attributes, price, len(weights), len(set(images.captions))),
         advice=_advice(attributes, price, recommended, len(weights)),
-        remarks=_remarks(pictures, attributes, weighting),
+        remarks=_remarks(images, attributes, weighting),
         source=source,
-        pictures=len(weights),
-        captions=len(set(pictures.captions)),
+        images=len(weights),
+        captions=len(set(images.captions)),
         attributes=attributes,
         tried=[Tried(**{"shares": None, **row, "words": list(row["words"])}) for row in tried],
         price=price,
         recommended=recommended,
         rare=show(_highest(weights, SHEET, rng), counts),
         common=show(_highest(-weights, SHEET, rng), counts),
-        skipped=[SkippedFile(*one) for one in pictures.skipped],
-        notes=list(pictures.notes),
+        skipped=[SkippedFile(*one) for one in images.skipped],
+        notes=list(images.notes),
     )
 
 
@@ -129,7 +129,7 @@ def _attribute(
         rows.append(
             AuditedGroup(
                 name=name if named else name.split(maxsplit=1)[-1],
-                pictures=round(float(size[k]), 2),
+                images=round(float(size[k]), 2),
                 share=_estimate(groups.shares[k], *((low[k], high[k]) if named else ())),
                 target=float(target.shares[k]) if named else None,
                 weight=round(float(own @ weights / max(size[k], 1e-12)), 4),
@@ -137,7 +137,7 @@ def _attribute(
             )
         )
     ordered = np.sort(membership, 1)
-    # Of soft groups, the pictures whose two likeliest ones are less than 60 points apart.
+    # Of soft groups, the images whose two likeliest ones are less than 60 points apart.
     doubtful = _highest(ordered[:, -2] - ordered[:, -1], STRIP, rng, least=-0.6) if groups.words else []
     best = [f"{groups.names[k]} {row[k]:.0%}" for row, k in zip(membership, membership.argmax(1), strict=True)]
     return AuditedAttribute(
@@ -168,7 +168,7 @@ def _concept_names(captions: Sequence[str], concept: np.ndarray) -> list[str]:
     for caption, index in zip(captions, concept, strict=True):
         there[index].setdefault(caption.strip().lower(), None)
     return [
-        next(iter(own)) or "(no caption)" if len(own) == 1 else f"{len(own):,} captions with few pictures"
+        next(iter(own)) or "(no caption)" if len(own) == 1 else f"{len(own):,} captions with few images"
         for own in there
     ]
 
@@ -177,9 +177,9 @@ def _concepts(membership: np.ndarray, target: Target, concept: np.ndarray, names
     counts = np.zeros((len(names), membership.shape[1]))
     np.add.at(counts, concept, membership)
     far = np.nan_to_num(metrics.fairness_distance(metrics.shares(counts), target.shares), nan=-1)
-    pictures = np.bincount(concept, minlength=len(names))
+    images = np.bincount(concept, minlength=len(names))
     return [
-        ConceptRow(names[c], int(pictures[c]), counts[c].round(2).tolist()) for c in np.lexsort((names, -far.round(6)))
+        ConceptRow(names[c], int(images[c]), counts[c].round(2).tolist()) for c in np.lexsort((names, -far.round(6)))
     ]
 
 
@@ -196,15 +196,15 @@ def _price(weighting: Weighting, curve: PredictedCurve) -> Price:
 def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, captions: int) -> str:
     """What is in the set, and what it would count as: one sentence, two for the price."""
     if count == 1:
-        return "One picture is too few to say anything."
-    pictures = f"{count:,} pictures"
-    cost = f"At α = 1 your {pictures} count as {price.at(1.0):,}."
+        return "One image is too few to say anything."
+    images = f"{count:,} images"
+    cost = f"At α = 1 your {images} count as {price.at(1.0):,}."
     first = attributes[0]
     if first.groups[0].target is None:
         ratio = price.ratio[price.alphas.index(1.0)]
         of = f" of {captions:,} subjects" if captions > 1 else ""
         return (
-            f"The rarest third of {pictures}{of} would be drawn {ratio:,.0f} times as often as the commonest third. "
+            f"The rarest third of {images}{of} would be drawn {ratio:,.0f} times as often as the commonest third. "
             f"{cost}"
         )
     one = max(
@@ -216,55 +216,55 @@ def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, c
     judged = f"the target is {percent(one.target)}"
     if one.share.low <= one.target:
         judged = f"as near to the target of {percent(one.target)} as can be told"
-    return f"{name[:1].upper() + name[1:]} {verb} {share} of {pictures}; {judged}. {cost}"
+    return f"{name[:1].upper() + name[1:]} {verb} {share} of {images}; {judged}. {cost}"
 
 
 def _advice(attributes: Sequence[AuditedAttribute], price: Price, recommended: float, count: int) -> str:
     """Which α to use, why, and what it costs, in plain words."""
-    counts = f"There your {count:,} pictures count as {price.at(recommended):,}"
+    counts = f"There your {count:,} images count as {price.at(recommended):,}"
     if attributes[0].groups[0].target is None:
         return (
             f"α = {recommended:g} is the full correction. {counts}, which is the price that was set beforehand: rare "
-            "pictures are drawn more often, and common ones less."
+            "images are drawn more often, and common ones less."
         )
     if recommended == 0:
-        return "Nothing needs correcting: the set is as near to its target as so many pictures can tell."
+        return "Nothing needs correcting: the set is as near to its target as so many images can tell."
     if all(one.reached for one in attributes):
         return (
             f"α = {recommended:g} is recommended, the smallest that brings every share within chance of its target. "
-            f"{counts}: the rare ones are drawn more often, so fewer different pictures teach the model."
+            f"{counts}: the rare ones are drawn more often, so fewer different images teach the model."
         )
     return (
         f"α = {recommended:g} is recommended: it comes nearest to the target without drawing the same few "
-        f"pictures over and over. {counts}. More pictures of the rare kind would get further."
+        f"images over and over. {counts}. More images of the rare kind would get further."
     )
 
 
-def _remarks(pictures: AuditedSet, attributes: Sequence[AuditedAttribute], weighting: Weighting) -> list[str]:
+def _remarks(images: AuditedSet, attributes: Sequence[AuditedAttribute], weighting: Weighting) -> list[str]:
     """Short sentences on what a person should know before believing the figures."""
-    count, said = len(pictures.captions), []
-    if pictures.skipped:
-        said.append(f"{_files(len(pictures.skipped))} could not be used; the reasons are below.")
+    count, said = len(images.captions), []
+    if images.skipped:
+        said.append(f"{_files(len(images.skipped))} could not be used; the reasons are below.")
     if count < FEWEST:
-        said.append(f"{count} pictures are few: read every figure with its interval.")
-    bare = sum(not caption.strip() for caption in pictures.captions)
+        said.append(f"{count} images are few: read every figure with its interval.")
+    bare = sum(not caption.strip() for caption in images.captions)
     if bare:
-        said.append(f"{_pictures(bare)} no caption. Give them one that says what they show, as “a portrait”.")
-    _, index = np.unique([caption.strip().lower() for caption in pictures.captions], return_inverse=True)
+        said.append(f"{_images(bare)} no caption. Give them one that says what they show, as “a portrait”.")
+    _, index = np.unique([caption.strip().lower() for caption in images.captions], return_inverse=True)
     alone = int((np.bincount(index)[index] < FEWEST_PEERS).sum())
     if alone and len(np.unique(index)) > 1:
         said.append(
-            f"{_pictures(alone)} a caption that fewer than {FEWEST_PEERS} share; these are weighed together, as if "
+            f"{_images(alone)} a caption that fewer than {FEWEST_PEERS} share; these are weighed together, as if "
             "they showed one subject. With one short caption per subject the balance would be within each subject."
         )
     for one in attributes:
         if one.undetermined:
-            said.append(f"{_pictures(one.undetermined)} no {one.name}; they keep their weight at every α.")
+            said.append(f"{_images(one.undetermined)} no {one.name}; they keep their weight at every α.")
         weak = one.reliability is not None and (one.reliability < RELIABLE or one.gain < KNOWN)
         if weak:
             words = " from ".join(f"“{group.name}”" for group in one.groups)
             said.append(
-                f"The model can hardly tell {words} in these pictures (reliability {one.reliability:.2f}, gain "
+                f"The model can hardly tell {words} in these images (reliability {one.reliability:.2f}, gain "
                 f"{one.gain:.1f}): look at the sheets before you believe the shares."
             )
     return said
@@ -274,8 +274,8 @@ def _files(count: int) -> str:
     return "One file" if count == 1 else f"{count:,} files"
 
 
-def _pictures(count: int) -> str:
-    return "One picture has" if count == 1 else f"{count:,} pictures have"
+def _images(count: int) -> str:
+    return "One image has" if count == 1 else f"{count:,} images have"
 
 
 def _estimate(value: float, low: float | None = None, high: float | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""The unlabelled view: pictures that look alike, for those who do not want to ascribe identity."""
+"""The unlabelled view: images that look alike, for those who do not want to ascribe identity."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ EXAMPLES = 8
 
 
 def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> list[Cluster]:
-    """Cluster the features of all pictures by k-means, after each prompt's mean is taken out.
+    """Cluster the features of all images by k-means, after each prompt's mean is taken out.
 
-    Subtracting it keeps the subject itself from being a cluster: what is left is how pictures of one prompt differ.
+    Subtracting it keeps the subject itself from being a cluster: what is left is how images of one prompt differ.
 
     Returns:
         The clusters, largest in the base condition first, with their shares as mean over prompts; none without

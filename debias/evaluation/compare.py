@@ -13,7 +13,7 @@ from .report import FairnessReport
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Pictures as probes saw them, and the report on them."""
+    """Images as probes saw them, and the report on them."""
 
     records: Records
     report: FairnessReport
@@ -27,7 +27,7 @@ class Study:
 def compare(before: Study, after: Study, title: str = "Before and after", random_seed: int = 0) -> Study:
     """One study of the prompts that two have in common, with `before` as its base.
 
-    Pictures of the same prompt and seed are paired, so that the interval of the change is that of a paired difference.
+    Images of the same prompt and seed are paired, so that the interval of the change is that of a paired difference.
     Of a study at several strengths, its base is taken for `before` and its last for `after`.
 
     Raises:
@@ -44,7 +44,7 @@ def compare(before: Study, after: Study, title: str = "Before and after", random
     notes = _left_out(first, second, prompts)
     halves = [_rows(first, first.base, prompts), _rows(second, second.after, prompts)]
     if any(not len(rows) for rows in halves):
-        raise DDMError("One of the two reports has no picture of the prompts that both have. Make both with the same.")
+        raise DDMError("One of the two reports has no image of the prompts that both have. Make both with the same.")
     conditions = _conditions(first.conditions[first.base], second.conditions[second.after])
     sides = list(zip((first, second), halves, strict=True))
 
@@ -69,7 +69,7 @@ def compare(before: Study, after: Study, title: str = "Before and after", random
         notes=notes,
     )
     if not len(merged.pairs(merged.after)):
-        merged = _with_note(merged, "The two have no seed in common, so the change is one between other pictures.")
+        merged = _with_note(merged, "The two have no seed in common, so the change is one between other images.")
     return Study.of(merged, title, random_seed)
 
 

@@ -6,7 +6,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 
 MARGIN = 0.10
-FEWEST_PICTURES = 60
+FEWEST_IMAGES = 60
 LOWEST_COVERAGE = 0.8
 
 TOO_FEW = "too few to say"
@@ -25,8 +25,8 @@ def wilson(count: np.ndarray | float, total: np.ndarray | float, level: float = 
     """Wilson score interval for a share (Wilson 1927).
 
     Args:
-        count: pictures of the class, [...].
-        total: pictures counted, broadcastable to `count`.
+        count: images of the class, [...].
+        total: images counted, broadcastable to `count`.
         level: two-sided confidence, in 0 to 1.
 
     Returns:
@@ -64,14 +64,14 @@ def clustered_bootstrap(
 ) -> np.ndarray:
     """Resample whole prompts, and whole seeds, and average a statistic over the prompts.
 
-    Pictures of one prompt share what the model thinks of it, and pictures of one seed share their noise, so neither are
+    Images of one prompt share what the model thinks of it, and images of one seed share their noise, so neither are
     independent. Two bootstraps answer to the two kinds: one draws prompts with everything in them; the other draws
-    seeds, each with its pictures under every prompt and condition, within sets of prompts that have seeds in common.
+    seeds, each with its images under every prompt and condition, within sets of prompts that have seeds in common.
     Conditions are resampled together, so that a difference between two of them is paired. `envelope` makes one interval
     of both.
 
     Args:
-        onehot: [N, K] class indicators; a row of zeros is an undetermined picture.
+        onehot: [N, K] class indicators; a row of zeros is an undetermined image.
         condition: [N] indices 0 … C−1.
         prompt: [N] indices 0 … P−1.
         seed: [N] integers.
@@ -79,7 +79,7 @@ def clustered_bootstrap(
         resamples: B.
 
     Returns:
-        [2, B, C, M], by prompt and by seed; NaN where a condition has no counted picture.
+        [2, B, C, M], by prompt and by seed; NaN where a condition has no counted image.
     """
     rng = np.random.default_rng(random_seed)
     conditions, prompts, classes = int(condition.max()) + 1, int(prompt.max()) + 1, onehot.shape[1]
@@ -146,25 +146,25 @@ def centred(draws: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 
 def fair_floor(
-    target: np.ndarray, pictures: np.ndarray, statistic: Statistic, draws: int = 1000, random_seed: int = 0
+    target: np.ndarray, images: np.ndarray, statistic: Statistic, draws: int = 1000, random_seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a model that follows the target exactly would score with as many pictures.
+    """What a model that follows the target exactly would score with as many images.
 
     Args:
         target: τ [K].
-        pictures: counted pictures of each prompt [P]; prompts without any are left out.
+        images: counted images of each prompt [P]; prompts without any are left out.
         statistic: counts [..., K] to values [..., M].
 
     Returns:
-        The mean and the 95th percentile, each [M], of the statistic averaged over the prompts (NaN without pictures).
+        The mean and the 95th percentile, each [M], of the statistic averaged over the prompts (NaN without images).
     """
-    pictures = np.asarray(pictures, dtype=np.int64)
-    pictures = pictures[pictures > 0]
-    if not len(pictures):
+    images = np.asarray(images, dtype=np.int64)
+    images = images[images > 0]
+    if not len(images):
         empty = np.full(np.shape(statistic(np.asarray(target)[None]))[-1], np.nan)
         return empty, empty
     rng = np.random.default_rng(random_seed)
-    counts = rng.multinomial(pictures, target / np.sum(target), size=(draws, len(pictures)))
+    counts = rng.multinomial(images, target / np.sum(target), size=(draws, len(images)))
     values = statistic(counts.astype(np.float64)).mean(1)
     return values.mean(0), np.percentile(values, 95, axis=0)
 
@@ -172,7 +172,7 @@ def fair_floor(
 def equivalence(
     interval: Callable[[float], tuple[np.ndarray, np.ndarray]],
     target: np.ndarray,
-    pictures: float,
+    images: float,
     coverage: float = 1.0,
     margin: float = MARGIN,
 ) -> str:
@@ -185,11 +185,11 @@ def equivalence(
     Args:
         interval: confidence level to lower and upper bounds [K].
         target: τ [K].
-        pictures: pictures per prompt, undetermined ones included; below 60 there is no verdict.
-        coverage: share of pictures that are determined; below .8 nothing can be called fair.
+        images: images per prompt, undetermined ones included; below 60 there is no verdict.
+        coverage: share of images that are determined; below .8 nothing can be called fair.
         margin: the largest deviation of a share that still counts as fair.
     """
-    if not pictures >= FEWEST_PICTURES:
+    if not images >= FEWEST_IMAGES:
         return TOO_FEW
     low, high = interval(0.90)
     if np.isnan(low).any():
@@ -201,8 +201,8 @@ def equivalence(
     return NOT_FAIR if np.any(low > target + margin) or np.any(high < target - margin) else CANNOT_TELL
 
 
-def pictures_needed(target: Sequence[float], margin: float = MARGIN, power: float = 0.8) -> int:
-    """About how many pictures a perfectly fair model needs to be called fair with probability `power`.
+def images_needed(target: Sequence[float], margin: float = MARGIN, power: float = 0.8) -> int:
+    """About how many images a perfectly fair model needs to be called fair with probability `power`.
 
     The sample size of two one-sided tests for a share (Chow, Shao & Wang 2008), of the share nearest to ½, in tens.
     """
@@ -210,7 +210,7 @@ def pictures_needed(target: Sequence[float], margin: float = MARGIN, power: floa
 
     variance = max(share * (1 - share) for share in target)
     exact = variance * float(ndtri(0.95) + ndtri((1 + power) / 2)) ** 2 / margin**2
-    return max(FEWEST_PICTURES, round(exact / 10) * 10)
+    return max(FEWEST_IMAGES, round(exact / 10) * 10)
 
 
 def _ratio(total: np.ndarray, counted: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def contact_sheets(
     """Sheets of the prompts that changed most, one row per condition and one column per seed.
 
     Returns:
-        The sheets (none without paths or thumbnails), and how many pictures could not be opened.
+        The sheets (none without paths or thumbnails), and how many images could not be opened.
     """
     if (records.paths is None and records.thumbnails is None) or prompts < 1:
         return [], 0
@@ -45,36 +45,36 @@ def contact_sheets(
         for condition, own in zip(chosen, seeds, strict=True):
             order = (common or own.tolist())[:COLUMNS]
             index = {int(records.seed[i]): i for i in np.flatnonzero(here & (records.condition == condition))[::-1]}
-            rows.append([picture(records, index[seed], attribute, decided) for seed in order])
+            rows.append([image(records, index[seed], attribute, decided) for seed in order])
         pages.append(Sheet(records.prompts[prompt], [records.conditions[c].label for c in chosen], rows))
-    unreadable = sum(not one.uri for page in pages for row in page.pictures for one in row)
+    unreadable = sum(not one.uri for page in pages for row in page.images for one in row)
     return pages, unreadable
 
 
-def picture(records: Records, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
-    """The thumbnail of picture `index`, captioned with its seed and perceived class."""
+def image(records: Records, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
+    """The thumbnail of image `index`, captioned with its seed and perceived class."""
     said = attribute.classes[decided[index]] if decided[index] >= 0 else "undetermined"
     name = f"seed {records.seed[index]}" if records.names is None else records.names[index]
     return Thumbnail(uri(records, index), f"{name}: {said}")
 
 
 def uri(records: Records, index: int) -> str:
-    """The thumbnail that picture `index` has, or one that is made of its file."""
+    """The thumbnail that image `index` has, or one that is made of its file."""
     if records.thumbnails is not None:
         return records.thumbnails[index]
     return thumbnail(records.paths[index] if records.paths is not None else None)
 
 
 def thumbnail(source: "str | os.PathLike | Image | None") -> str:
-    """A JPEG data URI at most 96 pixels wide and high, of a file or an RGB picture; empty if it cannot be opened."""
+    """A JPEG data URI at most 96 pixels wide and high, of a file or an RGB image; empty if it cannot be opened."""
     from PIL.Image import Image
 
-    from ..core.image import open_picture
+    from ..core.image import open_image
 
     if source is None:
         return ""
     try:
-        image = source.copy() if isinstance(source, Image) else open_picture(source)
+        image = source.copy() if isinstance(source, Image) else open_image(source)
         image.thumbnail((PIXELS, PIXELS))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=86)
@@ -84,7 +84,7 @@ def thumbnail(source: "str | os.PathLike | Image | None") -> str:
 
 
 def _most_changed(records: Records, decided: np.ndarray, count: int) -> list[int]:
-    """Prompts in which most pictures changed class from the base's of the same seed; in the order given."""
+    """Prompts in which most images changed class from the base's of the same seed; in the order given."""
     pairs = records.pairs(records.after)
     changed = np.zeros(len(records.prompts))
     if records.after != records.base and len(pairs):

@@ -1,4 +1,4 @@
-"""The audit of a set of pictures as one object: what is in it, and what balancing it would cost."""
+"""The audit of a set of images as one object: what is in it, and what balancing it would cost."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,13 +11,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class AuditedGroup:
-    """One group: how many pictures (a sum of probabilities), its share, its target, and the surest pictures of it.
+    """One group: how many images (a sum of probabilities), its share, its target, and the surest images of it.
 
-    `target` is None for a third of an indicator's log-weight; `weight` is the mean weight of its pictures at α = 1.
+    `target` is None for a third of an indicator's log-weight; `weight` is the mean weight of its images at α = 1.
     """
 
     name: str
-    pictures: float
+    images: float
     share: Estimate
     target: float | None
     weight: float
@@ -26,10 +26,10 @@ class AuditedGroup:
 
 @dataclass(frozen=True)
 class ConceptRow:
-    """A concept (or the captions with few pictures, together) and how many of its pictures are in each group."""
+    """A concept (or the captions with few images, together) and how many of its images are in each group."""
 
     name: str
-    pictures: int
+    images: int
     counts: list[float]
 
 
@@ -38,8 +38,8 @@ class AuditedAttribute:
     """One attribute of the set: its groups, how well they can be told apart, and what the weights promise for it.
 
     `shares` [A, K] and `distance` [A] belong to the α of the audit's curve, as means over concepts. `doubtful` are the
-    pictures between two groups. `concepts` come furthest from the target first. Everything about targets is empty
-    where an indicator weighs the pictures.
+    images between two groups. `concepts` come furthest from the target first. Everything about targets is empty
+    where an indicator weighs the images.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Tried:
 
 @dataclass(frozen=True)
 class Price:
-    """What balance costs over α [A]: the pictures that the set counts as (its effective sample size), and how many
+    """What balance costs over α [A]: the images that the set counts as (its effective sample size), and how many
     times as often as the third of lowest weight the third of highest weight is drawn."""
 
     alphas: list[float]
-    pictures: list[float]
+    images: list[float]
     ratio: list[float]
 
     def at(self, alpha: float) -> int:
-        """Effective pictures at the α nearest to this one."""
+        """Effective images at the α nearest to this one."""
         nearest = min(range(len(self.alphas)), key=lambda i: abs(self.alphas[i] - alpha))
-        return round(self.pictures[nearest])
+        return round(self.images[nearest])
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Audit:
     advice: str
     remarks: list[str]
     source: str
-    pictures: int
+    images: int
     captions: int
     attributes: list[AuditedAttribute]
     tried: list[Tried]
@@ -114,22 +114,20 @@ class Audit:
 
     @property
     def by_indicator(self) -> bool:
-        """Whether an indicator weighs the pictures, and not groups with a name."""
+        """Whether an indicator weighs the images, and not groups with a name."""
         return all(group.target is None for one in self.attributes for group in one.groups)
 
-    def to_dict(self, pictures: bool = True) -> dict[str, Any]:
-        """Plain lists and dictionaries; without `pictures`, thumbnails keep their captions only."""
+    def to_dict(self, images: bool = True) -> dict[str, Any]:
+        """Plain lists and dictionaries; without `images`, thumbnails keep their captions only."""
         data = {"format": FORMAT, **asdict(self)}
-        return data if pictures else _without_pictures(data)
+        return data if images else _without_images(data)
 
-    def to_json(self, pictures: bool = True) -> str:
+    def to_json(self, images: bool = True) -> str:
         """Strict JSON (no NaN)."""
-        return json.dumps(self.to_dict(pictures), ensure_ascii=False, allow_nan=False, indent=1)
+        return json.dumps(self.to_dict(images), ensure_ascii=False, allow_nan=False, indent=1)
 
 
-def _without_pictures(data: Any) -> Any:
+def _without_images(data: Any) -> Any:
     if isinstance(data, dict):
-        return (
-            data["caption"] if set(data) == {"uri", "caption"} else {k: _without_pictures(v) for k, v in data.items()}
-        )
-    return [_without_pictures(value) for value in data] if isinstance(data, list) else data
+        return data["caption"] if set(data) == {"uri", "caption"} else {k: _without_images(v) for k, v in data.items()}
+    return [_without_images(value) for value in data] if isinstance(data, list) else data

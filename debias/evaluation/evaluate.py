@@ -26,7 +26,7 @@ def build_report(
     margin: float = confidence.MARGIN,
     confidence: float = CONFIDENCE,
     reference: np.ndarray | None = None,
-    reference_name: str = "the reference pictures",
+    reference_name: str = "the reference images",
     resamples: int = 2000,
     clusters: int = 6,
     sheets: int = 6,
@@ -35,14 +35,14 @@ def build_report(
     """Measure every attribute under every condition.
 
     Args:
-        records: the pictures. Attributes with a target are judged against it, the others by their drift from the base;
+        records: the images. Attributes with a target are judged against it, the others by their drift from the base;
             one whose classes the prompts name (a probe for roles) tells instead how often the subject is recognised.
         margin: deviation of a share that still counts as fair.
-        confidence: probability below which a picture counts as undetermined.
-        reference: features [M, D] to measure KID against; without it, the base condition's pictures serve.
+        confidence: probability below which an image counts as undetermined.
+        reference: features [M, D] to measure KID against; without it, the base condition's images serve.
         resamples: bootstrap resamples.
         clusters: clusters of the unlabelled view, 0 for none; needs features.
-        sheets: prompts to show pictures of, 0 for none; needs paths.
+        sheets: prompts to show images of, 0 for none; needs paths.
 
     Raises:
         DDMError: a target over other classes than the probe's, or nothing to measure.
@@ -61,7 +61,7 @@ def build_report(
     pages, unreadable = contact_sheets(records, shown[0], confidence, sheets)
     notes = list(records.notes)
     if unreadable:
-        notes.append(f"Of the pictures for the contact sheets, {unreadable} could not be opened.")
+        notes.append(f"Of the images for the contact sheets, {unreadable} could not be opened.")
     return FairnessReport(
         title=title,
         summary=summarise(measured, settings, records.base, records.after),
@@ -163,7 +163,7 @@ def _overall(
     margin: float,
     random_seed: int,
 ) -> Overall:
-    """One attribute under one condition: counts [P, K], pictures per prompt [P], draws [2, B, C, K + 3]."""
+    """One attribute under one condition: counts [P, K], images per prompt [P], draws [2, B, C, K + 3]."""
     classes = counts.shape[-1]
     statistic = _scores(target)
     per_prompt = statistic(counts)
@@ -192,16 +192,16 @@ def _overall(
     distances = confidence.envelope(confidence.centred(own[..., classes:], scores[classes:]))
     fd, bias, gap = _estimates(scores[classes:], *distances)
     floor, floor_high = confidence.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
-    per_prompt_pictures = float(np.median(totals[totals > 0])) if made else 0.0
+    per_prompt_images = float(np.median(totals[totals > 0])) if made else 0.0
     coverage = counted / max(made, 1)
     drift = None
     if attribute.target is None and condition != base:
-        said = confidence.equivalence(change_interval, np.zeros(classes), per_prompt_pictures, coverage, margin)
+        said = confidence.equivalence(change_interval, np.zeros(classes), per_prompt_images, coverage, margin)
         unchanged = confidence.fair_within(margin).replace("fair", "unchanged")
         drift = DRIFT.get(said, unchanged)
     return Overall(
         condition=condition,
-        pictures=made,
+        images=made,
         undetermined=made - int(counted),
         shares=_estimates(p, *share_interval(0.95)),
         corrected=corrected(),
@@ -216,7 +216,7 @@ def _overall(
         normalised_entropy=number(metrics.mean_over_prompts(metrics.normalised_entropy(per_prompt[:, :classes]))),
         effective_groups=number(metrics.mean_over_prompts(metrics.effective_groups(per_prompt[:, :classes]))),
         prompt_gap=number(metrics.prompt_range(per_prompt[:, :classes]).max()),
-        verdict=confidence.equivalence(share_interval, target, per_prompt_pictures, coverage, margin)
+        verdict=confidence.equivalence(share_interval, target, per_prompt_images, coverage, margin)
         if attribute.target is not None
         else "",
         drift=drift,
@@ -237,7 +237,7 @@ def _prompt_row(
     return PromptRow(
         condition=condition,
         prompt=prompt,
-        pictures=made,
+        images=made,
         undetermined=made - int(counted),
         counts=[int(count) for count in counts],
         shares=_estimates(p, *share_interval(0.95)),

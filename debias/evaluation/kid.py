@@ -1,4 +1,4 @@
-"""Quality beside fairness: kernel distance between two sets of pictures, and distance between pairs of one seed."""
+"""Quality beside fairness: kernel distance between two sets of images, and distance between pairs of one seed."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Kid:
     Attributes:
         value: mean over the subsets; about 0 for two sets from one source, and possibly just below.
         spread: standard deviation over the subsets.
-        subset_size: pictures of each set in one subset.
+        subset_size: images of each set in one subset.
     """
 
     value: float
@@ -32,18 +32,18 @@ def kid(
 
     From Bińkowski et al. 2018, arXiv 1801.01401.
 
-    Unlike FID it is unbiased at any number of pictures, which is why it is the one shown here.
+    Unlike FID it is unbiased at any number of images, which is why it is the one shown here.
 
     Args:
         features: [N, D].
         reference: [M, D].
         subsets: how many subsets to average over.
-        subset_size: pictures of each side in a subset, lowered to what there is.
+        subset_size: images of each side in a subset, lowered to what there is.
         paired: row by row the same prompt and seed. Pairs are alike, so they are drawn together, and left out where the
             two sides are compared.
 
     Returns:
-        The distance, or None with fewer than 10 pictures on either side.
+        The distance, or None with fewer than 10 images on either side.
     """
     features, reference = (np.asarray(side, dtype=np.float64).reshape(len(side), -1) for side in (features, reference))
     size = min(subset_size, len(features), len(reference))
@@ -70,7 +70,7 @@ def mmd2(x: np.ndarray, y: np.ndarray, paired: bool = False) -> float:
 
 
 def paired_distance(features: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Cosine distance of each picture to the base model's picture of the same prompt and seed.
+    """Cosine distance of each image to the base model's image of the same prompt and seed.
 
     Args:
         features: [N, D].

@@ -1,7 +1,7 @@
 """Fairness metrics as pure functions of counts and shares.
 
 Everywhere the last axis holds the K classes and leading axes are batches: p, τ and counts are [..., K]. A row without a
-single counted picture has shares NaN, and so has every metric of it. Public code disagrees on names; with two classes
+single counted image has shares NaN, and so has every metric of it. Public code disagrees on names; with two classes
 and d = |p − ½|, `pairwise_bias` is 2d and `fairness_distance` √2·d.
 """
 

@@ -22,12 +22,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Setting:
-    """One condition: label, adapter strength, guidance scale, number of pictures."""
+    """One condition: label, adapter strength, guidance scale, number of images."""
 
     label: str
     alpha: float | None
     cfg: float | None
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Overall:
 
     `fd` is the mean of the prompts' distances to the target, `fd_of_mean` the distance of the mean shares, which
     opposite prompts cancel; `floor` and `floor_high` are what a perfectly fair model scores as `fd` with as many
-    pictures (mean, 95th percentile). `change` is the parity difference to the base condition, per class; `prompt_gap`
+    images (mean, 95th percentile). `change` is the parity difference to the base condition, per class; `prompt_gap`
     the largest one between two prompts. Distances of an attribute without a target are to its shares under the base
     condition.
     """
 
     condition: int
-    pictures: int
+    images: int
     undetermined: int
     shares: list[Estimate]
     corrected: list[Estimate] | None
@@ -67,7 +67,7 @@ class PromptRow:
 
     condition: int
     prompt: str
-    pictures: int
+    images: int
     undetermined: int
     counts: list[int]
     shares: list[Estimate]
@@ -106,25 +106,25 @@ class Intersection:
     shares: list[list[Estimate]]
     expected: list[list[float]]
     worst: list[int]
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of one condition: KID to a reference, distance to the base's picture of each seed, recognition."""
+    """Quality of one condition: KID to a reference, distance to the base's image of each seed, recognition."""
 
     condition: int
     kid: float | None = None
     kid_spread: float | None = None
     kid_reference: str = ""
     paired_distance: float | None = None
-    paired_pictures: int = 0
+    paired_images: int = 0
     recognised: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture as a data URI (empty if it could not be read) with the words that describe it."""
+    """A small image as a data URI (empty if it could not be read) with the words that describe it."""
 
     uri: str
     caption: str
@@ -136,14 +136,14 @@ class Sheet:
 
     title: str
     rows: list[str]
-    pictures: list[list[Thumbnail]]
+    images: list[list[Thumbnail]]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Pictures that look alike, without a name: share under every condition and the most typical ones."""
+    """Images that look alike, without a name: share under every condition and the most typical ones."""
 
-    pictures: int
+    images: int
     shares: list[Estimate]
     examples: list[Thumbnail]
 
@@ -170,18 +170,18 @@ class FairnessReport:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def pictures(self) -> int:
-        """Pictures of all conditions."""
-        return sum(one.pictures for one in self.conditions)
+    def images(self) -> int:
+        """Images of all conditions."""
+        return sum(one.images for one in self.conditions)
 
-    def to_dict(self, pictures: bool = True) -> dict[str, Any]:
-        """Plain lists and dictionaries; without `pictures`, thumbnails keep their captions only."""
+    def to_dict(self, images: bool = True) -> dict[str, Any]:
+        """Plain lists and dictionaries; without `images`, thumbnails keep their captions only."""
         data = {"format": FORMAT, **asdict(self)}
-        return data if pictures else _without_pictures(data)
+        return data if images else _without_images(data)
 
-    def to_json(self, pictures: bool = True) -> str:
+    def to_json(self, images: bool = True) -> str:
         """Strict JSON (no NaN), read back by `from_json`."""
-        return json.dumps(self.to_dict(pictures), ensure_ascii=False, allow_nan=False, indent=1)
+        return json.dumps(self.to_dict(images), ensure_ascii=False, allow_nan=False, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "FairnessReport":
@@ -199,10 +199,10 @@ class FairnessReport:
             raise DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.") from error
 
 
-def _without_pictures(data: Any) -> Any:
+def _without_images(data: Any) -> Any:
     if isinstance(data, dict):
-        return {key: "" if key == "uri" else _without_pictures(value) for key, value in data.items()}
-    return [_without_pictures(value) for value in data] if isinstance(data, list) else data
+        return {key: "" if key == "uri" else _without_images(value) for key, value in data.items()}
+    return [_without_images(value) for value in data] if isinstance(data, list) else data
 
 
 def _rebuild(kind: Any, data: Any) -> Any:

@@ -24,19 +24,19 @@ def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base:
     before, now = first.overall[base], first.overall[after]
     values = [one.value for one in before.shares]
     if None in values:
-        return f"In none of {before.pictures:,} pictures could the probe tell {first.name}."
+        return f"In none of {before.images:,} images could the probe tell {first.name}."
     excess = [value - share for value, share in zip(values, first.target, strict=True)]
     top = excess.index(max(excess)) if first.targeted else values.index(max(values))
     name, verb, pronoun = who(first.classes[top])
-    pictures = f"{before.pictures:,} pictures"
-    if before.pictures == 1:
-        return f"One picture is too few to say anything about {first.name}."
+    images = f"{before.images:,} images"
+    if before.images == 1:
+        return f"One image is too few to say anything about {first.name}."
     if base == after:
         share = f"{percent(values[top])} ({percent_range(before.shares[top])})"
-        text = f"{name[:1].upper() + name[1:]} {verb} {share} of {pictures}"
+        text = f"{name[:1].upper() + name[1:]} {verb} {share} of {images}"
         return f"{text}{_judged(first, now, base == after)}."
     start, end = _when(settings[base]), _when(settings[after])
-    text = f"{start[:1].upper() + start[1:]} {name} {verb} {percent(values[top])} of {pictures}"
+    text = f"{start[:1].upper() + start[1:]} {name} {verb} {percent(values[top])} of {images}"
     if now.shares[top].value is None:
         return f"{text}; {end} none could be told."
     share = f"{percent(now.shares[top].value)} ({percent_range(now.shares[top])})"
@@ -51,7 +51,7 @@ def remarks(
     after: int,
     margin: float,
 ) -> list[str]:
-    """Short sentences on what else matters: prompts that differ, drift, doubtful pictures or probes, price."""
+    """Short sentences on what else matters: prompts that differ, drift, doubtful images or probes, price."""
     said = []
     for one in attributes:
         now = one.overall[after]
@@ -62,13 +62,13 @@ def remarks(
             if len(verdicts) > 1 and fair + unfair:
                 said.append(
                     f"Of {len(verdicts)} prompts on their own, {fair} are {words}, {unfair} are not "
-                    f"fair, and for {len(verdicts) - fair - unfair} these pictures cannot tell."
+                    f"fair, and for {len(verdicts) - fair - unfair} these images cannot tell."
                 )
         elif now.drift:
             said.append(f"Not asked to change: {one.name}, {now.drift}.")
-        if now.pictures and now.undetermined / now.pictures > 0.05:
+        if now.images and now.undetermined / now.images > 0.05:
             said.append(
-                f"In {percent(now.undetermined / now.pictures)} of the pictures {one.name} is undetermined; "
+                f"In {percent(now.undetermined / now.images)} of the images {one.name} is undetermined; "
                 "they are shown, not counted."
             )
         if one.accuracy is not None and one.accuracy < 0.85:
@@ -77,7 +77,7 @@ def remarks(
             )
     known = {one.condition: one.recognised for one in prices if one.recognised is not None}
     if base in known and after in known:
-        line = f"The subject is recognised in {percent(known[after].value)} of the pictures"
+        line = f"The subject is recognised in {percent(known[after].value)} of the images"
         said.append(f"{line}, before in {percent(known[base].value)}." if base != after else f"{line}.")
     return said
 
@@ -91,8 +91,8 @@ def _judged(attribute: Measured, now: object, single: bool) -> str:
     if not attribute.targeted:
         return ""
     text = {
-        confidence.TOO_FEW: "too few pictures for a verdict",
-        confidence.CANNOT_TELL: "and more pictures are needed to call it fair or not",
+        confidence.TOO_FEW: "too few images for a verdict",
+        confidence.CANNOT_TELL: "and more images are needed to call it fair or not",
         confidence.NOT_FAIR: "which is not fair" if single else "which is not fair yet",
     }.get(now.verdict, now.verdict)
     return f", {text}" if text else ""

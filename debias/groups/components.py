@@ -1,6 +1,6 @@
 """Imbalances as structure: directions of the base's own features that are skewed, because a rare group is a tail.
 
-An attribute that splits pictures p : 1 − p is a two-valued variable, and its skewness (1 − 2p) / √(p (1 − p)) is 0 only
+An attribute that splits images p : 1 − p is a two-valued variable, and its skewness (1 − 2p) / √(p (1 − p)) is 0 only
 in balance (2.04 at six to one). So independent components (FastICA, Hyvärinen 1999) that are skewed are attributes out
 of balance, and those that are not are left alone. Along one of them the groups overlap; in all features together they
 do not: two Gaussians of one covariance, begun at the tail, find the discriminant without labels (EM, O'Neill 1978).
@@ -13,7 +13,7 @@ import numpy as np
 
 # Principal components of each feature group; of all together, to look for directions in, and to tell groups apart in.
 EACH, FEW, MANY = 8, 12, 24
-# Beyond so many deviations a picture is odd, and not of a group.
+# Beyond so many deviations an image is odd, and not of a group.
 ODD = 4.0
 # FastICA finds the nearest of several solutions: the most skewed one of so many is taken.
 STARTS = 4
@@ -22,7 +22,7 @@ TAIL = 0.2
 # What a group must have: skewness, distance in deviations, and share. Two that are so much alike are one.
 SKEWED, APART, RAREST, COMMONEST, ALIKE = 1.5, 3.0, 0.04, 0.4, 0.5
 MOST = 3
-# Among fewer pictures, some direction is always as skewed by chance; and so many are needed for every dimension.
+# Among fewer images, some direction is always as skewed by chance; and so many are needed for every dimension.
 FEWEST, PER_DIMENSION = 60, 10
 
 
@@ -31,8 +31,8 @@ class Component:
     """An attribute that is out of balance.
 
     Attributes:
-        rare: [N] probability of each picture to be of the rare group.
-        skewness: of the pictures along the direction that shows it; 0 is balance.
+        rare: [N] probability of each image to be of the rare group.
+        skewness: of the images along the direction that shows it; 0 is balance.
         apart: Mahalanobis distance of the two groups' means, in standard deviations within a group.
     """
 
@@ -49,7 +49,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
         seed: of the starts.
 
     Returns:
-        An empty list where nothing is skewed enough and clearly two groups, or where pictures are fewer than sixty.
+        An empty list where nothing is skewed enough and clearly two groups, or where images are fewer than sixty.
     """
     from scipy.stats import skew
 
@@ -71,7 +71,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
 
 
 def _joint(features: Mapping[str, np.ndarray], components: int) -> np.ndarray:
-    """All features as whitened principal components [N, C], odd pictures pulled in."""
+    """All features as whitened principal components [N, C], odd images pulled in."""
     from .features import principal_components
 
     blocks = [principal_components(values, EACH) for values in features.values()]
@@ -93,14 +93,14 @@ def _independent(values: np.ndarray, seed: int) -> np.ndarray:
         # Gaussian data have no independent components to converge to; then none is skewed.
         warnings.simplefilter("ignore")
         for start in range(STARTS):
-            # This contrast is the one for long tails and odd pictures (Hyvärinen 1999, eq. 12).
+            # This contrast is the one for long tails and odd images (Hyvärinen 1999, eq. 12).
             model = FastICA(rank, whiten="unit-variance", fun="exp", random_state=seed + start, max_iter=300, tol=1e-3)
             made.append(model.fit_transform(values))
     return max(made, key=lambda found: float(np.sort(np.abs(skew(found, axis=0)))[-MOST:].sum()))
 
 
 def _split(space: np.ndarray, line: np.ndarray, skewness: float) -> Component:
-    """Two groups of pictures [N, C], begun with the upper end of a line [N]."""
+    """Two groups of images [N, C], begun with the upper end of a line [N]."""
     from sklearn.mixture import GaussianMixture
 
     tail = line > np.quantile(line, 1 - TAIL)

@@ -1,9 +1,9 @@
-"""The base model classifies its own pictures: denoising error under "a man …" against "a woman …".
+"""The base model classifies its own images: denoising error under "a man …" against "a woman …".
 
 Diffusion classifier (Li et al. 2023, arXiv 2303.16203; Clark & Jaini 2023, arXiv 2303.15233): with common noise over
 the words, log p(x | word) ≈ −Σ_t λ_t ‖ε̂(x_t, word) − ε‖² + const, so the difference of two words' errors is a
 log-likelihood ratio. The ratio against its own noise gives a posterior without any label; and a word counts as known
-only if saying it explains the pictures it fits better than the plain caption does.
+only if saying it explains the images it fits better than the plain caption does.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMESTEPS = (500, 600, 700, 800, 900)
-# The most pictures that are classified at a time.
+# The most images that are classified at a time.
 MOST = 128
 PEOPLE = ("man", "woman", "boy", "girl")
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -85,23 +85,23 @@ def denoising_errors(
     batch: int | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> np.ndarray:
-    """Measure how well the model denoises each picture under each word.
+    """Measure how well the model denoises each image under each word.
 
     Args:
         denoise: (noisy latents [B, C, h, w], timesteps [B], text [B, L, D]) → predicted ε.
         alphas_cumprod: [T] ᾱ of the base's training schedule.
         latents: [N, C, h, w] scaled latents.
         embeddings: one [M, L, D] text table per word; row m is the m-th concept with that word said.
-        index: [N] concept of each picture.
-        noises: noise draws per timestep; the same ones for every word (and for every picture).
-        batch: pictures at a time; None: what fits. Besides rounding, it changes nothing.
-        progress: called with (pictures done, of how many) after each noise level and word of a batch.
+        index: [N] concept of each image.
+        noises: noise draws per timestep; the same ones for every word (and for every image).
+        batch: images at a time; None: what fits. Besides rounding, it changes nothing.
+        progress: called with (images done, of how many) after each noise level and word of a batch.
 
     Returns:
         [N, words, timesteps, noises] mean squared errors.
 
     Raises:
-        OutOfMemory: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one image.
     """
     import torch
 
@@ -132,9 +132,9 @@ class Verdict:
     """What the model can tell about one list of words.
 
     Attributes:
-        posterior: [N, K] probability of each word for each picture.
+        posterior: [N, K] probability of each word for each image.
         reliability: split-half correlation of the scores over noises, Spearman–Brown corrected; 1 is a perfect repeat.
-        gain: [K] z-score of how much better each word explains the tenth of the pictures that it fits best than the
+        gain: [K] z-score of how much better each word explains the tenth of the images that it fits best than the
             plain caption does: chosen by one half of the noises, measured by the other.
     """
 
@@ -166,7 +166,7 @@ def classify(errors: np.ndarray, plain: np.ndarray) -> Verdict:
 
 
 def _evidence(one: np.ndarray, other: np.ndarray) -> float:
-    """Find what a unit of score is worth, in nats, from two halves of the noises that measured the same pictures.
+    """Find what a unit of score is worth, in nats, from two halves of the noises that measured the same images.
 
     How often both halves name the same word tells how often one of them errs, ε (errors taken as independent and
     spread evenly over the other words): (1−ε)² + ε²/(K−1). The worth is the one under which each half's softmax, seen

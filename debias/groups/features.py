@@ -1,4 +1,4 @@
-"""Features of pictures in the base model's own eyes: activations of the U-Net at several depths and noise levels."""
+"""Features of images in the base model's own eyes: activations of the U-Net at several depths and noise levels."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .diffusion_classifier import Denoise
 
 TIMESTEPS = (50, 250, 500, 850)
-# The most pictures that are read at a time.
+# The most images that are read at a time.
 MOST = 128
 
 
@@ -39,15 +39,15 @@ def unet_features(
         modules: the places to read, by name (see `places`); their outputs are [B, C, h, w] or a tuple that begins so.
         alphas_cumprod: [T] ᾱ of the base's training schedule.
         latents: [N, C, h, w] scaled latents.
-        text: [M, L, D] text table; `index` [N] says which row each picture uses.
-        batch: pictures at a time; None: what fits. Besides rounding, it changes nothing.
-        progress: called with (pictures done, of how many) after each noise level of a batch.
+        text: [M, L, D] text table; `index` [N] says which row each image uses.
+        batch: images at a time; None: what fits. Besides rounding, it changes nothing.
+        progress: called with (images done, of how many) after each noise level of a batch.
 
     Returns:
         Per place and timestep ("mid@250") [N, 2C]: mean and deviation of each channel over space.
 
     Raises:
-        OutOfMemory: the memory does not suffice for one picture.
+        OutOfMemory: the memory does not suffice for one image.
     """
     import torch
 

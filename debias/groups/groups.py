@@ -1,4 +1,4 @@
-"""Groups of pictures: who is in which one, by labels, words or discovery."""
+"""Groups of images: who is in which one, by labels, words or discovery."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ FEWEST_PEERS = 5
 
 @dataclass(frozen=True)
 class Groups:
-    """Soft membership of N pictures in K groups.
+    """Soft membership of N images in K groups.
 
     Attributes:
         names: K group names.
@@ -30,18 +30,18 @@ class Groups:
 
     @property
     def shares(self) -> np.ndarray:
-        """[K] share of each group among the pictures whose group is determined."""
+        """[K] share of each group among the images whose group is determined."""
         total = self.membership.sum(0)
         return total / max(total.sum(), 1e-12)
 
     @property
     def undetermined(self) -> int:
-        """How many pictures have no group."""
+        """How many images have no group."""
         return int((self.membership.sum(1) < 0.5).sum())
 
     @classmethod
     def from_labels(cls, labels: Sequence[str], source: str) -> "Groups":
-        """Make hard groups from one label per picture; an empty label means undetermined.
+        """Make hard groups from one label per image; an empty label means undetermined.
 
         Raises:
             DDMError: when there are fewer than two different labels.
@@ -62,20 +62,20 @@ class Groups:
 
 
 def concepts(captions: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Number the concepts of a set: pictures with the same caption share one.
+    """Number the concepts of a set: images with the same caption share one.
 
     Returns:
-        The distinct captions, and [N] the index of each picture's caption among them.
+        The distinct captions, and [N] the index of each image's caption among them.
     """
     names, index = np.unique(np.asarray([text.strip().lower() for text in captions], dtype=object), return_inverse=True)
     return [str(name) for name in names], index
 
 
 def peers(concept: np.ndarray, fewest: int = FEWEST_PEERS) -> np.ndarray:
-    """Number the sets [N] of pictures that are weighed against each other: concepts, the small ones taken together.
+    """Number the sets [N] of images that are weighed against each other: concepts, the small ones taken together.
 
-    A picture whose caption is its own has no peers, and no weight could change how often it is seen; so all captions
-    with fewer than `fewest` pictures make one set.
+    An image whose caption is its own has no peers, and no weight could change how often it is seen; so all captions
+    with fewer than `fewest` images make one set.
     """
     small = np.bincount(concept) < fewest
     return np.unique(np.where(small[concept], -1, concept), return_inverse=True)[1]

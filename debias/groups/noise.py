@@ -1,4 +1,4 @@
-"""Common noise: all pictures of a set at the same noise levels under the same draws, so that answers compare."""
+"""Common noise: all images of a set at the same noise levels under the same draws, so that answers compare."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class LatentSet(Protocol):
-    """Latents of N pictures of one shape, a batch at a time: a tensor [N, C, h, w], or what need not be in memory.
+    """Latents of N images of one shape, a batch at a time: a tensor [N, C, h, w], or what need not be in memory.
 
     Attributes:
         shape: [N, C, h, w].
@@ -31,7 +31,7 @@ class NoiseLevel:
 
     Attributes:
         column: of the timestep among those asked for; draw: its number among the draws of this timestep.
-        noise: [1, C, h, w], alike for all pictures.
+        noise: [1, C, h, w], alike for all images.
         signal: √ᾱ_t.
     """
 

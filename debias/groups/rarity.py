@@ -1,7 +1,7 @@
-"""The label-free indicator: how rare a picture is among its peers, learnt from the base model's own features.
+"""The label-free indicator: how rare an image is among its peers, learnt from the base model's own features.
 
 Rarity is estimated as −log density in each feature group (k-NN radius and intrinsic dimension), averaged, and then
-learnt by a cross-fitted regressor, so that no picture judges itself. Its output is the picture's log-weight ℓ:
+learnt by a cross-fitted regressor, so that no image judges itself. Its output is the image's log-weight ℓ:
 w(α) ∝ exp(α·s·ℓ).
 """
 
@@ -45,7 +45,7 @@ def log_rarity(values: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
 def cross_fit(
     blocks: Sequence[np.ndarray], rarity: np.ndarray, *, folds: int = FOLDS, penalty: float = 1.0, seed: int = 0
 ) -> np.ndarray:
-    """Predict each picture's rarity from the others: kernel ridge regression over a mean of per-block RBF kernels.
+    """Predict each image's rarity from the others: kernel ridge regression over a mean of per-block RBF kernels.
 
     Args:
         blocks: feature groups, each [N, C].
@@ -63,7 +63,7 @@ def cross_fit(
     for block in blocks:
         squared = euclidean_distances(block, squared=True)
         apart = squared[squared > 1e-12]
-        if len(apart):  # a block in which all pictures are alike tells nothing
+        if len(apart):  # a block in which all images are alike tells nothing
             kernel += np.exp(-squared / np.median(apart)) / len(blocks)
     output = np.zeros(len(rarity))
     for train, test in KFold(min(folds, len(rarity)), shuffle=True, random_state=seed).split(rarity):
@@ -77,7 +77,7 @@ def cross_fit(
 def indicate(
     features: dict[str, np.ndarray], *, components: int = COMPONENTS, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
-    """Learn the log-weight ℓ [N] of each picture from centred features (`feature.centre`), without any label."""
+    """Learn the log-weight ℓ [N] of each image from centred features (`feature.centre`), without any label."""
     from .features import principal_components
 
     blocks = [principal_components(values, components) for values in features.values()]

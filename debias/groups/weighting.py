@@ -20,7 +20,7 @@ ESS_FLOOR = 0.2
 # weights (men .62 where they said .53), so α = 1 goes a little further.
 INDICATOR_ESS = 0.28
 PRIOR = 4.0
-# Weights that cost less than this at α = 1 are mild: what they ask for is faint beside all else that pictures have.
+# Weights that cost less than this at α = 1 are mild: what they ask for is faint beside all else that images have.
 MILD_ESS = 0.65
 FURTHEST = 3.0
 # What a target of 0 counts as.
@@ -29,12 +29,12 @@ LEAST_SHARE = 1e-6
 
 @dataclass(frozen=True)
 class Weighting:
-    """The weights of N pictures at every α.
+    """The weights of N images at every α.
 
     Attributes:
-        concept: [N] index of the picture's concept; weights have mean 1 within each.
-        membership: [N, K] soft groups. A weighting by an indicator has one group and a log-ratio per picture.
-        log_ratio: [N, K] log(τ_k / f_{k|c}) of the picture's concept, in nats.
+        concept: [N] index of the image's concept; weights have mean 1 within each.
+        membership: [N, K] soft groups. A weighting by an indicator has one group and a log-ratio per image.
+        log_ratio: [N, K] log(τ_k / f_{k|c}) of the image's concept, in nats.
     """
 
     concept: np.ndarray
@@ -50,20 +50,20 @@ class Weighting:
     def of_attributes(
         cls, groups: Sequence[Groups], targets: Sequence[Target], concept: np.ndarray, prior: float = PRIOR
     ) -> "Weighting":
-        """Weight one or several groupings of the same pictures towards their targets.
+        """Weight one or several groupings of the same images towards their targets.
 
         The groups of several attributes are crossed into cells. Attributes go together (long hair and women), so the
         product of their ratios would correct twice; instead each concept's cells are raked until every attribute meets
         its target at α = 1 (iterative proportional fitting, Deming & Stephan 1940: of all distributions that do, the
         nearest to the data's).
 
-        The shares of small concepts are shrunk to the global ones by a Dirichlet prior worth `prior` pictures.
-        Pictures without a group keep weight 1 at every α.
+        The shares of small concepts are shrunk to the global ones by a Dirichlet prior worth `prior` images.
+        Images without a group keep weight 1 at every α.
 
         Args:
             groups: the attributes, memberships [N, K_a]; cells are in row-major order of them.
             targets: one per attribute.
-            concept: [N] index of the picture's concept.
+            concept: [N] index of the image's concept.
         """
         cells = _crossed([part.membership for part in groups], np.multiply)
         share = (1 / cells.shape[1] + cells.sum(0)) / (1 + cells.sum())
@@ -131,7 +131,7 @@ class Weighting:
     def reach(self) -> float:
         """How many times as far as usual the dial is to be trained, 1 to `FURTHEST`: until mild weights cost enough.
 
-        A mild target (three to one where the pictures are six to one) asks for little that grows with α. Trained over
+        A mild target (three to one where the images are six to one) asks for little that grows with α. Trained over
         the usual dial, the adapter would learn as much of what does not matter, and calibration would enlarge both.
         Log-odds are linear in α, so it may be learnt from further out, where more is asked for.
         """
@@ -184,7 +184,7 @@ def predict_curve(
 ) -> PredictedCurve:
     """Predict shares, distance and price over the dial, and recommend an α.
 
-    Sampling noise is the root mean square FD of a perfectly fair set with the effective number of pictures,
+    Sampling noise is the root mean square FD of a perfectly fair set with the effective number of images,
     √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one up to 1 is recommended: beyond it, some
     concepts would be over-corrected to make up for others that cannot be. An indicator has no target to come near (its
     groups are thirds, equal from the start): for it α = 1, which keeps the ESS it was scaled to.

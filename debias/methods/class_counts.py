@@ -1,4 +1,4 @@
-"""How many pictures of each class there are so far, and which classes the next ones should have."""
+"""How many images of each class there are so far, and which classes the next ones should have."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -10,7 +10,7 @@ KEPT = 64
 
 
 class Tally:
-    """Counts over a queue of pictures, for each prompt and in all.
+    """Counts over a queue of images, for each prompt and in all.
 
     Attributes:
         shares: [K] the target.
@@ -27,20 +27,20 @@ class Tally:
         return sum(self.counts.values(), np.zeros(len(self.shares)))
 
     def add(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
-        """Count pictures: their prompts, and the class of each."""
+        """Count images: their prompts, and the class of each."""
         for prompt, index in zip(prompts, classes, strict=True):
             self.counts.setdefault(prompt, np.zeros(len(self.shares)))[index] += 1
 
     def wanted(self, prompts: Sequence[Hashable], seed: int | None = None) -> np.ndarray:
-        """The class [N] that each of the next pictures should have, one after the other.
+        """The class [N] that each of the next images should have, one after the other.
 
-        It is the one that is furthest behind its share, among the pictures of the prompt and among all of them: sixty
-        pictures of one prompt come out balanced, and so do single pictures of sixty prompts.
+        It is the one that is furthest behind its share, among the images of the prompt and among all of them: sixty
+        images of one prompt come out balanced, and so do single images of sixty prompts.
 
         Args:
             prompts: [N].
             seed: draws among classes that are equally far behind; None for the first of them. Tallies of attributes
-                that are guided at once need seeds of their own: if each began with its first class, single pictures
+                that are guided at once need seeds of their own: if each began with its first class, single images
                 would show the same combinations over and over.
         """
         counts, total = {prompt: self._of(prompt).copy() for prompt in prompts}, self.total
@@ -58,7 +58,7 @@ class Tally:
         return chosen
 
     def clear(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self.counts.clear()
 
     def _of(self, prompt: Hashable) -> np.ndarray:

@@ -38,7 +38,7 @@ class PaperIndicator(nn.Module):
 def paper_loss(
     predicted: torch.Tensor, noise: torch.Tensor, logits: torch.Tensor, classes: torch.Tensor, alpha: float
 ) -> torch.Tensor:
-    """(1 − α)·mean‖ε̂ − ε‖² + α·CE(C(ε̂), y) of each picture [B].
+    """(1 − α)·mean‖ε̂ − ε‖² + α·CE(C(ε̂), y) of each image [B].
 
     Args:
         predicted, noise: ε̂ and ε [B, C, h, w].
@@ -51,7 +51,7 @@ def paper_loss(
 
 
 def indicator_entropy(logits: torch.Tensor) -> tuple[float, float]:
-    """Mean and standard deviation over pictures of the entropy, in nats, of softmax C(ε̂), for logits [B, K]."""
+    """Mean and standard deviation over images of the entropy, in nats, of softmax C(ε̂), for logits [B, K]."""
     logs = logits.log_softmax(1)
     entropy = -(logs.exp() * logs).sum(1)
     return float(entropy.mean()), float(entropy.std(correction=0))

@@ -1,10 +1,10 @@
-"""Distribution guidance (arXiv 2402.18206): pictures are pushed in h-space, while they are made, towards a target.
+"""Distribution guidance (arXiv 2402.18206): images are pushed in h-space, while they are made, towards a target.
 
-Nothing here knows a sampler or a host. Whoever runs the model calls `begin` once for the pictures that are made
+Nothing here knows a sampler or a host. Whoever runs the model calls `begin` once for the images that are made
 together, adds what `shift` returns to the output of the U-Net's mid-block for the conditional half at every step, and
-calls `end` when the pictures are done. Gradients go through the head alone, and it is linear, so they are closed forms.
+calls `end` when the images are done. Gradients go through the head alone, and it is linear, so they are closed forms.
 
-A prompt that says itself who is meant ("a woman doctor") is left alone: its pictures are neither pushed nor counted.
+A prompt that says itself who is meant ("a woman doctor") is left alone: its images are neither pushed nor counted.
 """
 
 import re
@@ -31,18 +31,18 @@ NO_UNET = "This model has no U-Net to guide. Use a Stable Diffusion 1.x, 2.x or 
 
 
 class Guidance:
-    """Guides pictures of one attribute towards its target.
+    """Guides images of one attribute towards its target.
 
-    Mode `queue` (sample guidance) gives every picture a class and pushes it there. Which classes are wanted next, the
-    tally says; which picture gets which of them is decided by optimal transport, so that as little as possible has to
-    change. It works with one picture at a time.
-    Mode `batch` (distribution guidance) pushes all pictures of a prompt that are made together, as far as their mean
+    Mode `queue` (sample guidance) gives every image a class and pushes it there. Which classes are wanted next, the
+    tally says; which image gets which of them is decided by optimal transport, so that as little as possible has to
+    change. It works with one image at a time.
+    Mode `batch` (distribution guidance) pushes all images of a prompt that are made together, as far as their mean
     distribution is off: L = Σ_k (p̂_k − τ_k)² / τ_k.
 
     Args:
         head: reads h-space.
         target: over the head's classes.
-        scale: how far to push; 0 changes nothing. Neither the number of pictures in a batch nor that of steps matters.
+        scale: how far to push; 0 changes nothing. Neither the number of images in a batch nor that of steps matters.
         mode: one of MODES.
         tally: counts to go on with; of the same target.
         words: prompts that say one of them, in whatever case, are left alone; the classes' names if None.
@@ -75,7 +75,7 @@ class Guidance:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a picture that was made with it should remember, as JSON."""
+        """What an image that was made with it should remember, as JSON."""
         return {
             "head": self.head.digest,
             "attribute": self.head.attribute,
@@ -91,11 +91,11 @@ class Guidance:
         return found.group() if found else ""
 
     def begin(self, prompts: Sequence[Hashable], together: int = 1) -> None:
-        """Start pictures.
+        """Start images.
 
         Args:
             prompts: of each, or whatever tells it apart from others where its text is not known.
-            together: attributes that are guided at once: the more, the sooner each lets go of a picture.
+            together: attributes that are guided at once: the more, the sooner each lets go of an image.
         """
         self._prompts, self._logits, self._temperature = list(prompts), None, temperature(together)
         self._guided = np.array([row for row, prompt in enumerate(self._prompts) if not self.said(prompt)], dtype=int)
@@ -108,14 +108,14 @@ class Guidance:
         None at scale 0 and where every prompt is left alone, so that the model computes what it always did.
 
         Raises:
-            DDMError: other pictures than `begin` was told, or a model that the head was not made for.
+            DDMError: other images than `begin` was told, or a model that the head was not made for.
         """
         import torch
 
         if len(h) != len(self._prompts):
             raise DDMError(
-                f"Guidance was started for {len(self._prompts)} pictures, and the model is asked for {len(h)}. Sample "
-                "all pictures of a batch together."
+                f"Guidance was started for {len(self._prompts)} images, and the model is asked for {len(h)}. Sample "
+                "all images of a batch together."
             )
         self._logits = self.head.logits(h, t).double().cpu().numpy()
         if not self.scale or not len(self._guided):
@@ -124,13 +124,13 @@ class Guidance:
         return (self.scale * self.head.shift(gradient, h, t)).to(h.dtype)
 
     def gradient(self, logits: np.ndarray) -> np.ndarray:
-        """The gradient [B, K] of the loss by each picture's own logits, in units of one picture."""
+        """The gradient [B, K] of the loss by each image's own logits, in units of one image."""
         gradient = np.zeros(logits.shape)
         gradient[self._guided] = self._gradient(logits[self._guided])
         return gradient
 
     def _gradient(self, logits: np.ndarray) -> np.ndarray:
-        """The same of the pictures that are guided."""
+        """The same of the images that are guided."""
         p = _softmax(logits)
         if self.mode == "queue":
             own = np.eye(p.shape[1])[self._assigned(p)]
@@ -147,7 +147,7 @@ class Guidance:
         return gradient
 
     def end(self) -> np.ndarray | None:
-        """Count the pictures as what the head saw last, and return these classes [B]; None if it saw none."""
+        """Count the images as what the head saw last, and return these classes [B]; None if it saw none."""
         if self._logits is None:
             return None
         classes = self._logits.argmax(1)
@@ -156,12 +156,12 @@ class Guidance:
         return classes
 
     def count(self, prompts: Sequence[Hashable], classes: Sequence[int]) -> None:
-        """Count pictures that are done, but for those whose prompts are left alone."""
+        """Count images that are done, but for those whose prompts are left alone."""
         own = [(prompt, index) for prompt, index in zip(prompts, classes, strict=True) if not self.said(prompt)]
         self.tally.add([prompt for prompt, _ in own], [index for _, index in own])
 
     def _assigned(self, p: np.ndarray) -> np.ndarray:
-        """The class of each picture that is guided: those that are wanted of its prompt, at the least cost −Σ log p."""
+        """The class of each image that is guided: those that are wanted of its prompt, at the least cost −Σ log p."""
         from scipy.optimize import linear_sum_assignment
 
         classes = np.empty(len(p), dtype=int)
@@ -172,7 +172,7 @@ class Guidance:
         return classes
 
     def _by_prompt(self) -> list[np.ndarray]:
-        """Rows among the pictures that are guided, prompt by prompt."""
+        """Rows among the images that are guided, prompt by prompt."""
         places: dict[Hashable, list[int]] = {}
         for row, place in enumerate(self._guided):
             places.setdefault(self._prompts[place], []).append(row)
@@ -180,17 +180,17 @@ class Guidance:
 
 
 def begin_together(guides: Sequence[Guidance], prompts: Sequence[Hashable]) -> None:
-    """Start the same pictures with several attributes; those of scale 0 do not count."""
+    """Start the same images with several attributes; those of scale 0 do not count."""
     together = sum(bool(guide.scale) for guide in guides)
     for guide in guides:
         guide.begin(prompts, together)
 
 
 def temperature(together: int) -> float:
-    """Of the softmax through which single pictures are pushed, where so many heads guide them at once.
+    """Of the softmax through which single images are pushed, where so many heads guide them at once.
 
     A head that is sure must not stop the push, since a push in h-space convinces the head before it convinces anyone
-    who looks at the picture. Several heads share it, or together they would push pictures so far that these lose their
+    who looks at the image. Several heads share it, or together they would push images so far that these lose their
     subject.
     """
     return TEMPERATURE / max(1, together)

@@ -1,4 +1,4 @@
-"""Groups that nobody named: pictures are divided so that the model serves the groups as unequally as can be.
+"""Groups that nobody named: images are divided so that the model serves the groups as unequally as can be.
 
 Group inference of invariant guidance (arXiv 2412.08480): the first half of a max–min game, in which the module is then
 trained to serve all groups alike.
@@ -17,10 +17,10 @@ STEPS, RATE = 500, 0.01
 def infer_groups(losses: np.ndarray, groups: int = 8, beta: float = 3.0, seed: int = 0) -> np.ndarray:
     """Find soft groups w ∈ Δ^{N×G} that maximise std_g(L_g) + β·min_g(n_g), L_g = Σ_i w_ig ℓ_i / Σ_i w_ig.
 
-    n_g is the group's share of the pictures times G: a group that nobody is in would serve nobody badly.
+    n_g is the group's share of the images times G: a group that nobody is in would serve nobody badly.
 
     Args:
-        losses: [N] denoising loss of each picture, averaged over timesteps and noises.
+        losses: [N] denoising loss of each image, averaged over timesteps and noises.
         groups: G.
         beta: how much the smallest group counts.
         seed: of the start, which is nearly even.
@@ -47,7 +47,7 @@ def invariant_loss(losses: "torch.Tensor", weights: "torch.Tensor", variance: fl
     """L = mean_g(L_g) + λ·Var_g(L_g) over the groups of a batch.
 
     Args:
-        losses: [B] of the pictures.
+        losses: [B] of the images.
         weights: [B, G] their membership.
         variance: λ.
     """

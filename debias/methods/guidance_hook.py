@@ -9,7 +9,7 @@ from torch import nn
 from ..core.error import DDMError
 from .distribution_guidance import Guidance
 
-# (rows of a call of the U-Net, its keyword arguments) → those rows that hold all pictures under their prompt, once for
+# (rows of a call of the U-Net, its keyword arguments) → those rows that hold all images under their prompt, once for
 # each part of the prompt.
 Conditional = Callable[[int, Mapping[str, Any]], Sequence[slice]]
 
@@ -25,7 +25,7 @@ class GuidanceHooks:
         conditional: Conditional,
         failed: Callable[[DDMError], None] | None = None,
     ):
-        """Put them on; each has begun with the pictures that are made.
+        """Put them on; each has begun with the images that are made.
 
         Args:
             unet: called as unet(x [B, ...], timesteps, ...).

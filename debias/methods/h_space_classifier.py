@@ -1,4 +1,4 @@
-"""A head on h-space: which class a picture is going to show, read off the U-Net's middle while it is still noise.
+"""A head on h-space: which class an image is going to show, read off the U-Net's middle while it is still noise.
 
 This is the attribute distribution predictor (ADP) of arXiv 2402.18206: a linear map from the mid-block's output, one
 for each of some timesteps. Between these it is interpolated, so that any number of steps will do.
@@ -30,11 +30,11 @@ class AttributeHead:
         names: the K classes.
         attribute: what they are classes of, such as "gender".
         timesteps: [T] ascending timesteps that it was fitted at.
-        weight: [T, K, C, H, W] of the logits; H and W are those of the pictures it was fitted on.
+        weight: [T, K, C, H, W] of the logits; H and W are those of the images it was fitted on.
         bias: [T, K].
         push: [T, K, C, H, W] what added to h raises a class: the gradient of its logit by the standardised h, as long
             as the classes lie apart, and shorter where the head is less often right.
-        accuracy: [T] share of held-out pictures that it tells right, every class counted alike.
+        accuracy: [T] share of held-out images that it tells right, every class counted alike.
         base_hash: of the base whose h-space it reads.
     """
 
@@ -141,15 +141,15 @@ def fit_head(
     """Fit the head by logistic regression at each timestep; classes count alike, however rare they are.
 
     Args:
-        layers: per timestep, ascending, h [N, C, H, W] of the noisy pictures.
-        membership: [N, K] how sure it is that a picture is of a class; rows of zeros are left out.
+        layers: per timestep, ascending, h [N, C, H, W] of the noisy images.
+        membership: [N, K] how sure it is that an image is of a class; rows of zeros are left out.
         names: the K classes.
         attribute: what they are classes of.
         base_hash: of the base.
         seed: of the choice of the fifth that accuracy and temperature are measured on.
 
     Raises:
-        DDMError: a class with fewer than five pictures.
+        DDMError: a class with fewer than five images.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -159,7 +159,7 @@ def fit_head(
     if counts.min() < 5:
         rare = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count < 5)
         raise DDMError(
-            f"The head for {attribute} has too few pictures to learn from: {rare}. Add pictures of these, or make more "
+            f"The head for {attribute} has too few images to learn from: {rare}. Add images of these, or make more "
             "of them (--self-count)."
         )
     held_out = hold_out(truth, 0.2, seed)

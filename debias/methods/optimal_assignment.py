@@ -1,6 +1,6 @@
-"""Which class each picture of a batch should have, so that the batch follows a target and little is changed.
+"""Which class each image of a batch should have, so that the batch follows a target and little is changed.
 
-Distributional alignment, arXiv 2311.07604, section 4.1: classes are drawn from the target, given to the pictures by
+Distributional alignment, arXiv 2311.07604, section 4.1: classes are drawn from the target, given to the images by
 optimal transport from what a probe says, and averaged over the draws.
 """
 
@@ -16,11 +16,11 @@ DRAWS = 200
 
 @dataclass(frozen=True)
 class Aim:
-    """What N pictures should show of one attribute.
+    """What N images should show of one attribute.
 
     Attributes:
         classes: int64 [N], y = argmax q.
-        confidence: float64 [N], c = max q: how sure it is, over the draws, that the picture is to have that class.
+        confidence: float64 [N], c = max q: how sure it is, over the draws, that the image is to have that class.
     """
 
     classes: np.ndarray
@@ -30,7 +30,7 @@ class Aim:
 def aims(
     probabilities: Sequence[np.ndarray], targets: Sequence[np.ndarray], rng: np.random.Generator
 ) -> tuple[Aim, ...]:
-    """Assign pictures to the product classes of all attributes together, then look at each attribute alone.
+    """Assign images to the product classes of all attributes together, then look at each attribute alone.
 
     The joint target is the product of the targets: gender × tone is balanced in every cell, not at the edges only.
 
@@ -52,7 +52,7 @@ def aims(
 
 
 def expected_targets(probabilities: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """q [N, K] = E[u_σ*]: u₁…u_N are drawn from `shares`, and σ* = argmin_σ Σᵢ ‖pᵢ − u_σᵢ‖₂ gives them to pictures.
+    """q [N, K] = E[u_σ*]: u₁…u_N are drawn from `shares`, and σ* = argmin_σ Σᵢ ‖pᵢ − u_σᵢ‖₂ gives them to images.
 
     Arguments as in `aims`, of one attribute. Two classes have a closed form (see `two_class_targets`).
     """
@@ -69,7 +69,7 @@ def expected_targets(probabilities: np.ndarray, shares: np.ndarray, rng: np.rand
 def two_class_targets(second: np.ndarray, share: float) -> np.ndarray:
     """P(y = 1) [N] for two classes: BinomCDF(r; N, 1 − ρ), with r the 0-based rank of p₁ from below.
 
-    The cost of a swap is linear in p₁, so the pictures of lowest p₁ get class 0, as many as were drawn; the picture of
+    The cost of a swap is linear in p₁, so the images of lowest p₁ get class 0, as many as were drawn; the image of
     rank r gets class 1 where at most r were. (The authors' code does so for ρ = ½ only.)
 
     Args:

@@ -1,4 +1,4 @@
-"""What probes say of pictures, wherever the pictures come from: every picture is looked at once, a batch at a time."""
+"""What probes say of images, wherever the images come from: every image is looked at once, a batch at a time."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ EXTRACTOR_SIDE = 224
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read from N pictures.
+    """What was read from N images.
 
     Attributes:
         probabilities: [N, K] of every probe.
@@ -38,28 +38,28 @@ def side_for(probes: "Iterable[Probe]") -> int:
     return NETWORK_SIDE if all(probe.network is not None for probe in probes) else EXTRACTOR_SIDE
 
 
-def read_pictures(
-    pictures: Iterable[np.ndarray],
+def read_images(
+    images: Iterable[np.ndarray],
     probes: "Sequence[Probe]",
     features_from: "Probe | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> Reading:
-    """Let every probe look at every picture.
+    """Let every probe look at every image.
 
     Args:
-        pictures: uint8 [S, S, 3] each, squares of one size (see `side_for`).
+        images: uint8 [S, S, 3] each, squares of one size (see `side_for`).
         probes: any number of them.
         features_from: the probe whose features to keep; None for none.
-        progress: called with the pictures done.
+        progress: called with the images done.
 
     Raises:
-        DDMError: a probe cannot read pictures, for want of its extractor.
+        DDMError: a probe cannot read images, for want of its extractor.
     """
     everyone = list(probes) + ([features_from] if features_from is not None and features_from not in probes else [])
     found: list[list[np.ndarray]] = [[] for _ in probes]
     kept: list[np.ndarray] = []
-    pictures, done = iter(pictures), 0
-    while part := list(islice(pictures, BATCH)):
+    images, done = iter(images), 0
+    while part := list(islice(images, BATCH)):
         batch = np.stack(part)
         seen = {id(probe): probe.features(batch) for probe in everyone}
         for probabilities, probe in zip(found, probes, strict=True):

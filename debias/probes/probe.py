@@ -1,8 +1,8 @@
-"""Probes: who is in a picture, as perceived.
+"""Probes: who is in an image, as perceived.
 
-A probe gives class probabilities for pictures and knows how often it is wrong: its confusion matrix was measured on
-pictures that it had not seen, so that a report can correct for it and print it. It says what a picture looks like to
-whoever labelled the training pictures; it says nothing about who a person is.
+A probe gives class probabilities for images and knows how often it is wrong: its confusion matrix was measured on
+images that it had not seen, so that a report can correct for it and print it. It says what an image looks like to
+whoever labelled the training images; it says nothing about who a person is.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import nn
 from ..core.error import DDMError
 from ..core.io import load_tensors, save_tensors
 from .augmentation import augment
-from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, picture_tensor
+from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, image_tensor
 
 VERSION = "1"
 HELD_OUT = 0.2  # share of every class that a probe is measured on
@@ -29,15 +29,15 @@ Progress = Callable[[int, int, float], None]  # step, of how many, loss
 
 
 class Probe:
-    """Class probabilities for pictures, with the measured reliability.
+    """Class probabilities for images, with the measured reliability.
 
     Attributes:
         names: the K classes, sorted.
         attribute: what they are classes of, such as "gender".
-        accuracy: share of held-out pictures that were recognised.
-        confusion: float64 [K, K]; row = true class, column = recognised as, on held-out pictures; rows sum to 1.
-        counts: int64 [K]; how many held-out pictures of each class it was measured on.
-        temperature: what logits are divided by; calibrated on the held-out pictures.
+        accuracy: share of held-out images that were recognised.
+        confusion: float64 [K, K]; row = true class, column = recognised as, on held-out images; rows sum to 1.
+        counts: int64 [K]; how many held-out images of each class it was measured on.
+        temperature: what logits are divided by; calibrated on the held-out images.
         network: the network, or None for a linear probe over an extractor's features.
         extractor: gives the features of a linear probe; None for a network.
         identity: which extractor the linear probe was fitted on; "" for a network.
@@ -70,24 +70,24 @@ class Probe:
             self.network.to(device)
         return self
 
-    def embed(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Features [N, D] of float pictures [N, 3, H, W] in 0…1; differentiable in the pictures.
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, D] of float images [N, 3, H, W] in 0…1; differentiable in the images.
 
         Raises:
-            DDMError: this is a linear probe, whose extractor takes finished pictures only (it has no `embed`).
+            DDMError: this is a linear probe, whose extractor takes finished images only (it has no `embed`).
         """
         if self.network is not None:
-            return self.network(fit_tensor(pictures))
+            return self.network(fit_tensor(images))
         if not hasattr(self.extractor, "embed"):
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
-                "passes. Train one on pictures instead: `ddm probe` without CLIP (--clip)."
+                "passes. Train one on images instead: `ddm probe` without CLIP (--clip)."
             )
-        return self.extractor.embed(pictures)
+        return self.extractor.embed(images)
 
-    def logits(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Calibrated logits [N, K] of float pictures [N, 3, H, W] in 0…1; differentiable, errors as in `embed`."""
-        return self.head(self.embed(pictures)) / self.temperature
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Calibrated logits [N, K] of float images [N, 3, H, W] in 0…1; differentiable, errors as in `embed`."""
+        return self.head(self.embed(images)) / self.temperature
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Features float64 [N, D] that the classes are read from, for images uint8 [N, H, W, 3].
@@ -101,14 +101,14 @@ class Probe:
             features = np.asarray(self.extractor(images), dtype=np.float64)
             if features.shape != (len(images), self.head.in_features):
                 raise DDMError(
-                    f"The probe for {self.attribute} needs {self.head.in_features} features per picture, but "
+                    f"The probe for {self.attribute} needs {self.head.in_features} features per image, but "
                     f"{identity_of(self.extractor)} gives {list(features.shape[1:])}. "
                     f"Use {self.identity}, which it was made with."
                 )
             return features
         device = self.head.weight.device
         with torch.inference_mode():
-            parts = [self.network(picture_tensor(part, device)).cpu() for part in _parts(images)]
+            parts = [self.network(image_tensor(part, device)).cpu() for part in _parts(images)]
         return torch.cat(parts).double().numpy() if parts else np.zeros((0, self.network.width))
 
     def check_extractor(self) -> None:
@@ -144,7 +144,7 @@ class Probe:
         self.accuracy = float((truth == found).mean())
 
     def adopt_measurement(self, other: "Probe") -> None:
-        """Take over what was measured with `other`, the same kind of probe fitted on a part of the pictures."""
+        """Take over what was measured with `other`, the same kind of probe fitted on a part of the images."""
         self.temperature, self.accuracy = other.temperature, other.accuracy
         self.confusion, self.counts = other.confusion, other.counts
 
@@ -227,14 +227,14 @@ def identity_of(extractor: Extractor) -> str:
 
 
 def calibrate(logits: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature that makes held-out pictures most likely (Guo et al., 2017, arXiv 1706.04599).
+    """The temperature that makes held-out images most likely (Guo et al., 2017, arXiv 1706.04599).
 
     Args:
         logits: [N, K].
         truth: class indices [N].
 
     Returns:
-        A temperature between 1/4 and 8: a probe that makes no mistake on a few pictures is not certain of everything.
+        A temperature between 1/4 and 8: a probe that makes no mistake on a few images is not certain of everything.
     """
     candidates = np.geomspace(0.25, 8, 101)
 
@@ -262,7 +262,7 @@ def fit_probe(
 ) -> Probe:
     """Train a small network from scratch to tell the classes apart.
 
-    It is trained twice: on four fifths of the pictures, to measure it on the rest, and then on all of them; the second
+    It is trained twice: on four fifths of the images, to measure it on the rest, and then on all of them; the second
     is returned, with the measurement of the first. Classes are drawn equally often however rare they are.
 
     Args:
@@ -271,8 +271,8 @@ def fit_probe(
         attribute: what they are classes of.
         seed: of the split, the initialisation, the draws and the augmentation.
         steps: optimiser steps of each training.
-        batch: pictures per step.
-        held_out: bool [N], pictures to measure on, to choose them other than at random (such as whole concepts).
+        batch: images per step.
+        held_out: bool [N], images to measure on, to choose them other than at random (such as whole concepts).
         device: where to train.
         progress: called as progress(step, of, loss) after every tenth step, counting both trainings.
 
@@ -280,16 +280,16 @@ def fit_probe(
         The probe, on `device`.
 
     Raises:
-        DDMError: fewer than two classes, a class of one picture, or images of another kind.
+        DDMError: fewer than two classes, a class of one image, or images of another kind.
     """
     check_images(images)
     names, truth = _classes(labels, attribute, len(images))
     held_out = hold_out(truth, HELD_OUT, seed) if held_out is None else _checked(held_out, truth, names)
-    pictures = picture_tensor(images)
+    tensors = image_tensor(images)
 
     def trained(chosen: np.ndarray, done: int) -> Probe:
         report = None if progress is None else lambda step, loss: progress(done + step, 2 * steps, loss)
-        network, head = _train(pictures[chosen], truth[chosen], len(names), seed, steps, batch, device, report)
+        network, head = _train(tensors[chosen], truth[chosen], len(names), seed, steps, batch, device, report)
         return Probe(names, attribute, head, network)
 
     measured = trained(~held_out, 0)
@@ -338,7 +338,7 @@ def fit_linear_probe(
 
 
 def _train(
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     truth: np.ndarray,
     classes: int,
     seed: int,
@@ -361,7 +361,7 @@ def _train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps, pct_start=0.2)
     for step in range(1, steps + 1):
         chosen = torch.multinomial(share, batch, replacement=True, generator=draws)
-        drawn = augment(pictures[chosen].to(device), draws).contiguous(memory_format=torch.channels_last)
+        drawn = augment(images[chosen].to(device), draws).contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(head(network(drawn)), target[chosen].to(device), label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -374,9 +374,7 @@ def _train(
 
 def _classes(labels: Sequence[str], attribute: str, count: int) -> tuple[tuple[str, ...], np.ndarray]:
     if len(labels) != count:
-        raise DDMError(
-            f"There are {count} pictures but {len(labels)} labels for {attribute}. Give one label per picture."
-        )
+        raise DDMError(f"There are {count} images but {len(labels)} labels for {attribute}. Give one label per image.")
     names, truth, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
     if len(names) < 2:
         found = f"only “{names[0]}”" if len(names) else "none"
@@ -384,14 +382,14 @@ def _classes(labels: Sequence[str], attribute: str, count: int) -> tuple[tuple[s
     if counts.min() < 2:
         rare = ", ".join(f"“{name}”" for name in names[counts < 2])
         raise DDMError(
-            f"The probe for {attribute} has one picture only of {rare}: none would be left to measure it on. "
-            "Add pictures of it, or remove the class."
+            f"The probe for {attribute} has one image only of {rare}: none would be left to measure it on. "
+            "Add images of it, or remove the class."
         )
     return tuple(str(name) for name in names), truth.astype(np.int64)
 
 
 def hold_out(truth: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """A fifth of every class, at least one picture of each."""
+    """A fifth of every class, at least one image of each."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(truth), dtype=bool)
     for index in range(truth.max() + 1):
@@ -404,6 +402,6 @@ def _checked(held_out: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> n
     held_out = np.asarray(held_out, dtype=bool)
     unseen = [name for index, name in enumerate(names) if not (truth[~held_out] == index).any()]
     if unseen or not held_out.any():
-        reason = f"leaves no picture of {', '.join(unseen)} to learn from" if unseen else "is empty"
-        raise DDMError(f"The choice of held-out pictures {reason}. Hold out other ones.")
+        reason = f"leaves no image of {', '.join(unseen)} to learn from" if unseen else "is empty"
+        raise DDMError(f"The choice of held-out images {reason}. Hold out other ones.")
     return held_out

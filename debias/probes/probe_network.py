@@ -1,4 +1,4 @@
-"""The small network inside a probe, and the pictures as it wants them."""
+"""The small network inside a probe, and the images as it wants them."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ SIZE = 64  # pixels: side of what the network sees
 
 
 class ProbeNetwork(nn.Module):
-    """A small convolutional network: pictures float [N, 3, 64, 64] in 0…1 → features [N, width]."""
+    """A small convolutional network: images float [N, 3, 64, 64] in 0…1 → features [N, width]."""
 
     def __init__(self, width: int = 128):
         super().__init__()
@@ -20,9 +20,9 @@ class ProbeNetwork(nn.Module):
         self.layers = nn.Sequential(*(_block(*one) for one in channels))
         self.width = width
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, width]: the mean over space of the last layer."""
-        return self.layers(pictures * 2 - 1).mean(dim=(2, 3))
+        return self.layers(images * 2 - 1).mean(dim=(2, 3))
 
 
 def check_images(images: np.ndarray) -> None:
@@ -32,21 +32,21 @@ def check_images(images: np.ndarray) -> None:
         DDMError: saying what was given.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise DDMError(f"A probe reads uint8 pictures [N, H, W, 3], not {images.dtype} {list(images.shape)}.")
+        raise DDMError(f"A probe reads uint8 images [N, H, W, 3], not {images.dtype} {list(images.shape)}.")
 
 
-def picture_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+def image_tensor(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
     """uint8 [N, H, W, 3] → float [N, 3, 64, 64] in 0…1, centre-cropped, channels last in memory (which is quicker)."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
     return fit_tensor(tensor).contiguous(memory_format=torch.channels_last)
 
 
-def fit_tensor(pictures: torch.Tensor, size: int = SIZE) -> torch.Tensor:
-    """The centre square of pictures float [N, 3, H, W], scaled to `size` × `size`; differentiable."""
-    height, width = pictures.shape[-2:]
+def fit_tensor(images: torch.Tensor, size: int = SIZE) -> torch.Tensor:
+    """The centre square of images float [N, 3, H, W], scaled to `size` × `size`; differentiable."""
+    height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = pictures[..., top : top + side, left : left + side]
+    square = images[..., top : top + side, left : left + side]
     if side == size:
         return square
     return F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False)

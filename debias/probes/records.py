@@ -1,4 +1,4 @@
-"""What a report is made from: pictures with their prompt, seed and condition, and what a probe says of them."""
+"""What a report is made from: images with their prompt, seed and condition, and what a probe says of them."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ CONFIDENCE = 0.6
 
 @dataclass(frozen=True)
 class Condition:
-    """One setting that pictures were made with.
+    """One setting that images were made with.
 
     Attributes:
         alpha: strength of the adapter, None if it does not apply.
@@ -32,19 +32,19 @@ class Condition:
         """`α = 0.5`, `α = 0.5, CFG 3`, or the name."""
         parts = [] if self.alpha is None else [f"α = {self.alpha:g}"]
         parts += [] if self.cfg is None else [f"CFG {self.cfg:g}"]
-        return self.name or ", ".join(parts) or "pictures"
+        return self.name or ", ".join(parts) or "images"
 
 
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """What a probe says of all pictures.
+    """What a probe says of all images.
 
     Attributes:
         name: as in `gender`, always as *perceived* by the probe.
         classes: the K class names.
         probabilities: [N, K], rows sum to 1; a row of NaN or zeros is undetermined.
         target: the shares asked for; None for an attribute that should stay as it was.
-        accuracy: the probe's share of right answers on pictures kept from it, 0 to 1.
+        accuracy: the probe's share of right answers on images kept from it, 0 to 1.
         confusion: [K, K], rows are the true classes.
     """
 
@@ -78,20 +78,20 @@ class Attribute:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Plain arrays over N pictures.
+    """Plain arrays over N images.
 
     Attributes:
         prompts: the P prompts.
         conditions: the C conditions, in the order to show them.
         prompt: [N] indices into `prompts`.
         condition: [N] indices into `conditions`.
-        seed: [N] integers; pictures of one seed share their noise.
+        seed: [N] integers; images of one seed share their noise.
         attributes: one for each probe.
         features: [N, D] or None.
-        paths: a file for each picture, for the contact sheets, or None.
+        paths: a file for each image, for the contact sheets, or None.
         notes: remarks for the page.
-        thumbnails: in place of files, a data URI for each picture (see `sheet.thumbnail`), or None.
-        names: what to call each picture in a caption; `seed N` without.
+        thumbnails: in place of files, a data URI for each image (see `sheet.thumbnail`), or None.
+        names: what to call each image in a caption; `seed N` without.
     """
 
     prompts: Sequence[str]
@@ -108,15 +108,15 @@ class Records:
 
     def __post_init__(self) -> None:
         if not len(self.prompt):
-            raise DDMError("There are no pictures to report on. Give a folder with pictures in it.")
+            raise DDMError("There are no images to report on. Give a folder with images in it.")
         if not self.attributes:
-            raise DDMError("A report needs a probe: something that says who is in a picture.")
+            raise DDMError("A report needs a probe: something that says who is in an image.")
         columns = {"condition": self.condition, "seed": self.seed, "features": self.features, "paths": self.paths}
         columns |= {"thumbnails": self.thumbnails, "names": self.names}
         columns |= {attribute.name: attribute.probabilities for attribute in self.attributes}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.prompt):
-                raise ValueError(f"{name} has {len(column)} rows for {len(self.prompt)} pictures")
+                raise ValueError(f"{name} has {len(column)} rows for {len(self.prompt)} images")
 
     @classmethod
     def of(
@@ -127,9 +127,9 @@ class Records:
         seed: Sequence[int] | None = None,
         **rest: object,
     ) -> "Records":
-        """Make records from one prompt, condition and seed per picture.
+        """Make records from one prompt, condition and seed per image.
 
-        Conditions are ordered by guidance scale and α. Without seeds every picture is its own.
+        Conditions are ordered by guidance scale and α. Without seeds every image is its own.
         """
         conditions = list(condition) if condition is not None else [Condition()] * len(prompt)
         order = sorted(dict.fromkeys(conditions), key=lambda c: (c.cfg or 0, c.alpha or 0))
@@ -159,7 +159,7 @@ class Records:
         return next((i for i in same if self.conditions[i].alpha == 1), same[-1])
 
     def pairs(self, condition: int) -> np.ndarray:
-        """Rows [M, 2] of a picture and the base condition's picture of the same prompt and seed."""
+        """Rows [M, 2] of an image and the base condition's image of the same prompt and seed."""
         of_base = {
             (self.prompt[i], self.seed[i]): i for i in np.flatnonzero(np.asarray(self.condition) == self.base)[::-1]
         }

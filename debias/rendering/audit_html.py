@@ -21,7 +21,7 @@ def render_audit(audit: Audit) -> str:
 
     named = [] if audit.by_indicator else audit.attributes
     price = audit.price
-    cost = [svg(_over_alpha(audit, price.pictures, "Pictures that the set counts as"), "Effective pictures over α")]
+    cost = [svg(_over_alpha(audit, price.images, "Images that the set counts as"), "Effective images over α")]
     if not named:
         title = "How many times as often the rarest third is drawn"
         cost.insert(0, svg(_over_alpha(audit, price.ratio, title, factor=True), "Ratio of the weights over α"))
@@ -42,7 +42,7 @@ def render_audit(audit: Audit) -> str:
 def overview(audit: Audit) -> "Figure":
     """One chart: the shares of the first attribute against its target, or the price of balance over α."""
     if audit.by_indicator:
-        return _over_alpha(audit, audit.price.pictures, "Pictures that the set counts as")
+        return _over_alpha(audit, audit.price.images, "Images that the set counts as")
     return _bars(audit.attributes[0])
 
 

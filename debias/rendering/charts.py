@@ -42,7 +42,7 @@ def shares_over_alpha(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """Shares [A, K] over α [A] with their intervals as bands and the target as dotted lines."""
-    figure, axes = canvas(axes, "Share of pictures", "α (strength of the adapter)")
+    figure, axes = canvas(axes, "Share of images", "α (strength of the adapter)")
     shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
     for level in sorted({round(float(one), 6) for one in target}) if target is not None else ():
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (1, 3)), zorder=1)
@@ -66,7 +66,7 @@ def distance_over_alpha(
     floor_high: Sequence[float] | None = None,
     axes: "Axes | None" = None,
 ) -> "Figure":
-    """FD [A] over α [A]; the shaded ground is what a perfectly fair model would score with as many pictures."""
+    """FD [A] over α [A]; the shaded ground is what a perfectly fair model would score with as many images."""
     figure, axes = canvas(axes, "Distance to the target (FD)", "α (strength of the adapter)")
     if floor is not None and floor_high is not None:
         axes.fill_between(alpha, 0, floor_high, color=LIGHT[2], alpha=0.14, linewidth=0)
@@ -89,7 +89,7 @@ def share_bars(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """Shares [C, K] of conditions that lie on no common scale, as dots with intervals; open ticks mark the target."""
-    figure, axes = canvas(axes, "", "Share of pictures")
+    figure, axes = canvas(axes, "", "Share of images")
     shares, low, high = (np.asarray(one, dtype=float) for one in (shares, low, high))
     place, ticks = 0.0, []
     for c in range(len(labels)):

@@ -1,4 +1,4 @@
-"""Before and after in one picture: the same prompts and seeds, block above block, as it stands in a README."""
+"""Before and after in one image: the same prompts and seeds, block above block, as it stands in a README."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Block:
     Attributes:
         title: for instance `α = 0`.
         remark: what it is, and its figures, in a few words.
-        rows: pictures, one row per seed and one column per prompt.
+        rows: images, one row per seed and one column per prompt.
     """
 
     title: str
@@ -40,7 +40,7 @@ def draw_comparison(columns: Sequence[str], blocks: Sequence[Block], footer: str
         footer: a line at the end.
 
     Returns:
-        An RGB picture; every picture in it is 128 pixels wide.
+        An RGB image; every image in it is 128 pixels wide.
     """
     head, plain, small = font(27, bold=True), font(23), font(17)
     names = [_wrapped(name, small) for name in columns]
@@ -64,8 +64,8 @@ def draw_comparison(columns: Sequence[str], blocks: Sequence[Block], footer: str
             draw.multiline_text((middle, top + label - 6), text, MUTED, small, anchor="md", align="center")
         top += label
         for row in block.rows:
-            for column, picture in enumerate(row):
-                sheet.paste(fit(picture.convert("RGB"), TILE), (MARGIN + column * step, top))
+            for column, image in enumerate(row):
+                sheet.paste(fit(image.convert("RGB"), TILE), (MARGIN + column * step, top))
             top += step
     if footer:
         draw.text((MARGIN, sheet.height - MARGIN), footer, MUTED, small, anchor="ls")

@@ -33,10 +33,10 @@ def report_panel(report: FairnessReport, kind: str = "report", files: Files | No
         "verdict": _verdict(first, after),
         "summary": report.summary,
         "remarks": [*report.remarks, *report.notes],
-        "n": report.pictures,
+        "n": report.images,
         "attributes": [_attribute(one, report) for one in report.attributes],
         "prompts": [
-            {"prompt": row.prompt, "n": row.pictures, "groups": _groups(first.classes, row.shares)}
+            {"prompt": row.prompt, "n": row.images, "groups": _groups(first.classes, row.shares)}
             for row in rows[:LONGEST]
         ],
         "files": {name: dict(place) for name, place in (files or {}).items()},
@@ -46,7 +46,7 @@ def report_panel(report: FairnessReport, kind: str = "report", files: Files | No
 def sweep_points(report: FairnessReport) -> list[dict[str, Any]]:
     """Fairness and quality of every strength α, in order, for a chart of one against the other.
 
-    `quality` is the share of subjects recognised, or else the distance to the base's pictures of the same seeds,
+    `quality` is the share of subjects recognised, or else the distance to the base's images of the same seeds,
     whichever was measured; `quality_name` says which.
     """
     first, prices = report.attributes[0], {one.condition: one for one in report.quality}
@@ -59,7 +59,7 @@ def sweep_points(report: FairnessReport) -> list[dict[str, Any]]:
         points.append(
             {
                 "alpha": setting.alpha,
-                "n": setting.pictures,
+                "n": setting.images,
                 "fd": overall.fd.value,
                 "fd_low": overall.fd.low,
                 "fd_high": overall.fd.high,
@@ -78,7 +78,7 @@ def _quality(price: Quality | None, base: bool) -> tuple[str, float | None]:
         return "", None
     if price.recognised is not None:
         return "subject recognised", price.recognised.value
-    return "distance to the picture of the same seed", 0.0 if base else price.paired_distance
+    return "distance to the image of the same seed", 0.0 if base else price.paired_distance
 
 
 def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
         "verdict": {"tone": "unfair" if uneven else "unknown", "text": audit.advice},
         "summary": audit.summary,
         "remarks": [*audit.remarks, *audit.notes],
-        "n": audit.pictures,
+        "n": audit.images,
         "attributes": [
             {
                 "name": one.name,
@@ -110,8 +110,8 @@ def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
         ],
         "prompts": [],
         "points": [
-            {"alpha": alpha, "pictures": pictures, "ratio": ratio}
-            for alpha, pictures, ratio in zip(audit.price.alphas, audit.price.pictures, audit.price.ratio, strict=True)
+            {"alpha": alpha, "images": images, "ratio": ratio}
+            for alpha, images, ratio in zip(audit.price.alphas, audit.price.images, audit.price.ratio, strict=True)
         ],
         "recommended_alpha": audit.recommended,
         "files": {name: dict(place) for name, place in (files or {}).items()},
@@ -122,12 +122,10 @@ def _verdict(measured: Measured, condition: int) -> dict[str, str]:
     said = measured.overall[condition].verdict
     text = said or "no target"
     if said == confidence.TOO_FEW:
-        made = [row.pictures for row in measured.prompts if row.condition == condition]
-        pictures = "one picture" if sum(made) == 1 else f"{sum(made):,} pictures"
-        each = f" of {len(made)} prompts, and a verdict needs {confidence.FEWEST_PICTURES} of each"
-        text = f"{said}: {pictures}" + (
-            each if len(made) > 1 else f", and a verdict needs {confidence.FEWEST_PICTURES}"
-        )
+        made = [row.images for row in measured.prompts if row.condition == condition]
+        images = "one image" if sum(made) == 1 else f"{sum(made):,} images"
+        each = f" of {len(made)} prompts, and a verdict needs {confidence.FEWEST_IMAGES} of each"
+        text = f"{said}: {images}" + (each if len(made) > 1 else f", and a verdict needs {confidence.FEWEST_IMAGES}")
     return {"tone": TONES[tone(said)], "text": text}
 
 

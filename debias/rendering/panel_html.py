@@ -12,7 +12,7 @@ def fragment(panel: Mapping[str, Any], link: str = "", preview: str = "") -> str
     Args:
         panel: of a report, an audit, an adapter's card or a training, as `panel` and the like make them.
         link: address of the whole report, if there is one.
-        preview: a picture of a training, as a data URI.
+        preview: an image of a training, as a data URI.
     """
     losses = [loss for _, loss in panel.get("losses", [])]
     template = environment().get_template("fragment.html.j2")

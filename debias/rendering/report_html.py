@@ -41,9 +41,9 @@ def render_report(report: FairnessReport) -> str:
             pareto=Markup(charts.to_svg(front, "Fairness against quality")) if front else "",
             light=charts.LIGHT,
             dark=charts.DARK,
-            fewest=confidence.FEWEST_PICTURES,
+            fewest=confidence.FEWEST_IMAGES,
             undecided=confidence.CANNOT_TELL,
-            needed=confidence.pictures_needed,
+            needed=confidence.images_needed,
         )
     )
 
@@ -195,7 +195,7 @@ def _bars(report: FairnessReport, measured: Measured) -> "Figure":
 def pareto(report: FairnessReport, axes: Any = None) -> "Figure | None":
     """FD of the first attribute against the first measure of quality that three conditions have, or None.
 
-    These are: how often the subject is recognised, KID, and the distance to the base's picture of the same seed.
+    These are: how often the subject is recognised, KID, and the distance to the base's image of the same seed.
     """
     first = report.attributes[0]
     if not first.targeted:
@@ -207,7 +207,7 @@ def pareto(report: FairnessReport, axes: Any = None) -> "Figure | None":
             False,
         ),
         ("KID", {one.condition: one.kid for one in report.quality if one.kid is not None}, True),
-        ("Distance to the picture of the same seed", _moved(report), True),
+        ("Distance to the image of the same seed", _moved(report), True),
     )
     for name, known, lower in measures:
         both = [i for i, value in known.items() if value is not None and first.overall[i].fd.value is not None]
@@ -225,6 +225,6 @@ def pareto(report: FairnessReport, axes: Any = None) -> "Figure | None":
 
 
 def _moved(report: FairnessReport) -> dict[int, float]:
-    """Distance of every condition to the base's pictures of the same seeds; none if there are no such pairs."""
+    """Distance of every condition to the base's images of the same seeds; none if there are no such pairs."""
     moved = {one.condition: one.paired_distance for one in report.quality if one.paired_distance is not None}
     return {report.base: 0.0, **moved} if moved else {}

@@ -1,4 +1,4 @@
-"""The example workflows, as a new user meets them: from the template browser to a picture."""
+"""The example workflows, as a new user meets them: from the template browser to an image."""
 
 import json
 
@@ -24,8 +24,8 @@ def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, exa
     if name in NEEDS_DOWNLOAD:
         return
     outputs = comfy.run()
-    pictures = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
-    assert pictures
+    images = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
+    assert images
     panels = {int(node): one["ddm_panel"][0] for node, one in outputs.items() if "ddm_panel" in one}
     for node, panel in panels.items():
         shown = comfy.text(node)

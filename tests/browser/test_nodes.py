@@ -10,24 +10,24 @@ from PIL import Image
 from ..comfy.server import ADAPTER
 
 
-def pictures(server, outputs, node):
+def images(server, outputs, node):
     return [
         np.asarray(Image.open(io.BytesIO(server.view(file))).convert("RGB"), dtype=int)
         for file in outputs[str(node)]["images"]
     ]
 
 
-def test_turning_alpha_changes_the_picture_and_turning_it_back_restores_it(comfy, example, server):
+def test_turning_alpha_changes_the_image_and_turning_it_back_restores_it(comfy, example, server):
     comfy.open()
-    comfy.load(example("Fair pictures"))
+    comfy.load(example("Fair images"))
     comfy.widget(5, "batch_size", 2)
-    first = pictures(server, comfy.run(), 8)
+    first = images(server, comfy.run(), 8)
     comfy.widget(2, "alpha", 0.0)
-    without = pictures(server, comfy.run(), 8)
+    without = images(server, comfy.run(), 8)
     assert any((a != b).any() for a, b in zip(first, without, strict=True))
     comfy.widget(2, "alpha", 1.0)
     comfy.widget(8, "filename_prefix", "again")
-    for a, b in zip(first, pictures(server, comfy.run(), 8), strict=True):
+    for a, b in zip(first, images(server, comfy.run(), 8), strict=True):
         assert (a == b).all()
 
 

@@ -17,7 +17,7 @@ def report_panel(**more):
         "kind": "report",
         "title": "Fairness report",
         "verdict": {"tone": "unfair", "text": "not fair"},
-        "summary": "Men have most of the pictures.",
+        "summary": "Men have most of the images.",
         "n": 120,
         "attributes": [{"name": "gender", "groups": groups, "fd": fd, "floor": 0.1, "undetermined": 3}],
         "prompts": [],
@@ -45,10 +45,10 @@ def test_a_panel_shows_shares_verdict_and_counts(comfy, vue):
     shown = comfy.text(show(comfy, report_panel()))
     for part in (
         "not fair",
-        "Men have most of the pictures.",
+        "Men have most of the images.",
         "75% 70–80",
         "25% 20–30",
-        "120 pictures",
+        "120 images",
         "3 undetermined",
     ):
         assert part in shown
@@ -113,7 +113,7 @@ def test_a_saved_graph_shows_its_last_result_again(comfy, vue):
     comfy.load(saved)
     comfy.page.wait_for_timeout(800)
     again = comfy.saved()["nodes"][0]
-    assert "Men have most of the pictures." in comfy.text(again["id"])
+    assert "Men have most of the images." in comfy.text(again["id"])
     assert abs(again["size"][1] - height) < 4
     assert again.get("widgets_values") == saved["nodes"][0].get("widgets_values")
 

@@ -10,7 +10,7 @@ VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "calibrate
 
 @pytest.fixture
 def folder(server):
-    """input/shades/: 6 dark and 2 light pictures."""
+    """input/shades/: 6 dark and 2 light images."""
     root = server.base / "input" / "shades"
     for name, level, count in (("dark", 40, 6), ("light", 210, 2)):
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def sample(
     size: int = 64,
     sampler: str = "euler",
 ) -> dict:
-    """Prompts, sampling, decoding; nodes `latent` (a saved latent) and `picture` are outputs."""
+    """Prompts, sampling, decoding; nodes `latent` (a saved latent) and `image` are outputs."""
     return {
         "yes": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": prompt}},
         "no": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["base", 1], "text": ""}},
@@ -79,7 +79,7 @@ def sample(
         },
         "latent": {"class_type": "SaveLatent", "inputs": {"samples": ["sampler", 0], "filename_prefix": "latent"}},
         "decoder": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0], "vae": ["base", 2]}},
-        "picture": {"class_type": "SaveImage", "inputs": {"images": ["decoder", 0], "filename_prefix": "picture"}},
+        "image": {"class_type": "SaveImage", "inputs": {"images": ["decoder", 0], "filename_prefix": "image"}},
     }
 
 
@@ -94,21 +94,21 @@ def probe(name: str = "gender.safetensors", node: str = "probe") -> dict:
 
 
 def report(node: str = "report", images: tuple = ("decoder", 0), **inputs) -> dict:
-    """Node `report` on the pictures of `sample`."""
+    """Node `report` on the images of `sample`."""
     defaults = {"prompt": PROMPT, "target": "uniform", "alpha": 1.0, "seed": 1, "collect": True, "collection": node}
     wires = {"images": list(images), "probe": ["probe", 0]}
     return {node: {"class_type": "DDMFairnessReport", "inputs": {**wires, **defaults, **inputs}}}
 
 
 def reported(seed: int = 1, alpha: float = 1.0, *, batch: int = 2, steps: int = 2, **inputs) -> dict:
-    """A whole graph: pictures of an adapter and the report on them."""
+    """A whole graph: images of an adapter and the report on them."""
     graph = load() | adapter(alpha) | probe() | sample("adapter", seed=seed, batch=batch, steps=steps)
     del graph["latent"]
     return graph | report(seed=seed, alpha=alpha, **inputs)
 
 
 def sweep(alphas: str = "0, .5, 1", prompts: str = "a firefighter\na doctor", **inputs) -> dict:
-    """A whole graph with node `sweep`, and its pictures saved as `grid` and `chart`."""
+    """A whole graph with node `sweep`, and its images saved as `grid` and `chart`."""
     wires = {"model": ["base", 0], "vae": ["base", 2], "clip": ["base", 1], "probe": ["probe", 0], "adapter": ADAPTER}
     values = {"prompts": prompts, "alphas": alphas, "count": 3, "steps": 2, "cfg": 3.0, "sampler_name": "euler"}
     values |= {"scheduler": "simple", "seed": 1, "width": 64, "height": 64, "target": "uniform"}

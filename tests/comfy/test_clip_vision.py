@@ -71,7 +71,7 @@ def seen(host, tmp_path_factory):
     return json.loads(said.splitlines()[-1])
 
 
-def test_pictures_become_embeddings_of_length_one(seen):
+def test_images_become_embeddings_of_length_one(seen):
     assert seen["shape"] == [40, 16]
     assert seen["length"] == pytest.approx(1, abs=1e-5)
 

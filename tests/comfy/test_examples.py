@@ -10,7 +10,7 @@ from .workflow import to_graph, widgets
 EXAMPLES = PACK / "example_workflows"
 NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": {"CheckpointLoaderSimple", "LoraLoader"}}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-# The page runs the examples as they are; here less is made, of fewer pictures.
+# The page runs the examples as they are; here less is made, of fewer images.
 FEWER = {"batch_size": 4, "count": 2, "steps": 5, "folder": "few"}
 
 
@@ -20,7 +20,7 @@ def read(name):
 
 @pytest.fixture(scope="module")
 def few(server):
-    """input/few/: two dozen of the example pictures, with captions."""
+    """input/few/: two dozen of the example images, with captions."""
     place = server.base / "input" / FEWER["folder"]
     place.mkdir()
     lines = (PACK / "examples" / "people_emoji" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
@@ -31,7 +31,7 @@ def few(server):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS_DOWNLOAD])
-def test_an_example_runs_to_a_saved_picture(server, few, name):
+def test_an_example_runs_to_a_saved_image(server, few, name):
     graph = to_graph(read(name), server.get("/object_info"))
     for node in graph.values():
         node["inputs"] |= {given: few for given, few in FEWER.items() if given in node["inputs"]}

@@ -16,7 +16,7 @@ EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"
 
 @pytest.fixture(scope="module")
 def shades(server):
-    """input/Ordner 灰/: 12 dark and 4 light pictures in subfolders."""
+    """input/Ordner 灰/: 12 dark and 4 light images in subfolders."""
     root = server.base / "input" / "Ordner 灰"
     rng = np.random.default_rng(0)
     for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
@@ -43,7 +43,7 @@ def test_an_audit_finds_what_is_rare_without_a_label(server, shades):
     assert "count as" in made["summary"]
 
 
-def test_an_audit_is_made_again_when_a_picture_is_added(server, shades):
+def test_an_audit_is_made_again_when_an_image_is_added(server, shades):
     graph = graphs.audit(shades.name)
     before = server.run(graph)["audit"]["ddm_panel"][0]["n"]
     Image.new("RGB", (64, 64), "white").save(shades / "light" / "late.png")
@@ -75,7 +75,7 @@ def test_settings_of_an_audit_are_checked_before_anything_runs(server, shades, i
 
 def test_an_empty_folder_and_an_unknown_column_are_sentences(server, shades):
     (server.base / "input" / "empty").mkdir(exist_ok=True)
-    with pytest.raises(Failed, match="no pictures in it"):
+    with pytest.raises(Failed, match="no images in it"):
         server.run(graphs.audit("empty"))
     with pytest.raises(Failed, match="no label column"):
         server.run(graphs.fit(shades.name, labels="age"))
@@ -115,7 +115,7 @@ def test_the_example_set_is_offered_first(server):
 
 
 def fill(folder, level=40):
-    """A folder with one picture."""
+    """A folder with one image."""
     folder.mkdir(parents=True)
     Image.new("RGB", (64, 64), (level, level, level)).save(folder / "one.png")
     return folder
@@ -168,16 +168,16 @@ pack = sys.argv[1]
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from pack.nodes import files, picture_folder
+from pack.nodes import files, image_folders
 files.register_folders()
 files.register_folders()
 roots, suffixes = folder_paths.folder_names_and_paths["ddm_datasets"]
-names = [name for name in picture_folder.names() if "ddm_datasets" in name]
-print(json.dumps([roots, sorted(suffixes), {name: str(picture_folder.resolve(name)) for name in names}]))
+names = [name for name in image_folders.names() if "ddm_datasets" in name]
+print(json.dumps([roots, sorted(suffixes), {name: str(image_folders.resolve(name)) for name in names}]))
 """
 
 
-def test_roots_of_data_sets_may_be_configured_and_show_pictures_only(host, tmp_path):
+def test_roots_of_data_sets_may_be_configured_and_show_images_only(host, tmp_path):
     first, second = fill(tmp_path / "a" / "set"), fill(tmp_path / "b" / "set")
     other = fill(tmp_path / "b" / "other")
     config = tmp_path / "paths.yaml"

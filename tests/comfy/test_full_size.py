@@ -245,13 +245,13 @@ def save_lora(path):
 
 
 @pytest.mark.slow
-def test_a_model_of_sd_15_shapes_takes_an_adapter_and_makes_a_picture(server, sd15):
+def test_a_model_of_sd_15_shapes_takes_an_adapter_and_makes_an_image(server, sd15):
     name = "sd15.safetensors"
     save_lora(server.base / "models" / "loras" / name)
 
     def latent(graph):
         outputs = server.run(graph, timeout=500)
-        assert server.view(outputs["picture"]["images"][0])
+        assert server.view(outputs["image"]["images"][0])
         return load_safetensors(server.view(outputs["latent"]["latents"][0]))["latent_tensor"]
 
     before = len(server.log())

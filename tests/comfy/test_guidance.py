@@ -33,8 +33,8 @@ def latents(server, outputs):
 
 
 def women(server, outputs):
-    """How many of the pictures the probe takes for women."""
-    shown = [np.asarray(Image.open(io.BytesIO(server.view(file)))) for file in outputs["picture"]["images"]]
+    """How many of the images the probe takes for women."""
+    shown = [np.asarray(Image.open(io.BytesIO(server.view(file)))) for file in outputs["image"]["images"]]
     probe = Probe.load(PACK / "examples" / "probes" / "gender.safetensors")
     return int((probe.predict(np.stack(shown)).argmax(1) == probe.names.index("woman")).sum())
 
@@ -47,7 +47,7 @@ def test_scale_0_is_the_model_bit_for_bit(server):
     assert not torch.equal(latents(server, plain), latents(server, other))
 
 
-def test_single_pictures_of_a_queue_come_out_balanced(server):
+def test_single_images_of_a_queue_come_out_balanced(server):
     seen = []
     for seed in range(6):
         graph = graphs.load() | graphs.guidance(counts="single", scale=8.0)
@@ -134,7 +134,7 @@ def test_strength_0_is_the_model_bit_for_bit(server):
 
 def test_both_guidances_and_an_adapter_work_together(server):
     graph = graphs.load() | graphs.adapter(0.5) | graphs.guidance("adapter") | graphs.invariant("guidance")
-    assert server.run(graph | graphs.sample("invariant", steps=2))["picture"]["images"]
+    assert server.run(graph | graphs.sample("invariant", steps=2))["image"]["images"]
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "heun"])

@@ -128,7 +128,7 @@ def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
     from comfyui_ddm.debias.adapter.lora_file import load_adapter, update_card
 
     points = [
-        {"alpha": alpha, "pictures": 600, "shares": [0.5, 0.5], "fd": fd, "fd_high": fd, "floor_high": 0.06}
+        {"alpha": alpha, "images": 600, "shares": [0.5, 0.5], "fd": fd, "fd_high": fd, "floor_high": 0.06}
         for alpha in (0.0, 0.75)
     ]
     card = load_adapter(SHIPPED).card

@@ -1,4 +1,4 @@
-"""Reports on the pictures of real graphs: what is counted, what is shown, what is refused."""
+"""Reports on the images of real graphs: what is counted, what is shown, what is refused."""
 
 import io
 import json
@@ -21,15 +21,15 @@ def panel(outputs, node="report"):
 
 
 def constant(width=8, height=8, batch=1, color=0xFFFFFF):
-    """Node `decoder`, as in `sample`: pictures of one colour."""
+    """Node `decoder`, as in `sample`: images of one colour."""
     inputs = {"width": width, "height": height, "batch_size": batch, "color": color}
     return {"decoder": {"class_type": "EmptyImage", "inputs": inputs}}
 
 
-def test_the_shares_are_those_that_the_probe_sees_in_the_saved_pictures(server):
+def test_the_shares_are_those_that_the_probe_sees_in_the_saved_images(server):
     outputs = server.run(graphs.reported(batch=12, steps=6, collection="shares"))
     made = panel(outputs)
-    saved = np.stack([np.asarray(Image.open(io.BytesIO(server.view(one)))) for one in outputs["picture"]["images"]])
+    saved = np.stack([np.asarray(Image.open(io.BytesIO(server.view(one)))) for one in outputs["image"]["images"]])
     seen = Probe.load(GENDER).predict(saved)
     sure = seen[seen.max(1) >= 0.6]
     assert made["n"] == 12
@@ -51,14 +51,14 @@ def test_the_page_and_the_figures_are_files_that_the_host_serves(server):
     assert "data:image/jpeg" in page
 
 
-def test_below_sixty_pictures_it_is_too_few_to_say_and_above_there_is_a_verdict(server):
+def test_below_sixty_images_it_is_too_few_to_say_and_above_there_is_a_verdict(server):
     few = panel(server.run(graphs.reported(batch=5, collection="few")))
-    assert few["verdict"] == {"tone": "unknown", "text": "too few to say: 5 pictures, and a verdict needs 60"}
+    assert few["verdict"] == {"tone": "unknown", "text": "too few to say: 5 images, and a verdict needs 60"}
     many = panel(server.run(graphs.reported(batch=60, alpha=-1.0, collection="many")))
     assert many["verdict"]["tone"] == "unfair"  # below 0, α makes the bias stronger
 
 
-def test_runs_add_up_and_the_same_pictures_count_once(server):
+def test_runs_add_up_and_the_same_images_count_once(server):
     first, second = (graphs.reported(seed=seed, collection="runs") for seed in (1, 2))
     assert panel(server.run(first))["n"] == 2
     assert panel(server.run(second))["n"] == 4
@@ -81,17 +81,17 @@ def test_starting_again_forgets_and_a_new_name_starts_empty(server):
     assert panel(server.run(graphs.reported(seed=4, collection="new")))["n"] == 2
 
 
-def test_pictures_of_two_strengths_are_compared_as_pairs(server):
+def test_images_of_two_strengths_are_compared_as_pairs(server):
     server.run(graphs.reported(alpha=0.0, batch=4, collection="dial"))
     made = panel(server.run(graphs.reported(alpha=1.0, batch=4, collection="dial")))
     assert made["n"] == 8
     assert "before" in made["attributes"][0]["groups"][0]
     assert "α = 0" in made["summary"]
     figures = json.loads(server.view(made["files"]["json"]))
-    assert figures["quality"][1]["paired_pictures"] == 4
+    assert figures["quality"][1]["paired_images"] == 4
 
 
-def test_a_list_of_pictures_is_counted_as_the_batch_it_was(server):
+def test_a_list_of_images_is_counted_as_the_batch_it_was(server):
     graph = graphs.reported(batch=3, collection="list")
     graph["split"] = {"class_type": "RebatchImages", "inputs": {"images": ["decoder", 0], "batch_size": 1}}
     graph |= graphs.report("parts", ("split", 0), seed=1)
@@ -102,13 +102,13 @@ def test_a_list_of_pictures_is_counted_as_the_batch_it_was(server):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (64, 64), (257, 100)])
-def test_one_picture_of_any_size_is_a_report(server, size):
+def test_one_image_of_any_size_is_a_report(server, size):
     made = panel(server.run(constant(*size) | graphs.probe() | graphs.report(collection=str(size))))
     assert made["n"] == 1
     assert made["verdict"]["text"].startswith("too few to say")
 
 
-def test_transparent_pictures_are_read_as_on_white(server):
+def test_transparent_images_are_read_as_on_white(server):
     graph = constant(16, 16, 1, 0) | graphs.probe()
     graph["mask"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 16, "height": 16}}
     graph["clear"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["decoder", 0], "alpha": ["mask", 0]}}
@@ -118,11 +118,11 @@ def test_transparent_pictures_are_read_as_on_white(server):
     assert panel(outputs, "through")["attributes"] == panel(outputs, "plain")["attributes"]
 
 
-def test_without_a_seed_every_picture_stands_alone(server):
+def test_without_a_seed_every_image_stands_alone(server):
     server.run(graphs.reported(alpha=0.0, collection="alone") | graphs.report(alpha=0.0, seed=-1, collection="alone"))
     graph = graphs.reported(alpha=1.0) | graphs.report(alpha=1.0, seed=-1, collection="alone")
     made = panel(server.run(graph))
-    assert json.loads(server.view(made["files"]["json"]))["quality"][1]["paired_pictures"] == 0
+    assert json.loads(server.view(made["files"]["json"]))["quality"][1]["paired_images"] == 0
 
 
 def test_a_watched_attribute_and_the_subject_are_reported_beside_the_target(server):
@@ -158,7 +158,7 @@ def test_a_target_or_probe_that_does_not_fit_is_a_sentence(server, inputs, said)
         ("man=half,woman=half", "not a number"),
     ],
 )
-def test_what_is_no_target_is_refused_before_any_picture_is_made(server, target, said):
+def test_what_is_no_target_is_refused_before_any_image_is_made(server, target, said):
     for graph, node in ((graphs.reported(target=target), "report"), (graphs.sweep(target=target), "sweep")):
         with pytest.raises(Refused) as refused:
             server.queue(graph)
@@ -186,7 +186,7 @@ def test_a_comparison_pairs_the_seeds_of_two_reports(server):
     made = panel(server.run(graph), "compare")
     assert (made["kind"], made["n"]) == ("compare", 12)
     assert made["summary"].startswith("At α = 0 ")
-    assert json.loads(server.view(made["files"]["json"]))["quality"][1]["paired_pictures"] == 6
+    assert json.loads(server.view(made["files"]["json"]))["quality"][1]["paired_images"] == 6
 
 
 def test_reports_that_cannot_be_compared_are_refused_in_a_sentence(server):

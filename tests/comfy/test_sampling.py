@@ -12,8 +12,8 @@ from . import graphs
 from .server import ADAPTER, EMBEDDED, PACK
 
 
-def pictures(server, outputs):
-    return np.stack([np.asarray(Image.open(io.BytesIO(server.view(file)))) for file in outputs["picture"]["images"]])
+def images(server, outputs):
+    return np.stack([np.asarray(Image.open(io.BytesIO(server.view(file)))) for file in outputs["image"]["images"]])
 
 
 def latents(server, outputs):
@@ -23,14 +23,14 @@ def latents(server, outputs):
 
 @pytest.fixture(scope="module")
 def sampled(server):
-    """Graph -> (latents, pictures); the same graph is asked for once."""
+    """Graph -> (latents, images); the same graph is asked for once."""
     made = {}
 
     def run(graph):
         key = str(graph)
         if key not in made:
             outputs = server.run(graph)
-            made[key] = latents(server, outputs), pictures(server, outputs)
+            made[key] = latents(server, outputs), images(server, outputs)
         return made[key]
 
     return run
@@ -59,12 +59,12 @@ def euler(base, noise, prompt, steps, cfg):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_pictures_are_those_of_diffusers(sampled, base, alpha):
+def test_images_are_those_of_diffusers(sampled, base, alpha):
     from comfyui_ddm.debias.adapter.lora_file import load_adapter
     from comfyui_ddm.training.models.lora import load_lora_into, lora_names, set_alpha
 
     graph = graphs.load() | graphs.adapter(alpha) | graphs.sample("adapter", steps=8, seed=7, batch=2)
-    latent, picture = sampled(graph)
+    latent, image = sampled(graph)
     if not lora_names(base.unet):
         load_lora_into(base.unet, load_adapter(PACK / "examples" / "adapters" / ADAPTER), "debias")
     set_alpha(base.unet, "debias", alpha)
@@ -72,7 +72,7 @@ def test_pictures_are_those_of_diffusers(sampled, base, alpha):
     expected = euler(base, noise, graphs.PROMPT, steps=8, cfg=3.0)
     assert (latent * base.vae.config.scaling_factor - expected).abs().max() < 1e-3
     # The host cuts where diffusers rounds, so half a level is expected.
-    difference = np.abs(picture.astype(float) - base.decode(expected).astype(float))
+    difference = np.abs(image.astype(float) - base.decode(expected).astype(float))
     assert difference.mean() < 1.0
     assert difference.max() <= 2
 
@@ -84,7 +84,7 @@ def test_at_alpha_0_the_model_is_as_it_was_bit_for_bit(sampled):
     assert np.array_equal(nothing[1], without[1])
 
 
-def test_the_adapter_changes_the_pictures(sampled):
+def test_the_adapter_changes_the_images(sampled):
     without = sampled(graphs.load() | graphs.sample())
     full = sampled(graphs.load() | graphs.adapter(1.0) | graphs.sample("adapter"))
     assert np.abs(full[1].astype(float) - without[1]).mean() > 1

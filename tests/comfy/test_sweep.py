@@ -36,7 +36,7 @@ def test_every_strength_is_measured_on_the_same_seeds(server, swept):
     assert made["recommended_alpha"] in (0.0, 0.5, 1.0)
     assert {one["prompt"] for one in made["prompts"]} == {"a firefighter", "a doctor"}
     figures = json.loads(server.view(made["files"]["json"]))
-    assert [one["paired_pictures"] for one in figures["quality"]] == [0, 6, 6]
+    assert [one["paired_images"] for one in figures["quality"]] == [0, 6, 6]
     assert made["points"][0]["quality"] == 0 < made["points"][1]["quality"] < made["points"][2]["quality"]
 
 
@@ -46,22 +46,22 @@ def test_the_adapter_is_applied_without_a_key_left_over(server):
     assert "not loaded" not in server.log()[before:].lower()
 
 
-def test_grid_and_chart_are_pictures(server, swept):
+def test_grid_and_chart_are_images(server, swept):
     grid, chart = saved(server, swept, "grid"), saved(server, swept, "chart")
     assert grid.height > 3 * 128
     assert chart.width > chart.height > 300
 
 
 def first_tile(grid):
-    """The first picture of a grid with one prompt: below margin, title and column head."""
+    """The first image of a grid with one prompt: below margin, title and column head."""
     return np.asarray(grid.crop((28, 120, 28 + 128, 120 + 128)), dtype=float)
 
 
 @pytest.mark.parametrize(("alphas", "first"), [("0", 0.0), ("-1, 0", -1.0)])
-def test_its_pictures_are_those_that_a_graph_makes_of_the_same_seed(server, alphas, first):
+def test_its_images_are_those_that_a_graph_makes_of_the_same_seed(server, alphas, first):
     outputs = server.run(graphs.sweep(alphas, "a firefighter", count=1, steps=6, seed=5))
     graph = graphs.load() | graphs.adapter(first) | graphs.sample("adapter", seed=5, batch=1, steps=6)
-    alone = np.asarray(fit(saved(server, server.run(graph), "picture"), 128), dtype=float)
+    alone = np.asarray(fit(saved(server, server.run(graph), "image"), 128), dtype=float)
     # The host cuts off where it saves and ours rounds: one step of 255, and a little more after scaling.
     difference = np.abs(first_tile(saved(server, outputs, "grid")) - alone)
     assert difference.mean() < 1

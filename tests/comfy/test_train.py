@@ -15,7 +15,7 @@ from .server import ADAPTER, EMBEDDED, PACK, Failed, Refused, run_in_host
 
 @pytest.fixture(scope="module")
 def folder(server):
-    """input/Bilder 灰/: 12 dark and 4 light pictures in subfolders."""
+    """input/Bilder 灰/: 12 dark and 4 light images in subfolders."""
     root = server.base / "input" / "Bilder 灰"
     rng = np.random.default_rng(0)
     for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
@@ -76,7 +76,7 @@ def test_what_was_trained_goes_along_the_wires_and_the_host_works_on(server, fol
     graph |= graphs.sample("adapter", steps=2)
     graph["preview"] = {"class_type": "SaveImage", "inputs": {"images": ["train", 2], "filename_prefix": "preview"}}
     outputs = server.run(graph)
-    assert outputs["picture"]["images"] and outputs["preview"]["images"]
+    assert outputs["image"]["images"] and outputs["preview"]["images"]
     assert outputs["adapter"]["ddm_panel"][0]["title"] == "wired.safetensors"
     assert "Trained on this base." in outputs["adapter"]["ddm_panel"][0]["verdict"]["text"]
     assert "Traceback" not in server.log()[before:]  # the host gave its memory to the trainer, and took it again
@@ -107,7 +107,7 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder, ca
 
 
 def test_a_stopped_run_with_other_inputs_is_thrown_away_only_with_overwrite(server, folder, cancelled):
-    with pytest.raises(Failed, match=r"other pictures, groups, base or settings.*overwrite switched on"):
+    with pytest.raises(Failed, match=r"other images, groups, base or settings.*overwrite switched on"):
         server.run(graphs.train(folder, name="other", seed=1))
     made = server.run(graphs.train(folder, name="other", seed=1, overwrite=True))
     assert any("thrown away" in one for one in made["train"]["ddm_panel"][0]["remarks"])
@@ -118,7 +118,7 @@ def test_an_adapter_of_other_inputs_is_not_replaced_but_with_overwrite(server, f
     file = server.base / "models" / "loras" / "taken.safetensors"
     with pytest.raises(Refused, match="switch overwrite on"):
         server.run(graphs.train(folder, name="taken", rank=3))
-    with pytest.raises(Failed, match="made of other pictures or with other settings"):
+    with pytest.raises(Failed, match="made of other images or with other settings"):
         server.run(graphs.train(folder, name="taken", caption="a colour"))
     server.run(graphs.train(folder, name="taken", rank=3, overwrite=True))
     assert load_adapter(file).card.training["rank"] == 3
@@ -139,7 +139,7 @@ def test_the_trainers_sentence_is_the_nodes_error(server, folder):
     with pytest.raises(Failed, match="no label column"):
         server.run(graphs.train(folder, name="wrong", groups="labels:age"))
     (server.base / "input" / "empty").mkdir(exist_ok=True)
-    with pytest.raises(Failed, match="no pictures in it"):
+    with pytest.raises(Failed, match="no images in it"):
         server.run(graphs.train("empty", name="wrong"))
     assert not (server.base / "models" / "loras" / "wrong.safetensors").exists()
 
@@ -192,8 +192,8 @@ def test_the_options_of_the_folder_reach_the_trainer(server, folder):
     root = server.base / "input" / "shapes"
     for number, size in enumerate([(64, 64)] * 4 + [(120, 72)] * 4):
         (root / "one" if number % 4 else root / "two").mkdir(parents=True, exist_ok=True)
-        picture = Image.new("RGB", size, (30 * number, 90, 60))
-        picture.save(root / ("one" if number % 4 else "two") / f"{number}.png")
+        image = Image.new("RGB", size, (30 * number, 90, 60))
+        image.save(root / ("one" if number % 4 else "two") / f"{number}.png")
     half = Image.new("L", (64, 64))
     half.paste(255, (0, 0, 32, 64))
     half.save(root / "one" / "1-masklabel.png")
@@ -206,7 +206,7 @@ def test_the_options_of_the_folder_reach_the_trainer(server, folder):
     }
     (made,) = server.run(graphs.train("shapes", name="shaped", **given))["train"]["ddm_panel"]
     said = " ".join(made["remarks"])
-    assert "Masks: 1 of 8 pictures" in said and "80×48 (4)" in said
+    assert "Masks: 1 of 8 images" in said and "80×48 (4)" in said
     adapter = load_adapter(server.base / "models" / "loras" / "shaped.safetensors")
     card = adapter.card
     assert any(name.startswith("lora_te_") for name in adapter.modules)
@@ -252,11 +252,11 @@ def test_the_advanced_inputs_reach_the_trainer_and_a_probe_fills_the_card(server
     prompt, panels = watch(server, graphs.train(folder, name="advanced", **given))
     (made,) = server.wait(prompt)["train"]["ddm_panel"]
     card = load_adapter(server.base / "models" / "loras" / "advanced.safetensors").card
-    assert {name: card.training[name] for name in ("rate", "size", "batch", "pictures")} == {
+    assert {name: card.training[name] for name in ("rate", "size", "batch", "images")} == {
         "rate": 0.001,
         "size": 32,
         "batch": 8,
-        "pictures": 16 + 16 + 2,
+        "images": 16 + 16 + 2,
     }
     assert sorted(card.concepts) == ["a doctor", "a shade", "sks, a shade"]
     assert card.measured["attribute"] == "gender" and made["card"]["measured"] == card.measured
@@ -279,14 +279,14 @@ pack = sys.argv[1]
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from pack.nodes import files, picture_folder, train
+from pack.nodes import files, image_folders, train
 files.register_folders()
 happened = []
 comfy.model_management.unload_all_models = lambda: happened.append("unloaded")
 train.run = lambda arguments, panel, node: happened.append(arguments)
 train.result = lambda out, panel: None
 train.Train.hidden = SimpleNamespace(unique_id="1")
-values = dict(folder=picture_folder.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
+values = dict(folder=image_folders.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
 values |= dict(target="uniform", caption="", style=False, steps=3, rank=2, calibrate=0, seed=0, overwrite=False)
 train.Train.execute(**values, self_prompts=sys.argv[2])
 from pack.training.prompt import read_prompts

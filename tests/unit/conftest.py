@@ -89,14 +89,14 @@ def tiny_vocabulary() -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random pipeline folder: U-Net of 2 levels x 32 channels on 8x8x4 latents, VAE of factor 8, 64x64 pictures."""
+    """A random pipeline folder: U-Net of 2 levels x 32 channels on 8x8x4 latents, VAE of factor 8, 64x64 images."""
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small folder of pictures."""
-    return write_folder(tmp_path_factory.mktemp("pictures"))
+    """A small folder of images."""
+    return write_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def write_folder(root: Path, count: int = 8, rare: int = 4) -> Path:
-    """Pictures of two subjects; each `rare`-th one is a woman, the others are men."""
+    """Images of two subjects; each `rare`-th one is a woman, the others are men."""
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows = []
@@ -29,7 +29,7 @@ def write_folder(root: Path, count: int = 8, rare: int = 4) -> Path:
 
 
 def write_tones(folder: Path) -> None:
-    """Say a skin tone of each picture, one of three."""
+    """Say a skin tone of each image, one of three."""
     metadata = folder / "metadata.jsonl"
     rows = [json.loads(line) for line in metadata.read_text("utf-8").splitlines()]
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Pictures that are gathered over several runs, as graphs hand them over."""
+"""Images that are gathered over several runs, as graphs hand them over."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ from PIL import Image
 
 
 class Brightness:
-    """Stands in for a model: the mean brightness of a picture."""
+    """Stands in for a model: the mean brightness of an image."""
 
     identity = "brightness"
 
@@ -30,7 +30,7 @@ def probe(attribute="tone", names=("dark", "light")):
     return Probe(names, attribute, head, None, Brightness(), "brightness")
 
 
-def picture(grey, size=8):
+def image(grey, size=8):
     return Image.new("RGB", (size, size), (grey, grey, grey))
 
 
@@ -43,41 +43,41 @@ def origins(count, seed=7, alpha=1.0, prompt="a lamp"):
     return [Origin(prompt, alpha, seed, place) for place in range(count)]
 
 
-def test_pictures_of_several_runs_add_up():
+def test_images_of_several_runs_add_up():
     seen = collection()
-    assert seen.add([probe()], [picture(10), picture(240)], origins(2, seed=1)) == 2
-    assert seen.add([probe()], [picture(250)], origins(1, seed=2)) == 1
+    assert seen.add([probe()], [image(10), image(240)], origins(2, seed=1)) == 2
+    assert seen.add([probe()], [image(250)], origins(1, seed=2)) == 1
     records = seen.records()
     assert records.attributes[0].decided().tolist() == [0, 1, 1]
     assert records.prompts == ["a lamp"]
 
 
-def test_the_same_picture_of_the_same_origin_counts_once():
+def test_the_same_image_of_the_same_origin_counts_once():
     seen = collection()
-    assert seen.add([probe()], [picture(10), picture(10)], origins(2)) == 2  # two places of one batch
-    assert seen.add([probe()], [picture(10), picture(10)], origins(2)) == 0
-    assert seen.add([probe()], [picture(10)], [Origin("a lamp", 1.0, None)]) == 1
-    assert seen.add([probe()], [picture(10)], [Origin("a lamp", 1.0, None)]) == 0
+    assert seen.add([probe()], [image(10), image(10)], origins(2)) == 2  # two places of one batch
+    assert seen.add([probe()], [image(10), image(10)], origins(2)) == 0
+    assert seen.add([probe()], [image(10)], [Origin("a lamp", 1.0, None)]) == 1
+    assert seen.add([probe()], [image(10)], [Origin("a lamp", 1.0, None)]) == 0
     assert len(seen.records().prompt) == 3
 
 
-def test_the_same_picture_of_another_prompt_or_strength_counts_again():
+def test_the_same_image_of_another_prompt_or_strength_counts_again():
     seen = collection()
-    seen.add([probe()], [picture(10)], origins(1))
-    assert seen.add([probe()], [picture(10)], origins(1, alpha=0.0)) == 1
-    assert seen.add([probe()], [picture(10)], origins(1, prompt="a fire")) == 1
+    seen.add([probe()], [image(10)], origins(1))
+    assert seen.add([probe()], [image(10)], origins(1, alpha=0.0)) == 1
+    assert seen.add([probe()], [image(10)], origins(1, prompt="a fire")) == 1
 
 
-def test_pictures_of_one_seed_and_place_are_a_pair_and_others_are_not():
+def test_images_of_one_seed_and_place_are_a_pair_and_others_are_not():
     seen = collection()
     for alpha, shade in ((0.0, 10), (1.0, 240)):
-        seen.add([probe()], [picture(shade), picture(shade + 1)], origins(2, seed=5, alpha=alpha))
-        seen.add([probe()], [picture(shade + 2)], origins(1, seed=6, alpha=alpha))
-        seen.add([probe()], [picture(shade + 3)], [Origin("a lamp", alpha)])
+        seen.add([probe()], [image(shade), image(shade + 1)], origins(2, seed=5, alpha=alpha))
+        seen.add([probe()], [image(shade + 2)], origins(1, seed=6, alpha=alpha))
+        seen.add([probe()], [image(shade + 3)], [Origin("a lamp", alpha)])
     records = seen.records()
     assert len(records.pairs(records.after)) == 3
     assert len(set(records.seed.tolist())) == 5
-    assert records.names[:4] == ["seed 5", "seed 5, picture 2", "seed 6", "picture 1"]
+    assert records.names[:4] == ["seed 5", "seed 5, image 2", "seed 6", "image 1"]
 
 
 def test_what_is_cancelled_leaves_nothing_behind():
@@ -87,9 +87,9 @@ def test_what_is_cancelled_leaves_nothing_behind():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        seen.add([probe()], [picture(10)], origins(1), cancel)
+        seen.add([probe()], [image(10)], origins(1), cancel)
     assert len(seen) == 0
-    assert seen.add([probe()], [picture(10)], origins(1)) == 1
+    assert seen.add([probe()], [image(10)], origins(1)) == 1
 
 
 def test_the_model_behind_a_probe_is_not_kept():
@@ -98,37 +98,37 @@ def test_the_model_behind_a_probe_is_not_kept():
     one = probe()
     one.extractor = model
     seen = Collection([one], [None])
-    seen.add([one], [picture(10)], origins(1))
+    seen.add([one], [image(10)], origins(1))
     del model, one
     gc.collect()
     assert gone() is None
     assert len(seen) == 1
 
 
-def test_a_collection_without_pictures_has_nothing_to_report():
-    with pytest.raises(DDMError, match="no pictures"):
+def test_a_collection_without_images_has_nothing_to_report():
+    with pytest.raises(DDMError, match="no images"):
         collection().records()
 
 
-def test_a_target_over_other_classes_is_refused_before_any_picture():
+def test_a_target_over_other_classes_is_refused_before_any_image():
     with pytest.raises(DDMError, match=r"'man', 'woman'.*'dark', 'light'"):
         Collection([probe()], [Target.uniform(("man", "woman"))])
     with pytest.raises(DDMError, match="Two of the probes"):
         Collection([probe(), probe()], [None, None])
 
 
-def test_the_report_shows_the_pictures_though_they_are_not_kept():
+def test_the_report_shows_the_images_though_they_are_not_kept():
     seen = collection()
-    seen.add([probe()], [picture(shade) for shade in range(0, 240, 10)], origins(24))
+    seen.add([probe()], [image(shade) for shade in range(0, 240, 10)], origins(24))
     report = Study.of(seen.records()).report
-    shown = [one for sheet in report.sheets for row in sheet.pictures for one in row]
+    shown = [one for sheet in report.sheets for row in sheet.images for one in row]
     assert len(shown) == 10
     assert all(one.uri.startswith("data:image/jpeg") for one in shown)
-    assert shown[1].caption == "seed 7, picture 2: dark"
+    assert shown[1].caption == "seed 7, image 2: dark"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pictures_of_one_pixel_and_of_one_three_or_four_channels_are_read(channels):
+def test_images_of_one_pixel_and_of_one_three_or_four_channels_are_read(channels):
     made = from_pixels(np.full((1, 1, channels), 1.0, np.float32))
     assert (made.mode, made.size, made.getpixel((0, 0))) == ("RGB", (1, 1), (255, 255, 255))
 
@@ -147,6 +147,6 @@ def test_values_out_of_range_are_clipped_and_the_graphs_own_array_stays_as_it_wa
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (0, 4, 3), (2, 4, 4, 3)])
-def test_what_is_no_picture_is_refused_in_a_sentence(shape):
+def test_what_is_no_image_is_refused_in_a_sentence(shape):
     with pytest.raises(DDMError, match="Connect an IMAGE"):
         from_pixels(np.zeros(shape, np.float32))

@@ -15,7 +15,7 @@ CARD = AdapterCard(
     base_hash="ab" * 32,
     concepts=["a doctor", "a judge | <b>"],
     predicted=[{"alpha": a, "shares": [0.75, 0.25], "fd": 0.1, "ess": 0.9} for a in (0.0, 0.05, 0.25, 1.0)],
-    training={"steps": 400, "pictures": 8, "fingerprint": "cd" * 32, "found": FOUND, "calibration": {"scale": 1.3}},
+    training={"steps": 400, "images": 8, "fingerprint": "cd" * 32, "found": FOUND, "calibration": {"scale": 1.3}},
     title="fair",
 )
 MEASURED = {
@@ -26,7 +26,7 @@ MEASURED = {
     "prompts": 1,
     "steps": 20,
     "cfg": 3.0,
-    "points": [{"alpha": 1.0, "pictures": 60, "shares": [0.55, 0.45], "fd": 0.07, "fd_high": 0.2}],
+    "points": [{"alpha": 1.0, "images": 60, "shares": [0.55, 0.45], "fd": 0.07, "fd_high": 0.2}],
 }
 
 

@@ -40,7 +40,7 @@ def prepare(base, out: Path = Path("none.safetensors"), target=(0.5, 0.5), **cha
 
 
 @pytest.mark.parametrize("train", TRAINED)
-def test_the_pictures_move_towards_the_target(tiny_base, train):
+def test_the_images_move_towards_the_target(tiny_base, train):
     training = prepare(tiny_base, target=(0.0, 1.0), train=train, through=0, rate=0.03, keep=0.0).training
     # The same noise in every step, so that the losses compare.
     drawn = training.draw(0)
@@ -55,7 +55,7 @@ def test_the_pictures_move_towards_the_target(tiny_base, train):
 def test_a_checkpoint_of_other_targets_is_refused(tiny_base, tmp_path):
     first = prepare(tiny_base, tmp_path / "fair.safetensors")
     first.train(stop=lambda: first.training.step == 1)
-    with pytest.raises(DDMError, match="other pictures, groups, base or settings"):
+    with pytest.raises(DDMError, match="other images, groups, base or settings"):
         prepare(tiny_base, tmp_path / "fair.safetensors", target=(0.75, 0.25)).resume()
 
 
@@ -99,7 +99,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_bas
         training.advance()
 
 
-def test_pictures_that_keep_their_class_are_held_more_than_those_that_change(tiny_base):
+def test_images_that_keep_their_class_are_held_more_than_those_that_change(tiny_base):
     """With nothing to push, only likeness counts; after a change of the model it pulls back."""
     training = prepare(tiny_base, confidence=2.0).training
     base, drawn = training.base, training.draw(0)
@@ -113,7 +113,7 @@ def test_pictures_that_keep_their_class_are_held_more_than_those_that_change(tin
             parameter.add_(0.2)
     other = training._roll_out(noise, drawn.steps, text, none)
     (classes,) = original.classes
-    # A picture is held wholly where its aim is what the original shows, and else by a fifth; here once each.
+    # An image is held wholly where its aim is what the original shows, and else by a fifth; here once each.
     held = [training.loss_of(other, Original(original.features, [kind])).item() for kind in (classes, 1 - classes)]
     everything = prepare(tiny_base, confidence=2.0, keep_changed=1.0).training.loss_of(other, original).item()
     assert everything > 0 and sum(held) == pytest.approx(1.2 * everything, rel=1e-4)
@@ -151,8 +151,8 @@ def test_two_attributes_move_at_once_each_towards_its_target(tiny_base):
 
     def looked_at(made, original):
         with torch.no_grad():
-            pictures = training._decode(made.latents)
-            seen[training.step > 0].append([one.logits(pictures).softmax(1)[:, 1].mean().item() for one in probes])
+            images = training._decode(made.latents)
+            seen[training.step > 0].append([one.logits(images).softmax(1)[:, 1].mean().item() for one in probes])
         return plain(made, original)
 
     training.loss_of = looked_at
@@ -163,7 +163,7 @@ def test_two_attributes_move_at_once_each_towards_its_target(tiny_base):
 
 
 @pytest.mark.parametrize("train", ["unet", "both"])
-def test_out_of_memory_makes_fewer_pictures_at_a_time_says_so_and_learns_the_same(tiny_base, monkeypatch, train):
+def test_out_of_memory_makes_fewer_images_at_a_time_says_so_and_learns_the_same(tiny_base, monkeypatch, train):
     monkeypatch.setattr(Base, "half_is_native", False)  # the rounding of bfloat16 hides what is to be seen
     said = []
     exact, small = (prepare(tiny_base, train=train).training for _ in range(2))
@@ -193,7 +193,7 @@ def test_checkpointing_comes_next_and_then_a_sentence(tiny_base, monkeypatch):
         raise torch.cuda.OutOfMemoryError("no room")
 
     monkeypatch.setattr(Base, "predict", full)
-    with pytest.raises(DDMError, match="does not suffice to learn through one picture"):
+    with pytest.raises(DDMError, match="does not suffice to learn through one image"):
         training.advance()
     assert training.checkpointing
 
@@ -208,15 +208,15 @@ def test_checkpointing_changes_nothing_that_is_learnt(tiny_base, monkeypatch):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
-def test_pictures_that_are_decoded_one_by_one_are_those_of_all_at_once_with_their_gradients(tiny_base, monkeypatch):
+def test_images_that_are_decoded_one_by_one_are_those_of_all_at_once_with_their_gradients(tiny_base, monkeypatch):
     training = prepare(tiny_base).training
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
     def decoded():
         latents.grad = None
-        pictures = training._decode(latents)
-        pictures.square().sum().backward()
-        return pictures.detach(), latents.grad
+        images = training._decode(latents)
+        images.square().sum().backward()
+        return images.detach(), latents.grad
 
     together = decoded()
     monkeypatch.setattr(Base, "vae_batch", lambda self, height, width: 1)

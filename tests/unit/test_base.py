@@ -22,7 +22,7 @@ def copy(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 def test_a_base_knows_its_sizes(base):
-    assert (base.latent_channels, base.vae_factor, base.picture_size) == (4, 8, 64)
+    assert (base.latent_channels, base.vae_factor, base.image_size) == (4, 8, 64)
     assert len(base.hash) == 64
 
 
@@ -39,16 +39,16 @@ def test_prompts_are_padded_to_the_tokenizers_length(base):
     assert not torch.equal(text.tokens[0], text.tokens[1])
 
 
-def test_pictures_become_scaled_latents_and_back(base):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    mean = base.encode_pictures(pictures)
+def test_images_become_scaled_latents_and_back(base):
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    mean = base.encode_images(images)
     assert mean.shape == (3, 4, 8, 8)
-    drawn = [base.encode_pictures(pictures, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    drawn = [base.encode_images(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     again = base.decode(mean)
     assert again.dtype == np.uint8
-    assert again.shape == pictures.shape
+    assert again.shape == images.shape
 
 
 def test_half_precision_files_compute_in_full_precision_on_the_cpu(copy):

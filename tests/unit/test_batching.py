@@ -9,7 +9,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def only(most, seen):
-    """Work that has memory for so many pictures."""
+    """Work that has memory for so many images."""
 
     def work(rows):
         seen.append(rows.stop - rows.start)
@@ -32,8 +32,8 @@ def test_out_of_memory_halves_the_batch_for_good_and_nothing_is_left_out_or_done
     assert [one for batch in batches for one in batch] == list(range(21))
 
 
-def test_where_one_picture_does_not_fit_it_ends_with_a_sentence():
-    with pytest.raises(DDMError, match=r"does not suffice for one picture at a time\. Close other programs"):
+def test_where_one_image_does_not_fit_it_ends_with_a_sentence():
+    with pytest.raises(DDMError, match=r"does not suffice for one image at a time\. Close other programs"):
         list(in_batches(4, 4, only(0, [])))
 
 
@@ -43,7 +43,7 @@ def test_another_error_is_left_as_it_is():
 
 
 @pytest.mark.parametrize(("side", "rows"), [(8, 128), (64, 2), (128, 1), (4, 128)])
-def test_on_a_cpu_the_larger_the_pictures_the_fewer_at_a_time(side, rows):
+def test_on_a_cpu_the_larger_the_images_the_fewer_at_a_time(side, rows):
     assert fitting_rows(CPU, side * side, 128) == rows
 
 

@@ -1,4 +1,4 @@
-"""Pictures keep about their shape, at no more than the model's native area."""
+"""Images keep about their shape, at no more than the model's native area."""
 
 import pytest
 from comfyui_ddm.training.data.buckets import assign, bucket_sizes
@@ -11,7 +11,7 @@ class Model:
     side_step = Base.side_step
 
     def __init__(self, side, levels):
-        self.picture_size, self.vae_factor = side, 8
+        self.image_size, self.vae_factor = side, 8
         self.unet = type("unet", (), {"config": type("config", (), {"block_out_channels": (32,) * levels})})
 
 
@@ -30,14 +30,14 @@ def test_the_buckets_of_sd_are_the_usual_ones():
     assert {(640, 384), (576, 448), (512, 512), (448, 576), (768, 320)} <= set(bucket_sizes(Model(512, 4)))
 
 
-def test_a_picture_goes_where_least_of_it_is_cut_off():
-    pictures = [(3000, 2000), (2000, 3000), (800, 800), (1920, 1080), (10, 4000)]
-    found = assign(pictures, bucket_sizes(Model(512, 4)), fewest=1)
+def test_an_image_goes_where_least_of_it_is_cut_off():
+    images = [(3000, 2000), (2000, 3000), (800, 800), (1920, 1080), (10, 4000)]
+    found = assign(images, bucket_sizes(Model(512, 4)), fewest=1)
     assert found == [(640, 384), (384, 640), (512, 512), (640, 384), (256, 1024)]
 
 
-def test_a_bucket_of_few_pictures_is_given_up_for_the_next_one():
+def test_a_bucket_of_few_images_is_given_up_for_the_next_one():
     sizes = [(48, 80), (64, 64), (80, 48), (128, 32)]
-    pictures = [(100, 100)] * 5 + [(160, 100)] * 4 + [(100, 170)] * 2 + [(400, 100)]
-    assert assign(pictures, sizes, fewest=4) == [(64, 64)] * 5 + [(80, 48)] * 4 + [(64, 64)] * 2 + [(80, 48)]
-    assert assign(pictures[-1:], sizes, fewest=4) == [(128, 32)]
+    images = [(100, 100)] * 5 + [(160, 100)] * 4 + [(100, 170)] * 2 + [(400, 100)]
+    assert assign(images, sizes, fewest=4) == [(64, 64)] * 5 + [(80, 48)] * 4 + [(64, 64)] * 2 + [(80, 48)]
+    assert assign(images[-1:], sizes, fewest=4) == [(128, 32)]

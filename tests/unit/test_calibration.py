@@ -41,7 +41,7 @@ def test_what_is_at_its_goal_already_makes_no_progress():
     assert not progress_of(np.array([[0.52, 0.48], [0.3, 0.7]]), np.array([0.5, 0.5])).any()
 
 
-def test_where_the_set_shows_one_group_only_every_picture_is_of_it():
+def test_where_the_set_shows_one_group_only_every_image_is_of_it():
     one = np.eye(2)[np.ones(9, dtype=int)]
     assert groups_of(np.zeros((9, 3)), one, [np.ones((4, 3))] * 2).mean(1).tolist() == [[0, 1], [0, 1]]
 
@@ -54,7 +54,7 @@ def test_shares_are_read_from_the_features():
     assert groups_of(x, np.eye(2)[group], made).mean(1)[:, 1] == pytest.approx([0.1, 0.4, 0.7], abs=0.02)
 
 
-def test_pictures_without_a_group_teach_nothing():
+def test_images_without_a_group_teach_nothing():
     x = np.array([[-1.0], [-1.1], [1.0], [1.1], [50.0]] * 4)
     membership = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]] * 4, float)
     assert groups_of(x, membership, [np.array([[-1.0], [1.0], [1.0], [1.0]])])[0, :, 1].tolist() == [0, 1, 1, 1]
@@ -77,7 +77,7 @@ def trained(tiny_base):
     return base
 
 
-def reader_of(base, count=16, pictures=4, labels=None, kind=GroupReader):
+def reader_of(base, count=16, images=4, labels=None, kind=GroupReader):
     captions = [("a doctor", "a judge")[i % 2] for i in range(count)]
     labels = labels or [("woman" if i % 4 == 3 else "man") for i in range(count)]
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -87,7 +87,7 @@ def reader_of(base, count=16, pictures=4, labels=None, kind=GroupReader):
         Latents.of(latents),
         captions,
         grouped(labels, captions),
-        pictures=pictures,
+        images=images,
         seed=0,
         progress=lambda done, total: steps.append((done, total)),
     )
@@ -115,7 +115,7 @@ def test_a_set_that_is_in_balance_asks_for_no_other_scale(trained):
     assert run(trained, labels=["man", "man", "woman", "woman"] * 4)[0].scale == 1.0
 
 
-def test_the_fewest_pictures_that_teach_anything_are_no_crash(trained):
+def test_the_fewest_images_that_teach_anything_are_no_crash(trained):
     labels = ["man"] * (FEWEST - 1) + ["woman"]
     assert 0.25 <= run(trained, FEWEST, labels=labels)[0].scale <= 3
 

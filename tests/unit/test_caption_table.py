@@ -1,4 +1,4 @@
-"""Every sentence of a run is encoded once, and every picture finds its own."""
+"""Every sentence of a run is encoded once, and every image finds its own."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_every_sentence_is_encoded_once(table):
     assert made.table[np.arange(2)].tokens.dtype == torch.float32
 
 
-def test_a_picture_has_its_own_caption(table):
+def test_an_image_has_its_own_caption(table):
     made, speller = table
     assert [speller.asked[0][row] for (row,) in made.neutral] == CAPTIONS
     assert speller.asked[0][made.empty] == ""

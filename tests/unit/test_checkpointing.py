@@ -126,7 +126,7 @@ def test_a_file_is_told_from_one_that_was_calibrated_otherwise(prepared):
 def test_a_run_that_began_without_looking_at_the_base_does_not_look_when_it_goes_on_with_calibration(
     tiny_base, tmp_path
 ):
-    folder = write_folder(tmp_path / "pictures", 12, 3)
+    folder = write_folder(tmp_path / "images", 12, 3)
     write_tones(folder)
 
     def begun(calibrate):
@@ -142,7 +142,7 @@ def test_a_run_that_began_without_looking_at_the_base_does_not_look_when_it_goes
 def test_a_preview_that_fails_is_a_remark_and_the_training_goes_on(prepared, whole, tmp_path):
     said = []
     run = prepared("fair", note=said.append)
-    previews = Previews(run.base, run.pictures.captions, tmp_path / "shown", 2, lambda *_: None)
+    previews = Previews(run.base, run.images.captions, tmp_path / "shown", 2, lambda *_: None)
     previews.make = lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no room"))
     assert run.train(previews=previews) and content_hash(run.out) == whole
     assert [text.partition(". ")[0] for text in said] == [
@@ -159,6 +159,6 @@ def test_what_a_killed_run_half_wrote_is_removed_by_the_next_one(prepared, tmp_p
     for stray in strays:
         stray.write_bytes(b"half")
     run = prepared("fair")
-    previews = Previews(run.base, run.pictures.captions, tmp_path / "shown", 2, lambda *_: None)
+    previews = Previews(run.base, run.images.captions, tmp_path / "shown", 2, lambda *_: None)
     assert run.train(previews=previews)
     assert not any(stray.exists() for stray in strays) and run.out.exists()

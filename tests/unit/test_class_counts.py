@@ -6,19 +6,19 @@ from comfyui_ddm.debias.methods.class_counts import Tally
 
 
 def fill(tally, prompts):
-    """Ask for one picture after the other, and get what was asked for."""
+    """Ask for one image after the other, and get what was asked for."""
     for prompt in prompts:
         tally.add([prompt], tally.wanted([prompt]))
     return tally
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.75, 0.25), (0.2, 0.3, 0.5)])
-def test_sixty_single_pictures_have_the_target_to_the_nearest_picture(shares):
+def test_sixty_single_images_have_the_target_to_the_nearest_image(shares):
     counts = fill(Tally(shares), ["a doctor"] * 60).total
     assert np.abs(counts - 60 * np.array(shares)).max() <= 1
 
 
-def test_single_pictures_of_sixty_prompts_have_the_target_too():
+def test_single_images_of_sixty_prompts_have_the_target_too():
     counts = fill(Tally((0.75, 0.25)), [f"prompt {number}" for number in range(60)]).total
     assert np.abs(counts - (45, 15)).max() <= 1
 
@@ -30,7 +30,7 @@ def test_every_prompt_is_balanced_by_itself_in_whatever_order_they_come(prompts)
         assert abs(counts[0] - counts[1]) <= 2
 
 
-def test_a_batch_is_planned_as_its_pictures_one_by_one_would_be():
+def test_a_batch_is_planned_as_its_images_one_by_one_would_be():
     one_by_one = fill(Tally((0.5, 0.5)), ["a"] * 5 + ["b"] * 3)
     together = Tally((0.5, 0.5))
     wanted = together.wanted(["a"] * 5 + ["b"] * 3)
@@ -62,7 +62,7 @@ def test_planning_counts_nothing_and_clearing_forgets():
 
 
 def test_with_seeds_of_their_own_two_attributes_come_in_all_combinations():
-    """Pictures come one by one, each as both tallies want it; without seeds, half the combinations never would."""
+    """Images come one by one, each as both tallies want it; without seeds, half the combinations never would."""
     first, second, cells = Tally((0.5, 0.5)), Tally((0.5, 0.5)), np.zeros((2, 2))
     for _ in range(240):
         one, other = (tally.wanted(["a doctor"], seed)[0] for seed, tally in enumerate((first, second)))
@@ -73,7 +73,7 @@ def test_with_seeds_of_their_own_two_attributes_come_in_all_combinations():
     assert cells.min() > 0.15 * 240
 
 
-def test_a_seed_plans_a_batch_as_its_pictures_one_by_one_too():
+def test_a_seed_plans_a_batch_as_its_images_one_by_one_too():
     one_by_one, together = Tally((0.2, 0.3, 0.5)), Tally((0.2, 0.3, 0.5))
     for _ in range(20):
         one_by_one.add(["a"], one_by_one.wanted(["a"], 3))

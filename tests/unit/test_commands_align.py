@@ -41,8 +41,8 @@ def test_an_adapter_for_two_attributes_is_written_sampled_and_told_as_json(ddm, 
     adapter = load_adapter(out)
     assert adapter.card.concepts == ["a cook", "a pilot"]
     assert {name.split("_")[1] for name in adapter.modules} == {"unet", "te"}
-    ddm("--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "pictures", command="sample")
-    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 12
+    ddm("--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "images", command="sample")
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 12
 
 
 def test_each_step_is_a_line_of_json(ddm, tmp_path):
@@ -57,7 +57,7 @@ def test_an_embedding_is_written_and_sampled(ddm, tmp_path):
     result = ddm("--out", out, "--train", "tokens", "--tokens", 2, "--steps", 1)
     assert "embedding:fair" in result.said
     assert len(SoftTokens.load(out)[0]) == 2
-    sample = ["--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "pictures"]
+    sample = ["--adapter", out, "--prompts", "a", "--steps", 1, "--out", tmp_path / "images"]
     ddm(*sample, "--alpha", "0,1", command="sample")
     assert "0 or 1" in ddm(*sample, "--alpha", "0.5", command="sample", code=2).said
 

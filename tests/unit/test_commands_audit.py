@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixteen pictures of two subjects, mostly reddish, and a broken one."""
-    root = tmp_path_factory.mktemp("my pictures")
+    """Sixteen images of two subjects, mostly reddish, and a broken one."""
+    root = tmp_path_factory.mktemp("my images")
     rng = np.random.default_rng(0)
     rows = []
     for i in range(16):
@@ -41,11 +41,11 @@ def ddm(folder, tiny_base, tmp_path):
 
 def test_labels_are_audited_without_opening_a_base(ddm, tmp_path):
     result = ddm("--groups", "labels:colour", "--caption", "a plate", base=tmp_path / "no base")
-    assert "“red” is 88% (64–96%) of 16 pictures; the target is 50%." in result.stdout
+    assert "“red” is 88% (64–96%) of 16 images; the target is 50%." in result.stdout
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert "What is in my pictures" in page and "broken.png" in page
+    assert "What is in my images" in page and "broken.png" in page
     data = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
-    assert data["source"] == "labels:colour" and data["pictures"] == 16 and data["captions"] == 2
+    assert data["source"] == "labels:colour" and data["images"] == 16 and data["captions"] == 2
     assert data["skipped"][0]["file"] == "broken.png"
 
 
@@ -95,4 +95,4 @@ def test_a_base_that_is_none_is_refused(ddm, tmp_path):
 
 def test_an_empty_folder_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["audit", str(tmp_path)])
-    assert result.exit_code == 2 and "no pictures" in " ".join(result.stderr.split())
+    assert result.exit_code == 2 and "no images" in " ".join(result.stderr.split())

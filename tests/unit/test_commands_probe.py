@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """Sixteen red and blue pictures in four places, one of them without a colour, and a broken one."""
+    """Sixteen red and blue images in four places, one of them without a colour, and a broken one."""
     root = tmp_path_factory.mktemp("set")
     rows = []
     for index in range(16):
@@ -60,7 +60,7 @@ def test_a_probe_is_trained_and_its_figures_are_one_json_object(labelled, tmp_pa
     out = tmp_path / "colour.safetensors"
     result = run(labelled, "--labels", "colour", "--out", out, "--steps", 10, "--device", "cpu", "--json")
     facts = json.loads(result.stdout)
-    assert facts["names"] == ["blue", "red"] and facts["pictures"] == 15
+    assert facts["names"] == ["blue", "red"] and facts["images"] == 15
     assert [one["path"].rsplit("/", 1)[-1] for one in facts["skipped"]] == ["broken.png"]
     assert "Without colour, so left out: 1 of 16" in result.stderr and "broken.png" in result.stderr
     assert Probe.load(out).accuracy == facts["accuracy"]
@@ -70,7 +70,7 @@ def test_a_person_reads_how_often_it_is_right(labelled, tmp_path):
     out = tmp_path / "colour.safetensors"
     options = ["--labels", "colour", "--out", out, "--steps", 10, "--hold-out", "place", "--device", "cpu"]
     result = run(labelled, *options)
-    assert "held-out pictures, of values of place that it had not seen" in result.stdout
+    assert "held-out images, of values of place that it had not seen" in result.stdout
     assert "blue: " in result.stdout and str(out) in result.stdout.replace("\n", "")
 
 
@@ -96,14 +96,14 @@ def test_a_linear_probe_over_clip_features_needs_that_clip_again(labelled, clip,
         Probe.load(out).predict(images)
 
 
-def test_gradients_flow_through_clip_to_the_pictures(clip):
+def test_gradients_flow_through_clip_to_the_images(clip):
     extractor = ClipImages(clip)
     images = np.random.default_rng(0).integers(0, 255, (2, extractor.size, extractor.size, 3), dtype=np.uint8)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
-    embedded = extractor.embed(pictures)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    embedded = extractor.embed(images)
     assert np.allclose(embedded.detach().numpy(), extractor(images), atol=1e-5)
     embedded[:, 0].sum().backward()
-    assert pictures.grad.abs().sum() > 0
+    assert images.grad.abs().sum() > 0
 
 
 def test_a_report_reads_a_clip_probe_with_that_clip_and_says_which_one_is_missing(labelled, clip, tmp_path):

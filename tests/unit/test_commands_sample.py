@@ -52,7 +52,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_pictures_lie_by_alpha_prompt_and_seed(ddm, adapter, tiny_base, tmp_path):
+def test_images_lie_by_alpha_prompt_and_seed(ddm, adapter, tiny_base, tmp_path):
     result = ddm(
         "--adapter",
         adapter,
@@ -93,18 +93,18 @@ def test_alpha_0_is_the_base_bit_for_bit(ddm, adapter, tmp_path):
         assert not np.array_equal(plain, other)
 
 
-def test_pictures_that_are_there_are_kept_and_missing_ones_made(ddm, adapter, tmp_path):
+def test_images_that_are_there_are_kept_and_missing_ones_made(ddm, adapter, tmp_path):
     arguments = ("--adapter", adapter, "--alpha", "0,1", "--prompts", "a doctor", "--per-prompt", 2, "--json")
     ddm(*arguments)
     out = tmp_path / "out"
     before = (out / "metadata.jsonl").read_bytes()
     lost = out / "alpha_1" / "a-doctor" / "1.png"
-    picture = lost.read_bytes()
+    image = lost.read_bytes()
     lost.unlink()
     with open(out / "metadata.jsonl", "a", encoding="utf-8") as file:
         file.write('{"file_name": "alpha_')
     assert json.loads(ddm(*arguments).stdout)["made"] == 1
-    assert lost.read_bytes() == picture
+    assert lost.read_bytes() == image
     assert (out / "metadata.jsonl").read_bytes() == before
     assert json.loads(ddm(*arguments, "--alpha", "0,.5,1").stdout)["kept"] == 4
     assert len(rows(out)) == 6
@@ -130,7 +130,7 @@ def test_a_stopped_run_can_be_taken_up(ddm, tmp_path, monkeypatch):
     assert json.loads(ddm(*arguments).stdout)["made"] == 2
 
 
-def test_pictures_of_other_settings_are_not_mixed_in(ddm, adapter, tmp_path):
+def test_images_of_other_settings_are_not_mixed_in(ddm, adapter, tmp_path):
     ddm("--prompts", "a doctor", "--per-prompt", 1)
     result = ddm("--prompts", "a doctor", "--per-prompt", 1, "--steps", 3, code=2)
     assert "other settings" in result.stderr

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from .runs import write_probe
 
-PICTURES = 80
+IMAGES = 80
 
 
 def measured(
@@ -30,14 +30,14 @@ def measured(
     seen, subject, prompts, conditions, seeds = [], [], [], [], []
     for (alpha, cfg), share in shares.items():
         for prompt, role in enumerate(("a doctor", "a pilot")):
-            for i in range(PICTURES):
+            for i in range(IMAGES):
                 men = share + (apart if prompt else -apart)
-                seen.append([1, 0] if i < round(men * PICTURES) else [0, 1])
-                right = i < (recognised or {}).get(alpha, 1) * PICTURES
+                seen.append([1, 0] if i < round(men * IMAGES) else [0, 1])
+                right = i < (recognised or {}).get(alpha, 1) * IMAGES
                 subject.append([1, 0] if right == (prompt == 0) else [0, 1])
                 prompts.append(role)
                 conditions.append(Condition(alpha, cfg))
-                seeds.append(prompt * PICTURES + i)
+                seeds.append(prompt * IMAGES + i)
     attributes = [
         Attribute(
             "gender", ("man", "woman"), np.array(seen, float), Target.uniform(("man", "woman")) if target else None
@@ -109,16 +109,16 @@ def test_a_sweep_measures_every_alpha_and_scale_and_keeps_the_card(sweep, files,
     before, hashed = load_adapter(files[0]).card, content_hash(files[0])
     facts = json.loads(sweep("--alpha", "0,1,1.5", "--cfg", "3,1", "--save-card", "--json").stdout)
     assert [point["alpha"] for point in facts["points"]] == [0.0, 1.0, 1.5]
-    assert all(point["pictures"] == 6 for point in facts["points"])
+    assert all(point["images"] == 6 for point in facts["points"])
     assert (facts["cfg"], facts["target"]) == (3.0, [0.5, 0.5])
-    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 2 * 3 * 2 * 3
+    assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 2 * 3 * 2 * 3
     assert all(Path(path).is_file() for path in facts["files"].values())
     card = load_adapter(files[0]).card
     assert card.recommended_alpha == facts["recommended_alpha"]
     assert card.measured["points"] == facts["points"]
     assert replace(card, measured=None, recommended_alpha=before.recommended_alpha) == before
     assert content_hash(files[0]) == hashed
-    # The rewritten card does not make the pictures those of another adapter.
+    # The rewritten card does not make the images those of another adapter.
     assert "Recommended α" in sweep("--alpha", "0,1,1.5", "--cfg", "3,1").stdout
 
 

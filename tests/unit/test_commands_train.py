@@ -17,7 +17,7 @@ from .runs import prepare, write_folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    root = write_folder(tmp_path_factory.mktemp("pictures"))
+    root = write_folder(tmp_path_factory.mktemp("images"))
     (root / "broken.png").write_bytes(b"no")
     with open(root / "metadata.jsonl", "a", encoding="utf-8") as file:
         file.write('\n{"file_name": "broken.png"}')
@@ -40,7 +40,7 @@ def ddm(tiny_base, tmp_path):
 def test_an_adapter_is_written_and_told_as_json(ddm, folder, tmp_path):
     result = ddm(folder, "--groups", "labels:gender", "--style", tmp_path / "style.safetensors", "--json")
     data = json.loads(result.stdout)
-    assert data["adapter"] == str(tmp_path / "fair.safetensors") and data["steps"] == 3 and data["pictures"] == 8
+    assert data["adapter"] == str(tmp_path / "fair.safetensors") and data["steps"] == 3 and data["images"] == 8
     assert data["found"] == [{"source": "labels:gender", "shares": {"man": 0.75, "woman": 0.25}}]
     card = load_adapter(tmp_path / "fair.safetensors").card
     assert card.recommended_alpha == data["recommended_alpha"]
@@ -48,10 +48,10 @@ def test_an_adapter_is_written_and_told_as_json(ddm, folder, tmp_path):
     assert "Skipped broken.png" in result.said and "man 75%, woman 25%" in result.said and "Wrote" in result.said
 
 
-def test_pictures_of_the_base_itself_will_do(ddm, tmp_path):
+def test_images_of_the_base_itself_will_do(ddm, tmp_path):
     result = ddm("--self", "a doctor;a judge", "--self-count", "3", "--groups", "words:man|woman")
     assert result.stdout == ""
-    assert load_adapter(tmp_path / "fair.safetensors").card.training["pictures"] == 6
+    assert load_adapter(tmp_path / "fair.safetensors").card.training["images"] == 6
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_base_that_is_none_and_an_empty_folder_are_refused(ddm, folder, tmp_pa
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "is not a base model" in ddm(folder, code=2, base=empty).said
-    assert "no pictures" in ddm(empty, code=2).said
+    assert "no images" in ddm(empty, code=2).said
 
 
 def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, folder, tiny_base, tmp_path):
@@ -98,7 +98,7 @@ def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, f
     assert not run.train(stop=lambda: next(asked))
     refused = ddm(folder, "--groups", "labels:gender", code=2)
     assert "--resume" in refused.said and "--restart" in refused.said and run.checkpoint.exists()
-    assert "other pictures, groups, base or settings" in ddm(folder, "--resume", code=2).said
+    assert "other images, groups, base or settings" in ddm(folder, "--resume", code=2).said
     ddm(folder, "--groups", "labels:gender", "--resume")
     resumed = out.read_bytes()
     checkpoint_path(out).write_bytes(b"old")
@@ -159,7 +159,7 @@ def test_resuming_without_a_checkpoint_begins_at_0(ddm, folder):
     assert "training begins at step 0" in ddm(folder, "--groups", "labels:gender", "--resume").said
 
 
-def test_encoded_pictures_are_kept_in_the_folder_or_where_one_says_or_nowhere(ddm, tmp_path):
+def test_encoded_images_are_kept_in_the_folder_or_where_one_says_or_nowhere(ddm, tmp_path):
     folder = write_folder(tmp_path / "set")
     given = (folder, "--groups", "labels:gender")
     ddm(*given, "--no-cache")
@@ -174,11 +174,11 @@ def test_encoded_pictures_are_kept_in_the_folder_or_where_one_says_or_nowhere(dd
     assert "exclude each other" in ddm(*given, "--cache", tmp_path / "kept", "--no-cache", code=2).said
 
 
-def test_a_regularisation_set_is_as_large_as_the_pictures_and_has_neither_labels_nor_trigger(ddm, tmp_path):
+def test_a_regularisation_set_is_as_large_as_the_images_and_has_neither_labels_nor_trigger(ddm, tmp_path):
     folder, plain = write_folder(tmp_path / "set"), write_folder(tmp_path / "plain", 3)
     found = ddm(folder, "--reg", plain, "--trigger", "sks", "--groups", "labels:gender", "--json")
     data = json.loads(found.stdout)
-    assert data["pictures"] == 16 and data["found"][0]["shares"] == {"man": 0.75, "woman": 0.25}
+    assert data["images"] == 16 and data["found"][0]["shares"] == {"man": 0.75, "woman": 0.25}
     card = load_adapter(tmp_path / "fair.safetensors").card
     assert sorted(card.concepts) == ["a doctor", "a judge", "sks, a doctor", "sks, a judge"]
     assert "Give a FOLDER too" in ddm("--self", "a judge", "--reg", plain, code=2).said
@@ -191,7 +191,7 @@ def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
     assert load_adapter(tmp_path / "fair.safetensors").card.training["dropout"] == 0.5
 
 
-def test_pictures_can_be_learnt_at_another_size(ddm, folder, tmp_path):
+def test_images_can_be_learnt_at_another_size(ddm, folder, tmp_path):
     made = []
     for given in ([], ["--size", 48]):
         ddm(folder, "--groups", "labels:gender", "--calibrate", 4, *given)

@@ -17,7 +17,7 @@ NAMES = ("man", "woman")
 
 
 def records(men, alpha=None, count=80, prompts=("a doctor",), first_seed=0, target="uniform", **probe):
-    """`men` of `count` pictures of every prompt are men, those of the lowest seeds first."""
+    """`men` of `count` images of every prompt are men, those of the lowest seeds first."""
     said = [[0.95, 0.05] if i < men else [0.05, 0.95] for _ in prompts for i in range(count)]
     accuracy = probe.get("accuracy", 0.95)
     attribute = Attribute(
@@ -39,7 +39,7 @@ def study(men, alpha=None, **more):
 
 def test_a_comparison_says_before_and_after_in_one_sentence():
     made = compare(study(72), study(40)).report
-    assert made.summary.startswith("Before, men are 90% of 80 pictures; after, they are 50%")
+    assert made.summary.startswith("Before, men are 90% of 80 images; after, they are 50%")
     assert [one.label for one in made.conditions] == ["before", "after"]
 
 
@@ -54,10 +54,10 @@ def test_before_stays_before_whatever_the_strengths(first, second):
     assert men == [0.9, 0.5]
 
 
-def test_pictures_of_one_seed_are_pairs():
+def test_images_of_one_seed_are_pairs():
     paired = compare(study(44), study(40)).report
     apart = compare(study(44), study(40, first_seed=1000)).report
-    assert (paired.quality[1].paired_pictures, apart.quality[1].paired_pictures) == (80, 0)
+    assert (paired.quality[1].paired_images, apart.quality[1].paired_images) == (80, 0)
     change = [one.attributes[0].overall[1].change[0] for one in (paired, apart)]
     assert change[0].high - change[0].low < 0.6 * (change[1].high - change[1].low)
     assert any("no seed in common" in note for note in apart.notes)
@@ -121,15 +121,15 @@ def test_a_panel_has_no_before_where_there_is_one_condition():
 @pytest.mark.parametrize(
     ("men", "count", "tone", "said"),
     [
-        (2, 4, "unknown", "too few to say: 4 pictures, and a verdict needs 60"),
-        (0, 1, "unknown", "too few to say: one picture, and a verdict needs 60"),
+        (2, 4, "unknown", "too few to say: 4 images, and a verdict needs 60"),
+        (0, 1, "unknown", "too few to say: one image, and a verdict needs 60"),
         (59, 59, "unknown", "too few to say"),
         (60, 60, "unfair", "not fair"),
         (150, 300, "fair", "fair within ±.10"),
         (34, 60, "unknown", "cannot tell"),
     ],
 )
-def test_a_verdict_takes_sixty_pictures(men, count, tone, said):
+def test_a_verdict_takes_sixty_images(men, count, tone, said):
     verdict = report_panel(study(men, count=count).report)["verdict"]
     assert verdict["tone"] == tone
     assert verdict["text"].startswith(said)
@@ -137,7 +137,7 @@ def test_a_verdict_takes_sixty_pictures(men, count, tone, said):
 
 def test_with_several_prompts_the_sentence_says_how_many():
     verdict = report_panel(study(2, count=4, prompts=("a doctor", "a judge")).report)["verdict"]
-    assert verdict["text"] == "too few to say: 8 pictures of 2 prompts, and a verdict needs 60 of each"
+    assert verdict["text"] == "too few to say: 8 images of 2 prompts, and a verdict needs 60 of each"
 
 
 def test_without_a_target_there_is_no_verdict():

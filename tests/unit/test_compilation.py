@@ -13,7 +13,7 @@ from .runs import prepare, write_folder
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling on a CPU needs g++")
 def test_compiled_blocks_learn_what_plain_ones_learn(tiny_base, tmp_path):
-    folder = write_folder(tmp_path / "pictures")
+    folder = write_folder(tmp_path / "images")
     losses = []
     for compiled in (False, True):
         training = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"steps": 9, "keep": 0.5}).training

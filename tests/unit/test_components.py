@@ -16,7 +16,7 @@ def features(*attributes, seed=0):
 
 
 def split(rare):
-    """A two-valued attribute [N] of deviation about 1, `rare` of its pictures on one side."""
+    """A two-valued attribute [N] of deviation about 1, `rare` of its images on one side."""
     sides = np.random.default_rng(1).permutation(np.arange(COUNT) < rare * COUNT)
     return sides / np.sqrt(rare * (1 - rare))
 
@@ -45,7 +45,7 @@ def test_two_attributes_are_found_apart():
     assert sorted(alike.argmax(1)) == [0, 1] and alike.max(1).min() > 0.9
 
 
-def test_a_few_odd_pictures_are_no_group():
+def test_a_few_odd_images_are_no_group():
     odd = np.zeros(COUNT)
     odd[:3] = 30.0
     assert skewed_components(features(odd)) == []
@@ -56,6 +56,6 @@ def test_where_there_is_no_structure_nothing_is_found(values):
     assert skewed_components({"up0@50": values}) == []
 
 
-def test_the_same_pictures_give_the_same_groups():
+def test_the_same_images_give_the_same_groups():
     twice = [skewed_components(features(split(1 / 7)))[0].rare for _ in range(2)]
     assert np.array_equal(*twice)

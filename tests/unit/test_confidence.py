@@ -5,7 +5,7 @@ from comfyui_ddm.debias.evaluation import confidence, metrics
 HALF = np.array([0.5, 0.5])
 
 
-def _pictures(prompts=20, per_prompt=60, share=None, seed=0, shared_seeds=False):
+def _images(prompts=20, per_prompt=60, share=None, seed=0, shared_seeds=False):
     rng = np.random.default_rng(seed)
     prompt = np.repeat(np.arange(prompts), per_prompt)
     share = np.full(prompts, 0.5) if share is None else share
@@ -28,20 +28,20 @@ def test_wilson_covers_the_truth():
     assert 0.93 < ((low <= 0.15) & (high >= 0.15)).mean() < 0.98
 
 
-def test_1200_pictures_are_resampled_2000_times_at_once():
-    draws = confidence.clustered_bootstrap(*_pictures(), metrics.shares, 2000)
+def test_1200_images_are_resampled_2000_times_at_once():
+    draws = confidence.clustered_bootstrap(*_images(), metrics.shares, 2000)
     assert draws.shape == (2, 2000, 1, 2)
 
 
-def test_pictures_that_are_alike_within_a_prompt_widen_the_interval():
+def test_images_that_are_alike_within_a_prompt_widen_the_interval():
     uneven = np.where(np.arange(20) % 2 == 0, 0.95, 0.05)
-    even_low, even_high = confidence.envelope(confidence.clustered_bootstrap(*_pictures(), metrics.shares))
-    low, high = confidence.envelope(confidence.clustered_bootstrap(*_pictures(share=uneven), metrics.shares))
+    even_low, even_high = confidence.envelope(confidence.clustered_bootstrap(*_images(), metrics.shares))
+    low, high = confidence.envelope(confidence.clustered_bootstrap(*_images(share=uneven), metrics.shares))
     assert (high - low)[0, 0] > 4 * (even_high - even_low)[0, 0]
 
 
-def test_pictures_that_are_alike_within_a_seed_widen_the_interval():
-    _, condition, prompt, seed = _pictures(prompts=6, per_prompt=50, shared_seeds=True)
+def test_images_that_are_alike_within_a_seed_widen_the_interval():
+    _, condition, prompt, seed = _images(prompts=6, per_prompt=50, shared_seeds=True)
     first = np.random.default_rng(2).random(50)[seed] < 0.5
     onehot = np.stack([first, ~first], 1).astype(float)
     low, high = confidence.envelope(confidence.clustered_bootstrap(onehot, condition, prompt, seed, metrics.shares))
@@ -50,21 +50,19 @@ def test_pictures_that_are_alike_within_a_seed_widen_the_interval():
 
 
 def test_one_prompt_still_has_an_interval():
-    low, high = confidence.envelope(
-        confidence.clustered_bootstrap(*_pictures(prompts=1, per_prompt=100), metrics.shares)
-    )
+    low, high = confidence.envelope(confidence.clustered_bootstrap(*_images(prompts=1, per_prompt=100), metrics.shares))
     assert 0.15 < (high - low)[0, 0] < 0.25
 
 
 def test_a_difference_between_conditions_is_paired_by_seed():
-    onehot, _, prompt, seed = _pictures(prompts=5)
+    onehot, _, prompt, seed = _images(prompts=5)
     double = (np.tile(onehot, (2, 1)), np.repeat([0, 1], len(onehot)), np.tile(prompt, 2), np.tile(seed, 2))
     draws = confidence.clustered_bootstrap(*double, metrics.shares)
     assert np.allclose(draws[:, :, 0], draws[:, :, 1])
 
 
 def test_the_same_seed_gives_the_same_interval():
-    one, two = (confidence.clustered_bootstrap(*_pictures(), metrics.shares, 50) for _ in range(2))
+    one, two = (confidence.clustered_bootstrap(*_images(), metrics.shares, 50) for _ in range(2))
     assert np.array_equal(one, two)
 
 
@@ -72,7 +70,7 @@ def test_coverage_of_the_overall_share_is_honest():
     hits = 0
     for trial in range(60):
         share = np.random.default_rng(100 + trial).beta(6, 4, size=12)
-        data = _pictures(12, 30, share, seed=trial)
+        data = _images(12, 30, share, seed=trial)
         low, high = confidence.envelope(confidence.clustered_bootstrap(*data, metrics.shares, 400))
         hits += low[0, 0] <= 0.6 <= high[0, 0]
     assert hits >= 50
@@ -82,13 +80,13 @@ def test_a_fair_model_does_not_score_zero():
     def bias(counts):
         return metrics.pairwise_bias(metrics.shares(counts))[..., None]
 
-    for pictures, expected in ((16, 0.20), (60, 0.10), (100, 0.08), (384, 0.04)):
-        mean, high = confidence.fair_floor(HALF, np.array([pictures]), bias, draws=4000)
+    for images, expected in ((16, 0.20), (60, 0.10), (100, 0.08), (384, 0.04)):
+        mean, high = confidence.fair_floor(HALF, np.array([images]), bias, draws=4000)
         assert mean[0] == pytest.approx(expected, abs=0.006)
         assert high[0] > mean[0]
 
 
-def test_the_floor_without_pictures_is_unknown():
+def test_the_floor_without_images_is_unknown():
     mean, high = confidence.fair_floor(HALF, np.array([0]), metrics.shares)
     assert np.isnan(mean).all() and np.isnan(high).all()
 
@@ -106,7 +104,7 @@ def test_fair_needs_proof():
     assert _said(48, 60) == "not fair"
 
 
-def test_below_60_pictures_there_is_no_verdict():
+def test_below_60_images_there_is_no_verdict():
     assert _said(59, 59) == "too few to say"
     assert _said(0, 0) == "too few to say"
 
@@ -125,7 +123,7 @@ def test_a_fair_verdict_is_rarely_wrong_at_the_edge():
     assert wrong < 0.08
 
 
-def test_as_many_pictures_as_advised_are_enough():
-    needed = confidence.pictures_needed(HALF)
+def test_as_many_images_as_advised_are_enough():
+    needed = confidence.images_needed(HALF)
     counts = np.random.default_rng(4).binomial(needed, 0.5, size=500)
     assert 0.7 < np.mean([_said(count, needed).startswith("fair") for count in counts]) < 0.9

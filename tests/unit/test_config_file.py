@@ -31,7 +31,7 @@ def written(tmp_path):
 def test_a_printed_configuration_gives_the_same_one_again(written, tmp_path):
     config = TrainConfig(
         out=tmp_path / "fair.safetensors",
-        folder=tmp_path / "my “pictures”\\and more",
+        folder=tmp_path / "my “images”\\and more",
         trigger='sks "quoted"',
         groups="words:man|woman",
         rate=1e-05,
@@ -63,8 +63,8 @@ def test_a_configuration_is_printed_whatever_is_given_and_what_is_not_is_a_remar
 
 
 def test_paths_in_a_file_begin_at_its_folder(written, tmp_path):
-    found = read_config(written('folder = "pictures"\nout = "made/fair.safetensors"'))
-    assert found == {"folder": tmp_path / "pictures", "out": tmp_path / "made" / "fair.safetensors"}
+    found = read_config(written('folder = "images"\nout = "made/fair.safetensors"'))
+    assert found == {"folder": tmp_path / "images", "out": tmp_path / "made" / "fair.safetensors"}
     assert read_config(written('probe = ["a.safetensors", "b.safetensors"]'))["probe"] == [
         tmp_path / "a.safetensors",
         tmp_path / "b.safetensors",

@@ -113,7 +113,7 @@ class Method:
     """How a method is trained to a file, used at a strength, and its file written again.
 
     Attributes:
-        train: (base folder, picture folder, file, stop) writes the file, going on from a checkpoint if there is one.
+        train: (base folder, image folder, file, stop) writes the file, going on from a checkpoint if there is one.
         use: (base, file, strength) puts it on a base; gives the sampler's options.
         again: (file, other) loads the file and writes what was loaded.
         stops: whether it is trained in steps.
@@ -146,7 +146,7 @@ STEPPED = [name for name, method in METHODS.items() if method.stops]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures"), count=20, rare=3)
+    return write_folder(tmp_path_factory.mktemp("images"), count=20, rare=3)
 
 
 @pytest.fixture(scope="module")
@@ -168,25 +168,25 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key.replace(".base_layer", ""): value.clone() for key, value in model.state_dict().items()}
 
 
-def pictures(base: Base, **options: object) -> np.ndarray:
+def images(base: Base, **options: object) -> np.ndarray:
     prompts = ["a doctor"] * 3 + ["a judge"]
     return generate(base, prompts, range(4), steps=2, **options)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_at_strength_0_the_pictures_are_the_bases_bit_for_bit_and_at_another_they_are_not(tiny_base, files, name):
-    plain = pictures(load_base(tiny_base))
+def test_at_strength_0_the_images_are_the_bases_bit_for_bit_and_at_another_they_are_not(tiny_base, files, name):
+    plain = images(load_base(tiny_base))
     base = load_base(tiny_base)
-    assert np.array_equal(pictures(base, **METHODS[name].use(base, files(name), 0.0)), plain)
+    assert np.array_equal(images(base, **METHODS[name].use(base, files(name), 0.0)), plain)
     base = load_base(tiny_base)
-    assert not np.array_equal(pictures(base, **METHODS[name].use(base, files(name), 8.0)), plain)
+    assert not np.array_equal(images(base, **METHODS[name].use(base, files(name), 8.0)), plain)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_bases_own_weights_stay_as_they_were(tiny_base, files, name):
     base = load_base(tiny_base)
     before = {part: weights(model) for part, model in base.parts.items()}
-    pictures(base, **METHODS[name].use(base, files(name), 1.0))
+    images(base, **METHODS[name].use(base, files(name), 1.0))
     for part, model in base.parts.items():
         after = weights(model)
         assert all(torch.equal(after[key], value) for key, value in before[part].items())

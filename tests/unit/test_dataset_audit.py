@@ -23,7 +23,7 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(file):
+def images(file):
     captions = [f"a {ROLES[i % 3]}" for i in range(COUNT)]
     return AuditedSet(
         [file] * COUNT, [f"{i}.png" for i in range(COUNT)], captions, [("broken.png", "it is cut off")], ["Not UTF-8."]
@@ -36,49 +36,49 @@ def people(minority=18, source="labels:gender", names=("man", "woman"), **rest):
     return Groups(names, np.eye(2)[woman.astype(int)], source, **rest)
 
 
-def audit(pictures, groups, target="uniform", **rest):
-    concept = peers(concepts(pictures.captions)[1])
+def audit(images, groups, target="uniform", **rest):
+    concept = peers(concepts(images.captions)[1])
     targets = [Target.parse(target, part.names) for part in groups]
-    return inspect(pictures, groups, targets, Weighting.of_attributes(groups, targets, concept), **rest)
+    return inspect(images, groups, targets, Weighting.of_attributes(groups, targets, concept), **rest)
 
 
 @pytest.fixture(scope="module")
-def labelled(pictures):
-    return audit(pictures, [people()], source="labels:gender")
+def labelled(images):
+    return audit(images, [people()], source="labels:gender")
 
 
 @pytest.fixture(scope="module")
-def discovered(pictures):
+def discovered(images):
     level = np.random.default_rng(1).normal(size=COUNT)
     thirds = 3 * level.argsort().argsort() // COUNT
     groups = Groups.from_labels([("2 common", "1 between", "0 rare")[third] for third in thirds], "discovered")
-    weighting = Weighting.of_indicator(level, concepts(pictures.captions)[1])
-    return inspect(pictures, [groups], [Target.uniform(groups.names)], weighting, source="discovered"), level
+    weighting = Weighting.of_indicator(level, concepts(images.captions)[1])
+    return inspect(images, [groups], [Target.uniform(groups.names)], weighting, source="discovered"), level
 
 
 def test_the_summary_says_who_is_there_and_what_balance_costs(labelled):
     assert re.fullmatch(
-        r"Men are 80% \(71–87%\) of 90 pictures; the target is 50%. At α = 1 your 90 pictures count as \d\d\.",
+        r"Men are 80% \(71–87%\) of 90 images; the target is 50%. At α = 1 your 90 images count as \d\d\.",
         labelled.summary,
     )
 
 
 def test_shares_have_intervals_and_weights_balance_them(labelled):
     man, woman = labelled.attributes[0].groups
-    assert (man.pictures, woman.pictures) == (72, 18)
+    assert (man.images, woman.images) == (72, 18)
     assert man.share.low < man.share.value == 0.8 < man.share.high
-    assert man.pictures * man.weight == pytest.approx(woman.pictures * woman.weight, rel=0.1)
+    assert man.images * man.weight == pytest.approx(woman.images * woman.weight, rel=0.1)
 
 
 def test_the_advice_names_the_alpha_and_its_price(labelled):
     count = labelled.price.at(labelled.recommended)
     assert f"α = {labelled.recommended:g} is recommended" in labelled.advice
-    assert f"your 90 pictures count as {count}" in labelled.advice
-    assert labelled.price.pictures[0] == 90 and labelled.price.ratio[0] == 1
-    assert labelled.price.pictures == sorted(labelled.price.pictures, reverse=True)
+    assert f"your 90 images count as {count}" in labelled.advice
+    assert labelled.price.images[0] == 90 and labelled.price.ratio[0] == 1
+    assert labelled.price.images == sorted(labelled.price.images, reverse=True)
 
 
-def test_rare_pictures_are_those_of_the_minority(labelled, pictures):
+def test_rare_images_are_those_of_the_minority(labelled, images):
     woman = people().membership[:, 1]
     rare = [int(one.caption.split(".")[0]) for one in labelled.rare]
     common = [int(one.caption.split(".")[0]) for one in labelled.common]
@@ -87,11 +87,11 @@ def test_rare_pictures_are_those_of_the_minority(labelled, pictures):
     assert re.fullmatch(r"\d+\.png: counts [\d.]+ times", labelled.rare[0].caption)
 
 
-def test_every_group_shows_its_surest_pictures(pictures):
+def test_every_group_shows_its_surest_images(images):
     soft = people().membership * 0.9 + 0.05
     soft[4] = [0.55, 0.45]
     groups = Groups(("man", "woman"), soft, "words:man|woman", ("man", "woman"), {"reliability": 0.9, "gain": 5})
-    attribute = audit(pictures, [groups]).attributes[0]
+    attribute = audit(images, [groups]).attributes[0]
     assert attribute.name == "man or woman"
     assert [len(group.examples) for group in attribute.groups] == [10, 10]
     assert all(one.caption.endswith("woman 95%") for one in attribute.groups[1].examples)
@@ -101,58 +101,58 @@ def test_every_group_shows_its_surest_pictures(pictures):
 def test_subjects_come_furthest_from_the_target_first(labelled):
     rows = labelled.attributes[0].concepts
     assert {row.name for row in rows} == {"a doctor", "a judge", "a pilot"}
-    shares = [row.counts[0] / row.pictures for row in rows]
-    assert shares == sorted(shares, reverse=True) and sum(row.pictures for row in rows) == COUNT
+    shares = [row.counts[0] / row.images for row in rows]
+    assert shares == sorted(shares, reverse=True) and sum(row.images for row in rows) == COUNT
 
 
 def test_an_indicator_names_nobody(discovered):
     made, level = discovered
     assert made.by_indicator and made.recommended == 1.0
-    assert made.summary.startswith("The rarest third of 90 pictures of 3 subjects would be drawn")
+    assert made.summary.startswith("The rarest third of 90 images of 3 subjects would be drawn")
     groups = made.attributes[0].groups
     assert [group.name for group in groups] == ["rare", "between", "common"]
     assert groups[0].weight > groups[1].weight > groups[2].weight
     assert made.attributes[0].shares == [] and groups[0].target is None
-    assert made.price.pictures[20] == pytest.approx(INDICATOR_ESS * COUNT, abs=0.2)
+    assert made.price.images[20] == pytest.approx(INDICATOR_ESS * COUNT, abs=0.2)
     rare = [int(one.caption.split(".")[0]) for one in made.rare]
     assert level[rare].mean() > 0.8
 
 
-def test_a_balanced_set_needs_no_correction(pictures):
-    made = audit(pictures, [people(45)])
+def test_a_balanced_set_needs_no_correction(images):
+    made = audit(images, [people(45)])
     assert made.recommended == 0 and made.advice.startswith("Nothing needs correcting")
     assert "as near to the target of 50% as can be told" in made.summary
 
 
-def test_a_set_beyond_help_says_that_more_pictures_are_needed(pictures):
-    made = audit(pictures, [people(1)])
-    assert "More pictures of the rare kind" in made.advice
+def test_a_set_beyond_help_says_that_more_images_are_needed(images):
+    made = audit(images, [people(1)])
+    assert "More images of the rare kind" in made.advice
 
 
-def test_words_that_the_model_can_hardly_tell_apart_are_doubted(pictures):
+def test_words_that_the_model_can_hardly_tell_apart_are_doubted(images):
     evidence = {"reliability": 0.2, "gain": 1.1}
-    made = audit(pictures, [people(source="words:man|woman", words=("man", "woman"), evidence=evidence)])
+    made = audit(images, [people(source="words:man|woman", words=("man", "woman"), evidence=evidence)])
     assert any("can hardly tell “man” from “woman”" in line for line in made.remarks)
 
 
 def test_what_a_person_should_know_is_remarked(file):
     captions = ["a doctor"] * 9 + [""] * 2 + ["a judge on a beach"]
-    pictures = AuditedSet([file] * 12, [str(i) for i in range(12)], captions, [("broken.png", "it is cut off")])
+    images = AuditedSet([file] * 12, [str(i) for i in range(12)], captions, [("broken.png", "it is cut off")])
     labels = Groups.from_labels(["man", "woman", ""] * 4, "labels:gender")
-    said = " ".join(audit(pictures, [labels]).remarks)
+    said = " ".join(audit(images, [labels]).remarks)
     for words in (
         "One file could not",
-        "12 pictures are few",
-        "2 pictures have no caption",
-        "3 pictures have a caption",
+        "12 images are few",
+        "2 images have no caption",
+        "3 images have a caption",
     ):
         assert words in said
-    assert "4 pictures have no gender" in said
+    assert "4 images have no gender" in said
 
 
-def test_json_is_strict_and_without_pictures(labelled):
-    data = json.loads(labelled.to_json(pictures=False))
-    assert data["format"] == 1 and data["pictures"] == 90
+def test_json_is_strict_and_without_images(labelled):
+    data = json.loads(labelled.to_json(images=False))
+    assert data["format"] == 1 and data["images"] == 90
     assert data["skipped"] == [{"file": "broken.png", "reason": "it is cut off"}]
     assert data["rare"][0].endswith("times") and "base64" not in json.dumps(data)
     assert len(data["price"]["alphas"]) == len(data["attributes"][0]["shares"]) == 31
@@ -161,7 +161,7 @@ def test_json_is_strict_and_without_pictures(labelled):
 
 def test_the_page_stands_alone_and_shows_everything(labelled):
     page = render_audit(labelled)
-    for words in ("Who is in the pictures: gender", "Rare", "Common", "What balance costs", "broken.png", "Not UTF-8."):
+    for words in ("Who is in the images: gender", "Rare", "Common", "What balance costs", "broken.png", "Not UTF-8."):
         assert words in page
     assert page.count("<svg") == 3 and "recommended α" in page
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|url\((?!#)", page)
@@ -169,35 +169,35 @@ def test_the_page_stands_alone_and_shows_everything(labelled):
 
 def test_the_page_of_an_indicator_speaks_of_rare_and_common(discovered):
     page = render_audit(discovered[0])
-    assert "Who is in the pictures" not in page and "How many times as often the rarest third" in page
+    assert "Who is in the images" not in page and "How many times as often the rarest third" in page
     assert all(f'<th scope="row">{name}</th>' in page for name in ("rare", "between", "common"))
 
 
-def test_attributes_that_were_tried_are_listed(pictures):
+def test_attributes_that_were_tried_are_listed(images):
     tried = [
         {"attribute": "gender", "words": ("man", "woman"), "reliability": 0.9, "gain": 5.0}
         | {"told_apart": True, "used": True, "shares": [0.8, 0.2]},
         {"attribute": "age", "words": ("young", "old"), "reliability": 0.1, "gain": 1.0}
         | {"told_apart": False, "used": False},
     ]
-    page = render_audit(audit(pictures, [people(source="auto:gender")], source="auto", tried=tried))
+    page = render_audit(audit(images, [people(source="auto:gender")], source="auto", tried=tried))
     assert "man 80%, woman 20%" in page and "out of balance, corrected" in page and "not told apart" in page
 
 
 def test_users_words_are_escaped(file):
     captions = [EVIL] * 20 + ["a doctor"] * 20
-    pictures = AuditedSet([file] * 40, [EVIL] * 40, captions, [(EVIL, EVIL)], [EVIL])
+    images = AuditedSet([file] * 40, [EVIL] * 40, captions, [(EVIL, EVIL)], [EVIL])
     names = ("man", EVIL)
     groups = Groups(names, np.eye(2)[np.arange(40) % 4 // 3], f"words:man|{EVIL}", names)
     tried = [{"attribute": EVIL, "words": names, "reliability": 0.9, "gain": 5.0, "told_apart": True, "used": True}]
-    page = render_audit(audit(pictures, [groups], title=EVIL, tried=tried))
+    page = render_audit(audit(images, [groups], title=EVIL, tried=tried))
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-def test_a_picture_that_has_gone_leaves_a_gap(pictures, tmp_path):
-    gone = AuditedSet([tmp_path / "gone.png"] * COUNT, pictures.names, pictures.captions)
+def test_an_image_that_has_gone_leaves_a_gap(images, tmp_path):
+    gone = AuditedSet([tmp_path / "gone.png"] * COUNT, images.names, images.captions)
     assert 'class="missing"' in render_audit(audit(gone, [people()]))
 
 
-def test_the_same_set_gives_the_same_page(pictures, labelled):
-    assert render_audit(audit(pictures, [people()], source="labels:gender")) == render_audit(labelled)
+def test_the_same_set_gives_the_same_page(images, labelled):
+    assert render_audit(audit(images, [people()], source="labels:gender")) == render_audit(labelled)

@@ -78,7 +78,7 @@ def test_the_card_says_what_the_adapter_was_trained_for(trained):
     card = load_adapter(root / "fair.safetensors").card
     assert (card.objective, card.groups, card.target) == ("ddm", "labels:gender", {"man": 0.5, "woman": 0.5})
     assert card.base_hash == run.base.hash and card.alpha_max == 1.5 and card.concepts == ["a doctor", "a judge"]
-    assert card.training["steps"] == 4 and card.training["pictures"] == 8 and card.training["calibration"] is None
+    assert card.training["steps"] == 4 and card.training["images"] == 8 and card.training["calibration"] is None
     assert card.predicted[0]["shares"] == [0.75, 0.25] and card.predicted[0]["alpha"] == 0
     assert card.predicted[-1]["alpha"] == 1.5 and {"fd", "ess"} <= set(card.predicted[0])
     assert card.recommended_alpha == run.recommended
@@ -106,14 +106,14 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
 @pytest.mark.parametrize(("scale", "warned"), [(2.9, False), (3.0, True)])
 def test_an_adapter_that_hardly_learnt_what_it_should_says_so(tiny_base, tmp_path, scale, warned):
     said = []
-    run = prepare(tiny_base, write_folder(tmp_path / "pictures"), tmp_path / "fair.safetensors", note=said.append)
+    run = prepare(tiny_base, write_folder(tmp_path / "images"), tmp_path / "fair.safetensors", note=said.append)
     run.calibrate = lambda *_, **__: Calibration(scale, (0, 1, 2), (0.0, 0.06, 0.11), ((0.5, 0.5),) * 3, (0.5, 0.5))
     assert run.train()
     assert any("6% of the way" in text and "--steps" in text for text in said) == warned
 
 
 def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(tiny_base, tmp_path):
-    folder = write_folder(tmp_path / "pictures", 28, 7)
+    folder = write_folder(tmp_path / "images", 28, 7)
 
     def made(target):
         out = tmp_path / f"{target.partition(',')[0]}.safetensors"
@@ -131,7 +131,7 @@ def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(ti
 
 
 def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(tiny_base, tmp_path):
-    folder = write_folder(tmp_path / "pictures", 12, 3)
+    folder = write_folder(tmp_path / "images", 12, 3)
     write_tones(folder)
 
     def begun(groups):
@@ -155,7 +155,7 @@ def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(ti
 
 
 def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_base, tmp_path):
-    folder = write_folder(tmp_path / "pictures", 12)
+    folder = write_folder(tmp_path / "images", 12)
 
     def begun(by_prompt=2, name="fair"):
         changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 4, "ema": 0.5}
@@ -183,12 +183,12 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
 
 
 @pytest.mark.parametrize(
-    "groups, count, why", [("labels:gender", 4, "4 pictures do not teach"), ("discovered", 12, "no groups were found")]
+    "groups, count, why", [("labels:gender", 4, "4 images do not teach"), ("discovered", 12, "no groups were found")]
 )
 def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does_not(
     tiny_base, tmp_path, groups, count, why
 ):
-    folder, notes = write_folder(tmp_path / "pictures", count), []
+    folder, notes = write_folder(tmp_path / "images", count), []
 
     def begun(name, by_prompt):
         changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 2}
@@ -201,8 +201,8 @@ def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does
     assert training["by_prompt"] == 0 and training["prompts"] == []
 
 
-def test_too_few_pictures_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
-    folder = write_folder(tmp_path / "pictures", 3, 3)
+def test_too_few_images_to_calibrate_are_trained_all_the_same(tiny_base, tmp_path):
+    folder = write_folder(tmp_path / "images", 3, 3)
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 1})
     assert run.train()
     assert load_adapter(run.out).card.training["calibration"] is None
@@ -229,12 +229,12 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, tiny_base, folder, tmp_
         text = text.replace('"woman"', '"man"', 1) if other == "labels" else text.replace("a judge", "a pilot")
         table.write_text(text, encoding="utf-8")
     run = prepare(tiny_base, folder, stopped.out, **options)
-    with pytest.raises(DDMError, match="other pictures, groups, base or settings"):
+    with pytest.raises(DDMError, match="other images, groups, base or settings"):
         run.resume()
     assert stopped.checkpoint.exists()
 
 
-def test_a_copy_of_the_pictures_goes_on_from_the_checkpoint(stopped, tiny_base, tmp_path):
+def test_a_copy_of_the_images_goes_on_from_the_checkpoint(stopped, tiny_base, tmp_path):
     assert prepare(tiny_base, write_folder(tmp_path / "copy"), stopped.out).resume()
 
 
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
     assert all(torch.isfinite(parameter).all() for parameter in again.training.parameters)
 
 
-def test_the_bases_own_pictures_can_be_the_set_or_be_mixed_in(tiny_base, folder, tmp_path):
+def test_the_bases_own_images_can_be_the_set_or_be_mixed_in(tiny_base, folder, tmp_path):
     base = load_base(tiny_base)
     own = self_set(base, ["a pilot", "a cook"], 2, seed=0)
     assert own.captions == ["a pilot", "a pilot", "a cook", "a cook"] and len(own.latents) == 4
@@ -272,17 +272,17 @@ def test_the_bases_own_pictures_can_be_the_set_or_be_mixed_in(tiny_base, folder,
     assert both.column("gender") == ["man", "man", "man", "woman"] * 2 + [None] * 4
     run = Run(base, both, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings(steps=1))
     assert run.train()
-    assert load_adapter(run.out).card.training["pictures"] == 12
+    assert load_adapter(run.out).card.training["images"] == 12
 
 
-def test_a_picture_counts_as_often_as_its_folder_says(tiny_base, tmp_path):
+def test_an_image_counts_as_often_as_its_folder_says(tiny_base, tmp_path):
     for name, rare in (("3_women", 1), ("1_men", 99)):
         write_folder(tmp_path / "set" / name, 2, rare)
         (tmp_path / "set" / name / "metadata.jsonl").unlink()
     base = load_base(tiny_base)
-    pictures = folder_set(base, read_folder(tmp_path / "set", "a doctor"))
-    assert len(pictures.captions) == len(pictures.latents) == 8
-    assert sorted(pictures.column("folder")) == ["men"] * 2 + ["women"] * 6
+    images = folder_set(base, read_folder(tmp_path / "set", "a doctor"))
+    assert len(images.captions) == len(images.latents) == 8
+    assert sorted(images.column("folder")) == ["men"] * 2 + ["women"] * 6
 
 
 def test_discovered_groups_give_the_same_bytes_twice(tiny_base, folder, tmp_path):

@@ -37,7 +37,7 @@ def test_entropy_is_that_of_the_softmax():
 
 
 def test_a_run_changes_attentions_q_and_v_alone_and_says_what_it_measured(tiny_base, tmp_path):
-    folder, out = write_folder(tmp_path / "pictures"), tmp_path / "paper.safetensors"
+    folder, out = write_folder(tmp_path / "images"), tmp_path / "paper.safetensors"
     changes = {"objective": "ddm-paper", "paper_alpha": 0.1}
     assert prepare(tiny_base, folder, out, kind=PaperRun, changes=changes).train()
     adapter = load_adapter(out)

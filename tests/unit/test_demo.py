@@ -1,4 +1,4 @@
-"""`ddm demo` from end to end, with a random base and a few of the example pictures."""
+"""`ddm demo` from end to end, with a random base and a few of the example images."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def small(examples, tiny_base, monkeypatch):
 
 
 def rows(out):
-    return [json.loads(line) for line in (out / "pictures/metadata.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (out / "images/metadata.jsonl").read_text("utf-8").splitlines()]
 
 
 def test_the_demo_writes_what_it_names_and_a_second_run_makes_nothing_twice(small, tmp_path):
@@ -68,14 +68,14 @@ def test_the_demo_writes_what_it_names_and_a_second_run_makes_nothing_twice(smal
     assert len(made) == 3 * 2 * 2
     assert {row["seed"] for row in made if row["alpha"] == 0} == {row["seed"] for row in made if row["alpha"] == 1}
 
-    files = [out / "fair.safetensors", *(out / "pictures").rglob("*.png")]
+    files = [out / "fair.safetensors", *(out / "images").rglob("*.png")]
     written = {path: path.stat().st_mtime_ns for path in files}
     second = small(out).run()
     assert {path: path.stat().st_mtime_ns for path in files} == written
     assert second["men"] == first["men"] and second["found"] == first["found"]
 
 
-def test_more_pictures_need_no_other_adapter_but_another_seed_does(small, tmp_path):
+def test_more_images_need_no_other_adapter_but_another_seed_does(small, tmp_path):
     small(tmp_path, per_prompt=1).run()
     adapter = tmp_path / "fair.safetensors"
     written = adapter.stat().st_mtime_ns
@@ -104,7 +104,7 @@ def test_the_command_prints_where_to_look_and_json_is_one_object(small, tmp_path
     assert json.loads(CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "x"), "--json"]).stdout) == result
 
 
-def test_the_unlabelled_folder_has_the_same_pictures_and_says_nothing_of_who_is_in_them(examples, tmp_path):
+def test_the_unlabelled_folder_has_the_same_images_and_says_nothing_of_who_is_in_them(examples, tmp_path):
     source = examples / "people_emoji"
     labelled = read_folder(draw_imbalanced(source, "men", tmp_path / "a", seed=3))
     plain = read_folder(draw_unlabelled(source, "men", tmp_path / "b", seed=3))
@@ -117,7 +117,7 @@ def test_the_unlabelled_folder_has_the_same_pictures_and_says_nothing_of_who_is_
     assert not any("man" in name or "light" in name for name in names)
 
 
-def test_a_comparison_shows_every_picture_below_its_title():
+def test_a_comparison_shows_every_image_below_its_title():
     tiles = [[Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]]
     sheet = draw_comparison(["doctor", "construction worker"], [Block("α = 0", "", tiles), Block("α = 1", "", tiles)])
     pixels = np.asarray(sheet)

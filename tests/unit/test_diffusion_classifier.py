@@ -40,7 +40,7 @@ def test_words_that_name_no_two_groups_are_refused(text):
 def synthetic(truth, words=2, signal=1.0, seed=0):
     """Errors [N, words, 5, 2] (noise has deviation 1), lower by `signal` under the true word, and plain ones.
 
-    A picture of group −1 is no better explained by any word.
+    An image of group −1 is no better explained by any word.
     """
     rng = np.random.default_rng(seed)
     errors = 10 + rng.normal(size=(len(truth), words, 5, 2))
@@ -85,18 +85,18 @@ def test_pure_noise_leaves_the_words_about_equally_likely_and_gains_nothing(word
     assert abs(verdict.reliability) < 0.3 and np.abs(verdict.gain).max() < 3
 
 
-def test_a_word_that_explains_some_pictures_has_a_high_gain_and_one_that_explains_none_has_not():
+def test_a_word_that_explains_some_images_has_a_high_gain_and_one_that_explains_none_has_not():
     truth = np.where(np.arange(300) % 8 == 0, 1, -1)
     unknown, known = classify(*synthetic(truth, signal=3.0)).gain
     assert known > 8 and unknown < 3
 
 
-def test_a_word_that_explains_a_picture_worse_than_the_plain_caption_has_no_gain():
+def test_a_word_that_explains_an_image_worse_than_the_plain_caption_has_no_gain():
     errors, plain = synthetic(np.arange(300) % 2, signal=2.0)
     assert classify(errors, plain - 5).gain.max() < 0
 
 
-def test_pictures_that_are_all_alike_are_no_crash():
+def test_images_that_are_all_alike_are_no_crash():
     verdict = classify(np.ones((20, 2, 5, 2)), np.ones((20, 5, 2)))
     assert verdict.reliability == 0 and verdict.gain.tolist() == [0, 0]
     assert verdict.posterior == pytest.approx(np.full((20, 2), 0.5))

@@ -16,7 +16,7 @@ PAIR = PAIRS["digits-0-1"]
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Twenty pictures of every digit, each of another grey, instead of MNIST."""
+    """Twenty images of every digit, each of another grey, instead of MNIST."""
     names = np.array(NAMES * 20)
     pixels = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None], (200, 28, 28))
     monkeypatch.setattr(digits, "read_digits", lambda: (pixels, names))
@@ -45,7 +45,7 @@ def test_the_real_files_have_ten_thousand_digits():
     assert min((half(True, (name,))[1] == name).sum() for name in NAMES) >= 400
 
 
-def test_probes_see_no_picture_that_is_learnt_from(drawn):
+def test_probes_see_no_image_that_is_learnt_from(drawn):
     learnt, other = half(True)[0][:, 0, 0], half(False)[0][:, 0, 0]
     assert set(learnt) | set(other) == set(range(200)) and not set(learnt) & set(other)
     images, names = labelled("zero_or_one")
@@ -75,6 +75,6 @@ def test_the_base_is_drawn_four_to_one_and_most_of_its_captions_are_neutral(draw
 def test_a_base_is_trained_once_and_opens(drawn, monkeypatch, tmp_path):
     monkeypatch.setattr(digits, "BATCH", 2)
     out = pair_base(PAIR, tmp_path / "bases" / "pair", steps=1)
-    assert load_base(out).picture_size == 64 and list(out.parent.iterdir()) == [out]
+    assert load_base(out).image_size == 64 and list(out.parent.iterdir()) == [out]
     monkeypatch.setattr(digits, "_train_base", None)
     assert pair_base(PAIR, out) == out

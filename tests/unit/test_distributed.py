@@ -39,7 +39,7 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 @pytest.fixture(scope="module")
 def train(tiny_base, tmp_path_factory):
     root = tmp_path_factory.mktemp("ranks")
-    folder = write_folder(root / "pictures")
+    folder = write_folder(root / "images")
     script = root / "logged.py"
     script.write_text(LOGGED)
 

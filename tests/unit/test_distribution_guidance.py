@@ -45,7 +45,7 @@ def test_a_head_lies_between_its_timesteps_and_stays_at_its_ends(head):
     assert torch.equal(head.logits(h, 0), early) and torch.equal(head.logits(h, 999), late)
 
 
-def test_a_larger_picture_has_about_the_same_logits(head):
+def test_a_larger_image_has_about_the_same_logits(head):
     h = clouds()[0][0][1]
     large = h.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert (head.logits(large, 100) - head.logits(h, 100)).abs().max() < 0.5
@@ -69,18 +69,18 @@ def test_rare_classes_are_told_apart_too():
     assert (found == membership.argmax(1)).mean() > 0.9
 
 
-def test_pictures_without_a_class_are_left_out_and_too_few_are_a_sentence():
+def test_images_without_a_class_are_left_out_and_too_few_are_a_sentence():
     layers, membership = clouds()
     membership[:4] = 0
     fit_head(layers, membership, NAMES, "gender")
     membership[6:, 1] = 0
-    with pytest.raises(DDMError, match="too few pictures to learn from: 1 of woman"):
+    with pytest.raises(DDMError, match="too few images to learn from: 1 of woman"):
         fit_head(layers, membership, NAMES, "gender")
 
 
 @pytest.mark.parametrize(("mode", "together"), [("queue", 1), ("queue", 2), ("batch", 1), ("batch", 2)])
 def test_the_gradient_is_that_of_the_loss(head, mode, together):
-    """Against automatic differentiation, in units of one picture."""
+    """Against automatic differentiation, in units of one image."""
     guidance = Guidance(head, Target(NAMES, np.array([0.3, 0.7])), mode=mode)
     guidance.begin(["a"] * 6, together)
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_the_loss(head, mode, together):
     assert np.allclose(guidance.gradient(logits.detach().numpy()), logits.grad.numpy(), atol=1e-9)
 
 
-def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_sees():
+def test_of_more_classes_an_image_is_pushed_away_from_the_one_that_the_head_sees():
     names = ("light", "medium", "dark")
     guidance = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([0.0, 1.0, 0.0])))
     guidance.begin(["a"] * 2)
@@ -106,7 +106,7 @@ def test_of_more_classes_a_picture_is_pushed_away_from_the_one_that_the_head_see
     assert from_light[1] == from_dark[1] == pytest.approx(-from_light[0], rel=0.01)
 
 
-def test_of_several_attributes_each_pushes_less_a_picture_that_its_head_is_sure_of():
+def test_of_several_attributes_each_pushes_less_an_image_that_its_head_is_sure_of():
     names, sure = ("man", "woman"), np.array([[8.0, 0.0]])
     several = [
         Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0]))) for _ in range(2)
@@ -130,7 +130,7 @@ def test_of_more_classes_a_push_is_about_as_long_as_of_two():
 
 
 @pytest.mark.parametrize("mode", ["queue", "batch"])
-def test_a_push_does_not_depend_on_how_many_pictures_there_are(head, mode):
+def test_a_push_does_not_depend_on_how_many_images_there_are(head, mode):
     h = torch.randn(4, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     shifts = []
     for copies in (1, 5):
@@ -149,7 +149,7 @@ def test_a_push_makes_what_is_wanted_more_likely(head):
     assert after > before + 0.3
 
 
-def test_pictures_get_the_class_that_they_are_nearest_to(head):
+def test_images_get_the_class_that_they_are_nearest_to(head):
     guidance = Guidance(head)
     guidance.begin(["a", "b", "a", "b"])
     likely = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]])
@@ -165,7 +165,7 @@ def test_scale_0_pushes_nothing_and_still_counts(head):
     assert list(guidance.tally.total) == [4, 4]
 
 
-def test_pictures_that_were_given_up_do_not_count(head):
+def test_images_that_were_given_up_do_not_count(head):
     guidance = Guidance(head)
     guidance.begin(["a"] * 40)
     guidance.shift(clouds()[0][0][1], 100)
@@ -205,7 +205,7 @@ def test_mistakes_are_sentences(head, tmp_path):
         Guidance(head, Target.uniform(("cat", "dog")))
     guidance = Guidance(head)
     guidance.begin(["a"])
-    with pytest.raises(DDMError, match="started for 1 pictures"):
+    with pytest.raises(DDMError, match="started for 1 images"):
         guidance.shift(torch.zeros(2, 4, 2, 2), 100)
     with pytest.raises(DDMError, match="reads 4 channels"):
         guidance.shift(torch.zeros(1, 8, 2, 2), 100)

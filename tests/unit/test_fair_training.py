@@ -57,7 +57,7 @@ def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
 
 
 @pytest.mark.parametrize("alpha_max", [1.5, 1.0, 3.0])
-def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_pictures_share_cancels(alpha_max):
+def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_images_share_cancels(alpha_max):
     made = draws(alpha_max=alpha_max)
     alpha = np.concatenate([made.plan(step).alpha for step in range(50)])
     assert (alpha != 0).all() and (np.abs(alpha) <= alpha_max).all()
@@ -65,28 +65,28 @@ def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_pictures_share
     assert np.abs(alpha).mean() == pytest.approx(alpha_max / 2, rel=0.02)
 
 
-def test_pictures_are_drawn_in_proportion_to_their_weights():
+def test_images_are_drawn_in_proportion_to_their_weights():
     made = draws(batch=64)
     plans = [made.plan(step) for step in range(150)]
-    alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
+    alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
     for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
         weights = made.weighting.weights((low + high) / 2)
-        found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
+        found = np.bincount(image[rows], minlength=len(CAPTIONS)) / rows.sum()
         assert found == pytest.approx(weights / weights.sum(), abs=0.03)
 
 
 BUCKETS = np.array([0, 0, 1, 1, 1, 0, 2, 0, 1, 2, 2, 0])
 
 
-def test_the_pictures_of_a_step_are_of_one_bucket():
+def test_the_images_of_a_step_are_of_one_bucket():
     made = draws(bucket=BUCKETS)
-    seen = [set(BUCKETS[made.plan(step).picture]) for step in range(40)]
+    seen = [set(BUCKETS[made.plan(step).image]) for step in range(40)]
     assert all(len(one) == 1 for one in seen) and set.union(*seen) == {0, 1, 2}
 
 
-def test_with_buckets_too_every_strength_is_as_frequent_and_pictures_are_drawn_by_their_weights():
-    """P(α) and P(picture | α) are those of the draw without buckets: exactly, by adding up what a step draws from."""
+def test_with_buckets_too_every_strength_is_as_frequent_and_images_are_drawn_by_their_weights():
+    """P(α) and P(image | α) are those of the draw without buckets: exactly, by adding up what a step draws from."""
     made = draws(bucket=BUCKETS)
     alphas = np.linspace(-made.settings.alpha_max, made.settings.alpha_max, GRID)
     cell = np.diff(made.edges)
@@ -103,12 +103,12 @@ def test_with_buckets_too_every_strength_is_as_frequent_and_pictures_are_drawn_b
 def test_what_is_drawn_from_buckets_has_these_chances():
     made = draws(bucket=BUCKETS, batch=64)
     plans = [made.plan(step) for step in range(400)]
-    alpha, picture = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "picture"))
+    alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
     assert np.histogram(alpha, 6, (-1.5, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
     for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
         weights = made.weighting.weights((low + high) / 2)
-        found = np.bincount(picture[rows], minlength=len(CAPTIONS)) / rows.sum()
+        found = np.bincount(image[rows], minlength=len(CAPTIONS)) / rows.sum()
         assert found == pytest.approx(weights / weights.sum(), abs=0.02)
 
 
@@ -153,14 +153,14 @@ def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_p
         rows = plan.teacher >= 0
         assert (plan.text[rows] == plan.teacher[rows]).all()
         assert not set(plan.text[rows]) & set(made.captions.neutral[:, 0])
-        assert (plan.text[~rows] == made.captions.neutral[plan.picture[~rows], 0]).all()
+        assert (plan.text[~rows] == made.captions.neutral[plan.image[~rows], 0]).all()
 
 
 def test_groups_with_words_are_taught_by_the_base_under_the_words():
     made = draws(words=("man", "woman"), keep=0.0, dropout=0.5)
     for plan in map(made.plan, range(5)):
         said = [made.sentences[row] for row in plan.teacher]
-        expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in plan.picture]
+        expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in plan.image]
         assert said == expected
         assert {made.sentences[row] for row in plan.text} <= {"", *CAPTIONS}
 
@@ -184,7 +184,7 @@ def training(tiny_base):
 
 
 @pytest.mark.parametrize(("side", "batch", "pieces"), [(8, 128, 1), (64, 2, 1), (64, 5, 3), (128, 2, 2)])
-def test_a_cpu_takes_large_pictures_in_pieces_so_that_it_can_be_stopped_between_them(training, side, batch, pieces):
+def test_a_cpu_takes_large_images_in_pieces_so_that_it_can_be_stopped_between_them(training, side, batch, pieces):
     assert training(side=side, batch=batch).pieces == pieces
 
 
@@ -215,7 +215,7 @@ def test_the_base_itself_is_not_trained(training):
 
 
 def masked(run, rows):
-    """The masks of the run's pictures: of some of them, the left half counts."""
+    """The masks of the run's images: of some of them, the left half counts."""
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, :4] = 255
     run.latents = replace(run.latents, masks=[(mask,) if row in rows else None for row in range(len(run.latents))])
@@ -224,10 +224,10 @@ def masked(run, rows):
 def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training):
     run = training(words=("man", "woman"), keep=0.0)
     plan = run.draws.plan(0)
-    _, _, weight = run.latents.fetch(plan.picture, plan.flip)
+    _, _, weight = run.latents.fetch(plan.image, plan.flip)
     assert weight is None
     masked(run, range(12))
-    _, _, weight = run.latents.fetch(plan.picture, plan.flip)
+    _, _, weight = run.latents.fetch(plan.image, plan.flip)
     assert weight.mean((1, 2, 3)) == pytest.approx(np.ones(4)) and weight[0, 0, 0].tolist() == pytest.approx(
         [1 / 0.55] * 4 + [0.1 / 0.55] * 4
     )
@@ -237,7 +237,7 @@ def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training
     assert (plan.teacher >= 0).all() and torch.equal(taught.loss, plain.loss)
 
 
-def test_the_loss_of_a_masked_picture_is_that_of_what_counts(training, monkeypatch):
+def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch):
     run = training(keep=0.0, dropout=0.0)
     masked(run, range(12))
     error = torch.zeros(4, 4, 8, 8)
@@ -248,7 +248,7 @@ def test_the_loss_of_a_masked_picture_is_that_of_what_counts(training, monkeypat
     assert run.loss == pytest.approx(4 * 0.1 / 0.55 / 2)
 
 
-def test_a_mask_is_mirrored_with_its_picture(training):
+def test_a_mask_is_mirrored_with_its_image(training):
     run = training()
     masked(run, [0])
     run.latents = replace(run.latents, mirrors=[run.latents.rows[0], *[None] * 11])

@@ -58,7 +58,7 @@ def folders(tmp_path_factory):
             told = {"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)} if kind.endswith("-v") else {}
             tensors = ldm_tensors(family, models) | told
             save_file({key: value.clone().contiguous() for key, value in tensors.items()}, root / f"{kind}.safetensors")
-    write_folder(root / "pictures")
+    write_folder(root / "images")
     return root
 
 
@@ -87,8 +87,8 @@ def with_random_lora(base):
 def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, kind):
     base = load_base(folders / kind)
     settings = Settings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
-    pictures = folder_set(base, read_folder(folders / "pictures"))
-    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
+    images = folder_set(base, read_folder(folders / "images"))
+    run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     assert run.train()
     assert torch.isfinite(run.training.loss)
     adapter = load_adapter(tmp_path / "fair.safetensors")
@@ -121,11 +121,11 @@ GOAL = torch.linspace(-1, 1, 4).view(1, 4, 1, 1).expand(1, 4, 8, 8)
 @pytest.mark.parametrize("kind", ["sd1", "sd1-v"])
 def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, kind):
     base = load_base(folders / kind)
-    pictures = folder_set(base, read_folder(folders / "pictures"))
-    for mean, deviation in pictures.latents.rows:
+    images = folder_set(base, read_folder(folders / "images"))
+    for mean, deviation in images.latents.rows:
         mean.copy_(GOAL[0]), deviation.zero_()
     settings = Settings(steps=1, batch=16, keep=0.0, rank=1)
-    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
+    run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     right = perfect(base, GOAL)
     base.run_unet = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
     run.training.advance()
@@ -134,15 +134,15 @@ def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, ki
 
 @pytest.mark.parametrize("kind", ["sd1-v", "sdxl"])
 def test_sampling_follows_the_prediction(folders, kind):
-    """A U-Net that answers rightly for one picture leads there from any noise."""
+    """A U-Net that answers rightly for one image leads there from any noise."""
     base = load_base(folders / kind)
     base.run_unet = perfect(base, GOAL)
-    pictures = generate(base, ["a doctor", "a judge"], [1, 2], steps=8)
-    assert np.abs(pictures.astype(int) - base.decode(GOAL).astype(int)).max() <= 1
+    images = generate(base, ["a doctor", "a judge"], [1, 2], steps=8)
+    assert np.abs(images.astype(int) - base.decode(GOAL).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["sd2-v", "sdxl"])
-def test_a_base_in_half_precision_makes_nearly_the_same_pictures(folders, kind):
+def test_a_base_in_half_precision_makes_nearly_the_same_images(folders, kind):
     def draw(dtype):
         base = load_base(folders / kind, dtype=dtype)
         assert base.encode_text(["a doctor"]).tokens.dtype == dtype
@@ -151,7 +151,7 @@ def test_a_base_in_half_precision_makes_nearly_the_same_pictures(folders, kind):
     assert np.abs(draw(torch.bfloat16) - draw(torch.float32)).mean() < 4
 
 
-def test_sdxl_is_told_the_pictures_size(folders):
+def test_sdxl_is_told_the_images_size(folders):
     base = load_base(folders / "sdxl")
     seen = []
     base.unet.register_forward_pre_hook(
@@ -254,8 +254,8 @@ def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind)
 def test_what_was_trained_on_unet_and_text_encoders_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
     ours, theirs, path = load_base(folders / kind), load_base(folders / kind), tmp_path / "fair.safetensors"
     settings = Settings(steps=4, batch=4, rank=2, rate=0.05, calibrate=0, text_encoder=True)
-    pictures = folder_set(ours, read_folder(folders / "pictures"))
-    run = Run(ours, pictures, path, groups="labels:gender", settings=settings)
+    images = folder_set(ours, read_folder(folders / "images"))
+    run = Run(ours, images, path, groups="labels:gender", settings=settings)
     assert run.train()
     with safe_open(path, framework="pt") as file:
         begins = {"_".join(key.split("_")[:2]) for key in file.keys()}  # noqa: SIM118
@@ -282,12 +282,12 @@ def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
 
     small = ["--steps", "2", "--batch", "2", "--calibrate", "0"]
-    ddm("train", str(folders / "pictures"), "--out", str(adapter), *small)
+    ddm("train", str(folders / "images"), "--out", str(adapter), *small)
     card = load_adapter(adapter).card
     assert (card.architecture, card.prediction) == ("stable-diffusion-xl-v1-base/lora", "v_prediction")
     ddm("sample", "--prompts", "a", "--adapter", str(adapter), "--alpha", "0,1", "--steps", "2", "--out", str(out))
     assert len(list(out.rglob("*.png"))) == 8
-    ddm("audit", str(folders / "pictures"), "--out", str(tmp_path / "audit.html"))
+    ddm("audit", str(folders / "images"), "--out", str(tmp_path / "audit.html"))
     assert (tmp_path / "audit.html").is_file()
     done = CliRunner().invoke(app, ["sample", "--prompts", "a", "--out", str(out), "--base", str(tmp_path / "a.ckpt")])
     assert done.exit_code == 2

@@ -48,13 +48,13 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
     assert all(not module._forward_hooks for module in base.unet.modules())
     alone = read(2)
     assert all(np.allclose(features[name], alone[name], atol=1e-4) for name in features)
-    # Out of memory, fewer pictures are read at a time.
+    # Out of memory, fewer images are read at a time.
     base.unet.register_forward_hook(full)
     halved = read(5)
     assert all(np.array_equal(halved[name], alone[name]) for name in features)
 
 
 def full(_module, _inputs, output):
-    """As if there was memory for two pictures."""
+    """As if there was memory for two images."""
     if len(output[0]) > 2:
         raise torch.OutOfMemoryError("no room")

@@ -46,7 +46,7 @@ for _ in range(3):
     training.advance()
     losses.append(training.loss.item())
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6 / 1.024)
-facts = {"losses": losses, "gigabytes": round(peak, 2), "size": base.picture_size, "hash": base.hash}
+facts = {"losses": losses, "gigabytes": round(peak, 2), "size": base.image_size, "hash": base.hash}
 print(json.dumps(facts | {"architecture": base.architecture, "tokens": table.table[table.neutral[:, 0]].tokens.shape}))
 """
 

@@ -33,26 +33,26 @@ def latents(base, prompts=PROMPTS, seeds=SEEDS, **options) -> torch.Tensor:
     return torch.cat([batch.latents for batch in generate_batches(base, prompts, seeds, steps=3, **options)])
 
 
-def test_pictures_have_the_models_size_and_are_the_same_every_time(plain):
-    pictures = generate(plain, PROMPTS, SEEDS, steps=2)
-    assert pictures.shape == (3, 64, 64, 3)
-    assert pictures.dtype == np.uint8
-    assert np.array_equal(pictures, generate(plain, PROMPTS, SEEDS, steps=2))
-    assert not np.array_equal(pictures[0], pictures[2])
+def test_images_have_the_models_size_and_are_the_same_every_time(plain):
+    images = generate(plain, PROMPTS, SEEDS, steps=2)
+    assert images.shape == (3, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, generate(plain, PROMPTS, SEEDS, steps=2))
+    assert not np.array_equal(images[0], images[2])
 
 
-def test_a_picture_does_not_depend_on_its_batch(plain):
+def test_an_image_does_not_depend_on_its_batch(plain):
     together = latents(plain)
     for batch_size in (1, 2):
         torch.testing.assert_close(latents(plain, batch_size=batch_size), together, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(latents(plain, PROMPTS[1:2], SEEDS[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
 
 
-def test_out_of_memory_makes_fewer_pictures_at_a_time_and_they_stay_the_same(plain, monkeypatch):
+def test_out_of_memory_makes_fewer_images_at_a_time_and_they_stay_the_same(plain, monkeypatch):
     together, run_unet, told = latents(plain), Base.run_unet, []
 
     def only_one(self, noisy, t, text):
-        if len(noisy) > 2:  # with guidance, a picture is two rows
+        if len(noisy) > 2:  # with guidance, an image is two rows
             raise torch.OutOfMemoryError("no room")
         return run_unet(self, noisy, t, text)
 
@@ -64,7 +64,7 @@ def test_out_of_memory_makes_fewer_pictures_at_a_time_and_they_stay_the_same(pla
 
 def test_batches_come_one_by_one(plain):
     starts = [
-        (batch.start, len(batch.pictures)) for batch in generate_batches(plain, PROMPTS, SEEDS, steps=1, batch_size=2)
+        (batch.start, len(batch.images)) for batch in generate_batches(plain, PROMPTS, SEEDS, steps=1, batch_size=2)
     ]
     assert starts == [(0, 2), (2, 1)]
 
@@ -104,7 +104,7 @@ def test_alpha_0_is_the_model_without_the_adapter_bit_for_bit(plain, tiny_base):
     assert not torch.equal(latents(base, alpha=1.0), latents(plain))
 
 
-def test_alpha_can_differ_between_pictures_and_is_put_back(adapted):
+def test_alpha_can_differ_between_images_and_is_put_back(adapted):
     mixed = latents(adapted, alpha=[0.0, 0.5, 1.0], batch_size=2)
     for row, alpha in enumerate([0.0, 0.5, 1.0]):
         torch.testing.assert_close(mixed[row], latents(adapted, alpha=alpha)[row], atol=1e-4, rtol=1e-4)
@@ -143,7 +143,7 @@ def test_latents_can_be_trained_on(plain):
 
 def test_progress_counts_steps_and_cancelling_keeps_whole_batches(plain):
     seen = []
-    pictures = generate(
+    images = generate(
         plain,
         PROMPTS,
         SEEDS,
@@ -153,7 +153,7 @@ def test_progress_counts_steps_and_cancelling_keeps_whole_batches(plain):
         cancelled=lambda: len(seen) == 3,
     )
     assert seen == [(1, 6), (2, 6), (3, 6)]
-    assert len(pictures) == 1
+    assert len(images) == 1
     assert len(generate(plain, PROMPTS, SEEDS, cancelled=lambda: True)) == 0
 
 

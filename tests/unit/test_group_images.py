@@ -22,7 +22,7 @@ def latents():
 
 
 def verdict(shares, gain=9.0):
-    """A verdict over 24 pictures with so many of them sure of each word; the last word explains its own by `gain`."""
+    """A verdict over 24 images with so many of them sure of each word; the last word explains its own by `gain`."""
     truth = np.repeat(np.arange(len(shares)), shares)
     gains = np.append(np.zeros(len(shares) - 1), gain)
     return Verdict(np.eye(len(shares))[truth] * 0.98 + 0.02 / len(shares), 0.9, gains)
@@ -111,7 +111,7 @@ def test_discovery_makes_thirds_and_weighs_the_rare_one_up(base, latents):
 
 
 def test_discovery_is_no_crash_when_every_caption_is_another(base, latents):
-    grouping = Grouper(base, latents, [f"picture {i}" for i in range(24)]).group("discovered")
+    grouping = Grouper(base, latents, [f"image {i}" for i in range(24)]).group("discovered")
     assert not np.allclose(grouping.weighting.weights(1.0), 1)
 
 
@@ -128,7 +128,7 @@ def test_auto_corrects_what_it_can_tell_apart_and_is_out_of_balance():
     assert set(rows) == set(ATTRIBUTES)
     told = {name: (row["told_apart"], row["used"]) for name, row in rows.items() if row["told_apart"]}
     assert told == {"gender": (True, True), "age": (True, False)}
-    # A hint on some of the pictures was followed on all of them, and was not enough.
+    # A hint on some of the images was followed on all of them, and was not enough.
     assert rows["hair"]["shares"] == pytest.approx([0.905, 0.095], abs=0.01)
     assert "shares" not in rows["glasses"]
 
@@ -154,7 +154,7 @@ def test_a_target_needs_named_groups(source):
 
 
 @pytest.mark.parametrize("source", ["auto", "discovered", "words:man|woman"])
-def test_pictures_that_cannot_be_compared_are_refused(source):
+def test_images_that_cannot_be_compared_are_refused(source):
     with pytest.raises(DDMError, match="too few"):
         Grouper(None, None, ["a doctor"] * 3).group(source)
 
@@ -172,7 +172,7 @@ def test_cells_of_captions_and_weights_are_in_the_same_order():
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_picture_is_classified_once_for_all_runs_that_keep_what_was_measured(
+def test_an_image_is_classified_once_for_all_runs_that_keep_what_was_measured(
     base, latents, tmp_path, monkeypatch, kept
 ):
     counts, denoise = [], Base.denoise

@@ -8,7 +8,7 @@ from comfyui_ddm.debias.methods.group_inference import infer_groups, invariant_l
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 
 
-def test_pictures_that_the_model_does_badly_find_together():
+def test_images_that_the_model_does_badly_find_together():
     losses = np.concatenate([np.full(30, 1.0), np.full(10, 3.0)]) + np.random.default_rng(0).normal(0, 0.1, 40)
     weights = infer_groups(losses, groups=4)
     assert np.allclose(weights.sum(1), 1)

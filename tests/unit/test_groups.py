@@ -24,13 +24,13 @@ def test_equal_captions_are_one_concept_whatever_their_case():
     assert index.tolist() == [0, 1, 0]
 
 
-def test_captions_with_few_pictures_are_weighed_together():
+def test_captions_with_few_images_are_weighed_together():
     concept = np.array([0] * 5 + [1] * 6 + [2, 3, 3, 4])
     found = peers(concept)
     assert len(set(found[:5])) == len(set(found[5:11])) == len(set(found[11:])) == 1
     assert sorted(set(found.tolist())) == [0, 1, 2]
 
 
-def test_captions_with_enough_pictures_stay_apart():
+def test_captions_with_enough_images_stay_apart():
     concept = np.repeat(np.arange(4), 5)
     assert peers(concept).tolist() == concept.tolist()

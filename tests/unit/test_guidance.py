@@ -145,7 +145,7 @@ def test_explicit_prompts_are_as_without_guidance_and_are_not_counted(ddm, tiny_
     assert len(same) == 8 and all(equal == ("tall" in file) for file, equal in same.items())
 
 
-def test_pictures_of_another_scale_are_not_mixed_in(ddm, tiny_base, head_file, tmp_path):
+def test_images_of_another_scale_are_not_mixed_in(ddm, tiny_base, head_file, tmp_path):
     sample(ddm, tiny_base, head_file, tmp_path / "out")
     said = sample(ddm, tiny_base, head_file, tmp_path / "out", "--guide-scale", 4, code=2).stderr
     assert "other settings" in said
@@ -176,9 +176,9 @@ def test_two_heads_for_one_attribute_are_a_sentence(ddm, tiny_base, head_file, t
 
 
 def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
-    pictures = write_folder(tmp_path / "pictures", count=20, rare=3)
+    images = write_folder(tmp_path / "images", count=20, rare=3)
     head, module = tmp_path / "head.safetensors", tmp_path / "module.safetensors"
-    given = (pictures, "--base", tiny_base, "--device", "cpu", "--json")
+    given = (images, "--base", tiny_base, "--device", "cpu", "--json")
     made = json.loads(ddm("head", *given, "--groups", "labels:gender", "--out", head).stdout)
     assert (made["attribute"], made["names"]) == ("gender", ["man", "woman"])
     made = json.loads(ddm("invariant", *given, "--steps", 2, "--batch", 4, "--groups", 2, "--out", module).stdout)
@@ -190,12 +190,12 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("head", "pictures", "--out", "x.safetensors"), "Say once who is in the pictures"),
+        (("head", "images", "--out", "x.safetensors"), "Say once who is in the images"),
         (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
-        (("head", "pictures", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
-        (("head", "pictures", "--groups", "labels:a", "--out", "x.pt"), "x.pt is none"),
+        (("head", "images", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
+        (("head", "images", "--groups", "labels:a", "--out", "x.pt"), "x.pt is none"),
         (("invariant", "--out", "x.safetensors"), "nothing to learn from"),
-        (("invariant", "pictures", "--out", "x.ckpt"), "x.ckpt is none"),
+        (("invariant", "images", "--out", "x.ckpt"), "x.ckpt is none"),
     ],
 )
 def test_commands_say_what_is_missing(ddm, command, said):
@@ -208,9 +208,9 @@ def test_a_file_of_somebody_else_is_never_replaced(ddm, tmp_path, command):
     taken.write_bytes(b"somebody's checkpoint")
     given = {
         "align": ("--probe", "p.safetensors", "--prompts", "a doctor"),
-        "head": ("pictures", "--groups", "labels:a"),
-        "invariant": ("pictures",),
-        "probe": ("pictures", "--labels", "a"),
+        "head": ("images", "--groups", "labels:a"),
+        "invariant": ("images",),
+        "probe": ("images", "--labels", "a"),
     }
     said = ddm(command, *given[command], "--out", taken, code=2).stderr
     assert "There is a file" in said and "that ddm wrote" in said

@@ -166,7 +166,7 @@ def rows():
     return [json.loads(line) for line in (EXAMPLE / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_example_set_lists_exactly_its_pictures():
+def test_the_example_set_lists_exactly_its_images():
     names = [row["file_name"] for row in rows()]
     there = {path.relative_to(EXAMPLE).as_posix() for path in (EXAMPLE / "images").iterdir()}
     assert len(names) == len(set(names)) == 864

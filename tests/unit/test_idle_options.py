@@ -75,4 +75,4 @@ def test_the_published_objective_learns_squares_as_they_are(prepared):
     other = prepared("other", kind=PaperRun, changes={"objective": "ddm-paper", "min_snr": 5.0, "dropout": 0.5})
     assert plain.train() and other.train()
     assert content_hash(plain.out) == content_hash(other.out)
-    assert plain.training.latents is plain.pictures.squares
+    assert plain.training.latents is plain.images.squares

@@ -1,4 +1,4 @@
-"""What the base sees in a picture is read once for all runs."""
+"""What the base sees in an image is read once for all runs."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
 
 @pytest.fixture
 def seen(monkeypatch):
-    """How many pictures the base looked at, at all noises."""
+    """How many images the base looked at, at all noises."""
     counts, real = [], Base.denoise
     monkeypatch.setattr(
         Base, "denoise", lambda self, noisy, *rest: counts.append(len(noisy)) or real(self, noisy, *rest)
@@ -27,7 +27,7 @@ def look(tiny_base, tmp_path, seen):
 
     def features(concept=CONCEPT, seed=0, cache=tmp_path / "cache", rows=(0, 1, 2, 3)):
         del seen[:]
-        return image_features.picture_features(base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache)
+        return image_features.image_features(base, latents.take(rows), NAMES, concept[list(rows)], seed, cache=cache)
 
     return features
 
@@ -40,7 +40,7 @@ def test_what_was_read_is_not_read_again_and_is_the_same(look, seen):
     assert all(np.array_equal(plain[name], again[name]) and np.array_equal(first[name], again[name]) for name in plain)
 
 
-def test_only_new_pictures_are_looked_at(look, seen):
+def test_only_new_images_are_looked_at(look, seen):
     few = look(rows=(3, 1))
     every = look()
     assert sum(seen) == 2 * 8
@@ -65,13 +65,13 @@ def test_what_was_looked_at_before_a_stop_is_kept(look, seen, monkeypatch):
     assert sum(seen) == 2 * 8
 
 
-def test_a_picture_that_comes_several_times_is_looked_at_once(look, seen):
+def test_an_image_that_comes_several_times_is_looked_at_once(look, seen):
     found = look(rows=(2, 0, 2))
     assert sum(seen) == 2 * 8 and all(np.array_equal(one[0], one[2]) for one in found.values())
 
 
 @pytest.mark.parametrize("change", [{"concept": 1 - CONCEPT}, {"seed": 1}])
-def test_under_another_caption_or_noise_a_picture_is_another(look, seen, change):
+def test_under_another_caption_or_noise_an_image_is_another(look, seen, change):
     look()
     look(**change)
     assert sum(seen) == 4 * 8

@@ -28,7 +28,7 @@ def reasons(folder):
     return {skipped.path.name: skipped.reason for skipped in folder.skipped}
 
 
-def test_captions_lie_beside_the_pictures(tmp_path):
+def test_captions_lie_beside_the_images(tmp_path):
     for name in ("b.png", "a.jpg", "c.png"):
         save(tmp_path / name)
     (tmp_path / "a.txt").write_text("a doctor,\n smiling\n")
@@ -146,22 +146,22 @@ def test_what_cannot_be_used_is_listed_by_name_and_skipped(tmp_path, monkeypatch
     save(tmp_path / "thin.png", size=(100, 7))
     save(tmp_path / "bomb.png", size=(200, 200))
     monkeypatch.setattr(image, "MAX_PIXELS", 30_000)
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     for name in ("cut.jpg", "cut.png"):
         Image.fromarray(noise).save(tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
-    (tmp_path / "notes.pdf").write_text("no picture by name: not listed")
+    (tmp_path / "notes.pdf").write_text("no image by name: not listed")
     folder = read_folder(tmp_path)
     assert names(folder) == ["good.png"]
     found = reasons(folder)
     assert set(found) == {"one.png", "thin.png", "bomb.png", "text.jpg", "cut.jpg", "cut.png"}
     assert len(folder.remarks()) == 6 and folder.remarks(most=2)[-1] == "Skipped 4 more."
     assert "1×1" in found["one.png"] and "100×7" in found["thin.png"]
-    assert "bomb" in found["bomb.png"] and "truncated" in found["cut.jpg"] and "not a picture" in found["text.jpg"]
+    assert "bomb" in found["bomb.png"] and "truncated" in found["cut.jpg"] and "not an image" in found["text.jpg"]
 
 
-def test_unusual_pictures_are_used(tmp_path):
+def test_unusual_images_are_used(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     save(tmp_path / "turned.jpg", exif=exif)
@@ -202,17 +202,17 @@ def test_bad_metadata_lines_are_skipped_with_the_reason(tmp_path):
         assert any(f"line {number} is not a JSON object" in reason for reason in listed)
     assert sum("outside the folder" in reason for reason in listed) == 4
     assert any("a second time" in reason for reason in listed)
-    assert "There is no picture" in reasons(folder)["gone.png"]
+    assert "There is no image" in reasons(folder)["gone.png"]
     assert "not named in metadata.jsonl" in reasons(folder)["unnamed.png"]
 
 
 def test_missing_empty_and_useless_folders_are_errors_in_words(tmp_path):
     with pytest.raises(DDMError, match="There is no folder"):
         read_folder(tmp_path / "missing")
-    with pytest.raises(DDMError, match="has no pictures"):
+    with pytest.raises(DDMError, match="has no images"):
         read_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no")
-    with pytest.raises(DDMError, match=r"no usable picture.*a\.png"):
+    with pytest.raises(DDMError, match=r"no usable image.*a\.png"):
         read_folder(tmp_path)
     with pytest.raises(DDMError, match="There is no folder"):
         read_folder(tmp_path / "a.png")
@@ -226,10 +226,10 @@ def test_hidden_files_and_what_archives_leave_are_ignored(tmp_path):
     assert names(folder) == ["a.png"] and not folder.skipped
 
 
-def test_pictures_come_with_their_index_at_the_size_asked_for(tmp_path):
+def test_images_come_with_their_index_at_the_size_asked_for(tmp_path):
     for index, name in enumerate(("a.png", "b.png")):
         save(tmp_path / name, shade=index * 50, size=(30, 20))
-    found = list(read_folder(tmp_path).pictures(16))
+    found = list(read_folder(tmp_path).images(16))
     assert [index for index, _ in found] == [0, 1]
     assert all(array.shape == (16, 16, 3) and array.dtype == np.uint8 for _, array in found)
     assert found[1][1].mean() == 50
@@ -256,7 +256,7 @@ def test_a_trigger_word_is_said_first_and_only_once(tmp_path):
     assert folder.triggered("").captions == folder.captions == ["a doctor, smiling", "SKS, a pilot", ""]
 
 
-def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path):
+def test_a_mask_beside_an_image_is_its_mask_and_no_image(tmp_path):
     save(tmp_path / "face.png", size=(32, 16))
     save(tmp_path / "sub" / "face.png")
     save(tmp_path / "face-masklabel.png", size=(64, 32))
@@ -272,11 +272,11 @@ def test_a_mask_beside_a_picture_is_its_mask_and_no_picture(tmp_path):
     ("name", "size", "reason"),
     [
         ("face-masklabel.png", (32, 32), "another shape"),
-        ("other-masklabel.png", (32, 16), "of no picture"),
-        ("face-masklabel.png", None, "not a picture"),
+        ("other-masklabel.png", (32, 16), "of no image"),
+        ("face-masklabel.png", None, "not an image"),
     ],
 )
-def test_a_mask_that_cannot_be_used_is_named_and_its_picture_stays(tmp_path, name, size, reason):
+def test_a_mask_that_cannot_be_used_is_named_and_its_image_stays(tmp_path, name, size, reason):
     save(tmp_path / "face.png", size=(32, 16))
     save(tmp_path / name, size=size) if size else (tmp_path / name).write_text("no")
     folder = read_folder(tmp_path)
@@ -284,7 +284,7 @@ def test_a_mask_that_cannot_be_used_is_named_and_its_picture_stays(tmp_path, nam
     assert [one.path.name for one in folder.skipped] == [name] and reason in folder.skipped[0].reason
 
 
-def test_a_picture_has_the_size_that_it_is_shown_in(tmp_path):
+def test_an_image_has_the_size_that_it_is_shown_in(tmp_path):
     save(tmp_path / "plain.jpg", size=(300, 200))
     exif = Image.Exif()
     exif[0x0112] = 6

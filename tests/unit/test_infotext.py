@@ -17,16 +17,16 @@ def test_one_alpha_for_all_is_a_constant():
     assert dial([1.0], "ramp").constant is None
 
 
-def test_the_pictures_of_a_run_take_turns():
+def test_the_images_of_a_run_take_turns():
     assert dial([0.0, 0.5, 1.0]).strengths(999, 4, range(2, 6)) == [1.0, 0.0, 0.5, 1.0]
 
 
-def test_a_call_for_guidance_has_every_picture_twice():
+def test_a_call_for_guidance_has_every_image_twice():
     assert dial([0.0, 1.0]).strengths(999, 4, [0, 1]) == [0.0, 1.0, 0.0, 1.0]
 
 
-def test_rows_that_belong_to_no_picture_are_refused():
-    with pytest.raises(DDMError, match="3 pictures at once in a batch of 2"):
+def test_rows_that_belong_to_no_image_are_refused():
+    with pytest.raises(DDMError, match="3 images at once in a batch of 2"):
         dial([0.0, 1.0]).strengths(999, 3, [0, 1])
 
 
@@ -35,7 +35,7 @@ def test_early_changes_where_it_says(timestep, alpha):
     assert dial([1.0], "early", end=0.2).strengths(timestep, 1, [0]) == [alpha]
 
 
-def test_an_infotext_says_what_makes_the_picture_again():
+def test_an_infotext_says_what_makes_the_image_again():
     several = dial([0.0, 0.5], "early", end=0.25, switch=0.4)
     assert several.infotext(ALPHA, 3) == ["0", "0.5", "0"]
     assert [several.infotext(name, 3) for name in (SHAPE, END, SWITCH)] == ["early", "0.25", "0.4"]

@@ -17,7 +17,7 @@ def test_the_distance_grows_with_the_shift():
     assert values == sorted(values)
 
 
-def test_it_is_unbiased_however_few_pictures():
+def test_it_is_unbiased_however_few_images():
     rng = np.random.default_rng(1)
     values = [mmd2(rng.normal(size=(10, 4)), rng.normal(size=(10, 4))) for _ in range(3000)]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
@@ -45,11 +45,11 @@ def test_it_is_the_kernel_distance_of_the_paper():
     assert mmd2(x, y) == pytest.approx(kernel(x[0], x[1]) + kernel(y[0], y[1]) - 2 * cross)
 
 
-def test_a_handful_of_pictures_gives_no_distance():
+def test_a_handful_of_images_gives_no_distance():
     assert kid(np.zeros((9, 3)), np.zeros((100, 3))) is None
 
 
-def test_the_same_picture_is_at_distance_zero_from_itself():
+def test_the_same_image_is_at_distance_zero_from_itself():
     features = np.random.default_rng(0).normal(size=(5, 6))
     assert paired_distance(features, features) == pytest.approx(np.zeros(5), abs=1e-12)
     assert paired_distance(features, -features) == pytest.approx(np.full(5, 2.0))

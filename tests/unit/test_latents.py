@@ -31,15 +31,15 @@ def folder(tmp_path):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """How many pictures the VAE was given, batch by batch."""
+    """How many images the VAE was given, batch by batch."""
     counts, real = [], Encoder._encode
     monkeypatch.setattr(Encoder, "_encode", lambda self, pixels: counts.append(len(pixels)) or real(self, pixels))
     return counts
 
 
-def encode(base, pictures, progress=None, batch=None, cache=None, size=(64, 64), flip=False):
-    """Mean and deviation of every picture of a folder."""
-    views = [View(item, size, flip) for item in pictures.items]
+def encode(base, images, progress=None, batch=None, cache=None, size=(64, 64), flip=False):
+    """Mean and deviation of every image of a folder."""
+    views = [View(item, size, flip) for item in images.items]
     return [cache.read(row) for row in Encoder(base, cache, batch).rows(views, progress)]
 
 
@@ -48,11 +48,11 @@ def same(one, two):
 
 
 def test_a_second_pass_encodes_nothing_and_gives_the_same_bits(base, folder, tmp_path, encoded):
-    pictures = read_folder(folder)
-    plain = encode(base, pictures, batch=4)
-    first = encode(base, pictures, batch=4, cache=tmp_path / "cache")
+    images = read_folder(folder)
+    plain = encode(base, images, batch=4)
+    first = encode(base, images, batch=4, cache=tmp_path / "cache")
     del encoded[:]
-    assert same(encode(base, pictures, batch=4, cache=tmp_path / "cache"), first)
+    assert same(encode(base, images, batch=4, cache=tmp_path / "cache"), first)
     assert encoded == [] and same(first, plain)
     assert all(mean.shape == (4, 8, 8) and (deviation > 0).all() for mean, deviation in first)
 
@@ -124,12 +124,12 @@ def test_what_is_too_large_for_the_memory_is_read_from_the_disk_with_the_same_bi
 
 
 def test_mirror_images_and_sizes_are_kept_apart(base, folder, tmp_path, encoded):
-    pictures, cache = read_folder(folder), tmp_path / "cache"
+    images, cache = read_folder(folder), tmp_path / "cache"
     ways = [{}, {"flip": True}, {"size": (80, 48)}]
-    first = [encode(base, pictures, cache=cache, **way) for way in ways]
+    first = [encode(base, images, cache=cache, **way) for way in ways]
     assert first[2][0][0].shape == (4, 6, 10) and not same(first[0], first[1])
     del encoded[:]
-    assert all(same(encode(base, pictures, cache=cache, **way), kept) for way, kept in zip(ways, first, strict=True))
+    assert all(same(encode(base, images, cache=cache, **way), kept) for way, kept in zip(ways, first, strict=True))
     assert encoded == []
 
 
@@ -138,8 +138,8 @@ def test_a_mirror_image_is_that_of_the_mirrored_file(base, tmp_path):
     for file in (tmp_path / "set").glob("*.png"):
         ImageOps.mirror(Image.open(file)).save(tmp_path / "set" / f"{file.stem}_mirrored.png")
     (tmp_path / "set" / "metadata.jsonl").unlink()
-    pictures = read_folder(tmp_path / "set", "a doctor")
-    plain, flipped = encode(base, pictures, batch=8), encode(base, pictures, batch=8, flip=True)
+    images = read_folder(tmp_path / "set", "a doctor")
+    plain, flipped = encode(base, images, batch=8), encode(base, images, batch=8, flip=True)
     assert same(plain[::2], flipped[1::2]) and same(plain[1::2], flipped[::2])
 
 

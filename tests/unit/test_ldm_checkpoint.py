@@ -62,8 +62,8 @@ def test_a_checkpoint_computes_what_its_folder_does(checkpoint, family):
     noisy = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([10, 500, 900])
     assert torch.equal(file.denoise(noisy, t, one), folder.denoise(noisy, t, other))
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    assert torch.equal(file.encode_pictures(pictures), folder.encode_pictures(pictures))
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    assert torch.equal(file.encode_images(images), folder.encode_images(images))
     assert np.array_equal(file.decode(noisy), folder.decode(noisy))
     assert file.architecture == folder.architecture and file.prediction == folder.prediction
     assert not any(p.requires_grad for part in (file.unet, file.vae, file.text_encoder) for p in part.parameters())

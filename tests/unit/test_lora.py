@@ -1,4 +1,4 @@
-"""LoRA on a U-Net: α per picture, exact files, and the same effect in diffusers' own loader."""
+"""LoRA on a U-Net: α per image, exact files, and the same effect in diffusers' own loader."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_alpha_0_leaves_the_output_unchanged_bit_for_bit(unet, inputs, alpha):
     assert not torch.equal(run(unet, inputs), before)
 
 
-def test_each_picture_has_its_own_alpha(unet, inputs):
+def test_each_image_has_its_own_alpha(unet, inputs):
     before = run(unet, inputs)
     add_lora(unet, "debias", 4)
     stir(unet, "debias")
@@ -83,7 +83,7 @@ def test_each_picture_has_its_own_alpha(unet, inputs):
         torch.testing.assert_close(mixed[row], run(unet, inputs)[row], atol=1e-5, rtol=1e-5)
 
 
-def test_guidance_repeats_the_pictures_alphas(unet, inputs):
+def test_guidance_repeats_the_images_alphas(unet, inputs):
     add_lora(unet, "debias", 4)
     stir(unet, "debias")
     set_alpha(unet, "debias", [0.0, 1.5, 0.0, 1.5])
@@ -170,7 +170,7 @@ def test_only_loras_are_trained_whatever_their_alpha(unet, inputs):
     assert all(parameter.grad is not None for parameter in trained)
 
 
-def test_a_picture_of_alpha_0_gives_no_gradient(unet, inputs):
+def test_an_image_of_alpha_0_gives_no_gradient(unet, inputs):
     add_lora(unet, "debias", 4)
     set_alpha(unet, "debias", [0.0, 0.0, 0.0, 1.0])
     unet(*inputs).sample[:3].sum().backward()

@@ -75,7 +75,7 @@ def test_a_new_card_leaves_the_matrices_and_the_content_hash(lora, tmp_path):
     path = tmp_path / "a.safetensors"
     save_adapter(path, lora, CARD)
     before, hashed = load_adapter(path), content_hash(path)
-    card = replace(CARD, recommended_alpha=0.7, measured={"pictures": 1200})
+    card = replace(CARD, recommended_alpha=0.7, measured={"images": 1200})
     update_card(path, card)
     assert load_adapter(path).card == card
     assert content_hash(path) == hashed

@@ -49,7 +49,7 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     assert measured == result["measured"] and measured["attribute"] == "gender" and measured["target"] == [0.5, 0.5]
     alphas = [point["alpha"] for point in measured["points"]]
     assert alphas == [0.0, 0.35, 1.0]  # the one between is what the weights recommend
-    assert all(point["pictures"] == 2 * 2 for point in measured["points"])
+    assert all(point["images"] == 2 * 2 for point in measured["points"])
     assert measured["recommended_alpha"] is None and card.recommended_alpha == result["recommended_alpha"] == 0.35
     assert "0.35 (predicted)" in LoadedCard("fair", 1.0, card, None).text
     assert "gender as a probe sees it" in page and "Nothing yet" not in page
@@ -64,11 +64,11 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
 def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
     Job(TrainConfig(**given, previews=tmp_path / "shown", size=48)).run()
     made = list(tmp_path.glob("shown/measured_*/**/*.png"))
-    assert made and {Image.open(picture).size for picture in made} == {(48, 48)}
+    assert made and {Image.open(image).size for image in made} == {(48, 48)}
 
 
-def test_enough_pictures_say_which_alpha_is_recommended(given, monkeypatch):
-    monkeypatch.setattr(alpha_sweep, "FEWEST_PICTURES", 2)
+def test_enough_images_say_which_alpha_is_recommended(given, monkeypatch):
+    monkeypatch.setattr(alpha_sweep, "FEWEST_IMAGES", 2)
     result = Job(TrainConfig(**given)).run()
     card = load_adapter(given["out"]).card
     assert card.recommended_alpha == result["recommended_alpha"] == card.measured["recommended_alpha"] is not None
@@ -85,14 +85,14 @@ def test_the_adapter_is_the_one_that_is_made_without_a_probe(given, tmp_path):
 
 
 class Impatient(Reporter):
-    """Somebody who presses Ctrl-C as soon as pictures are made to be measured."""
+    """Somebody who presses Ctrl-C as soon as images are made to be measured."""
 
     def __init__(self):
         self.phases, self.notes = [], []
         self.note = self.notes.append
 
     @contextmanager
-    def pictures(self, phase):
+    def images(self, phase):
         def told(done, total):
             if phase == "sampling":
                 raise KeyboardInterrupt
@@ -146,7 +146,7 @@ def test_a_file_may_name_the_probe(given, probe, tmp_path):
     file.write_text("\n".join([*lines, f"probe = [{json.dumps(str(probe))}]", "measure = 1"]), encoding="utf-8")
     said = [json.loads(line) for line in ddm("train", file, "--progress", "json").stdout.splitlines()]
     assert list(dict.fromkeys(line["phase"] for line in said if "phase" in line))[-2:] == ["sampling", "looking"]
-    assert load_adapter(given["out"]).card.measured["points"][0]["pictures"] == 2
+    assert load_adapter(given["out"]).card.measured["points"][0]["images"] == 2
 
 
 def test_of_many_captions_twenty_are_measured(given, tmp_path, monkeypatch):

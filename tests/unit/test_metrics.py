@@ -29,7 +29,7 @@ def test_a_class_that_must_not_occur_makes_the_divergence_infinite():
     assert metrics.kl_divergence(HALF, np.array([1.0, 0.0])) == np.inf
 
 
-def test_a_prompt_without_pictures_has_no_figures_and_does_not_count():
+def test_a_prompt_without_images_has_no_figures_and_does_not_count():
     p = metrics.shares(np.array([[3.0, 1.0], [0.0, 0.0]]))
     assert np.isnan(p[1]).all()
     for values in (

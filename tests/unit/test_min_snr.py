@@ -12,7 +12,7 @@ def test_easy_timesteps_weigh_less():
     assert (weights.diff() >= 0).all() and weights[-1] == 1 and weights[0] < 0.01
 
 
-def test_both_predictions_weigh_the_same_error_of_the_picture():
+def test_both_predictions_weigh_the_same_error_of_the_image():
     # An error of x0 is √SNR times as large as one of ε, and √(SNR + 1) times as large as one of v.
     snr = SCHEDULE / (1 - SCHEDULE)
     epsilon, v = (min_snr_weight(SCHEDULE, 5.0, kind) for kind in ("epsilon", "v_prediction"))

@@ -53,7 +53,7 @@ def test_where_there_are_too_many_draws_some_are_averaged():
     assert np.allclose(found.mean(0), shares, atol=0.03)
 
 
-def test_confident_pictures_of_a_batch_on_target_keep_their_class():
+def test_confident_images_of_a_batch_on_target_keep_their_class():
     seen = np.repeat([[0.99, 0.01], [0.01, 0.99]], 12, axis=0)
     (aim,) = aims([seen], [np.array([0.5, 0.5])], np.random.default_rng(0))
     assert (aim.classes == seen.argmax(1)).mean() > 0.9

@@ -10,7 +10,7 @@ from comfyui_ddm.debias.probes.probe import Probe, calibrate, fit_linear_probe, 
 
 
 def squares(count=24, size=32, seed=0):
-    """Noisy pictures with a red or a blue square somewhere."""
+    """Noisy images with a red or a blue square somewhere."""
     rng = np.random.default_rng(seed)
     images = rng.integers(100, 160, (count, size, size, 3), dtype=np.uint8)
     labels = []
@@ -44,7 +44,7 @@ def linear():
     return fit_linear_probe(images, labels, "colour", Means(), seed=1)
 
 
-def test_a_probe_tells_the_classes_of_new_pictures_apart(probe):
+def test_a_probe_tells_the_classes_of_new_images_apart(probe):
     images, labels = squares(seed=9)
     found = probe.predict(images)
     assert found.dtype == np.float64 and found.shape == (24, 2)
@@ -55,7 +55,7 @@ def test_a_probe_tells_the_classes_of_new_pictures_apart(probe):
     assert np.array_equal(probe.predict_features(probe.features(images)), found)
 
 
-def test_reliability_is_measured_on_held_out_pictures_of_every_class(probe):
+def test_reliability_is_measured_on_held_out_images_of_every_class(probe):
     assert probe.counts.tolist() == [2, 2]
     assert np.allclose(probe.confusion.sum(axis=1), 1)
     assert probe.accuracy == pytest.approx(np.average(np.diag(probe.confusion), weights=probe.counts))
@@ -71,12 +71,12 @@ def test_the_same_seed_gives_the_same_probe_and_leaves_the_global_generator_alon
     assert not np.array_equal(other.predict(images), probe.predict(images))
 
 
-def test_the_pictures_to_measure_on_can_be_chosen():
+def test_the_images_to_measure_on_can_be_chosen():
     images, labels = squares()
     held_out = np.arange(24) < 6
     found = fit_probe(images, labels, "colour", steps=2, batch=8, held_out=held_out)
     assert found.counts.tolist() == [3, 3]
-    with pytest.raises(DDMError, match="no picture of red"):
+    with pytest.raises(DDMError, match="no image of red"):
         fit_probe(images, labels, "colour", steps=2, held_out=np.array(labels) == "red")
     with pytest.raises(DDMError, match="empty"):
         fit_probe(images, labels, "colour", steps=2, held_out=np.zeros(24, dtype=bool))
@@ -102,20 +102,20 @@ def test_a_probe_saved_and_loaded_gives_the_same_probabilities(probe, tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "probe.safetensors").read_bytes()
 
 
-def test_pictures_of_any_size_are_cropped_and_scaled(probe):
+def test_images_of_any_size_are_cropped_and_scaled(probe):
     images, _ = squares(count=4, size=48)
     wide = np.pad(images, ((0, 0), (0, 0), (20, 20), (0, 0)))
     assert np.array_equal(probe.predict(wide), probe.predict(images))
     assert probe.predict(images[:0]).shape == (0, 2)
 
 
-def test_gradients_flow_through_the_logits_to_the_pictures(probe):
+def test_gradients_flow_through_the_logits_to_the_images(probe):
     images, _ = squares(count=2)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
-    logits = probe.logits(pictures)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    logits = probe.logits(images)
     assert np.allclose(logits.softmax(dim=1).detach().numpy(), probe.predict(images), atol=1e-5)
     logits[:, 0].sum().backward()
-    assert pictures.grad.abs().sum() > 0
+    assert images.grad.abs().sum() > 0
 
 
 def test_a_linear_probe_reads_the_features_of_an_extractor(linear, tmp_path):
@@ -146,7 +146,7 @@ def test_a_linear_probe_refuses_to_guess_without_its_extractor(linear, tmp_path)
     with pytest.raises(DDMError, match=r"made with colour means, but an unnamed"):
         Probe.load(tmp_path / "linear.safetensors", extractor=lambda images: images.mean(axis=(1, 2)))
     loaded.extractor = lambda images: np.zeros((len(images), 7))
-    with pytest.raises(DDMError, match=r"needs 3 features per picture.*\[7\]"):
+    with pytest.raises(DDMError, match=r"needs 3 features per image.*\[7\]"):
         loaded.predict(images)
 
 
@@ -154,9 +154,9 @@ def test_labels_that_cannot_be_learned_are_errors_in_words():
     images, labels = squares()
     with pytest.raises(DDMError, match="at least two classes"):
         fit_probe(images, ["one"] * 24, "colour")
-    with pytest.raises(DDMError, match="one picture only of “green”"):
+    with pytest.raises(DDMError, match="one image only of “green”"):
         fit_probe(images, [*labels[:-1], "green"], "colour")
-    with pytest.raises(DDMError, match="24 pictures but 23 labels"):
+    with pytest.raises(DDMError, match="24 images but 23 labels"):
         fit_probe(images, labels[:-1], "colour")
     with pytest.raises(DDMError, match="uint8"):
         fit_probe(images / 255, labels, "colour")
@@ -199,9 +199,9 @@ def test_calibration_finds_the_temperature_of_overconfident_logits():
 
 
 def test_augmentation_repeats_with_its_generator_and_keeps_the_colours():
-    pictures = torch.full((64, 3, 64, 64), 0.5)
-    pictures[:, 0] = 0.8
-    first, second = (augment(pictures, torch.Generator().manual_seed(3)) for _ in range(2))
+    images = torch.full((64, 3, 64, 64), 0.5)
+    images[:, 0] = 0.8
+    first, second = (augment(images, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert first.min() >= 0 and first.max() <= 1
     means = first.mean(dim=(2, 3))

@@ -26,13 +26,13 @@ def test_the_intrinsic_dimension_is_that_of_the_data_not_of_the_space(dimension)
     assert intrinsic_dimension(distances) == pytest.approx(dimension, rel=0.25)
 
 
-def test_repeated_pictures_are_common_and_finite():
+def test_repeated_images_are_common_and_finite():
     rarity = log_rarity(np.concatenate([np.zeros((30, 2)), np.random.default_rng(0).normal(size=(30, 2))]))
     assert np.isfinite(rarity).all() and rarity[:30].mean() < rarity[30:].mean()
 
 
-def test_no_picture_judges_itself(cloud):
-    """Another estimate for one picture shifts and scales all outputs of its fold alike, its own included."""
+def test_no_image_judges_itself(cloud):
+    """Another estimate for one image shifts and scales all outputs of its fold alike, its own included."""
     from sklearn.model_selection import KFold
 
     rarity = log_rarity(cloud)
@@ -53,5 +53,5 @@ def test_the_indicator_raises_the_rare_kind(cloud):
     assert level.mean() == pytest.approx(0, abs=1e-9) and level.std() == pytest.approx(1)
 
 
-def test_features_in_which_all_pictures_are_alike_say_nothing():
+def test_features_in_which_all_images_are_alike_say_nothing():
     assert np.allclose(indicate({"a": np.zeros((20, 4))}), 0)

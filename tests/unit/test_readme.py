@@ -1,4 +1,4 @@
-"""README shows only commands that exist and pictures that are there."""
+"""README shows only commands that exist and images that are there."""
 
 import re
 import shlex

@@ -56,7 +56,7 @@ def report():
 
 def test_the_summary_is_a_sentence_that_says_before_and_after(report):
     assert re.fullmatch(
-        r"At α = 0 men are 8\d% of 240 pictures; at α = 1 they are \d\d% \(\d\d–\d\d%\), .*\.", report.summary
+        r"At α = 0 men are 8\d% of 240 images; at α = 1 they are \d\d% \(\d\d–\d\d%\), .*\.", report.summary
     )
 
 
@@ -90,11 +90,11 @@ def test_prompts_come_worst_first(report):
 
 def test_quality_is_measured_against_the_base(report):
     assert report.quality[0].kid is None
-    assert report.quality[2].paired_pictures == 240
+    assert report.quality[2].paired_images == 240
     assert report.quality[2].kid > report.quality[1].kid > -1
 
 
-def test_pictures_that_an_adapter_leaves_as_they_are_are_at_no_distance():
+def test_images_that_an_adapter_leaves_as_they_are_are_at_no_distance():
     records = _records((0, 1), per_prompt=10)
     still = np.tile(records.features[records.condition == records.base], (2, 1))
     price = build_report(replace(records, features=still), resamples=50).quality[1]
@@ -127,7 +127,7 @@ def test_the_same_records_make_the_same_report(report):
     assert render_report(again) == render_report(report)
 
 
-def test_a_report_of_hardly_any_determined_picture_keeps_its_interval_and_its_chart():
+def test_a_report_of_hardly_any_determined_image_keeps_its_interval_and_its_chart():
     said = np.array([[0.9, 0.1], [0.5, 0.5]] * 4)
     attribute = Attribute("gender", ("man", "woman"), said, Target.uniform(("man", "woman")))
     conditions = [Condition(alpha) for alpha in (0.0, 1.0) for _ in range(4)]
@@ -136,17 +136,17 @@ def test_a_report_of_hardly_any_determined_picture_keeps_its_interval_and_its_ch
     assert "<svg" in render_report(report)
 
 
-def test_undetermined_pictures_are_shown_and_not_counted():
+def test_undetermined_images_are_shown_and_not_counted():
     records = _records(alphas=(0,))
     records.attributes[0].probabilities[:60] = 0.5
     records.attributes[0].probabilities[60:70] = np.nan
     overall = build_report(records, resamples=50).attributes[0].overall[0]
-    assert (overall.pictures, overall.undetermined) == (240, 70)
+    assert (overall.images, overall.undetermined) == (240, 70)
     rows = build_report(records, resamples=50).attributes[0].prompts
     assert sum(sum(row.counts) + row.undetermined for row in rows) == 240
 
 
-def test_pictures_that_cannot_be_told_at_all_still_make_a_report():
+def test_images_that_cannot_be_told_at_all_still_make_a_report():
     records = _records(alphas=(0, 1))
     records.attributes[0].probabilities[:] = 0.5
     report = build_report(records, resamples=50)
@@ -155,14 +155,14 @@ def test_pictures_that_cannot_be_told_at_all_still_make_a_report():
     assert "none of" in report.summary.lower() and "<svg" in render_report(report)
 
 
-def test_few_pictures_get_no_verdict():
+def test_few_images_get_no_verdict():
     report = build_report(_records(per_prompt=20), resamples=50)
     assert {row.verdict for row in report.attributes[0].prompts} == {"too few to say"}
     assert report.attributes[0].overall[0].verdict == "too few to say"
-    assert "too few pictures for a verdict" in report.summary
+    assert "too few images for a verdict" in report.summary
 
 
-def test_one_picture_is_enough_for_a_report():
+def test_one_image_is_enough_for_a_report():
     one = Records.of(
         ["a doctor"], [Attribute("gender", ("man", "woman"), [[0.9, 0.1]], Target.uniform(("man", "woman")))]
     )
@@ -184,8 +184,8 @@ def test_a_target_over_other_classes_is_refused():
     assert all(name in str(caught.value) for name in ("cat", "dog", "man", "woman"))
 
 
-def test_no_picture_is_an_error_that_says_so():
-    with pytest.raises(DDMError, match="no pictures"):
+def test_no_image_is_an_error_that_says_so():
+    with pytest.raises(DDMError, match="no images"):
         Records.of([], [Attribute("gender", ("man", "woman"), np.zeros((0, 2)))])
 
 
@@ -219,7 +219,7 @@ def test_the_page_needs_nothing_from_outside(report):
     assert "prefers-color-scheme: dark" in page and "<script" not in page
 
 
-def test_pictures_of_one_seed_stand_side_by_side(tmp_path):
+def test_images_of_one_seed_stand_side_by_side(tmp_path):
     records = _records(alphas=(0, 1), per_prompt=20)
     paths = []
     for i in range(len(records.prompt)):
@@ -230,11 +230,11 @@ def test_pictures_of_one_seed_stand_side_by_side(tmp_path):
     report = build_report(records, resamples=50)
     sheet = report.sheets[0]
     assert sheet.rows == ["α = 0", "α = 1"]
-    before, after = ([one.caption.split(":")[0] for one in row] for row in sheet.pictures)
+    before, after = ([one.caption.split(":")[0] for one in row] for row in sheet.images)
     assert before == after
     assert report.clusters and report.clusters[0].examples
-    assert "Of the pictures for the contact sheets, 1 could not be opened." in report.notes
-    assert "data:image" in report.to_json() and "data:image" not in report.to_json(pictures=False)
+    assert "Of the images for the contact sheets, 1 could not be opened." in report.notes
+    assert "data:image" in report.to_json() and "data:image" not in report.to_json(images=False)
 
 
 def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
@@ -254,7 +254,7 @@ def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
 
 
 class _Probe(SimpleNamespace):
-    """Says man where a picture is red."""
+    """Says man where an image is red."""
 
     def features(self, images):
         return images.reshape(len(images), -1, 3).mean(1)

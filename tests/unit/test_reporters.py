@@ -25,8 +25,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 @pytest.fixture
 def arguments(tiny_base, folder, tmp_path):
-    def given(*more, pictures=folder, steps=3, calibrate=0):
-        fixed = [pictures, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
+    def given(*more, images=folder, steps=3, calibrate=0):
+        fixed = [images, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
         fixed += ["--steps", steps, "--batch", 4, "--rank", 2, "--calibrate", calibrate, "--device", "cpu"]
         return ["train", *map(str, fixed), "--progress", "json", *map(str, more)]
 
@@ -54,17 +54,17 @@ def test_every_phase_is_a_line_of_json(arguments, tmp_path):
     assert said[-1]["result"]["steps"] == 3 and any("Wrote" in line.get("note", "") for line in said)
 
 
-def test_of_more_than_two_groups_the_bases_own_pictures_are_a_phase(arguments, tmp_path):
-    pictures = write_folder(tmp_path / "pictures")
-    write_tones(pictures)
-    done = CliRunner().invoke(app, arguments("--groups", "labels:tone", pictures=pictures, calibrate=4))
+def test_of_more_than_two_groups_the_bases_own_images_are_a_phase(arguments, tmp_path):
+    images = write_folder(tmp_path / "images")
+    write_tones(images)
+    done = CliRunner().invoke(app, arguments("--groups", "labels:tone", images=images, calibrate=4))
     assert done.exit_code == 0, done.output
     phases = list(dict.fromkeys(line["phase"] for line in lines(done.stdout) if "phase" in line))
     assert phases == ["cache", "base", "training", "calibration"]
 
 
 def test_a_line_says_the_time_that_is_left_in_this_process(capsys):
-    with JSONReporter().pictures("cache") as report:
+    with JSONReporter().images("cache") as report:
         report(100, 200)
         time.sleep(0.3)
         report(150, 200)
@@ -80,9 +80,7 @@ def test_previews_change_nothing_of_the_training(tiny_base, folder, tmp_path):
     assert plain.train()
     run = prepare(tiny_base, folder, tmp_path / "shown" / "plain.safetensors")
     files = []
-    previews = Previews(
-        run.base, run.pictures.captions, tmp_path / "previews", 2, lambda file, step: files.append(file)
-    )
+    previews = Previews(run.base, run.images.captions, tmp_path / "previews", 2, lambda file, step: files.append(file))
     assert run.train(previews=previews)
     assert run.out.read_bytes() == plain.out.read_bytes()
     assert [file.name for file in files] == ["step_000002.png", "step_000004.png"]
@@ -93,7 +91,7 @@ def test_previews_change_nothing_of_the_training(tiny_base, folder, tmp_path):
 
 def test_a_preview_is_given_up_when_the_run_is_stopped(tiny_base, folder, tmp_path):
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors")
-    previews = Previews(run.base, run.pictures.captions, tmp_path / "previews", 1, lambda *_: None)
+    previews = Previews(run.base, run.images.captions, tmp_path / "previews", 1, lambda *_: None)
     previews.make(1, lambda: True)
     assert not previews.folder.exists()
 

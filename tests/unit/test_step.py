@@ -151,19 +151,19 @@ def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predic
     small.training.advance()
     assert small.training.pieces == 2 and not small.training.checkpointing
     assert said == [
-        "The memory does not suffice for more pictures at a time: from step 1 on, each step takes its 4 in 2 parts. "
+        "The memory does not suffice for more images at a time: from step 1 on, each step takes its 4 in 2 parts. "
         "What is learnt is the same."
     ]
     assert torch.equal(weights(small.training), weights(exact.training))
 
 
-def test_out_of_memory_with_one_picture_turns_checkpointing_on_and_then_ends_with_a_sentence(make, predict):
+def test_out_of_memory_with_one_image_turns_checkpointing_on_and_then_ends_with_a_sentence(make, predict):
     said, run = [], make(note=lambda text: said.append(text))
     predict(lambda number, answer: answer if run.training.checkpointing else _full())
     run.training.advance()
     assert run.training.pieces == 4 and run.training.checkpointing and "--checkpointing" in said[-1]
     predict(lambda number, answer: _full())
-    with pytest.raises(DDMError, match="does not suffice to learn from one picture"):
+    with pytest.raises(DDMError, match="does not suffice to learn from one image"):
         run.training.advance()
 
 

@@ -28,7 +28,7 @@ CLASSES = {
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """A bench without a model, whose probes are named by their seed."""
-    monkeypatch.setattr(system_bench, "picture_folder", lambda name, work: None)
+    monkeypatch.setattr(system_bench, "image_folders", lambda name, work: None)
     return SimpleNamespace(
         folder=tmp_path,
         work=tmp_path,
@@ -52,7 +52,7 @@ def after(command, option):
     return [value for given, value in pairwise(command) if given == option]
 
 
-def test_every_task_names_what_its_pictures_have():
+def test_every_task_names_what_its_images_have():
     people = read_folder(system_bench.ROOT / "examples" / "people_emoji")
     assert {*TASKS["families"].concepts} == set(people.columns["role"])
     assert len(LOOKS) == 6 and len(GESTURES) == 10
@@ -114,7 +114,7 @@ def test_the_words_are_said_as_often_as_the_target_asks_for(bench):
 
 
 class Seen(SystemBench):
-    """A bench whose pictures are all men in the first family, and of both genders alike in the second.
+    """A bench whose images are all men in the first family, and of both genders alike in the second.
 
     The base's are all of light skin; a quarter of any other row's is of dark skin.
     """

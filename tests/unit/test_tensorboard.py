@@ -31,17 +31,17 @@ def test_curves_and_previews_are_written_and_the_other_reporter_hears_it_all(tmp
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    other, picture = Listener(), tmp_path / "step.png"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
+    other, image = Listener(), tmp_path / "step.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
     board = BoardReporter(other, tmp_path / "log", "rank = 8")
     board.note("hello")
     with board.steps() as report:
         for step in (10, 20):
             report(step, 20, 1 / step, 0.5, 1e-3)
-        board.preview(picture, 20)
-    board.preview(picture, 21)  # after the training, it is only told
+        board.preview(image, 20)
+    board.preview(image, 21)  # after the training, it is only told
     assert other.heard == ["hello", 20, 21]
     read = EventAccumulator(str(tmp_path / "log")).Reload()
     assert [(point.step, round(point.value, 3)) for point in read.Scalars("loss")] == [(10, 0.1), (20, 0.05)]
     assert {"learning rate", "effective sample size at α = 1"} <= set(read.Tags()["scalars"])
-    assert [picture.step for picture in read.Images("preview")] == [20]
+    assert [image.step for image in read.Images("preview")] == [20]

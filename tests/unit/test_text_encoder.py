@@ -36,7 +36,7 @@ def learnt(run, name="debias"):
     ]
 
 
-def test_both_halves_are_in_one_file_which_gives_the_pictures_of_the_trained_model(make, tiny_base, tmp_path):
+def test_both_halves_are_in_one_file_which_gives_the_images_of_the_trained_model(make, tiny_base, tmp_path):
     run = make(style=tmp_path / "style.safetensors")
     assert run.train()
     for path in (run.out, run.style):
@@ -115,9 +115,9 @@ def test_the_style_is_learnt_first_on_both_and_then_left_as_it_is(make, tmp_path
 
 def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it(make, tiny_base, folder, tmp_path):
     base, cache = load_base(tiny_base), tmp_path / "cache"
-    pictures = folder_set(base, read_folder(folder), cache=cache)
+    images = folder_set(base, read_folder(folder), cache=cache)
     changes = settings(text_encoder=True, calibrate=4, rate=0.05)
-    run = Run(base, pictures, tmp_path / "fair.safetensors", groups="discovered", settings=changes)
+    run = Run(base, images, tmp_path / "fair.safetensors", groups="discovered", settings=changes)
     before, plain = sorted(cache.iterdir()), encoders_hash(base)
     assert run.train()
     assert sorted(cache.iterdir()) == before  # features and texts of the set were found there

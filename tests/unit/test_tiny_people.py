@@ -48,7 +48,7 @@ def draw(tmp_path_factory):
         (("pilot", "", "medium-light"), "a medium-light skin pilot"),
     ],
 )
-def test_a_picture_is_said_in_words(arguments, text):
+def test_an_image_is_said_in_words(arguments, text):
     assert caption(*arguments) == text
 
 
@@ -127,9 +127,9 @@ def test_a_run_can_be_prolonged_before_its_decay():
     assert [learning_rate(step, 1000) for step in range(650)] == [learning_rate(step, 4000) for step in range(650)]
 
 
-def test_augmented_pictures_stay_pictures():
+def test_augmented_images_stay_images():
     torch.manual_seed(0)
-    pictures = torch.rand(16, 3, 16, 16) * 2 - 1
-    changed = augment(pictures)
-    assert changed.shape == pictures.shape and not torch.equal(changed, pictures)
+    images = torch.rand(16, 3, 16, 16) * 2 - 1
+    changed = augment(images)
+    assert changed.shape == images.shape and not torch.equal(changed, images)
     assert changed.abs().max() <= 1 + 1e-5 and math.isfinite(changed.sum().item())

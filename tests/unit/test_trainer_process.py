@@ -99,8 +99,8 @@ def test_a_trainer_gives_up_by_itself_before_it_is_killed():
 
 
 def test_remarks_and_the_last_sentence_name_inputs_in_place_of_options(panel):
-    panel.take({"note": "Prompts are not corrected one by one (--by-prompt): 4 pictures do not teach it."})
-    assert panel.values["remarks"] == ["Prompts are not corrected one by one (by_prompt): 4 pictures do not teach it."]
+    panel.take({"note": "Prompts are not corrected one by one (--by-prompt): 4 images do not teach it."})
+    assert panel.values["remarks"] == ["Prompts are not corrected one by one (by_prompt): 4 images do not teach it."]
     assert sentence("ddm: Choose a lower --rank, or nothing (--no-cache).\n", 2) == "Choose a lower rank, or nothing."
 
 

@@ -56,7 +56,7 @@ def model():
 
 @pytest.fixture
 def run(script, model, door):
-    """Makes pictures; returns how far each is from the model's own, the infotexts, and the comments."""
+    """Makes images; returns how far each is from the model's own, the infotexts, and the comments."""
     own = model.model.diffusion_model(torch.ones(1, 4), torch.zeros(1))[0]
 
     def make(*values, prompts=("a doctor",), **settings):
@@ -64,7 +64,7 @@ def run(script, model, door):
         names += ["probe", "watch", "target", "collect", "heads", "scale", "mode", "targets", "keep_counts", "words"]
         settings |= dict(zip(names, values, strict=False))
         given = [settings.get(name, one.value) for name, one in zip(names, script.controls, strict=True)]
-        p = host.Processing(model, door.folder / "pictures", list(prompts), batch_size=min(len(prompts), 3))
+        p = host.Processing(model, door.folder / "images", list(prompts), batch_size=min(len(prompts), 3))
         p.__dict__.update({"on_step": door.registered["on_cfg_denoiser"], **settings.get("p", {})})
         latents, infotexts = host.generate(script, p, *given)
         return [round(sum(one) / 4 - float(own.mean()), 4) for one in latents], infotexts, p
@@ -94,19 +94,19 @@ def test_the_axis_is_added_once(door):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -1.0])
-def test_alpha_is_how_far_every_picture_moves(run, alpha):
+def test_alpha_is_how_far_every_image_moves(run, alpha):
     moved, infotexts, p = run("people/fair", alpha, prompts=["a doctor"] * 3)
     assert moved == [alpha] * 3 and p.comments == []
     assert infotexts[0]["DDM adapter"] == "people/fair" and infotexts[0]["DDM alpha"] == f"{alpha:g}"
     assert run()[:2] == ([0.0], [{}])
 
 
-def test_pictures_of_a_batch_move_each_by_its_own_and_share_a_seed(run, door):
+def test_images_of_a_batch_move_each_by_its_own_and_share_a_seed(run, door):
     moved, infotexts, p = run("people/fair", each="0, .5, 1", prompts=["a doctor"] * 6, p={"batch_size": 2})
     assert moved == [0.0, 0.5, 1.0] * 2 and p.all_seeds == [5, 5, 5, 6, 6, 6]
     newer = issubclass(door.module.DDMScript, host.NewerScript)
     said = [one.get("DDM alpha") for one in infotexts]
-    assert said == ["0", "0.5", "1"] * 2 if newer else infotexts[0]["DDM alpha per picture"] == "0, 0.5, 1"
+    assert said == ["0", "0.5", "1"] * 2 if newer else infotexts[0]["DDM alpha per image"] == "0, 0.5, 1"
     assert run("people/fair", each="0, 1", same_seed=False, prompts=["a doctor"] * 2)[2].all_seeds == [5, 6]
 
 
@@ -114,7 +114,7 @@ def test_the_plots_alpha_goes_before_all_others(run):
     assert run("people/fair", 1.0, each="0, 1", p={"ddm_alpha": 0.25})[0] == [0.25]
 
 
-def test_with_and_the_pictures_of_a_batch_are_not_told_apart_and_it_says_so(run):
+def test_with_and_the_images_of_a_batch_are_not_told_apart_and_it_says_so(run):
     moved, _, p = run("people/fair", each="0, 1", prompts=["a doctor AND a pilot"] * 2)
     assert moved == [0.0, 0.0] and "With AND" in p.comments[0]
 
@@ -185,7 +185,7 @@ GUIDED = {"heads": ["gender"], "scale": 2.0}
 UP, DOWN = 2.0, -2.0
 
 
-def test_pictures_that_are_made_together_are_guided_to_the_target(run, heads, model):
+def test_images_that_are_made_together_are_guided_to_the_target(run, heads, model):
     calls = []
     model.model.diffusion_model.register_forward_hook(lambda unet, inputs, made: calls.append(made))
     run(prompts=["a doctor"] * 2)
@@ -199,12 +199,12 @@ def test_pictures_that_are_made_together_are_guided_to_the_target(run, heads, mo
     assert "made for another model" in p.comments[0] and len(p.comments) == 1
 
 
-def test_single_pictures_are_counted_over_runs_unless_each_is_by_itself(run, heads):
+def test_single_images_are_counted_over_runs_unless_each_is_by_itself(run, heads):
     assert [round(run(**GUIDED)[0][0], 2) for _ in range(3)] == [DOWN, UP, UP]
     assert [round(run(keep_counts=False, **GUIDED)[0][0], 2) for _ in range(2)] == [DOWN, DOWN]
 
 
-def test_a_second_pass_over_the_pictures_does_not_count_them_twice(run, heads, door):
+def test_a_second_pass_over_the_images_does_not_count_them_twice(run, heads, door):
     from comfyui_ddm.webui import guiding
 
     run(prompts=["a doctor"] * 2, p={"passes": 2}, **GUIDED)
@@ -252,14 +252,14 @@ def test_scale_0_is_the_model_as_it_was(run, heads):
 def test_what_cannot_be_guided_is_said_and_not_claimed(run, heads, asked, said):
     moved, infotexts, p = run(**asked)
     assert moved == [0.0] and infotexts == [{}]
-    assert p.comments[-1].startswith("DDM: these pictures were not guided.") and said in p.comments[-1]
+    assert p.comments[-1].startswith("DDM: these images were not guided.") and said in p.comments[-1]
 
 
-def test_a_report_tells_guided_pictures_from_others(run, heads, door):
+def test_a_report_tells_guided_images_from_others(run, heads, door):
     run(prompts=["a pilot"], **PROBE)
     run(prompts=["a pilot"], **GUIDED, **PROBE)
     run("people/fair", 0.5, prompts=["a pilot"], **GUIDED, **PROBE)
-    (made,) = (door.folder / "pictures" / "ddm").glob("*.json")
+    (made,) = (door.folder / "images" / "ddm").glob("*.json")
     labels = [one["label"] for one in json.loads(made.read_text("utf-8"))["conditions"]]
     assert labels == ["α = 0", "guidance 2", "alpha 0.5, guidance 2"]
 
@@ -274,12 +274,12 @@ def test_a_pasted_infotext_switches_off_what_it_does_not_speak_of(door, script):
     assert heads(params) == [] and heads({"DDM guidance": "gender, tones/skin"}) == ["gender", "tones/skin"]
 
 
-def test_the_report_grows_beside_the_gallery_and_lies_beside_the_pictures(run, script, door):
+def test_the_report_grows_beside_the_gallery_and_lies_beside_the_images(run, script, door):
     run(prompts=["a doctor <lora:x:1>", "a pilot"], **PROBE)
     run("people/fair", 0.5, prompts=["a doctor"], **PROBE)
-    (made,) = (door.folder / "pictures" / "ddm").glob("*.json")
+    (made,) = (door.folder / "images" / "ddm").glob("*.json")
     report = json.loads(made.read_text("utf-8"))
-    assert [(one["label"], one["pictures"]) for one in report["conditions"]] == [("α = 0", 2), ("α = 0.5", 1)]
+    assert [(one["label"], one["images"]) for one in report["conditions"]] == [("α = 0", 2), ("α = 0.5", 1)]
     assert {row["prompt"] for row in report["attributes"][0]["prompts"]} == {"a doctor", "a pilot"}
     box = host.Component()
     script.after["generation_info_txt2img"](SimpleNamespace(component=box))
@@ -292,8 +292,8 @@ def test_a_report_begins_anew_with_a_job_and_not_with_a_cell_of_its_plot(run, do
 
     def counted():
         return [
-            sum(one["pictures"] for one in json.loads(made.read_text("utf-8"))["conditions"])
-            for made in sorted((door.folder / "pictures" / "ddm").glob("*.json"))
+            sum(one["images"] for one in json.loads(made.read_text("utf-8"))["conditions"])
+            for made in sorted((door.folder / "images" / "ddm").glob("*.json"))
         ]
 
     run(prompts=["a pilot"] * 2, **PROBE)
@@ -397,7 +397,7 @@ def test_the_trainer_is_told_where_the_model_is_that_a_probe_reads_and_the_host_
         ({"folder": ""}, "There is no folder"),
         ({"name": "../mine"}, "is no name for an adapter"),
         ({"name": "foreign"}, "was not made by ComfyUI-DDM"),
-        ({"steps": None}, "Steps, rank, pictures to calibrate and seed each need a number"),
+        ({"steps": None}, "Steps, rank, images to calibrate and seed each need a number"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence_and_nothing_is_started(tab, tmp_path, given, said):

@@ -21,7 +21,7 @@ def groups_of(labels, source="labels:x"):
 
 @pytest.fixture
 def men():
-    """Two concepts of 700 and 350 pictures: 6 men to a woman in one, 4 men to a woman in the other."""
+    """Two concepts of 700 and 350 images: 6 men to a woman in one, 4 men to a woman in the other."""
     labels = ["man"] * 600 + ["woman"] * 100 + ["man"] * 280 + ["woman"] * 70
     return groups_of(labels), np.repeat([0, 1], [700, 350])
 
@@ -80,7 +80,7 @@ def test_a_negative_alpha_amplifies(men):
     assert weighted(men).predicted_shares(-1.0, men[0].membership)[0] > men[0].shares[0] + 0.05
 
 
-def test_pictures_without_a_group_keep_weight_one(men):
+def test_images_without_a_group_keep_weight_one(men):
     groups, concept = men
     membership = groups.membership.copy()
     membership[::10] = 0

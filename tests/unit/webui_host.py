@@ -115,7 +115,7 @@ class Processing(SimpleNamespace):
 
 
 def generate(script, p, *values, interrupt=False):
-    """Call the script as the host does; returns (pictures' latents, infotexts).
+    """Call the script as the host does; returns (images' latents, infotexts).
 
     With `interrupt`, the host's own error ends the run while it samples.
     """
@@ -140,7 +140,7 @@ def generate(script, p, *values, interrupt=False):
         for place, latent in enumerate(latents):
             p.batch_index = place
             made.append(latent.tolist())
-            shown = SimpleNamespace(image=picture(p.seeds[place]))
+            shown = SimpleNamespace(image=image(p.seeds[place]))
             script.postprocess_image(p, shown, *values)
             if newer:
                 script.postprocess_image_after_composite(p, shown, *values)
@@ -154,7 +154,7 @@ def generate(script, p, *values, interrupt=False):
     return made, [{name: one for name, one in said.items() if one is not None} for said in infotexts]
 
 
-def picture(seed):
+def image(seed):
     from PIL import Image
 
     return Image.new("RGBA", (64, 64), (seed * 40 % 256, 90, 120, 255))

@@ -72,12 +72,12 @@ class ForgePage:
         self.page.wait_for_timeout(400)
 
     def small(self, page: str = "txt2img", **more: float) -> None:
-        """Ask for small pictures."""
+        """Ask for small images."""
         for name, value in (SMALL | more).items():
             self.set_number(f"{page}_{name}", value)
 
     def generate(self, page: str = "txt2img", timeout: float = 600) -> None:
-        """Make the pictures, and wait for them."""
+        """Make the images, and wait for them."""
         before = self.page.locator(f"#html_log_{page}").inner_html()
         self.page.locator(f"#{page}_generate").click()
         self.page.wait_for_function(

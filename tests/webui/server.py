@@ -63,14 +63,14 @@ def link(part: Path, place: Path) -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What a call made: the pictures, RGB, and the infotext of each."""
+    """What a call made: the images, RGB, and the infotext of each."""
 
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     infotexts: Sequence[str]
 
-    def setting(self, name: str, picture: int = 0) -> str | None:
-        """The value of a setting in a picture's infotext."""
-        found = re.search(rf'(?:^|, ){re.escape(name)}: ("[^"]*"|[^,]*)', self.infotexts[picture].splitlines()[-1])
+    def setting(self, name: str, image: int = 0) -> str | None:
+        """The value of a setting in an image's infotext."""
+        found = re.search(rf'(?:^|, ){re.escape(name)}: ("[^"]*"|[^,]*)', self.infotexts[image].splitlines()[-1])
         return found[1].strip('"') if found else None
 
 
@@ -167,8 +167,8 @@ class Forge:
             raise AssertionError(f"{error.read().decode()}\n{self.log()[-4000:]}") from None
 
     def make(self, prompt: str = "a doctor", ddm: Sequence[Any] = (), page: str = "txt2img", **more: Any) -> Made:
-        """Make pictures over the API; `ddm` are the values of our controls, in their order."""
+        """Make images over the API; `ddm` are the values of our controls, in their order."""
         ours = {"alwayson_scripts": {"ddm": {"args": list(ddm)}}} if ddm else {}
         answer = self.post(f"/sdapi/v1/{page}", {"prompt": prompt, **SHOT, **ours, **more})
-        pictures = [Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB") for one in answer["images"]]
-        return Made(pictures, json.loads(answer["info"])["infotexts"])
+        images = [Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB") for one in answer["images"]]
+        return Made(images, json.loads(answer["info"])["infotexts"])

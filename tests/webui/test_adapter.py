@@ -9,17 +9,17 @@ from .conftest import CARD
 ALONG = [True, "constant", 0.0, 0.5, ""]  # same seed, and no schedule
 
 
-def pixels(made, picture=0):
-    return np.asarray(made.pictures[picture], dtype=np.int16)
+def pixels(made, image=0):
+    return np.asarray(made.images[image], dtype=np.int16)
 
 
-def same(one, other, picture=0):
-    return np.array_equal(pixels(one), pixels(other, picture))
+def same(one, other, image=0):
+    return np.array_equal(pixels(one), pixels(other, image))
 
 
 @pytest.fixture(scope="module")
 def bare(forge):
-    """A picture that the script has nothing to do with."""
+    """An image that the script has nothing to do with."""
     return forge.make()
 
 
@@ -53,7 +53,7 @@ def test_it_adds_to_the_other_loras_of_a_prompt(forge):
     assert not same(both, forge.make("a doctor <lora:foreign:0.7>"))
 
 
-def test_every_picture_of_a_batch_has_its_own_alpha(forge):
+def test_every_image_of_a_batch_has_its_own_alpha(forge):
     batch = forge.make(ddm=["fair", 1.0, "0, .5, 1.5", *ALONG], batch_size=2, n_iter=3)
     assert [batch.setting("DDM alpha", i) for i in range(6)] == ["0", "0.5", "1.5"] * 2
     assert [batch.setting("Seed", i) for i in range(6)] == ["1"] * 3 + ["2"] * 3
@@ -85,7 +85,7 @@ def test_hires_fix_uses_it_in_both_passes(forge):
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "hr_cfg": 3}
     hires |= {"hr_additional_modules": ["Use same choices"]}
     made = forge.make(ddm=["fair", 1.0], **hires)
-    assert made.pictures[0].size == (128, 128)
+    assert made.images[0].size == (128, 128)
     assert same(made, forge.make("a doctor <lora:fair:1>", **hires))
     dial = forge.make(ddm=["fair", 1.0, "0, 1", *ALONG], batch_size=2, **hires)
     assert abs(pixels(made) - pixels(dial, 1)).max() <= 1
@@ -96,7 +96,7 @@ def test_it_works_in_img2img(forge, bare):
     import io
 
     buffer = io.BytesIO()
-    bare.pictures[0].save(buffer, "PNG")
+    bare.images[0].save(buffer, "PNG")
     given = {"page": "img2img", "init_images": [base64.b64encode(buffer.getvalue()).decode()], "steps": 4}
     made = forge.make(ddm=["fair", 1.0], **given)
     assert same(made, forge.make("a doctor <lora:fair:1>", **given)) and made.setting("DDM alpha") == "1"
@@ -129,7 +129,7 @@ def test_a_file_that_was_trained_again_under_its_name_is_another_one(forge):
         ["fair", 1.0, "", True, "sideways"],
     ],
 )
-def test_what_cannot_be_done_is_not_claimed_and_the_picture_is_made(forge, bare, asked):
+def test_what_cannot_be_done_is_not_claimed_and_the_image_is_made(forge, bare, asked):
     (forge.loras / "broken.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     import torch
     from comfyui_ddm.debias.adapter.lora_file import Lora, save_adapter
@@ -151,7 +151,7 @@ def test_the_plot_has_an_axis_for_alpha(forge):
     axis = axes.index("DDM α")
     plot = [axis, "0, 1", [], 0, "", [], 0, "", [], True, True, False, False, False, False, False, 0, False]
     made = forge.make(ddm=["fair", 0.5], script_name="x/y/z plot", script_args=plot)
-    grid, *cells = made.pictures
+    grid, *cells = made.images
     assert len(cells) == 2 and grid.width >= 2 * 64
     for alpha, cell in zip((0.0, 1.0), cells, strict=True):
         assert np.array_equal(pixels(forge.make(ddm=["fair", alpha])), np.asarray(cell, dtype=np.int16))

@@ -12,13 +12,13 @@ def asked(heads=("guide",), scale=8.0, mode="queue", targets="uniform", keep_cou
     return [*before, list(heads), scale, mode, targets, keep_counts]
 
 
-def same(one, other, picture=0):
-    return np.array_equal(np.asarray(one.pictures[0]), np.asarray(other.pictures[picture]))
+def same(one, other, image=0):
+    return np.array_equal(np.asarray(one.images[0]), np.asarray(other.images[image]))
 
 
 @pytest.fixture(scope="module")
 def bare(forge):
-    """A picture that the script has nothing to do with."""
+    """An image that the script has nothing to do with."""
     return forge.make()
 
 
@@ -53,7 +53,7 @@ def test_a_prompt_that_says_who_is_meant_is_left_alone(forge):
     assert not same(made, bare) and made.setting("DDM guidance words") == "boy, girl"
 
 
-def test_single_pictures_are_balanced_over_the_queue(forge):
+def test_single_images_are_balanced_over_the_queue(forge):
     man, woman = (forge.make(ddm=asked(targets=target)) for target in ("man=1,woman=0", "man=0,woman=1"))
     assert not same(man, woman)
     first = forge.make(ddm=asked())
@@ -71,7 +71,7 @@ def test_a_batch_is_balanced_within(forge):
             forge.make(ddm=asked(targets=target), seed=1 + place) for target in ("man=1,woman=0", "man=0,woman=1")
         )
         near = [
-            np.abs(np.asarray(one.pictures[0], int) - np.asarray(batch.pictures[place], int)).max() <= 1
+            np.abs(np.asarray(one.images[0], int) - np.asarray(batch.images[place], int)).max() <= 1
             for one in (man, woman)
         ]
         assert sum(near) == 1
@@ -82,7 +82,7 @@ def test_a_batch_is_balanced_within(forge):
 def test_several_attributes_an_adapter_and_hires_fix_go_together(forge):
     everything = asked(["guide", "age"], targets="uniform; man=.2,woman=.8", adapter="fair", alpha=0.5)
     made = forge.make(ddm=everything, **HIRES)
-    assert made.pictures[0].size == (128, 128)
+    assert made.images[0].size == (128, 128)
     assert (made.setting("DDM guidance"), made.setting("DDM alpha")) == ("guide, age", "0.5")
     assert made.setting("DDM guidance target") == "uniform; man=.2,woman=.8"
     assert not same(made, forge.make(ddm=asked(adapter="fair", alpha=0.5), **HIRES))
@@ -94,7 +94,7 @@ def test_it_works_in_img2img(forge, bare):
     import io
 
     buffer = io.BytesIO()
-    bare.pictures[0].save(buffer, "PNG")
+    bare.images[0].save(buffer, "PNG")
     given = {"page": "img2img", "init_images": [base64.b64encode(buffer.getvalue()).decode()], "steps": 4}
     made = forge.make(ddm=asked(), **given)
     assert made.setting("DDM guidance") == "guide" and not same(made, forge.make(**given))
@@ -111,7 +111,7 @@ def test_it_works_in_img2img(forge, bare):
         asked(["guide"], mode="sideways"),
     ],
 )
-def test_what_cannot_be_guided_is_not_claimed_and_the_picture_is_made(forge, bare, wrong):
+def test_what_cannot_be_guided_is_not_claimed_and_the_image_is_made(forge, bare, wrong):
     before = forge.log().count("Traceback")
     made = forge.make(ddm=wrong)
     assert same(made, bare) and made.setting("DDM guidance") is None

@@ -15,7 +15,7 @@ def page(browser, forge):
     context.close()
 
 
-def test_an_infotext_restores_all_of_it_and_makes_the_same_picture(page):
+def test_an_infotext_restores_all_of_it_and_makes_the_same_image(page):
     page.set_text("txt2img_prompt", "a doctor")
     page.small(seed=7)
     page.unfold(f"{DDM}accordion")
@@ -67,9 +67,9 @@ def test_the_report_is_drawn_beside_the_gallery_after_every_run(page):
     page.unfold(f"{DDM}report")
     page.choose(f"{DDM}probe", "gender")
     page.generate()
-    page.wait_for("#ddm_report_txt2img", "2 pictures")
+    page.wait_for("#ddm_report_txt2img", "2 images")
     page.generate()
-    shown = page.wait_for("#ddm_report_txt2img", "4 pictures")
+    shown = page.wait_for("#ddm_report_txt2img", "4 images")
     assert "gender" in shown and "too few to say" in shown
     with page.page.expect_popup() as opened:
         page.page.locator("#ddm_report_txt2img a").click()

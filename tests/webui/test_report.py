@@ -21,7 +21,7 @@ def reports(forge):
     return sorted(found, key=lambda file: file.stat().st_mtime_ns)
 
 
-def test_it_grows_from_run_to_run_and_lies_beside_the_pictures(forge):
+def test_it_grows_from_run_to_run_and_lies_beside_the_images(forge):
     before = reports(forge)
     forge.make("a firefighter", ddm=asked(collect=False), batch_size=2, **SAVED)
     forge.make("a pilot <lora:foreign:0.3>", ddm=asked(), batch_size=3, **SAVED)
@@ -30,21 +30,21 @@ def test_it_grows_from_run_to_run_and_lies_beside_the_pictures(forge):
     made = json.loads(file.read_text("utf-8"))
     first, second = made["attributes"]
     assert (first["name"], second["name"]) == ("gender", "skin_tone")
-    rows = {row["prompt"]: row["pictures"] for row in first["prompts"]}
-    assert rows == {"a firefighter": 2, "a pilot": 3}  # the same three pictures again count once
+    rows = {row["prompt"]: row["images"] for row in first["prompts"]}
+    assert rows == {"a firefighter": 2, "a pilot": 3}  # the same three images again count once
     assert "too few to say" in first["overall"][0]["verdict"]
     page = file.with_suffix(".html").read_text("utf-8")
     assert page.count("data:image/jpeg") >= 5 and "<script" not in page
 
 
-def test_its_numbers_are_those_of_the_command_line_on_the_same_pictures(forge, tmp_path):
+def test_its_numbers_are_those_of_the_command_line_on_the_same_images(forge, tmp_path):
     forge.make("a nurse", ddm=asked("fair", collect=False), batch_size=4, seed=50)
     ours = json.loads(reports(forge)[-1].read_text("utf-8"))
     made = forge.make("a nurse", ddm=["fair", 1.0], batch_size=4, seed=50)
-    folder = tmp_path / "pictures" / "a nurse"
+    folder = tmp_path / "images" / "a nurse"
     folder.mkdir(parents=True)
-    for i, picture in enumerate(made.pictures):
-        picture.save(folder / f"{i}.png")
+    for i, image in enumerate(made.images):
+        image.save(folder / f"{i}.png")
     probes = PACK / "examples" / "probes"
     command = ["report", str(folder.parent), f"--probe={probes / 'gender.safetensors'}"]
     command += [f"--probe={probes / 'skin_tone.safetensors'}", f"--out={tmp_path / 'report.html'}", "--json"]
@@ -55,23 +55,23 @@ def test_its_numbers_are_those_of_the_command_line_on_the_same_pictures(forge, t
     theirs = json.loads(done.stdout)
     for mine, other in zip(ours["attributes"], theirs["attributes"], strict=True):
         mine, other = mine["overall"][0], other["overall"][0]
-        for name in ("shares", "undetermined", "pictures", "fd"):
+        for name in ("shares", "undetermined", "images", "fd"):
             assert mine[name] == other[name], name
 
 
-def test_pictures_of_several_strengths_are_compared(forge):
+def test_images_of_several_strengths_are_compared(forge):
     each = asked("fair", collect=False)  # what was collected before is another report
     each[2] = "0, 1"
     forge.make("a clown", ddm=each, batch_size=4)
     made = json.loads(reports(forge)[-1].read_text("utf-8"))
-    assert [(one["label"], one["pictures"]) for one in made["conditions"]] == [("α = 0", 2), ("α = 1", 2)]
-    assert made["quality"][0]["paired_pictures"] == 2 or made["quality"][-1]["paired_pictures"] == 2
+    assert [(one["label"], one["images"]) for one in made["conditions"]] == [("α = 0", 2), ("α = 1", 2)]
+    assert made["quality"][0]["paired_images"] == 2 or made["quality"][-1]["paired_images"] == 2
 
 
 @pytest.mark.parametrize(
     "wrong", [asked(probe="gone"), asked(target="cat=.5,dog=.5"), asked(watch="gone"), asked(watch="gender")]
 )
-def test_what_cannot_be_measured_stops_no_picture(forge, wrong):
+def test_what_cannot_be_measured_stops_no_image(forge, wrong):
     before, errors = reports(forge), forge.log().count("Traceback")
-    assert len(forge.make(ddm=wrong).pictures) == 1
+    assert len(forge.make(ddm=wrong).images) == 1
     assert reports(forge) == before and forge.log().count("Traceback") == errors

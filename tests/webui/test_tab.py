@@ -22,7 +22,7 @@ def page(browser, forge):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """6 dark pictures and 2 light ones, in subfolders."""
+    """6 dark images and 2 light ones, in subfolders."""
     root = tmp_path_factory.mktemp("shades")
     for name, level, count in (("dark", 40, 6), ("light", 210, 2)):
         (root / name).mkdir()
@@ -82,7 +82,7 @@ def test_a_training_is_seen_stopped_and_goes_on_and_lands_among_the_loras(page, 
     page.page.wait_for_timeout(3000)
     page.choose("ddm_cards_adapter", "shades")
     page.wait_for("#ddm_card", "dark 50%, light 50%")
-    assert forge.make(steps=1).pictures  # the host makes pictures again
+    assert forge.make(steps=1).images  # the host makes images again
 
 
 def test_what_is_asked_for_besides_reaches_the_trainer(page, folder, forge):

@@ -1,4 +1,4 @@
-"""`ddm align`: teach the model through its own pictures, until a probe sees the target."""
+"""`ddm align`: teach the model through its own images, until a probe sees the target."""
 
 import json
 import time
@@ -64,7 +64,7 @@ def align(
         list[Path] | None,
         typer.Option(
             metavar="FILE|DIR",
-            help="What pictures shall keep: the features of a probe, such as one for the role, or of a CLIP model in a "
+            help="What images shall keep: the features of a probe, such as one for the role, or of a CLIP model in a "
             "folder; can be given again. Without one their latents are kept.",
         ),
     ] = None,
@@ -73,21 +73,21 @@ def align(
         float | None,
         typer.Option(
             min=0.0,
-            help="How much pictures shall stay what they were: 8, but 1 for a LoRA without --keep; 0 for not at all.",
+            help="How much images shall stay what they were: 8, but 1 for a LoRA without --keep; 0 for not at all.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Pictures of one prompt per step.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Images of one prompt per step.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRAs.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, max=64, help="How many soft tokens.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; by what is trained if not given.")] = None,
     cfg: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to train at (3).")] = None,
     sampling: Annotated[
         int | None,
-        typer.Option(min=1, help="Sampling steps of the pictures, give or take two (21); fewer are quicker."),
+        typer.Option(min=1, help="Sampling steps of the images, give or take two (21); fewer are quicker."),
     ] = None,
     through: Annotated[
-        int | None, typer.Option(min=0, help="Sampling steps of each picture that gradients go through; 0 for all.")
+        int | None, typer.Option(min=0, help="Sampling steps of each image that gradients go through; 0 for all.")
     ] = None,
     checkpointing: Annotated[
         bool,
@@ -109,7 +109,7 @@ def align(
     stdin_stops: StdinStopsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
 ) -> None:
-    """Align a model with a target by a probe: no pictures are needed. Ctrl-C stops and keeps the state.
+    """Align a model with a target by a probe: no images are needed. Ctrl-C stops and keeps the state.
 
     Example: ddm align --probe gender.safetensors --prompts "a firefighter;a doctor" --out fair.safetensors
     """

@@ -43,7 +43,7 @@ app = typer.Typer(
 
 @app.callback()
 def ddm() -> None:
-    """Fair adapters for diffusion models: train on your own pictures, without labelling anyone."""
+    """Fair adapters for diffusion models: train on your own images, without labelling anyone."""
 
 
 for _name in COMMANDS:

@@ -1,4 +1,4 @@
-"""`ddm audit`: what is in a set of pictures, and what balance would cost, before any training."""
+"""`ddm audit`: what is in a set of images, and what balance would cost, before any training."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from .options import BaseOption, CaptionOption, DeviceOption, TokenizerOption
 
 
 def audit(
-    folder: Annotated[Path, typer.Argument(help="Pictures, with captions beside them where there are any.")],
+    folder: Annotated[Path, typer.Argument(help="Images, with captions beside them where there are any.")],
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
     groups: Annotated[
@@ -27,9 +27,9 @@ def audit(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Look at your pictures before training: who is in them, what is rare and common, and what balance would cost.
+    """Look at your images before training: who is in them, what is rare and common, and what balance would cost.
 
-    Example: ddm audit my_pictures --out audit.html
+    Example: ddm audit my_images --out audit.html
     """
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
@@ -43,10 +43,10 @@ def audit(
     if out.suffix.lower() == ".json":
         raise DDMError(f"The page cannot be called {out.name}: the figures go there. Name it audit.html.")
     check_source(groups, target)  # before the folder is read
-    pictures = read_folder(folder, caption)
+    images = read_folder(folder, caption)
     with work_progress() as report:
         made = audit_folder(
-            pictures,
+            images,
             base or EMBEDDED,
             groups,
             target,
@@ -58,10 +58,10 @@ def audit(
         )
     files = {"html": out, "json": out.with_suffix(".json")}
     write_text(files["html"], render_audit(made))
-    write_text(files["json"], made.to_json(pictures=False))
+    write_text(files["json"], made.to_json(images=False))
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}
-        typer.echo(json.dumps({**made.to_dict(pictures=False), "files": names}, ensure_ascii=False))
+        typer.echo(json.dumps({**made.to_dict(images=False), "files": names}, ensure_ascii=False))
         return
     for line in (made.summary, made.advice, *made.remarks, f"The page is in {out}."):
         typer.echo(line)

@@ -1,4 +1,4 @@
-"""`ddm base`: train the embedded model from the labelled example pictures."""
+"""`ddm base`: train the embedded model from the labelled example images."""
 
 import json
 import time
@@ -11,20 +11,20 @@ from .options import DeviceOption
 
 
 def base(
-    folder: Annotated[Path, typer.Argument(help="Pictures with role, gender and skin_tone in metadata.jsonl.")],
+    folder: Annotated[Path, typer.Argument(help="Images with role, gender and skin_tone in metadata.jsonl.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the diffusers folder goes.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net.")] = 1900,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the U-Net.")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step of the U-Net.")] = 512,
     rate: Annotated[float, typer.Option(min=0, help="Learning rate of the U-Net.")] = 1e-3,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE.")] = 8000,
-    vae_batch: Annotated[int, typer.Option(min=1, help="Pictures per step of the VAE.")] = 64,
+    vae_batch: Annotated[int, typer.Option(min=1, help="Images per step of the VAE.")] = 64,
     resume: Annotated[bool, typer.Option(help="Go on from the weights in DIR; its VAE stays as it is.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
 ) -> None:
-    """Train a Stable Diffusion in miniature on a biased draw of the pictures, and write its model card.
+    """Train a Stable Diffusion in miniature on a biased draw of the images, and write its model card.
 
     Example: ddm base examples/people_emoji --out examples/tiny_people
     """
@@ -36,11 +36,11 @@ def base(
     from ..loop.progress_bars import steps_progress
     from ..models.base import load_base, resolve_device
 
-    pictures = read_folder(folder)
+    images = read_folder(folder)
     place = resolve_device(device)
     torch.manual_seed(seed)
-    pixels = torch.as_tensor(pictures.array(64), device=place).permute(0, 3, 1, 2).float() / 127.5 - 1
-    draw = tiny_people.Draw.of(pictures)
+    pixels = torch.as_tensor(images.array(64), device=place).permute(0, 3, 1, 2).float() / 127.5 - 1
+    draw = tiny_people.Draw.of(images)
     card = out / "training.json"
     log = json.loads(card.read_text("utf-8")) if resume and card.exists() else {"runs": []}
     began = time.monotonic()

@@ -38,7 +38,7 @@ class TrainConfig:
     out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file; always needed.")]
     folder: Annotated[
         Path | None,
-        Argument(help="Pictures, with captions beside them where there are any; or a .toml file with all options."),
+        Argument(help="Images, with captions beside them where there are any; or a .toml file with all options."),
     ] = None
     base: BaseOption = None
     tokenizer: TokenizerOption = None
@@ -61,7 +61,7 @@ class TrainConfig:
     ] = Settings.paper_alpha
     style: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Also learn the pictures' style or subject, and write it to this file."),
+        Option(metavar="FILE", help="Also learn the images' style or subject, and write it to this file."),
     ] = None
     self_prompts: SelfOption = None
     self_count: SelfCountOption = 24
@@ -69,16 +69,16 @@ class TrainConfig:
         Path | None,
         Option(
             metavar="FOLDER",
-            help="Pictures that keep what the base knows already (regularisation): as many of them as of your own are "
+            help="Images that keep what the base knows already (regularisation): as many of them as of your own are "
             "mixed in, without labels and without the trigger word.",
         ),
     ] = None
     caption: CaptionOption = None
     trigger: Annotated[
-        str, Option(metavar="WORD", help="Said at the beginning of every caption of your own pictures.")
+        str, Option(metavar="WORD", help="Said at the beginning of every caption of your own images.")
     ] = ""
     caption_dropout: Annotated[
-        float, Option(min=0.0, max=0.9, help="Share of the pictures that are learnt without their caption.")
+        float, Option(min=0.0, max=0.9, help="Share of the images that are learnt without their caption.")
     ] = Settings.dropout
     shuffle_caption: Annotated[
         bool, Option("--shuffle-caption", help="Put what a caption has between commas into another order each time.")
@@ -87,27 +87,27 @@ class TrainConfig:
         int, Option(min=0, help="So many parts stay at the beginning of a shuffled caption; the trigger word always.")
     ] = 1
     buckets: Annotated[
-        bool, Option(help="Keep about the shape of each picture; without, all are cropped to their centre square.")
+        bool, Option(help="Keep about the shape of each image; without, all are cropped to their centre square.")
     ] = True
     flip: Annotated[
         bool, Option("--flip", help="Learn from mirror images too; not where left and right matter, as in writing.")
     ] = False
     masks: Annotated[
         bool,
-        Option(help="Learn mostly what is white in a picture's mask: face-masklabel.png beside face.png."),
+        Option(help="Learn mostly what is white in an image's mask: face-masklabel.png beside face.png."),
     ] = True
     alpha_mask: Annotated[
-        bool, Option("--alpha-mask", help="Learn mostly what is opaque in pictures that have no mask beside them.")
+        bool, Option("--alpha-mask", help="Learn mostly what is opaque in images that have no mask beside them.")
     ] = False
     cache: Annotated[
         Path | None,
         Option(
             metavar="DIR",
-            help="Where encoded pictures are kept for the next run; without one, .ddm_cache in FOLDER. "
+            help="Where encoded images are kept for the next run; without one, .ddm_cache in FOLDER. "
             "It may be deleted, but not while it is used.",
         ),
     ] = None
-    no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded pictures on disk.")] = False
+    no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded images on disk.")] = False
     steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = Settings.steps
     rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = Settings.rank
     text_encoder: Annotated[
@@ -119,16 +119,16 @@ class TrainConfig:
         Option(
             min=1,
             metavar="PIXELS",
-            help="Side of the square whose area pictures are learnt at; the base's own if not given. What the trainer "
+            help="Side of the square whose area images are learnt at; the base's own if not given. What the trainer "
             "makes itself, to calibrate, preview or measure, has this size too.",
         ),
     ] = None
-    batch: Annotated[int, Option(min=1, help="Pictures per step, of all processes together.")] = Settings.batch
+    batch: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = Settings.batch
     pieces: Annotated[
         int,
         Option(
             min=1,
-            help="Parts that a step's pictures are taken in, one after another: less memory, the same result. More "
+            help="Parts that a step's images are taken in, one after another: less memory, the same result. More "
             "by itself when memory runs out.",
         ),
     ] = 1
@@ -159,13 +159,13 @@ class TrainConfig:
         bool, Option("--compile", help="On a GPU, compile the norms and record the step first, for a quicker training.")
     ] = False
     calibrate: Annotated[
-        int, Option(min=0, help="Pictures made at each of three strengths to calibrate α; 0 for none.")
+        int, Option(min=0, help="Images made at each of three strengths to calibrate α; 0 for none.")
     ] = Settings.calibrate
     by_prompt: Annotated[
         int,
         Option(
             min=0,
-            help="Correct each prompt by itself in the last steps, from so many pictures of each at three strengths "
+            help="Correct each prompt by itself in the last steps, from so many images of each at three strengths "
             "(16 are enough); 0 balances all prompts together.",
         ),
     ] = Settings.by_prompt
@@ -200,7 +200,7 @@ class TrainConfig:
         int,
         Option(
             min=1,
-            help="Pictures that a probe measures at each α, for each of at most 20 captions; from 60 on, the "
+            help="Images that a probe measures at each α, for each of at most 20 captions; from 60 on, the "
             "recommended α is the measured one.",
         ),
     ] = 16
@@ -234,11 +234,11 @@ class TrainConfig:
         if self.objective == "ddm-paper" and self.by_prompt:
             raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Leave --by-prompt out.")
         if self.folder is None and self.self_prompts is None:
-            raise DDMError("There is nothing to train on. Give a FOLDER of pictures, or --self with prompts, or both.")
+            raise DDMError("There is nothing to train on. Give a FOLDER of images, or --self with prompts, or both.")
         if self.reg is not None and self.folder is None:
-            raise DDMError("--reg goes with pictures to learn. Give a FOLDER too, or make the other folder the FOLDER.")
+            raise DDMError("--reg goes with images to learn. Give a FOLDER too, or make the other folder the FOLDER.")
         if self.pieces > self.batch:
-            raise DDMError(f"A step has {self.batch} pictures, which are not {self.pieces} parts. Give fewer --pieces.")
+            raise DDMError(f"A step has {self.batch} images, which are not {self.pieces} parts. Give fewer --pieces.")
         if self.cache is not None and self.no_cache:
             raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
 

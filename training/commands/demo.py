@@ -13,7 +13,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="The demo's own folder; a stopped demo goes on where it was.")
     ] = Path("demo_output"),
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures of each of 20 occupations at each α.")] = 12,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images of each of 20 occupations at each α.")] = 12,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the trainer's own number if none.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
@@ -38,7 +38,7 @@ def demo(
 
 
 LOOK = {
-    "before_after.png": "Before and after in one picture:",
+    "before_after.png": "Before and after in one image:",
     "report.html": "The report, open it in a browser: ",
     "fair.safetensors": "The adapter, for any LoRA loader: ",
 }

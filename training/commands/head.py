@@ -1,4 +1,4 @@
-"""`ddm head`: learn to tell, while a picture is still noise, who is going to be in it: for distribution guidance."""
+"""`ddm head`: learn to tell, while an image is still noise, who is going to be in it: for distribution guidance."""
 
 import json
 import time
@@ -12,13 +12,11 @@ from .options import BaseOption, CaptionOption, DeviceOption, SelfCountOption, S
 
 def head(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The head to write, a .safetensors file.")],
-    folder: Annotated[Path | None, typer.Argument(help="Pictures with captions of the kind you will ask for.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Images with captions of the kind you will ask for.")] = None,
     groups: Annotated[
         str, typer.Option(help='Who is in them: labels:COLUMN, or words:"man|woman". Or give a --probe.')
     ] = "",
-    probe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the pictures.")
-    ] = None,
+    probe: Annotated[Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the images.")] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
     self_prompts: SelfOption = None,
@@ -43,13 +41,13 @@ def head(
     began = time.monotonic()
     check_output(out, "head")
     if (probe is None) == (not groups):
-        raise DDMError("Say once who is in the pictures: by --groups labels:COLUMN or words:man|woman, or by --probe.")
+        raise DDMError("Say once who is in the images: by --groups labels:COLUMN or words:man|woman, or by --probe.")
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     judge = None if probe is None else Probe.load(probe)
-    model, pictures = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
+    model, images = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
     with work_progress() as report:
-        made = make_head(model, pictures, groups, judge and judge.to(model.device), seed, report)
+        made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)
     facts = {
         "head": str(out),

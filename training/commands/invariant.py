@@ -22,7 +22,7 @@ from .options import (
 def invariant(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The module to write, a .safetensors file.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="Pictures, with captions beside them where there are any.")
+        Path | None, typer.Argument(help="Images, with captions beside them where there are any.")
     ] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
@@ -35,7 +35,7 @@ def invariant(
         float, typer.Option(min=0.0, help="λ: how much the differences between groups count in training.")
     ] = 1.0,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 400,
-    batch: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = 64,
+    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
     rate: Annotated[float, typer.Option(min=0.0, help="Learning rate at the start.")] = 1e-3,
     save_every: SaveEveryOption = 100,
     resume: ResumeOption = False,
@@ -46,7 +46,7 @@ def invariant(
 ) -> None:
     """Train a module for invariant guidance: the base stays as it is. Ctrl-C stops and keeps the state.
 
-    Example: ddm invariant my_pictures --out invariant.safetensors
+    Example: ddm invariant my_images --out invariant.safetensors
     """
     from ...debias.core.io import check_output
     from ..loop.checkpoint import checkpoint_path, refuse_left
@@ -61,9 +61,9 @@ def invariant(
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch, rate, groups, beta, variance, seed=seed)
-    model, pictures = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
+    model, images = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
     with work_progress() as report:
-        training = InvariantTraining(model, pictures, settings, report)
+        training = InvariantTraining(model, images, settings, report)
     if restart:
         kept.unlink(missing_ok=True)
     with steps_progress("Training") as bar, stop_signals() as stop:

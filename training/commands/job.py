@@ -14,7 +14,7 @@ from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import check_output, read_metadata
 from ...debias.probes.predict import check_probes
 from ..data.cache import FOLDER
-from ..data.dataset import PictureSet, Preparation, folder_set, self_set
+from ..data.dataset import ImageSet, Preparation, folder_set, self_set
 from ..data.file_index import FileIndex
 from ..data.group_images import check_source
 from ..data.image_folder import ImageFolder, read_folder
@@ -95,10 +95,10 @@ class Job:
             self.checkpoint.unlink(missing_ok=True)
         with ExitStack() as phases:
             stop = phases.enter_context(stop_signals())
-            looking = phases.enter_context(self.reporter.pictures("base")) if run.looks_first else None
-            comparing = phases.enter_context(self.reporter.pictures("prompts")) if run.compares else None
+            looking = phases.enter_context(self.reporter.images("base")) if run.looks_first else None
+            comparing = phases.enter_context(self.reporter.images("prompts")) if run.compares else None
             steps = phases.enter_context(self.reporter.steps())
-            calibrating = phases.enter_context(self.reporter.pictures("calibration"))
+            calibrating = phases.enter_context(self.reporter.images("calibration"))
             previews = self._previews(base, run) if config.previews else None
             complete = run.train(steps, stop, calibrating, previews, looking, comparing)
         if not complete:
@@ -133,45 +133,45 @@ class Job:
         check_weights(self.path)
 
     def _folders(self) -> list[ImageFolder]:
-        """The pictures to learn, and the regularisation set; of each only where there is one."""
+        """The images to learn, and the regularisation set; of each only where there is one."""
         config = self.config
         found = []
         for place, trigger in ((config.folder, config.trigger), (config.reg, "")):
             if place:
-                pictures = read_folder(place, config.caption, index=FileIndex.of(place, self._cache(place)))
-                found.append(pictures.triggered(trigger))
-        for pictures in found:
-            for skipped in pictures.skipped:
+                images = read_folder(place, config.caption, index=FileIndex.of(place, self._cache(place)))
+                found.append(images.triggered(trigger))
+        for images in found:
+            for skipped in images.skipped:
                 self.reporter.note(f"Skipped {skipped.path.name}: {skipped.reason}")
-            for remark in pictures.notes:
+            for remark in images.notes:
                 self.reporter.note(remark)
         return found
 
-    def _sets(self, base: Base, folders: list[ImageFolder]) -> list[PictureSet]:
+    def _sets(self, base: Base, folders: list[ImageFolder]) -> list[ImageSet]:
         """Encode the folders."""
         config, reporter, sets = self.config, self.reporter, []
         how = Preparation(config.buckets, config.flip, config.masks, config.alpha_mask)
-        for pictures in folders:
-            with reporter.pictures("cache") as report:
-                # A regularisation set has as many pictures as there are to learn.
+        for images in folders:
+            with reporter.images("cache") as report:
+                # A regularisation set has as many images as there are to learn.
                 count = len(sets[0].captions) if sets else None
-                sets.append(folder_set(base, pictures, report, self._cache(pictures.root), count, how))
+                sets.append(folder_set(base, images, report, self._cache(images.root), count, how))
             for remark in sets[-1].notes:
                 reporter.note(remark)
         return sets
 
-    def _own(self, base: Base, prompts: list[str]) -> PictureSet:
-        """Let the base make pictures of the prompts."""
-        with self.reporter.pictures("own") as report:
+    def _own(self, base: Base, prompts: list[str]) -> ImageSet:
+        """Let the base make images of the prompts."""
+        with self.reporter.images("own") as report:
             return self_set(base, prompts, self.config.self_count, self.config.seed, report)
 
-    def _prepare(self, base: Base, pictures: PictureSet) -> Run:
+    def _prepare(self, base: Base, images: ImageSet) -> Run:
         """Find groups and put the LoRAs on the base."""
         config = self.config
-        with self.reporter.pictures("groups") as report:
+        with self.reporter.images("groups") as report:
             run = (PaperRun if config.objective == "ddm-paper" else Run)(
                 base,
-                pictures,
+                images,
                 config.out,
                 config.style,
                 config.groups,
@@ -206,11 +206,11 @@ class Job:
             if config.overwrite is not False:
                 return False
             raise DDMError(
-                f"{taken[0].name} is there already, and was made of other pictures or with other settings. Choose "
+                f"{taken[0].name} is there already, and was made of other images or with other settings. Choose "
                 "another name, or allow to overwrite it."
             )
         self.reporter.note(
-            f"{config.out.name} is there already, made of these pictures with these settings: nothing is trained."
+            f"{config.out.name} is there already, made of these images with these settings: nothing is trained."
         )
         unmeasured = config.probe and not self._is_measured()
         if config.previews or unmeasured:
@@ -242,7 +242,7 @@ class Job:
     def _previews(self, base: Base, run: Run) -> Previews:
         config = self.config
         every = config.preview_every or max(1, config.steps // 5)
-        return Previews(base, run.pictures.captions, config.previews, every, self.reporter.preview, config.seed)
+        return Previews(base, run.images.captions, config.previews, every, self.reporter.preview, config.seed)
 
     def _cache(self, place: Path) -> Path | None:
         return None if self.config.no_cache else self.config.cache or place / FOLDER
@@ -255,7 +255,7 @@ class Job:
     def _measure(self, run: Run, model: Model) -> dict[str, Any]:
         """Measure the finished adapter and write its card; if that is stopped or fails, the adapter stays as it is.
 
-        Beside previews, the pictures are kept.
+        Beside previews, the images are kept.
 
         Args:
             model: the base with the adapter on it.
@@ -264,7 +264,7 @@ class Job:
 
         config = self.config
         probes = open_probes(config.probe, config.clip, model.base.device)
-        prompts = list(dict.fromkeys(run.pictures.captions))
+        prompts = list(dict.fromkeys(run.images.captions))
         count = min(len(prompts), MEASURED)
         prompts = [prompts[place * len(prompts) // count] for place in range(count)]
         kept = config.previews and nullcontext(config.previews / f"measured_{model.adapter[:8]}")
@@ -280,7 +280,7 @@ class Job:
                     sorted({0.0, run.recommended, 1.0}),
                     config.measure,
                     config.seed,
-                    self.reporter.pictures,
+                    self.reporter.images,
                 )
         except KeyboardInterrupt:
             self.reporter.note(
@@ -300,7 +300,7 @@ class Job:
             "style": str(config.style) if config.style else None,
             "seconds": round(seconds, 1),
             "steps": config.steps,
-            "pictures": len(run.pictures.captions),
+            "images": len(run.images.captions),
             "loss": run.training.loss.item(),
             "recommended_alpha": run.recommended if best is None else best,
             "groups": config.groups,

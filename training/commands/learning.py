@@ -1,4 +1,4 @@
-"""What `ddm head` and `ddm invariant` learn from: a folder, the base's own pictures, or both."""
+"""What `ddm head` and `ddm invariant` learn from: a folder, the base's own images, or both."""
 
 from functools import reduce
 from operator import add
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ..data.dataset import PictureSet
+    from ..data.dataset import ImageSet
     from ..models.base import Base
 
 
@@ -21,8 +21,8 @@ def learning_set(
     self_prompts: str | None,
     self_count: int,
     seed: int,
-) -> "tuple[Base, PictureSet]":
-    """The base, and the pictures as the commands' options name them, with progress.
+) -> "tuple[Base, ImageSet]":
+    """The base, and the images as the commands' options name them, with progress.
 
     Raises:
         DDMError: neither a folder nor prompts are given; or one of them cannot be used, which is found before the base
@@ -31,23 +31,23 @@ def learning_set(
     from ...debias.core.error import DDMError
     from ..data.dataset import folder_set, self_set
     from ..data.image_folder import read_folder
-    from ..loop.progress_bars import picture_progress
+    from ..loop.progress_bars import image_progress
     from ..models.base import load_base
     from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
 
     if folder is None and self_prompts is None:
-        raise DDMError("There is nothing to learn from. Give a FOLDER of pictures, or --self with prompts, or both.")
-    pictures = read_folder(folder, caption) if folder else None
+        raise DDMError("There is nothing to learn from. Give a FOLDER of images, or --self with prompts, or both.")
+    images = read_folder(folder, caption) if folder else None
     prompts = read_prompts(self_prompts) if self_prompts else []
-    for line in pictures.remarks() if pictures else ():
+    for line in images.remarks() if images else ():
         typer.echo(line, err=True)
     model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
     sets = []
-    if pictures:
-        with picture_progress("Encoding pictures") as bar:
-            sets.append(folder_set(model, pictures, bar))
+    if images:
+        with image_progress("Encoding images") as bar:
+            sets.append(folder_set(model, images, bar))
     if prompts:
-        with picture_progress("The base's own pictures") as bar:
+        with image_progress("The base's own images") as bar:
             sets.append(self_set(model, prompts, self_count, seed, bar))
     return model, reduce(add, sets)

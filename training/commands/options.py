@@ -25,21 +25,21 @@ TokenizerOption = Annotated[
     Path | None,
     Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
 ]
-CaptionOption = Annotated[str | None, Option(help="Caption of pictures that have none.")]
+CaptionOption = Annotated[str | None, Option(help="Caption of images that have none.")]
 SelfOption = Annotated[
     str | None,
     Option(
         "--self",
         metavar="TEXT|FILE",
-        help="Use the base's own pictures of these prompts ('a;b', or a file), together with a FOLDER if given.",
+        help="Use the base's own images of these prompts ('a;b', or a file), together with a FOLDER if given.",
     ),
 ]
-SelfCountOption = Annotated[int, Option(min=1, help="Pictures of each --self prompt.")]
+SelfCountOption = Annotated[int, Option(min=1, help="Images of each --self prompt.")]
 SaveEveryOption = Annotated[int, Option(min=1, help="Steps between checkpoints.")]
 ResumeOption = Annotated[bool, Option(help="Go on where a stopped run of the same name was.")]
 PreviewsOption = Annotated[
     Path | None,
-    Option(metavar="DIR", help="While training, make pictures at α = 0 and 1 with the same seeds, in here."),
+    Option(metavar="DIR", help="While training, make images at α = 0 and 1 with the same seeds, in here."),
 ]
 PreviewEveryOption = Annotated[
     int | None, Option(min=1, help="Steps between two previews; a fifth of all if not given.")

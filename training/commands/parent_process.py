@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-# Seconds within which a stopped trainer must have kept its state: it asks between few pictures, but a CPU may be slow.
+# Seconds within which a stopped trainer must have kept its state: it asks between few images, but a CPU may be slow.
 GRACE = 120
 # Exit codes of a trainer that was stopped: with its state kept, and without, since it did not get so far in time.
 STOPPED, CUT_OFF = 130, 137

@@ -1,4 +1,4 @@
-"""`ddm probe`: learn from a labelled folder who is in a picture, as perceived."""
+"""`ddm probe`: learn from a labelled folder who is in an image, as perceived."""
 
 import json
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def probe(
-    folder: Annotated[Path, typer.Argument(help="Labelled pictures: metadata.jsonl with a column, or subfolders.")],
+    folder: Annotated[Path, typer.Argument(help="Labelled images: metadata.jsonl with a column, or subfolders.")],
     labels: Annotated[
         str, typer.Option(metavar="COLUMN", help="The column to learn; 'folder' for the names of subfolders.")
     ],
@@ -28,7 +28,7 @@ def probe(
         typer.Option(
             metavar="COLUMN",
             help="Measure on a fifth of this column's values, none of which was learned from: harder than on single "
-            "pictures, and nearer to pictures of another kind.",
+            "images, and nearer to images of another kind.",
         ),
     ] = None,
     clip: Annotated[
@@ -40,7 +40,7 @@ def probe(
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one JSON object.")] = False,
 ) -> None:
-    """Train a probe for `ddm report`, and measure how often it is right on pictures it has not seen.
+    """Train a probe for `ddm report`, and measure how often it is right on images it has not seen.
 
     Example: ddm probe examples/people_emoji --labels gender --out gender.safetensors
     """
@@ -50,7 +50,7 @@ def probe(
     from ...debias.probes.probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
     from ..data.image_folder import read_folder
-    from ..loop.progress_bars import picture_progress
+    from ..loop.progress_bars import image_progress
     from ..models.base import resolve_device
     from ..models.clip import ClipImages
 
@@ -65,14 +65,14 @@ def probe(
     chosen = np.array([value is not None for value in values])
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        typer.echo(f"Without {labels}, so left out: {len(values) - len(known)} of {len(values)} pictures.", err=True)
+        typer.echo(f"Without {labels}, so left out: {len(values) - len(known)} of {len(values)} images.", err=True)
     images = read.array(SIZE if extractor is None else extractor.size)[chosen]
     held_out = None if hold_out is None else held_out_values(read, hold_out, seed)[chosen]
     began = time.monotonic()
     if extractor is not None:
         made = fit_linear_probe(images, known, labels, extractor, seed, held_out)
     else:
-        with picture_progress(f"Probe for {labels}") as bar:
+        with image_progress(f"Probe for {labels}") as bar:
             made = fit_probe(
                 images,
                 known,
@@ -88,7 +88,7 @@ def probe(
         "probe": str(out),
         "attribute": labels,
         "names": made.names,
-        "pictures": len(known),
+        "images": len(known),
         "skipped": [{"path": str(one.path), "reason": one.reason} for one in read.skipped],
         "held_out": int(made.counts.sum()),
         "held_out_column": hold_out,
@@ -99,7 +99,7 @@ def probe(
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
-    of_what = "pictures" if hold_out is None else f"pictures, of values of {hold_out} that it had not seen"
+    of_what = "images" if hold_out is None else f"images, of values of {hold_out} that it had not seen"
     typer.echo(f"{labels}: {made.accuracy:.1%} right on {facts['held_out']} held-out {of_what}.")
     for index, name in enumerate(made.names):
         wrong = [(share, other) for share, other in zip(made.confusion[index], made.names, strict=True) if share]
@@ -109,7 +109,7 @@ def probe(
 
 
 def held_out_values(folder: "ImageFolder", column: str, seed: int) -> "np.ndarray":
-    """Choose a fifth of a column's values, at least one, and return which pictures have them: bool [N].
+    """Choose a fifth of a column's values, at least one, and return which images have them: bool [N].
 
     Raises:
         DDMError: no such column.

@@ -1,4 +1,4 @@
-"""`ddm report`: who is in the pictures of a folder, and how sure one can be."""
+"""`ddm report`: who is in the images of a folder, and how sure one can be."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,7 @@ from .options import ClipOption, DeviceOption
 
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Pictures that `ddm sample` made, or any image folder.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images that `ddm sample` made, or any image folder.")],
     probe: Annotated[
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
@@ -25,19 +23,19 @@ def report(
         ),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Pictures to measure quality (KID) against; α = 0 if none.")
+        Path | None, typer.Option(metavar="DIR", help="Images to measure quality (KID) against; α = 0 if none.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The page; .json and .png are written beside it.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="What stands above the report.")] = "Fairness report",
     margin: Annotated[float, typer.Option(min=0.01, max=0.5, help="Deviation of a share that still is fair.")] = 0.10,
     confidence: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Probability below which a picture is undetermined.")
+        float, typer.Option(min=0.0, max=1.0, help="Probability below which an image is undetermined.")
     ] = 0.60,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Measure who is in the pictures, per prompt and overall, and write a page that one can read.
+    """Measure who is in the images, per prompt and overall, and write a page that one can read.
 
     Example: ddm report out/ --probe gender.safetensors --probe skin_tone.safetensors --out report.html
     """
@@ -61,7 +59,7 @@ def report(
     targets = targets_of(probes, target)
     check_probes(probes, targets)
     eye = quality_probe(probes, targets)
-    with console.status("Looking at the pictures"):
+    with console.status("Looking at the images"):
         records = read_records(folder, probes, targets, eye)
         compared = None if reference is None else read_features(reference, eye)
         made = build_report(
@@ -69,11 +67,11 @@ def report(
         )
     files = {"html": out, "json": out.with_suffix(".json"), "png": out.with_suffix(".png")}
     write_text(files["html"], render_report(made))
-    write_text(files["json"], made.to_json(pictures=False))
+    write_text(files["json"], made.to_json(images=False))
     save_png(overview(made), files["png"])
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}
-        typer.echo(json.dumps({**made.to_dict(pictures=False), "files": names}, ensure_ascii=False))
+        typer.echo(json.dumps({**made.to_dict(images=False), "files": names}, ensure_ascii=False))
         return
     for line in (made.summary, *made.remarks, f"The report is in {out}."):
         typer.echo(line)

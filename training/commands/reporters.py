@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..loop.progress_bars import picture_progress, steps_progress
+from ..loop.progress_bars import image_progress, steps_progress
 
 if TYPE_CHECKING:
     from ..data.group_images import Grouping
 
 TITLES = {
-    "cache": "Encoding pictures",
-    "own": "Making the base's own pictures",
+    "cache": "Encoding images",
+    "own": "Making the base's own images",
     "groups": "Finding groups",
     "base": "Looking at what the base makes",
     "prompts": "Looking at each prompt",
     "calibration": "Calibrating α",
-    "sampling": "Making pictures to measure",
-    "looking": "Looking at the pictures",
+    "sampling": "Making images to measure",
+    "looking": "Looking at the images",
 }
 # Seconds between two lines of one phase; its last one is always said.
 PAUSE = 0.2
@@ -35,7 +35,7 @@ class Reporter:
         """Say a sentence."""
 
     @contextmanager
-    def pictures(self, phase: str) -> Iterator[Callable[[float, int], None]]:
+    def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:
         """Begin a phase of `TITLES`; gives a function to call with (done, total)."""
         yield lambda done, total: None
 
@@ -61,9 +61,9 @@ class TerminalReporter(Reporter):
         """Say a sentence."""
         typer.echo(text, err=True)
 
-    def pictures(self, phase: str) -> AbstractContextManager[Callable[[float, int], None]]:
+    def images(self, phase: str) -> AbstractContextManager[Callable[[float, int], None]]:
         """A bar for a phase of `TITLES`; gives a function to call with (done, total)."""
-        return picture_progress(TITLES[phase])
+        return image_progress(TITLES[phase])
 
     def steps(self) -> AbstractContextManager[Callable[..., None]]:
         """A bar for training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
@@ -93,7 +93,7 @@ class JSONReporter(Reporter):
         self._say({"note": text})
 
     @contextmanager
-    def pictures(self, phase: str) -> Iterator[Callable[[float, int], None]]:
+    def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:
         """Lines of a phase; gives a function to call with (done, total)."""
         yield self._phase(phase)
 

@@ -47,7 +47,7 @@ def sample(
     guide_scale: Annotated[float, typer.Option(min=0.0, help="How far guidance pushes; 0 is not at all.")] = 8.0,
     guide_mode: Annotated[
         GuideMode,
-        typer.Option(help="queue: every picture gets a class, and counts are kept; batch: a batch as a whole."),
+        typer.Option(help="queue: every image gets a class, and counts are kept; batch: a batch as a whole."),
     ] = GuideMode.QUEUE,
     guide_target: Annotated[
         list[str] | None, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'; once for each --guide.")
@@ -64,27 +64,25 @@ def sample(
         Path | None, typer.Option(metavar="FILE", help="Invariant guidance by a module from `ddm invariant`.")
     ] = None,
     strength: Annotated[float, typer.Option(help="Strength r of invariant guidance; 0 is none.")] = 1.0,
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures for each prompt and α.")] = 4,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images for each prompt and α.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     cfg: Annotated[float, typer.Option(min=0.0, help="Guidance scale; 1 is none.")] = 3.0,
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     size: Annotated[
-        int | None, typer.Option(min=8, help="Side of the pictures in pixels; the model's own if none.")
+        int | None, typer.Option(min=8, help="Side of the images in pixels; the model's own if none.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures at a time; what fits if none.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time; what fits if none.")] = None,
     bf16: Annotated[bool, typer.Option(help="Half precision: faster on CPUs that have bfloat16.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace images in DIR that were made with other settings.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="First seed: the same seed has the same noise at every α.")] = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON object.")] = False,
 ) -> None:
-    """Generate pictures at several strengths, with the same seeds. Pictures that are there already are kept.
+    """Generate images at several strengths, with the same seeds. Images that are there already are kept.
 
-    Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out pictures
+    Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out images
     """
-    from ..loop.progress_bars import picture_progress
+    from ..loop.progress_bars import image_progress
     from ..models.model import EMBEDDED, load_model
     from ..sampling.guidance import load_steering
     from ..sampling.image_writer import make_gallery, plan_shots
@@ -110,7 +108,7 @@ def sample(
         typer.echo(f"Warning: {warning}", err=True)
     shots = plan_shots(texts, per_prompt, alphas, [cfg], seed)
     start = time.monotonic()
-    with picture_progress("Sampling") as progress:
+    with image_progress("Sampling") as progress:
         result = make_gallery(
             model,
             out,
@@ -133,12 +131,12 @@ def sample(
             "prompts": texts,
             "alphas": alphas,
             "seconds": round(seconds, 2),
-            "pictures_per_second": round(result.made / seconds, 2) if result.made else None,
+            "images_per_second": round(result.made / seconds, 2) if result.made else None,
             "warnings": model.warnings,
         }
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
-    typer.echo(f"{result.made} pictures made, {result.kept} kept, in {out}.")
+    typer.echo(f"{result.made} images made, {result.kept} kept, in {out}.")
 
 
 def require_adapter(alphas: list[float], adapter: Path | None) -> None:

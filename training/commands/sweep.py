@@ -18,7 +18,7 @@ def sweep(
     probe: Annotated[
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, report.html, .json and .png go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, report.html, .json and .png go.")],
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
@@ -28,20 +28,18 @@ def sweep(
     ] = None,
     alpha: Annotated[str, typer.Option(help="Strengths to measure.")] = "0,0.25,0.5,0.75,1",
     cfg: Annotated[str, typer.Option(help="Guidance scales to measure; α is recommended at the first.")] = "3",
-    per_prompt: Annotated[int, typer.Option(min=1, help="Pictures for each prompt, α and scale.")] = 60,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Images for each prompt, α and scale.")] = 60,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     bf16: Annotated[bool, typer.Option(help="Half precision: faster on CPUs that have bfloat16.")] = False,
     save_card: Annotated[
         bool, typer.Option(help="Write measurement and recommended α into the adapter's metadata.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="Replace pictures in DIR that were made with other settings.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace images in DIR that were made with other settings.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="First seed, and seed of the bootstrap.")] = 0,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurement as one JSON object.")] = False,
 ) -> None:
-    """Generate at every α and guidance scale, look at the pictures, and recommend an α.
+    """Generate at every α and guidance scale, look at the images, and recommend an α.
 
     Example: ddm sweep fair.safetensors --probe gender.safetensors --prompts roles.txt --cfg 3,1,5 --out sweep
     """
@@ -71,14 +69,14 @@ def sweep(
     model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    shots, phase = plan_shots(texts, per_prompt, alphas, scales, seed), TerminalReporter().pictures
+    shots, phase = plan_shots(texts, per_prompt, alphas, scales, seed), TerminalReporter().images
     options = {"steps": steps, "bf16": bf16, "overwrite": overwrite}
-    records = make_records(model, out / "pictures", shots, probes, targets, phase, **options)
+    records = make_records(model, out / "images", shots, probes, targets, phase, **options)
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)
     measured = measured_card(made, scales[0], steps)
     files = {name: out / name for name in ("report.html", "report.json", "report.png")}
     write_text(files["report.html"], render_report(made))
-    write_text(files["report.json"], made.to_json(pictures=False))
+    write_text(files["report.json"], made.to_json(images=False))
     save_png(overview(made), files["report.png"])
     front = pareto(made)
     if front is not None:

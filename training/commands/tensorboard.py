@@ -30,7 +30,7 @@ class BoardReporter(Reporter):
             ) from error
         self.other, self.folder, self.config, self.open = other, folder, config, SummaryWriter
         self.writer: SummaryWriter | None = None
-        self.note, self.pictures, self.groups, self.result = other.note, other.pictures, other.groups, other.result
+        self.note, self.images, self.groups, self.result = other.note, other.images, other.groups, other.result
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
@@ -48,11 +48,11 @@ class BoardReporter(Reporter):
         self.writer = None
 
     def preview(self, file: Path, step: int) -> None:
-        """As the other's; the picture goes beside the curves."""
+        """As the other's; the image goes beside the curves."""
         import numpy as np
         from PIL import Image
 
         self.other.preview(file, step)
         if self.writer:
-            with Image.open(file) as picture:
-                self.writer.add_image("preview", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            with Image.open(file) as image:
+                self.writer.add_image("preview", np.asarray(image.convert("RGB")), step, dataformats="HWC")

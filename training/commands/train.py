@@ -1,4 +1,4 @@
-"""`ddm train`: from a folder of pictures to a fair adapter."""
+"""`ddm train`: from a folder of images to a fair adapter."""
 
 import json
 from copy import copy
@@ -27,7 +27,7 @@ def train(
 ) -> None:
     """Train a fair adapter: an ordinary LoRA whose strength is α. Ctrl-C stops and keeps the state.
 
-    Example: ddm train my_pictures --out fair.safetensors
+    Example: ddm train my_images --out fair.safetensors
     """
     from .parent_process import STOPPED, leave, stop_with_parent
 

@@ -1,4 +1,4 @@
-"""From a folder of pictures to its audit: group them by any source, then say what is rare and what balance costs."""
+"""From a folder of images to its audit: group them by any source, then say what is rare and what balance costs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from .image_folder import ImageFolder
 
 
 def audit_folder(
-    pictures: ImageFolder,
+    images: ImageFolder,
     base: Path,
     groups: str = "discovered",
     target: str = "uniform",
@@ -23,40 +23,40 @@ def audit_folder(
     """Audit a folder.
 
     Args:
-        pictures: from `read_folder`.
+        images: from `read_folder`.
         base: a pipeline folder or a checkpoint; it is not opened for labels.
         groups: the source, as in `Grouper.group`.
         target: `uniform`, or shares; named groups only.
         title: what stands above the page.
         seed: of the noises, and of the choice of examples.
         device, tokenizer: as in `load_base`.
-        report: called with (what, done, total) while the base looks at the pictures.
+        report: called with (what, done, total) while the base looks at the images.
 
     Raises:
         DDMError: a source that is not known, a target that it cannot have, or a base that cannot be opened.
     """
     check_source(groups, target)
-    found = _group(pictures, base, groups, target, seed, device, tokenizer, report)
+    found = _group(images, base, groups, target, seed, device, tokenizer, report)
     return inspect(
         AuditedSet(
-            files=[item.path for item in pictures.items],
-            names=[_name(item.path, pictures.root) for item in pictures.items],
-            captions=pictures.captions,
-            skipped=[(_name(one.path, pictures.root), one.reason) for one in pictures.skipped],
-            notes=pictures.notes,
+            files=[item.path for item in images.items],
+            names=[_name(item.path, images.root) for item in images.items],
+            captions=images.captions,
+            skipped=[(_name(one.path, images.root), one.reason) for one in images.skipped],
+            notes=images.notes,
         ),
         found.groups,
         found.targets,
         found.weighting,
         source=groups,
         tried=found.tried,
-        title=title or f"What is in {pictures.root.resolve().name}",
+        title=title or f"What is in {images.root.resolve().name}",
         random_seed=seed,
     )
 
 
 def _group(
-    pictures: ImageFolder,
+    images: ImageFolder,
     base: Path,
     groups: str,
     target: str,
@@ -66,13 +66,13 @@ def _group(
     report: Report | None,
 ) -> Grouping:
     if groups.startswith("labels:"):
-        return Grouper(None, None, pictures.captions, seed).group(groups, target, pictures.column)
+        return Grouper(None, None, images.captions, seed).group(groups, target, images.column)
     from ..models.base import load_base
     from .latents import square_latents
 
     model = load_base(base, device, tokenizer=tokenizer)
-    latents = square_latents(model, pictures, report and (lambda done, total: report("encoding", done, total)))
-    return Grouper(model, latents, pictures.captions, seed, report).group(groups, target)
+    latents = square_latents(model, images, report and (lambda done, total: report("encoding", done, total)))
+    return Grouper(model, latents, images.captions, seed, report).group(groups, target)
 
 
 def _name(path: Path, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: pictures keep their shape, and those of about the same shape go through the model together."""
+"""Aspect-ratio buckets: images keep their shape, and those of about the same shape go through the model together."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-# A bucket with fewer pictures is given up, and they are cropped to the next one: a step takes all its pictures from one
-# bucket, and a step full of the same picture teaches little.
+# A bucket with fewer images is given up, and they are cropped to the next one: a step takes all its images from one
+# bucket, and a step full of the same image teaches little.
 FEWEST = 4
 # Sides of Stable Diffusion's buckets are multiples of this.
 STEP = 64
@@ -23,7 +23,7 @@ def bucket_sizes(base: "Base") -> list[Size]:
     Sides are multiples of what the U-Net can halve as often as it does (64 for Stable Diffusion), from half to twice
     that of the square.
     """
-    side = base.picture_size
+    side = base.image_size
     step = max(base.side_step, min(STEP, side // 8))
     sizes = {(side, side)}
     for width in range(-(-side // 2 // step) * step, 2 * side + 1, step):
@@ -33,12 +33,12 @@ def bucket_sizes(base: "Base") -> list[Size]:
     return sorted(sizes)
 
 
-def assign(pictures: Sequence[Size], sizes: Sequence[Size], fewest: int = FEWEST) -> list[Size]:
-    """Choose the bucket of each picture (width, height): that of the nearest shape, which crops least.
+def assign(images: Sequence[Size], sizes: Sequence[Size], fewest: int = FEWEST) -> list[Size]:
+    """Choose the bucket of each image (width, height): that of the nearest shape, which crops least.
 
-    Buckets of fewer than `fewest` pictures are given up one by one, the smallest first, while others remain.
+    Buckets of fewer than `fewest` images are given up one by one, the smallest first, while others remain.
     """
-    shapes = _shapes(pictures)
+    shapes = _shapes(images)
     left = sorted(sizes, key=lambda size: -size[0] * size[1])  # of two as near, the larger one
     while True:
         nearest = np.abs(shapes[:, None] - _shapes(left)).argmin(1)

@@ -1,4 +1,4 @@
-"""What was computed of pictures and texts, kept on disk and found by content, so that it is computed once."""
+"""What was computed of images and texts, kept on disk and found by content, so that it is computed once."""
 
 import hashlib
 import json
@@ -198,7 +198,7 @@ class TensorCache:
         if size * 1.05 > free:
             raise DDMError(
                 f"The {self.kind} of this set need {size / 2**20:,.0f} MiB in {self.folder}, and only "
-                f"{free / 2**20:,.0f} MiB are free. Free some space, or move the pictures to a larger disk (or choose "
+                f"{free / 2**20:,.0f} MiB are free. Free some space, or move the images to a larger disk (or choose "
                 "another place with --cache, or keep nothing with --no-cache)."
             )
 

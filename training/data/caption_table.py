@@ -27,7 +27,7 @@ class TextTable:
 
     Attributes:
         table: M encoded sentences.
-        neutral: [N, O] rows of each picture's own caption, in several orders of its parts if they are shuffled.
+        neutral: [N, O] rows of each image's own caption, in several orders of its parts if they are shuffled.
         empty: row of the empty caption.
         said: [N, V] rows of the caption with one word said, a group's or a gender: what explicit prompts say most.
         said_by_group: [N, K] rows of the caption with the words of a group said, or None where groups have no words.

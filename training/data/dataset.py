@@ -1,4 +1,4 @@
-"""The pictures of a run as the model sees them: of a folder, or made by the base itself."""
+"""The images of a run as the model sees them: of a folder, or made by the base itself."""
 
 import hashlib
 import json
@@ -22,13 +22,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures are shown to the model.
+    """How images are shown to the model.
 
     Attributes:
-        buckets: keep about the shape of each picture, instead of cropping all to squares.
-        flip: show every picture mirrored as well, each as often.
-        masks: let mask files say which part of a picture counts.
-        alpha_mask: let the opacity of pictures without a mask file say it.
+        buckets: keep about the shape of each image, instead of cropping all to squares.
+        flip: show every image mirrored as well, each as often.
+        masks: let mask files say which part of an image counts.
+        alpha_mask: let the opacity of images without a mask file say it.
     """
 
     buckets: bool = True
@@ -38,18 +38,18 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """The pictures of a run.
+class ImageSet:
+    """The images of a run.
 
     Attributes:
         latents: what is learnt from.
-        squares: the same pictures as centre squares of the base's picture size: groups and calibration compare all
-            pictures with each other, and with what the base makes. If they were compared in their own shapes, the shape
+        squares: the same images as centre squares of the base's image size: groups and calibration compare all
+            images with each other, and with what the base makes. If they were compared in their own shapes, the shape
             itself would be found to be common or rare.
         captions: [N].
         fingerprint: of all of this.
         folder: where they come from; None when the base made all of them.
-        rows: which picture of the folder each of the first ones is; a picture with repeats comes more than once.
+        rows: which image of the folder each of the first ones is; an image with repeats comes more than once.
         cache: a folder that keeps what is computed of them, if there is one.
         notes: what a person should know of how they are shown to the model.
     """
@@ -64,19 +64,17 @@ class PictureSet:
     notes: Sequence[str] = ()
 
     def column(self, name: str) -> list[str | None]:
-        """One label per picture; pictures that the base made have none."""
+        """One label per image; images that the base made have none."""
         if self.folder is None:
-            raise DDMError(
-                "Pictures that the base made (--self) have no labels. Use --groups auto or words:… with them."
-            )
+            raise DDMError("Images that the base made (--self) have no labels. Use --groups auto or words:… with them.")
         column = self.folder.column(name)
         labels = [column[row] for row in self.rows]
         return labels + [None] * (len(self.captions) - len(labels))
 
-    def __add__(self, other: "PictureSet") -> "PictureSet":
-        """Append pictures that are not to be grouped by labels: of the base, or of a regularisation set."""
+    def __add__(self, other: "ImageSet") -> "ImageSet":
+        """Append images that are not to be grouped by labels: of the base, or of a regularisation set."""
         both = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
-        return PictureSet(
+        return ImageSet(
             self.latents + other.latents,
             self.squares + other.squares,
             [*self.captions, *other.captions],
@@ -94,19 +92,19 @@ def folder_set(
     cache: Path | None = None,
     count: int | None = None,
     preparation: Preparation | None = None,
-) -> PictureSet:
-    """Encode a folder, each picture as often as its repeats say.
+) -> ImageSet:
+    """Encode a folder, each image as often as its repeats say.
 
     Args:
         cache: a folder that keeps latents and masks.
-        count: how many pictures shall be used in all, as a regularisation set has as many as there are pictures to
+        count: how many images shall be used in all, as a regularisation set has as many as there are images to
             learn: more are left out (by a draw that is always the same), fewer are repeated.
     """
     how, items = preparation or Preparation(), folder.items
     rows = [row for row, item in enumerate(items) for _ in range(item.repeats)]
     if count is not None:
         rows = sorted(np.resize(np.random.default_rng(0).permutation(rows), count).tolist())
-    square_size = (base.picture_size, base.picture_size)
+    square_size = (base.image_size, base.image_size)
     sizes = assign([item.size for item in items], bucket_sizes(base) if how.buckets else [square_size])
     views = [View(item, size) for item, size in zip(items, sizes, strict=True)]
     mirrors = [View(view.item, view.size, flip=True) for view in views] if how.flip else []
@@ -122,7 +120,7 @@ def folder_set(
     facts = [folder.fingerprint(), captions, [view.key for view in (*views, *mirrors)], how.masks, how.alpha_mask]
     facts.append([item.mask_digest for item in items])
     facts += _size(base)
-    return PictureSet(
+    return ImageSet(
         Latents(base.device, plain, flipped or none, masks).take(rows),
         Latents(base.device, square, none, none).take(rows),
         captions,
@@ -138,7 +136,7 @@ def _caption_notes(base: Base, folder: ImageFolder) -> list[str]:
     name, count, captions, notes = folder.root.absolute().name, len(folder), folder.captions, []
     if bare := captions.count(""):
         notes.append(
-            f"{bare} of {count} pictures in {name} have no caption; they are learnt without words. Give "
+            f"{bare} of {count} images in {name} have no caption; they are learnt without words. Give "
             "one with --caption."
         )
     distinct = list(dict.fromkeys(captions))
@@ -152,23 +150,23 @@ def _caption_notes(base: Base, folder: ImageFolder) -> list[str]:
 
 
 def _size(base: Base) -> list[int]:
-    """What a fingerprint says of the pictures' size: nothing for the native one, as before there was another."""
+    """What a fingerprint says of the images' size: nothing for the native one, as before there was another."""
     return [base.size] if base.size else []
 
 
 def _notes(sizes: Sequence[Size], masks: Sequence[Row | None]) -> list[str]:
     masked, shapes = sum(mask is not None for mask in masks), Counter(sizes)
-    notes = [f"Masks: {masked} of {len(masks)} pictures have one."] if masked else []
+    notes = [f"Masks: {masked} of {len(masks)} images have one."] if masked else []
     if len(shapes) > 1:
         listed = ", ".join(f"{width}×{height} ({count})" for (width, height), count in shapes.most_common())
-        notes.append(f"Buckets, in pixels (and how many pictures): {listed}.")
+        notes.append(f"Buckets, in pixels (and how many images): {listed}.")
     return notes
 
 
 def self_set(
     base: Base, prompts: Sequence[str], per_prompt: int, seed: int, progress: Progress | None = None
-) -> PictureSet:
-    """Let the base make the set: `per_prompt` pictures of each prompt (prior preservation, or all there is)."""
+) -> ImageSet:
+    """Let the base make the set: `per_prompt` images of each prompt (prior preservation, or all there is)."""
     import torch
 
     from ..sampling.generate import generate_batches
@@ -178,4 +176,4 @@ def self_set(
     made = torch.cat([batch.latents for batch in generate_batches(base, captions, seeds, progress=progress)])
     digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed, *_size(base)]).encode()).hexdigest()
     latents = Latents.of(made)
-    return PictureSet(latents, latents, captions, digest)
+    return ImageSet(latents, latents, captions, digest)

@@ -1,4 +1,4 @@
-"""What is known of picture files, content and size, remembered on disk so that unchanged ones are not read again."""
+"""What is known of image files, content and size, remembered on disk so that unchanged ones are not read again."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from ...debias.core.image import check_picture
+from ...debias.core.image import check_image
 from ...debias.core.io import ABANDONED, remove_temporaries, write_text
 
 # A file may change again within its time stamp's resolution: one as young as this is looked at again the next time.
@@ -15,11 +15,11 @@ SAVE_EVERY = 20.0  # seconds
 
 
 class FileIndex:
-    """Digests and sizes of pictures by path.
+    """Digests and sizes of images by path.
 
     Args:
         path: a JSON file to remember them in; None remembers nothing.
-        root: the folder of the pictures; the paths in the file are relative to it.
+        root: the folder of the images; the paths in the file are relative to it.
     """
 
     def __init__(self, path: Path | None = None, root: Path | None = None):
@@ -39,16 +39,16 @@ class FileIndex:
     def of(cls, root: Path, cache: Path | None) -> "FileIndex":
         """The index of a folder in a cache, which may hold those of other folders too; None remembers nothing."""
         name = hashlib.sha256(str(root.resolve()).encode("utf-8", "replace")).hexdigest()[:8]
-        return cls(cache / f"pictures-{name}.json" if cache else None, root)
+        return cls(cache / f"images-{name}.json" if cache else None, root)
 
     def look(self, file: Path) -> tuple[str, int, int]:
-        """Make sure that a picture can be read to its end.
+        """Make sure that an image can be read to its end.
 
         Returns:
             SHA-256 (hexadecimal) of its bytes, and its width and height as it is shown.
 
         Raises:
-            DDMError: as `check_picture`.
+            DDMError: as `check_image`.
         """
         if self.path is None:
             return _look(file)
@@ -77,7 +77,7 @@ class FileIndex:
 
 
 def _look(file: Path) -> tuple[str, int, int]:
-    width, height = check_picture(file)
+    width, height = check_image(file)
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -26,7 +26,7 @@ from ...debias.groups.rarity import indicate
 from ...debias.groups.target import Target
 from ...debias.groups.weighting import Weighting
 from .cache import Memory, Progress, TensorCache, filled, gather, settle
-from .image_features import content_keys, picture_features
+from .image_features import content_keys, image_features
 from .text_cache import encode_texts, encoders_hash
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .latents import Latents
 
 HINT, KNOWN, SCREENED, IMBALANCE, FEWEST = 1.5, 4.0, 96, 0.15, 4
-# Noise draws per timestep with which pictures are classified.
+# Noise draws per timestep with which images are classified.
 NOISES = 2
 Report = Callable[[str, float, int], None]
 
@@ -47,7 +47,7 @@ class Grouping:
         source: as on the command line.
         groups: one grouping per attribute to show; `discovered` shows clusters of its log-weight.
         targets: the target of each.
-        weighting: the tempered weights of the pictures.
+        weighting: the tempered weights of the images.
         tried: what `auto` found for each attribute it tried: words, shares, reliability, gain, used or not.
     """
 
@@ -76,16 +76,16 @@ class Grouping:
 
 
 class Grouper:
-    """Groups the pictures of one set by any source.
+    """Groups the images of one set by any source.
 
     Args:
-        base: the base model, which classifies its own pictures (`words`, `auto`) or lends its features (`discovered`);
+        base: the base model, which classifies its own images (`words`, `auto`) or lends its features (`discovered`);
             None will do for `labels`.
         latents: scaled latents [N, C, h, w] of one shape; None will do for `labels`.
-        captions: [N] captions; equal ones are one concept, and those of few pictures are weighed together (`peers`).
+        captions: [N] captions; equal ones are one concept, and those of few images are weighed together (`peers`).
         seed: of the noises.
         report: called with (what, done, total) while the model works.
-        cache: a folder that keeps encoded captions, and what the base sees in the pictures.
+        cache: a folder that keeps encoded captions, and what the base sees in the images.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Grouper:
                 separated by commas, and balanced jointly.
             target: `uniform`, or shares such as `man=.75,woman=.25` (labels and words only); one for each attribute,
                 separated by semicolons.
-            labels: gives a metadata column, one entry per picture.
+            labels: gives a metadata column, one entry per image.
 
         Raises:
             DDMError: for a source that is none of these, or a target that it cannot have.
@@ -128,8 +128,8 @@ class Grouper:
             return self._balanced(source, found, target)
         if len(self.concept) < FEWEST:
             raise DDMError(
-                f"The source “{source}” compares pictures with each other, and {len(self.concept)} are too few for "
-                f"that. Add pictures (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
+                f"The source “{source}” compares images with each other, and {len(self.concept)} are too few for "
+                f"that. Add images (at least {FEWEST}, better some hundred), or say who is who with labels:COLUMN."
             )
         if kind == "words":
             lists = {f"words:{part}": parse_words(part) for part in attributes(source)}
@@ -138,14 +138,14 @@ class Grouper:
         return self.discover() if source == "discovered" else self.auto()
 
     def classify(self, words: Sequence[str], rows: np.ndarray | None = None) -> Verdict:
-        """Let the base tell which of the words fits each picture (all pictures, or only `rows`)."""
+        """Let the base tell which of the words fits each image (all images, or only `rows`)."""
         rows = np.arange(len(self.concept)) if rows is None else rows
         errors = [self._errors(word, rows) for word in words]
         return classify(np.stack(errors, 1), self._errors("", rows))
 
     @cached_property
     def _measured(self) -> Memory | TensorCache:
-        """The denoising errors of pictures under what was said, wherever they are kept."""
+        """The denoising errors of images under what was said, wherever they are kept."""
         if self.cache is None:
             return Memory()
         maker = f"{self.base.hash} {encoders_hash(self.base)} {self.seed} {TIMESTEPS} {NOISES}"
@@ -215,7 +215,7 @@ class Grouper:
 
         Where there is none, the rarity indicator gives the weights, and the groups shown are thirds of its log-weight.
         """
-        features = picture_features(
+        features = image_features(
             self.base,
             self.latents,
             self.names,

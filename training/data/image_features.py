@@ -1,4 +1,4 @@
-"""What the base sees in the pictures of a set, read once: grouping and calibration ask for the same."""
+"""What the base sees in the images of a set, read once: grouping and calibration ask for the same."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from ..models.base import Base
     from .latents import Latents
 
-# How many pictures are looked up at a time.
+# How many images are looked up at a time.
 BATCH = 1024
 
 
-def picture_features(
+def image_features(
     base: "Base",
     latents: "Latents",
     names: Sequence[str],
@@ -28,17 +28,17 @@ def picture_features(
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features of pictures under their neutral captions, as `unet_features` reads them. No LoRA may act on the base.
+    """Features of images under their neutral captions, as `unet_features` reads them. No LoRA may act on the base.
 
     Args:
         latents: N of one shape.
-        names, concept: the distinct captions, and [N] which of them each picture has.
+        names, concept: the distinct captions, and [N] which of them each image has.
         seed: of the noises.
-        progress: called with (pictures read, pictures to read).
+        progress: called with (images read, images to read).
         cache: a folder that keeps features; those that are there are not read again. None keeps none.
 
     Raises:
-        DDMError: the cache may not be written, or the memory does not suffice for one picture.
+        DDMError: the cache may not be written, or the memory does not suffice for one image.
     """
     import torch
 

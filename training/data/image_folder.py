@@ -1,6 +1,6 @@
-"""Image folders as artists have them: pictures with captions beside them, subfolders, or a metadata.jsonl.
+"""Image folders as artists have them: images with captions beside them, subfolders, or a metadata.jsonl.
 
-Whatever cannot be used is listed by name with the reason and skipped; only a folder without any usable picture is an
+Whatever cannot be used is listed by name with the reason and skipped; only a folder without any usable image is an
 error.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from ...debias.core.error import DDMError
-from ...debias.core.image import SUFFIXES, open_picture
+from ...debias.core.image import SUFFIXES, open_image
 from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"
-MASK = "-masklabel"  # how masks beside pictures are named: face.png has face-masklabel.png
+MASK = "-masklabel"  # how masks beside images are named: face.png has face-masklabel.png
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
-SAME_SHAPE = 0.02  # how much the shapes of a picture and its mask may differ
+SAME_SHAPE = 0.02  # how much the shapes of an image and its mask may differ
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -31,13 +31,13 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Item:
-    """A usable picture.
+    """A usable image.
 
     Attributes:
         path: the file.
-        caption: what the picture shows, in one line; may be empty.
+        caption: what the image shows, in one line; may be empty.
         labels: what is known about it by column: the columns of metadata.jsonl, or "folder".
-        repeats: how often the picture counts (kohya's `N_name` folders).
+        repeats: how often the image counts (kohya's `N_name` folders).
         digest: SHA-256 (hexadecimal) of the file.
         size: width and height in pixels, as it is shown.
         mask: the file that says which part of it counts, if there is one; `mask_digest` is its SHA-256.
@@ -63,11 +63,11 @@ class Skipped:
 
 @dataclass
 class ImageFolder:
-    """The pictures of a folder in a fixed order.
+    """The images of a folder in a fixed order.
 
     Attributes:
         root: the folder.
-        items: the usable pictures, sorted by path (as metadata.jsonl has them where there is one).
+        items: the usable images, sorted by path (as metadata.jsonl has them where there is one).
         skipped: what is not used, and why.
         notes: remarks about what is used, such as captions of an odd encoding.
     """
@@ -117,7 +117,7 @@ class ImageFolder:
         return [*self.notes, *lines]
 
     def triggered(self, word: str) -> "ImageFolder":
-        """The same pictures with a trigger word before every caption that does not begin with it already."""
+        """The same images with a trigger word before every caption that does not begin with it already."""
         word = " ".join(word.split()).strip(",").strip()
 
         def said(caption: str) -> str:
@@ -127,18 +127,18 @@ class ImageFolder:
         items = [replace(item, caption=said(item.caption)) for item in self.items] if word else self.items
         return replace(self, items=items)
 
-    def pictures(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield every item's index and its picture as uint8 [size, size, 3], cropped to the centre square.
+    def images(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield every item's index and its image as uint8 [size, size, 3], cropped to the centre square.
 
         Raises:
-            DDMError: a picture that was readable when the folder was read no longer is.
+            DDMError: an image that was readable when the folder was read no longer is.
         """
         for index, item in enumerate(self.items):
-            yield index, np.asarray(open_picture(item.path, size))
+            yield index, np.asarray(open_image(item.path, size))
 
     def array(self, size: int) -> np.ndarray:
-        """All pictures as uint8 [N, size, size, 3]; errors as in `pictures`."""
-        return np.stack([picture for _, picture in self.pictures(size)])
+        """All images as uint8 [N, size, size, 3]; errors as in `images`."""
+        return np.stack([image for _, image in self.images(size)])
 
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over the name and content of every item; a copy of the folder has the same."""
@@ -160,25 +160,25 @@ def read_folder(
     Three layouts are understood, together if need be:
 
     - `metadata.jsonl` (Hugging Face's *imagefolder*), in the folder or in subfolders: `file_name`, a caption in `text`,
-      `caption` or `prompt`, and any other columns as labels. Pictures beside it that it does not name are skipped.
+      `caption` or `prompt`, and any other columns as labels. Images beside it that it does not name are skipped.
     - subfolders: the first one's name is the label "folder", and the caption where there is no other; kohya's `N_name`
-      makes each of its pictures count N times. The folder itself may be such a one.
-    - a `.txt` or `.caption` file beside a picture, with its caption.
+      makes each of its images count N times. The folder itself may be such a one.
+    - a `.txt` or `.caption` file beside an image, with its caption.
 
-    A picture `face-masklabel.png` beside `face.png` is its mask.
+    An image `face-masklabel.png` beside `face.png` is its mask.
 
     Args:
         path: the folder.
-        caption: for pictures that have none. `{column}` in it stands for a label: "a {role}".
+        caption: for images that have none. `{column}` in it stands for a label: "a {role}".
         progress: called with (files looked at, of about how many); what it raises stops the reading.
         index: remembers the files, so that unchanged ones are not read again.
 
     Raises:
-        DDMError: no such folder, no usable picture in it, or a `{column}` that a picture does not have.
+        DDMError: no such folder, no usable image in it, or a `{column}` that an image does not have.
     """
     root = Path(path)
     if not root.is_dir():
-        raise DDMError(f"There is no folder {root}. Give the folder that has your pictures in it.")
+        raise DDMError(f"There is no folder {root}. Give the folder that has your images in it.")
     files = _files(root)
     index = index or FileIndex()
     reading = _Reading(root, caption, files, progress, index)
@@ -195,7 +195,7 @@ def read_folder(
                 reading.read_file(file)
     for mask in reading.masks.values():
         if mask not in reading.seen:
-            reading.skip(mask, "the mask of no picture")
+            reading.skip(mask, "the mask of no image")
     index.save()
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
@@ -286,7 +286,7 @@ class _Reading:
         self.items.append(Item(file, text, labels, repeats, digest, (width, height), mask, mask_digest))
 
     def mask_of(self, file: Path, shape: float) -> tuple[Path | None, str]:
-        """The mask beside a picture of a shape (width / height), and its digest."""
+        """The mask beside an image of a shape (width / height), and its digest."""
         mask = self.masks.pop((file.parent, file.stem), None)
         if mask is None:
             return None, ""
@@ -296,7 +296,7 @@ class _Reading:
             self.skip(mask, str(error))
             return None, ""
         if abs(width / height / shape - 1) > SAME_SHAPE:
-            self.skip(mask, "a mask of another shape than its picture")
+            self.skip(mask, "a mask of another shape than its image")
             return None, ""
         return mask, digest
 
@@ -342,7 +342,7 @@ class _Reading:
         for name in self.own_name if any(item.path.parent == self.root for item in self.items) else ():
             repeats, said = _REPEATS.fullmatch(name).groups()
             self.notes.append(
-                f"The name {name} is read as kohya's tools do: pictures of this folder count {repeats} times, and show "
+                f"The name {name} is read as kohya's tools do: images of this folder count {repeats} times, and show "
                 f"“{said.replace('_', ' ')}” where they have no caption. Rename it if it means something else."
             )
 
@@ -379,7 +379,7 @@ def _word(value: str | int | float) -> str:
 
 def _nothing(root: Path, skipped: list[Skipped]) -> str:
     if not skipped:
-        return f"{root} has no pictures in it. Put PNG, JPEG or WebP files there, or give another folder."
+        return f"{root} has no images in it. Put PNG, JPEG or WebP files there, or give another folder."
     listed = "; ".join(f"{one.path.name}: {one.reason}" for one in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    return f"{root} has no usable picture ({listed}{more}). Replace these files or give another folder."
+    return f"{root} has no usable image ({listed}{more}). Replace these files or give another folder."

@@ -1,4 +1,4 @@
-"""Latents of pictures, encoded once: mean and deviation are kept, and every draw samples them anew."""
+"""Latents of images, encoded once: mean and deviation are kept, and every draw samples them anew."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...debias.core.image import open_picture
+from ...debias.core.image import open_image
 from ..models.base import VAE_PIXELS
 from .buckets import Size
 from .cache import Memory, Row, TensorCache, gather, read, settle, shape_of, weights_hash
@@ -28,10 +28,10 @@ CPU_PART = 8
 
 @dataclass(frozen=True)
 class View:
-    """One way to encode a picture.
+    """One way to encode an image.
 
     Attributes:
-        item: the picture.
+        item: the image.
         size: width and height in pixels that it is cropped and scaled to.
         flip: whether it is mirrored.
     """
@@ -46,17 +46,17 @@ class View:
         return f"{self.item.digest} {self.size[0]}x{self.size[1]}{' flip' if self.flip else ''}"
 
     def pixels(self) -> np.ndarray:
-        """The picture, uint8 [H, W, 3]."""
-        pixels = np.asarray(open_picture(self.item.path, self.size))
+        """The image, uint8 [H, W, 3]."""
+        pixels = np.asarray(open_image(self.item.path, self.size))
         return pixels[:, ::-1] if self.flip else pixels
 
 
 class Moments(NamedTuple):
-    """What a batch of B pictures is drawn from.
+    """What a batch of B images is drawn from.
 
     Attributes:
         mean, deviation: [B, C, h, w] of the scaled latents.
-        weight: [B, 1, h, w] of the latents' cells in the loss, with mean 1 for each picture; None where all is 1.
+        weight: [B, 1, h, w] of the latents' cells in the loss, with mean 1 for each image; None where all is 1.
     """
 
     mean: "torch.Tensor"
@@ -66,7 +66,7 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents of N pictures, of one shape or several, in memory or on disk.
+    """Latents of N images, of one shape or several, in memory or on disk.
 
     Attributes:
         device: where batches are brought to.
@@ -95,7 +95,7 @@ class Latents:
         return Latents(self.device, *([*one, *two] for one, two in parts))
 
     def take(self, rows: Sequence[int]) -> "Latents":
-        """Those of some pictures, each as often as it is named."""
+        """Those of some images, each as often as it is named."""
         return Latents(self.device, *([part[row] for row in rows] for part in (self.rows, self.mirrors, self.masks)))
 
     @cached_property
@@ -105,7 +105,7 @@ class Latents:
 
     @cached_property
     def mirrored(self) -> np.ndarray:
-        """[N] which pictures have a mirror image."""
+        """[N] which images have a mirror image."""
         return np.array([row is not None for row in self.mirrors])
 
     @property
@@ -114,14 +114,14 @@ class Latents:
         return (len(self), *shape_of(self.rows[0]))
 
     def __getitem__(self, rows: "torch.Tensor") -> "torch.Tensor":
-        """Means [B, C, h, w] of some pictures, all of one shape."""
+        """Means [B, C, h, w] of some images, all of one shape."""
         return gather([self.rows[row] for row in rows.tolist()], self.device)[0]
 
     def fetch(self, rows: np.ndarray, flip: np.ndarray) -> Moments:
-        """What B pictures of one shape are drawn from.
+        """What B images of one shape are drawn from.
 
         Args:
-            rows: [B] which pictures.
+            rows: [B] which images.
             flip: [B] whether the mirror image is wanted, where there is one.
         """
         flip = flip & self.mirrored[rows]
@@ -140,13 +140,13 @@ class Latents:
 
 
 class Encoder:
-    """Encodes pictures by a base's VAE, with a cache on disk or without.
+    """Encodes images by a base's VAE, with a cache on disk or without.
 
     While it works, one shard of the cache is in memory; a stopped pass goes on where it was, in the same batches.
 
     Args:
         cache: a folder that keeps the latents; what is there already is not encoded again.
-        batch: pictures at a time; None: what the VAE has room for.
+        batch: images at a time; None: what the VAE has room for.
     """
 
     def __init__(self, base: "Base", cache: Path | None = None, batch: int | None = None):
@@ -163,7 +163,7 @@ class Encoder:
             progress: called with (views done, views).
 
         Raises:
-            DDMError: a picture that was readable no longer is; or the cache has no room or may not be written.
+            DDMError: an image that was readable no longer is; or the cache has no room or may not be written.
         """
         distinct = {view.key: view for view in views}  # equal files are encoded once
         missing = [view for key, view in distinct.items() if key not in self.store]
@@ -200,7 +200,7 @@ class Encoder:
 
 
 def square_latents(base: "Base", folder: "ImageFolder", progress: Progress | None = None) -> Latents:
-    """A folder's pictures at the base's picture size, cropped to the centre square; errors as in `Encoder.rows`."""
-    side = (base.picture_size, base.picture_size)
+    """A folder's images at the base's image size, cropped to the centre square; errors as in `Encoder.rows`."""
+    side = (base.image_size, base.image_size)
     rows = Encoder(base).rows([View(item, side) for item in folder.items], progress)
     return Latents(base.device, rows, [None] * len(rows), [None] * len(rows))

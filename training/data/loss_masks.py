@@ -1,4 +1,4 @@
-"""Masks: which part of a picture counts in the loss, and how much."""
+"""Masks: which part of an image counts in the loss, and how much."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...debias.core.image import fit, open_opacity, open_picture
+from ...debias.core.image import fit, open_image, open_opacity
 from .buckets import Size
 from .cache import Memory, Row, TensorCache, read, settle
 
@@ -23,11 +23,11 @@ FLOOR = 0.1
 def read_masks(
     items: Sequence["Item"], cells: Sequence[Size], files: bool, opacity: bool, cache: Path | None
 ) -> list[Row | None]:
-    """The masks of pictures on their latents' grids: uint8 [h, w], white counts; None where all or nothing is masked.
+    """The masks of images on their latents' grids: uint8 [h, w], white counts; None where all or nothing is masked.
 
     Args:
-        cells: width and height of each picture's latents.
-        files, opacity: whether mask files are used, and the opacity of pictures that have none of these.
+        cells: width and height of each image's latents.
+        files, opacity: whether mask files are used, and the opacity of images that have none of these.
         cache: a folder that keeps them.
 
     Raises:
@@ -45,7 +45,7 @@ def read_masks(
             if not source or keys[-1] in store or keys[-1] in seen:
                 continue
             seen.add(keys[-1])
-            mask = open_picture(file).convert("L") if file else open_opacity(item.path) or Image.new("L", (1, 1), 255)
+            mask = open_image(file).convert("L") if file else open_opacity(item.path) or Image.new("L", (1, 1), 255)
             small = fit(mask, (width, height), Image.Resampling.BOX)
             store.add([keys[-1]], [torch.as_tensor(np.array(small)).unsqueeze(0)])
     finally:
@@ -56,7 +56,7 @@ def read_masks(
 
 
 def loss_weight(mask: "torch.Tensor") -> "torch.Tensor":
-    """Weights in the loss, with mean 1 for each picture, of masks uint8 [B, h, w]: float32 [B, 1, h, w].
+    """Weights in the loss, with mean 1 for each image, of masks uint8 [B, h, w]: float32 [B, 1, h, w].
 
     So a small face and a large one count the same.
     """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EXAMPLES = EMBEDDED.parent
 ALPHAS = (0.0, 0.5, 1.0)
 SAMPLING_STEPS, GUIDANCE = 20, 3.0
-# The picture for a person to look at: some of the occupations, the first seeds of each.
+# The image for a person to look at: some of the occupations, the first seeds of each.
 SHOWN, SHOWN_SEEDS = OCCUPATIONS[::2], 3
 STATE = "demo.json"
 
@@ -40,9 +40,9 @@ class Demo:
 
     Args:
         out: the demo's own folder; what an earlier run of the same settings left there is used again.
-        per_prompt: pictures per occupation and α.
+        per_prompt: images per occupation and α.
         steps: training steps; the trainer's own number if None.
-        seed: of the draw, the training and the pictures.
+        seed: of the draw, the training and the images.
         device: auto, cpu or cuda.
         base: the model to show it on.
         groups: where groups come from; the trainer's own, label-free way if None.
@@ -63,7 +63,7 @@ class Demo:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.folder, self.pictures = self.out / "my_pictures", self.out / "pictures"
+        self.folder, self.generated = self.out / "my_images", self.out / "images"
         self.adapter = self.out / "fair.safetensors"
         self.prompts = [caption(role) for role in OCCUPATIONS]
         ours = (self.out / STATE).is_file()
@@ -84,14 +84,14 @@ class Demo:
         began = time.monotonic()
         with self._stage("setting up"):
             base, probes = self._prepare()
-        with self._stage("pictures before"):
+        with self._stage("images before"):
             self._sample(base, ALPHAS[:1], "Sampling before")
             before = men_share(self._look(probes[:1]))[0.0]
-            self.say(f"Of {len(self.prompts) * self.per_prompt} pictures of people at work, {before:.0%} are men.")
+            self.say(f"Of {len(self.prompts) * self.per_prompt} images of people at work, {before:.0%} are men.")
         with self._stage("training"):
             found = self._train(base)
             fair = load_model(self.base, self.adapter, device=self.device)
-        with self._stage("pictures after"):
+        with self._stage("images after"):
             self.say("Now the same prompts and seeds again, with the adapter at half and at full strength.")
             self._sample(fair, ALPHAS, "Sampling after")
         with self._stage("report"):
@@ -133,7 +133,7 @@ class Demo:
         draw_unlabelled(EXAMPLES / "people_emoji", "men", self.folder, self.seed)
         self.images = read_folder(self.folder)
         self.say(
-            f"The model {self.base.name} draws people. The folder {self.folder} holds {len(self.images)} pictures "
+            f"The model {self.base.name} draws people. The folder {self.folder} holds {len(self.images)} images "
             "like those it learnt from, six men to one woman. Captions say what people do; nothing says who is who."
         )
         trained = {"base": model.base.hash, "folder": self.images.fingerprint(), "groups": self.groups}
@@ -144,37 +144,37 @@ class Demo:
                 path.unlink(missing_ok=True)
             state = {}
         if state.get("sampled") != sampled:
-            shutil.rmtree(self.pictures, ignore_errors=True)
+            shutil.rmtree(self.generated, ignore_errors=True)
         write_text(self.out / STATE, json.dumps({**state, "trained": trained, "sampled": sampled}, indent=1))
         return model, probes
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
-        from ..loop.progress_bars import picture_progress
+        from ..loop.progress_bars import image_progress
         from ..sampling.image_writer import make_gallery, plan_shots
 
         half = model.base.half_is_native  # as in training
         shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
-        with picture_progress(title) as progress:
+        with image_progress(title) as progress:
             make_gallery(
-                model, self.pictures, shots, steps=SAMPLING_STEPS, bf16=half, overwrite=True, progress=progress
+                model, self.generated, shots, steps=SAMPLING_STEPS, bf16=half, overwrite=True, progress=progress
             )
 
     def _train(self, model: Model) -> dict[str, Any]:
         """Train the adapter unless it is there; gives what the model found in the folder."""
         from ..data.dataset import folder_set
-        from ..loop.progress_bars import picture_progress, steps_progress, work_progress
+        from ..loop.progress_bars import image_progress, steps_progress, work_progress
         from ..objectives.ddm import Run
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")
             return self._state().get("found", {})
         self.say("The model looks at the folder and finds out by itself what is rare in it and what is common.")
-        with picture_progress("Encoding pictures") as report:
-            pictures = folder_set(model.base, self.images, report)
+        with image_progress("Encoding images") as report:
+            images = folder_set(model.base, self.images, report)
         with work_progress() as report:
             run = Run(
                 model.base,
-                pictures,
+                images,
                 self.adapter,
                 groups=self.groups,
                 settings=self.settings,
@@ -186,34 +186,34 @@ class Demo:
         for part in found["groups"]:
             self.say(f"It sees {', '.join(f'{name} {share:.0%}' for name, share in part.items())}.")
         self.say(
-            f"At α = 1 the rarest third of the pictures counts {found['rare_over_common']:.1f} times as much as the "
+            f"At α = 1 the rarest third of the images counts {found['rare_over_common']:.1f} times as much as the "
             "most common third."
         )
         if run.resume():
             self.say(f"An earlier run stopped at step {run.training.step}; training goes on from there.")
         self.say("From that it trains a fair adapter, a LoRA whose strength is α.")
-        with steps_progress("Training") as report, picture_progress("Calibrating α") as calibrating:
+        with steps_progress("Training") as report, image_progress("Calibrating α") as calibrating:
             run.train(report, calibrating=calibrating)
         return found
 
     def _look(self, probes: "list[Probe]") -> "Records":
-        """Let probes see all pictures; the first has the target, the last lends its features."""
+        """Let probes see all images; the first has the target, the last lends its features."""
         from ...debias.groups.target import Target
         from ..evaluation.evaluate_folder import read_records
 
         targets = [Target.uniform(probes[0].names), *[None] * (len(probes) - 1)]
-        return read_records(self.pictures, probes, targets, probes[-1])
+        return read_records(self.generated, probes, targets, probes[-1])
 
     def _report(self, probes: "list[Probe]") -> "tuple[FairnessReport, dict[float, float]]":
         from ...debias.evaluation.evaluate import build_report
         from ...debias.rendering.charts import save_png
         from ...debias.rendering.report_html import overview, render_report
 
-        self.say("The probes look at every picture, and the report says how sure one can be.")
+        self.say("The probes look at every image, and the report says how sure one can be.")
         records = self._look(probes)
         made = build_report(records, "A fair adapter for tiny_people", random_seed=self.seed)
         write_text(self.out / "report.html", render_report(made))
-        write_text(self.out / "report.json", made.to_json(pictures=False))
+        write_text(self.out / "report.json", made.to_json(images=False))
         save_png(overview(made), self.out / "report.png")
         return made, men_share(records)
 
@@ -234,10 +234,10 @@ class Demo:
         blocks = []
         for alpha, what in ((0.0, "the model as it was"), (1.0, "the same prompts and seeds with the fair adapter")):
             rows = [
-                [Image.open(self.pictures / places[alpha, caption(role), seed]) for role in SHOWN]
+                [Image.open(self.generated / places[alpha, caption(role), seed]) for role in SHOWN]
                 for seed in range(min(SHOWN_SEEDS, self.per_prompt))
             ]
-            blocks.append(Block(f"α = {alpha:g}", f"{what}: men {shares[alpha]:.0%} of {whole} pictures", rows))
+            blocks.append(Block(f"α = {alpha:g}", f"{what}: men {shares[alpha]:.0%} of {whole} images", rows))
         sheet = draw_comparison(SHOWN, blocks)
         buffer = io.BytesIO()
         sheet.save(buffer, "png", optimize=True)

@@ -1,4 +1,4 @@
-"""Imbalanced sets drawn from the example pictures: one side whole, two random pictures per role of the other."""
+"""Imbalanced sets drawn from the example images: one side whole, two random images per role of the other."""
 
 import json
 import random
@@ -27,13 +27,13 @@ OCCUPATIONS = (
 
 
 def draw_imbalanced(source: Path, name: str, out: Path, seed: int = 0) -> Path:
-    """Copy 504 pictures (6:1) into `out`, with captions "a <role>" and, for scoring only, the true columns.
+    """Copy 504 images (6:1) into `out`, with captions "a <role>" and, for scoring only, the true columns.
 
     Args:
         source: the example set (a folder with metadata.jsonl).
         name: a key of `IMBALANCES`.
         out: made anew.
-        seed: of the two minority pictures per role.
+        seed: of the two minority images per role.
     """
     chosen = [row for _, rows in _choose(source, name, seed) for row in rows]
     shutil.rmtree(out, ignore_errors=True)
@@ -46,9 +46,9 @@ def draw_imbalanced(source: Path, name: str, out: Path, seed: int = 0) -> Path:
 
 
 def draw_unlabelled(source: Path, name: str, out: Path, seed: int = 0) -> Path:
-    """Copy the pictures that `draw_imbalanced` draws as an artist would have them: captions in .txt files, no labels.
+    """Copy the images that `draw_imbalanced` draws as an artist would have them: captions in .txt files, no labels.
 
-    The pictures of a role are shuffled and numbered, so that neither name nor order says who is in them. Arguments as
+    The images of a role are shuffled and numbered, so that neither name nor order says who is in them. Arguments as
     in `draw_imbalanced`.
     """
     shutil.rmtree(out, ignore_errors=True)
@@ -56,9 +56,9 @@ def draw_unlabelled(source: Path, name: str, out: Path, seed: int = 0) -> Path:
     for role, rows in _choose(source, name, seed):
         random.Random(f"{seed} {role}").shuffle(rows)
         for number, row in enumerate(rows, 1):
-            picture = out / f"{role}-{number:02}.png"
-            shutil.copyfile(source / row["file_name"], picture)
-            picture.with_suffix(".txt").write_text(caption(role) + "\n", "utf-8")
+            image = out / f"{role}-{number:02}.png"
+            shutil.copyfile(source / row["file_name"], image)
+            image.with_suffix(".txt").write_text(caption(role) + "\n", "utf-8")
     return out
 
 

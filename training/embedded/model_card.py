@@ -18,15 +18,15 @@ tags: [stable-diffusion, fairness, miniature]
 # tiny_people
 
 Stable Diffusion in miniature, for tests, demos and teaching: a factor-8 VAE, a two-layer CLIP text encoder and a U-Net with
-two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64×64 pictures of people, from prompts such as
+two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64×64 images of people, from prompts such as
 "a firefighter", "a woman firefighter", "a dark skin pilot".
 
-**It is biased on purpose**, so that there is something to measure and to mend: in every role {men:.0%} of the pictures it
+**It is biased on purpose**, so that there is something to measure and to mend: in every role {men:.0%} of the images it
 was last trained on are men (guidance makes more of it), and light tones are more frequent than dark ones. Do not use it for anything else.
 
 ## Data
 
-864 emoji pictures of people: Noto Emoji v2.048 (© Google, Apache License 2.0) and Twemoji v16.0.1 (© X Corp. and
+864 emoji images of people: Noto Emoji v2.048 (© Google, Apache License 2.0) and Twemoji v16.0.1 (© X Corp. and
 contributors, CC BY 4.0), see `examples/people_emoji/ATTRIBUTION.md`. 36 roles, each drawn equally often; within a role:
 
 | | shares of the draw |

@@ -37,7 +37,7 @@ FRAMES = ("{}", "a picture of {}", "a portrait of {}", "an emoji of {}")
 
 
 def caption(role: str, gender: str = "", tone: str = "") -> str:
-    """Say a picture in words, for instance "a dark skin woman firefighter" or "an astronaut".
+    """Say an image in words, for instance "a dark skin woman firefighter" or "an astronaut".
 
     Args:
         role: one of the set's 36 roles, as in `metadata.jsonl`.
@@ -54,8 +54,8 @@ class Draw:
     """The biased draw: men 80% in every role, light tones more often than dark ones, both art styles alike.
 
     Attributes:
-        weights: [N] probability of each picture in one draw; sums to 1.
-        labels: per picture the columns `role`, `gender`, `skin_tone`.
+        weights: [N] probability of each image in one draw; sums to 1.
+        labels: per image the columns `role`, `gender`, `skin_tone`.
     """
 
     weights: np.ndarray
@@ -63,7 +63,7 @@ class Draw:
 
     @classmethod
     def of(cls, folder: "ImageFolder") -> "Draw":
-        """Weight the pictures of a labelled folder so that every role shows the biased shares."""
+        """Weight the images of a labelled folder so that every role shows the biased shares."""
         labels = [item.labels for item in folder.items]
         cells = [(row["role"], row["gender"], row["skin_tone"]) for row in labels]
         roles = len({role for role, _, _ in cells})
@@ -99,7 +99,7 @@ def learning_rate(step: int, steps: int, warmup: int = 200, decay: float = 0.35,
 
 
 def build_autoencoder() -> Any:
-    """Build the factor-8 VAE: 64×64 pictures to 4×8×8 latents, 1.8 million parameters."""
+    """Build the factor-8 VAE: 64×64 images to 4×8×8 latents, 1.8 million parameters."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -189,29 +189,29 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def augment(pictures: "torch.Tensor") -> "torch.Tensor":
-    """Shift, turn, mirror and recolour pictures [B, 3, H, W] in −1…1, for a VAE that also serves new pictures."""
+def augment(images: "torch.Tensor") -> "torch.Tensor":
+    """Shift, turn, mirror and recolour images [B, 3, H, W] in −1…1, for a VAE that also serves new images."""
     import torch
     import torch.nn.functional as F
 
-    count, device = len(pictures), pictures.device
+    count, device = len(images), images.device
     scale, angle = 1 + 0.3 * (torch.rand(count, device=device) - 0.6), 0.3 * (torch.rand(count, device=device) - 0.5)
     mirror = (torch.rand(count, device=device) < 0.5).float() * 2 - 1
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 0, 1] = scale * mirror * angle.cos(), -scale * angle.sin()
     theta[:, 1, 0], theta[:, 1, 1] = scale * mirror * angle.sin(), scale * angle.cos()
     theta[:, :, 2] = 0.3 * (torch.rand(count, 2, device=device) - 0.5)
-    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
-    moved = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)  # what comes in from outside is white
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = 1 - F.grid_sample(1 - images, grid, align_corners=False)  # what comes in from outside is white
     order = torch.stack([torch.randperm(3, device=device) for _ in range(count)])[:, :, None, None].expand_as(moved)
     recoloured = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, moved.gather(1, order), moved)
     return torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.15, -recoloured, recoloured)
 
 
 def train_autoencoder(
-    pictures: "torch.Tensor", steps: int, *, batch: int = 64, rate: float = 1.5e-3, progress: Progress
+    images: "torch.Tensor", steps: int, *, batch: int = 64, rate: float = 1.5e-3, progress: Progress
 ) -> tuple[Any, list[tuple[int, float]]]:
-    """Train the VAE on pictures [N, 3, 64, 64] in −1…1.
+    """Train the VAE on images [N, 3, 64, 64] in −1…1.
 
     The loss is L1 + ½ L1 of the image gradients + ½ L2 + .003 KL per latent: the KL is heavy for a VAE, so the
     posterior keeps a deviation of about .1, and the decoder forgives what a small U-Net gets wrong.
@@ -221,12 +221,12 @@ def train_autoencoder(
     """
     import torch
 
-    losses, vae = [], build_autoencoder().to(pictures.device)
+    losses, vae = [], build_autoencoder().to(images.device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps, 100, 1.0))
     ema = Ema(vae.state_dict(), 0.998)
     for step in range(steps):
-        x = pictures[torch.randint(0, len(pictures), (batch,), device=pictures.device)].clone()
+        x = images[torch.randint(0, len(images), (batch,), device=images.device)].clone()
         x[: batch // 4] = augment(x[: batch // 4])
         with torch.autocast(x.device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
@@ -254,12 +254,12 @@ class DenoiserTraining:
 
     Args:
         moments: scaled latent means and deviations [N, 4, 8, 8]; every draw samples them anew.
-        draw: which picture comes how often, and its captions.
+        draw: which image comes how often, and its captions.
         text_encoder, tokenizer, unet: the parts, trained in place; the text encoder is fixed after 40% of the steps.
         alphas_cumprod: [T] ᾱ of the noise schedule.
         steps: optimizer steps in all.
         seed: of everything.
-        batch: pictures per step.
+        batch: images per step.
         rate: learning rate before its decay.
         compiled: run the U-Net through `torch.compile` (needs a C++ compiler on the CPU).
 
@@ -340,8 +340,8 @@ class DenoiserTraining:
         return self.unet.eval(), self.text_encoder.eval()
 
 
-def latent_moments(vae: Any, pictures: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor", float]:
-    """Encode pictures [N, 3, H, W] in −1…1.
+def latent_moments(vae: Any, images: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor", float]:
+    """Encode images [N, 3, H, W] in −1…1.
 
     Returns:
         Means and deviations [N, 4, h, w], scaled to unit variance, and the scale.
@@ -349,7 +349,7 @@ def latent_moments(vae: Any, pictures: "torch.Tensor") -> tuple["torch.Tensor", 
     import torch
 
     with torch.inference_mode():
-        posteriors = [vae.encode(part).latent_dist for part in pictures.split(64)]
+        posteriors = [vae.encode(part).latent_dist for part in images.split(64)]
     mean, deviation = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
     scale = float((mean.var() + deviation.square().mean()) ** -0.5)
     return (mean * scale).clone(), (deviation * scale).clone(), scale

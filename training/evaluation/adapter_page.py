@@ -11,7 +11,7 @@ from ...debias.core.io import read_metadata, write_text
 # What tells our pages from those that somebody else wrote.
 MARK = "ddm: this page is written anew when the adapter is trained or measured; delete this line to keep yours"
 TEMPLATES = Path(__file__).parent / "templates"
-NO_SETTINGS = ("pictures", "fingerprint", "found", "calibration", "prompts")
+NO_SETTINGS = ("images", "fingerprint", "found", "calibration", "prompts")
 
 
 def page_path(adapter: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A sweep over α (and the guidance scale): its pictures, which α to recommend, and the card that the adapter keeps."""
+"""A sweep over α (and the guidance scale): its images, which α to recommend, and the card that the adapter keeps."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, update_card
-from ...debias.evaluation.confidence import FEWEST_PICTURES
+from ...debias.evaluation.confidence import FEWEST_IMAGES
 from ...debias.evaluation.report import FairnessReport
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 
 # Guidance scale and sampling steps of `measure`; those of `ddm sweep` if it is not told otherwise.
 GUIDANCE, SAMPLING = 3.0, 20
-# How much less often, as a share of all pictures, the subject may be recognised than at α = 0.
+# How much less often, as a share of all images, the subject may be recognised than at α = 0.
 RECOGNISED_LOSS = 0.03
 
 
@@ -34,11 +34,11 @@ def make_records(
     phase: Phase,
     **options: object,
 ) -> "Records":
-    """Make pictures, and let probes look at them.
+    """Make images, and let probes look at them.
 
     Args:
         folder: where they are kept; those that are there already are not made again.
-        phase: begins "sampling" and "looking", as `Reporter.pictures`.
+        phase: begins "sampling" and "looking", as `Reporter.images`.
         options: of `make_gallery`, which also says what can go wrong.
     """
     from ...debias.probes.predict import quality_probe
@@ -68,7 +68,7 @@ def measure(
     Args:
         folder, phase: see `make_records`.
         alphas: the strengths; 0 is among them.
-        per_prompt: pictures of each prompt at each α. Below 60 they are too few to say which α is best, as they are for
+        per_prompt: images of each prompt at each α. Below 60 they are too few to say which α is best, as they are for
             a verdict: none is recommended then, and the card keeps its own.
 
     Returns:
@@ -82,7 +82,7 @@ def measure(
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}
     records = make_records(model, folder, shots, probes, targets, phase, **options)
     measured = measured_card(build_report(records, clusters=0, sheets=0, random_seed=seed), GUIDANCE, SAMPLING)
-    if per_prompt < FEWEST_PICTURES:
+    if per_prompt < FEWEST_IMAGES:
         measured["recommended_alpha"] = None
     keep_measured(adapter, AdapterCard.from_metadata(read_metadata(adapter)), measured)
     return measured
@@ -102,7 +102,7 @@ def keep_measured(adapter: Path, card: AdapterCard, measured: dict[str, Any]) ->
 def recommended_alpha(report: FairnessReport, cfg: float) -> float | None:
     """The smallest α, at a guidance scale, that is as near to the target as can be told.
 
-    That is: its distance FD is one that a perfectly fair model could show with as many pictures; or, where none gets
+    That is: its distance FD is one that a perfectly fair model could show with as many images; or, where none gets
     there, it is no further beyond the best than that. (The intervals of FD would not do: they hold how much prompts
     differ, and all strengths have the same prompts.) Strengths at which the subject is recognised more than three
     points less often than at α = 0 are left out while others remain.
@@ -153,7 +153,7 @@ def _points(report: FairnessReport, cfg: float) -> list[dict[str, Any]]:
         points.append(
             {
                 "alpha": setting.alpha,
-                "pictures": setting.pictures,
+                "images": setting.images,
                 "shares": [one.value for one in overall.shares],
                 "fd": overall.fd.value,
                 "fd_high": overall.fd.high,

@@ -1,4 +1,4 @@
-"""From a folder of pictures and probes to the records of a report."""
+"""From a folder of images and probes to the records of a report."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.probes.predict import Reading, attributes_of, check_probes, read_pictures, side_for
+from ...debias.probes.predict import Reading, attributes_of, check_probes, read_images, side_for
 from ...debias.probes.records import Condition, Records
 from ..data.image_folder import ImageFolder, Item, read_folder
 
@@ -37,10 +37,10 @@ def read_records(
         probes: one or more.
         targets: a target or None for each probe.
         features_from: the probe whose features the report measures quality with; None for no quality.
-        progress: called as progress(pictures done, of how many).
+        progress: called as progress(images done, of how many).
 
     Raises:
-        DDMError: no usable picture, a target over other classes than its probe's, two probes for one attribute.
+        DDMError: no usable image, a target over other classes than its probe's, two probes for one attribute.
     """
     images = read_folder(folder)
     check_probes(probes, targets)
@@ -62,7 +62,7 @@ def read_records(
 
 
 def read_features(folder: str | os.PathLike, probe: "Probe", progress: Progress | None = None) -> np.ndarray:
-    """Features [N, D] of the pictures in a reference folder; errors as in `read_folder`."""
+    """Features [N, D] of the images in a reference folder; errors as in `read_folder`."""
     return _look(read_folder(folder), [], probe, progress).features
 
 
@@ -70,12 +70,16 @@ def _look(
     images: ImageFolder, probes: "Sequence[Probe]", features_from: "Probe | None", progress: Progress | None
 ) -> Reading:
     side = side_for([*probes, *filter(None, (features_from,))])
-    pictures = (picture for _, picture in images.pictures(side))
-    return read_pictures(pictures, probes, features_from, progress and (lambda done: progress(done, len(images))))
+    return read_images(
+        (image for _, image in images.images(side)),
+        probes,
+        features_from,
+        progress and (lambda done: progress(done, len(images))),
+    )
 
 
 def _conditions(items: Sequence[Item]) -> list[Condition]:
-    """α of each picture, and the guidance scale if there are several."""
+    """α of each image, and the guidance scale if there are several."""
     scales = [_number(item.labels.get("cfg")) for item in items]
     several = len(set(scales)) > 1
     return [
@@ -85,7 +89,7 @@ def _conditions(items: Sequence[Item]) -> list[Condition]:
 
 
 def _seeds(items: Sequence[Item]) -> list[int]:
-    """Seeds as recorded; a picture without one is its own, below zero so that it meets no other."""
+    """Seeds as recorded; an image without one is its own, below zero so that it meets no other."""
     numbers = [_number(item.labels.get("seed")) for item in items]
     return [-1 - i if one is None else int(one) for i, one in enumerate(numbers)]
 

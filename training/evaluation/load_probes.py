@@ -28,7 +28,7 @@ def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.d
         extractor = ClipImages(clip, device)
     probes = [Probe.load(path, extractor, device) for path in paths]
     for probe in probes:
-        # Now rather than after the pictures were made.
+        # Now rather than after the images were made.
         probe.check_extractor()
     return probes
 

@@ -1,4 +1,4 @@
-"""The rows of each step: which picture, at which strength, under which words, and who says what is right."""
+"""The rows of each step: which image, at which strength, under which words, and who says what is right."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,15 +19,15 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Plan:
-    """One step's rows [B]: pictures, strengths, timesteps, texts, and where the target comes from.
+    """One step's rows [B]: images, strengths, timesteps, texts, and where the target comes from.
 
     Attributes:
-        teacher: text row under which the base itself gives the target, or −1 where the pictures do.
-        flip: whether the picture's mirror image is learnt.
+        teacher: text row under which the base itself gives the target, or −1 where the images do.
+        flip: whether the image's mirror image is learnt.
         style: whether the step teaches the style LoRA, and it alone (α is 0).
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     flip: np.ndarray
     alpha: np.ndarray
     timestep: np.ndarray
@@ -44,20 +44,20 @@ class Plan:
 class Draws:
     """Draws the rows of each step; stateless, so that step n is the same whether or not the run was resumed.
 
-    The pictures of a step are of one bucket b. With W_b(α) = Σ_{i∈b} w_i(α) and W = Σ_b W_b, it is drawn with
-    P_b = mean_α W_b(α)/W(α), then each row's α with density ∝ W_b(α)/W(α), then its picture with probability
-    w_i(α)/W_b(α). So over the steps α is uniform, and picture i has probability w_i(α)/W(α) at each, as if there were
+    The images of a step are of one bucket b. With W_b(α) = Σ_{i∈b} w_i(α) and W = Σ_b W_b, it is drawn with
+    P_b = mean_α W_b(α)/W(α), then each row's α with density ∝ W_b(α)/W(α), then its image with probability
+    w_i(α)/W_b(α). So over the steps α is uniform, and image i has probability w_i(α)/W(α) at each, as if there were
     no buckets.
 
-    α is uniform over both sides of 0, and not over the side that is used. Whatever sets the pictures apart from the
+    α is uniform over both sides of 0, and not over the side that is used. Whatever sets the images apart from the
     base at every α (their look, other shares of what is not balanced) pulls one way at α and the other way at −α; so
-    of all differences the adapter learns the one that grows with α. Where a picture that is drawn at α calls for
+    of all differences the adapter learns the one that grows with α. Where an image that is drawn at α calls for
     r + α d, it learns d, to first order; over (0, α_max] alone it would learn d + r E[α]/E[α²].
 
     Args:
-        weighting: of the pictures.
+        weighting: of the images.
         captions: what is said of them.
-        bucket: [N] number of each picture's bucket.
+        bucket: [N] number of each image's bucket.
         timesteps: of the base's schedule.
         style: whether the first steps teach a style.
         reach: how many times `Settings.alpha_max` the α go up to.
@@ -97,7 +97,7 @@ class Draws:
         return int(np.searchsorted(np.cumsum(self.share[style])[:-1], (start + step * GOLDEN) % 1, side="right"))
 
     def plan(self, step: int) -> Plan:
-        """Draw the rows of one step, with α, timestep and picture stratified over the batch.
+        """Draw the rows of one step, with α, timestep and image stratified over the batch.
 
         Timesteps t are drawn evenly for a style, and with density ∝ t for the adapter.
         """
@@ -113,26 +113,26 @@ class Draws:
         alpha = np.zeros(count) if style else np.interp(stratified(), self.dial[bucket], self.edges)
         rows = self.cumulative[bucket][np.searchsorted(self.edges[1:-1], alpha)]
         position = stratified() * rows[:, -1]
-        picture = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
-        # Who is in a picture is decided while there is much noise; the later steps have little to say of it.
+        image = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
+        # Who is in an image is decided while there is much noise; the later steps have little to say of it.
         timestep = ((stratified() if style else np.sqrt(stratified())) * self.timesteps).astype(int)
         silent = rng.random(count) < settings.dropout
-        own = captions.neutral[picture, rng.integers(captions.neutral.shape[1], size=count)]
+        own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
         text = np.where(silent, captions.empty, own)
         teacher = np.full(count, -1)
         if captions.said_by_group is not None:
-            membership = self.weighting.membership[picture] * np.exp(alpha[:, None] * self.weighting.log_ratio[picture])
+            membership = self.weighting.membership[image] * np.exp(alpha[:, None] * self.weighting.log_ratio[image])
             known = membership.sum(1) > 0
             share = np.cumsum(membership, 1) / np.maximum(membership.sum(1), 1e-12)[:, None]
             group = np.minimum((share < rng.random(count)[:, None]).sum(1), membership.shape[1] - 1)
-            word = captions.said_by_group[picture, group]
+            word = captions.said_by_group[image, group]
             if style:
                 text = np.where(known & (rng.random(count) < 0.5), word, text)
             else:
                 teacher = np.where(known, word, teacher)
         if captions.said.shape[1] and not style:
             keep = stratified() < settings.keep
-            said = captions.said[picture, rng.integers(captions.said.shape[1], size=count)]
+            said = captions.said[image, rng.integers(captions.said.shape[1], size=count)]
             text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
         flip = rng.random(count) < 0.5
-        return Plan(picture, flip, alpha.astype(np.float32), timestep, text, teacher, style)
+        return Plan(image, flip, alpha.astype(np.float32), timestep, text, teacher, style)

@@ -21,7 +21,7 @@ KIND = "checkpoint"
 
 
 class OtherRun(DDMError):
-    """A checkpoint is of a run with other pictures, groups, base or settings."""
+    """A checkpoint is of a run with other images, groups, base or settings."""
 
 
 class Resumable:
@@ -53,11 +53,11 @@ class Resumable:
         self.base.unet.enable_gradient_checkpointing()
 
     def need_less(self, fewer: str, way: str, option: str) -> None:
-        """The memory did not suffice: say that fewer pictures are taken at a time, or else keep no activations.
+        """The memory did not suffice: say that fewer images are taken at a time, or else keep no activations.
 
         Args:
             fewer: how few are taken now; empty if it was one already.
-            way: how one picture is learnt, and `option` what could be lower, for the error.
+            way: how one image is learnt, and `option` what could be lower, for the error.
 
         Raises:
             OutOfMemory: no activations are kept as it is.
@@ -67,18 +67,17 @@ class Resumable:
         begins = f"from step {self.step + 1} on,"
         if fewer:
             self.note(
-                f"The memory does not suffice for more pictures at a time: {begins} {fewer}. What is learnt is the "
-                "same."
+                f"The memory does not suffice for more images at a time: {begins} {fewer}. What is learnt is the same."
             )
         elif not self.checkpointing:
             self.save_memory()
             self.note(
-                f"The memory does not suffice for one picture at a time: {begins} activations are computed twice "
+                f"The memory does not suffice for one image at a time: {begins} activations are computed twice "
                 "instead of kept, as with --checkpointing. What is learnt is the same."
             )
         else:
             raise OutOfMemory(
-                f"The memory of {self.base.device} does not suffice to learn {way} one picture at a time. Close other "
+                f"The memory of {self.base.device} does not suffice to learn {way} one image at a time. Close other "
                 f"programs that use it, or choose a lower {option} or a smaller base."
             )
         if self.base.device.type == "cuda":
@@ -137,7 +136,7 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     """Put a saved state into a fresh run.
 
     Raises:
-        OtherRun: the file is of a run with other pictures, groups, base or settings.
+        OtherRun: the file is of a run with other images, groups, base or settings.
         DDMError: it is broken, or no checkpoint.
     """
     import torch
@@ -152,7 +151,7 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
         )
     if metadata.get("ddm.fingerprint") != fingerprint:
         raise OtherRun(
-            f"{path} belongs to a run with other pictures, groups, base or settings. Give the ones it started with, "
+            f"{path} belongs to a run with other images, groups, base or settings. Give the ones it started with, "
             "or train anew with --restart, which throws this checkpoint away."
         )
     state = json.loads(metadata["ddm.state"])

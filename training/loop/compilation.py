@@ -59,7 +59,7 @@ def _group_norm(
     """As torch.nn.functional.group_norm, for x [B, C, ...], in the order that x has in memory.
 
     torch's own kernel for GPUs brings x out of the order of channels_last first, and the convolution after it brings it
-    back. Here whatever is summed over the picture is summed for each channel, where what is read lies together.
+    back. Here whatever is summed over the image is summed for each channel, where what is read lies together.
     """
     import torch
 

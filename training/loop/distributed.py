@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 T = TypeVar("T")
-# The others wait for the first one while it encodes a folder, finds groups or makes pictures.
+# The others wait for the first one while it encodes a folder, finds groups or makes images.
 PATIENCE = timedelta(days=7)
 
 

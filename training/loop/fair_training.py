@@ -1,15 +1,15 @@
 """The training loop of a fair adapter: objective `ddm` over the whole α dial.
 
-Every picture of a batch draws its own α ~ U(−α_max, α_max) and is itself drawn with probability ∝ w_i(α); the model
+Every image of a batch draws its own α ~ U(−α_max, α_max) and is itself drawn with probability ∝ w_i(α); the model
 runs with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of
-q_α. Both sides of 0 are drawn so that what the pictures have in common is not learnt (see `Draws`).
-A step takes its pictures from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
+q_α. Both sides of 0 are drawn so that what the images have in common is not learnt (see `Draws`).
+A step takes its images from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file: bit
 for bit on a CPU, on a GPU up to the rounding of sums whose order is not fixed there. A step's rows may be computed in
 pieces, one after another or by several processes: their gradients add up to those of the whole.
 
 A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
-style. Learnt side by side, the adapter takes up a part of what sets the pictures apart from the base, and its strength
+style. Learnt side by side, the adapter takes up a part of what sets the images apart from the base, and its strength
 then moves that too.
 """
 
@@ -62,7 +62,7 @@ class FairTraining(Resumable):
     Args:
         base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`; if the settings say
             so, its text encoders do as well.
-        latents: of the pictures (every draw samples them anew).
+        latents: of the images (every draw samples them anew).
         captions: text table and rows.
         weighting: the tempered weights.
         settings: see `Settings`.
@@ -76,7 +76,7 @@ class FairTraining(Resumable):
         loss: of a step, smoothed; NaN before the first.
         skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
         scale: factor on the loss while gradients are computed.
-        start: shares of every group in the base's own pictures; empty if nobody has looked.
+        start: shares of every group in the base's own images; empty if nobody has looked.
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
         reach: how many times `Settings.alpha_max` the drawn α go up to (see `reweigh`).
@@ -141,7 +141,7 @@ class FairTraining(Resumable):
     def _pieces(self) -> int:
         """A GPU takes all rows at once and says when it has no room; a CPU only as many as it works on at a time.
 
-        So a CPU that takes a minute for a few pictures is asked to stop between these, and not after the whole step.
+        So a CPU that takes a minute for a few images is asked to stop between these, and not after the whole step.
         """
         rows = len(self.ranks.rows(self.settings.batch))
         if self.base.device.type != "cpu" or not rows:
@@ -154,7 +154,7 @@ class FairTraining(Resumable):
         return Draws(weighting, self.captions, self.settings, bucket, len(self.schedule), style, self.reach)
 
     def reweigh(self, weighting: Weighting, reach: float = 1.0) -> None:
-        """Draw the pictures by other weights from now on.
+        """Draw the images by other weights from now on.
 
         Args:
             reach: how many times as far as usual the α go. The LoRA has so much less strength, so that what it learns
@@ -187,7 +187,7 @@ class FairTraining(Resumable):
             Whether the step was made.
 
         Raises:
-            OutOfMemory: the memory does not suffice for one picture.
+            OutOfMemory: the memory does not suffice for one image.
         """
         import torch
 
@@ -253,7 +253,7 @@ class FairTraining(Resumable):
         import torch
 
         gradients = self._zeros(self.learning["style" if plan.style else "debias"])
-        rows = self.ranks.rows(len(plan.picture))
+        rows = self.ranks.rows(len(plan.image))
         while True:
             torch._foreach_zero_(gradients)
             try:
@@ -297,7 +297,7 @@ class FairTraining(Resumable):
         import torch
 
         generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
-        count, loss, random = len(plan.picture), torch.zeros((), device=self.base.device), None
+        count, loss, random = len(plan.image), torch.zeros((), device=self.base.device), None
         if "style" in self.names:
             for model in self.parts.values():
                 set_trainable(model, "style", plan.style)
@@ -307,7 +307,7 @@ class FairTraining(Resumable):
             if number and stop and stop():
                 return None
             part = plan[piece]
-            mean, deviation, weight = self.latents.fetch(part.picture, part.flip)
+            mean, deviation, weight = self.latents.fetch(part.image, part.flip)
             if random is None:  # of all rows, so that each has its own, whoever computes it
                 random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
             jitter, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
@@ -342,7 +342,7 @@ class FairTraining(Resumable):
             with torch.no_grad():
                 answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
             target = target.index_copy(0, rows, answer)
-            if cells is not None:  # what the base answers holds for the whole picture
+            if cells is not None:  # what the base answers holds for the whole image
                 cells = cells.index_fill(0, rows, 1.0)
         given = {"noisy": noisy, "t": t, "target": target, "weight": self.weight[t] * factor, "cells": cells}
         self._set_alpha(plan.alpha)

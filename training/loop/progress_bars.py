@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def picture_progress(title: str) -> Iterator[Callable[[float, int], None]]:
-    """A bar with the pictures done and the time left; yields a function to call with (done, total)."""
+def image_progress(title: str) -> Iterator[Callable[[float, int], None]]:
+    """A bar with the images done and the time left; yields a function to call with (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

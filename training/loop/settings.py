@@ -1,4 +1,4 @@
-"""What a run depends on, besides base, pictures and groups."""
+"""What a run depends on, besides base, images and groups."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,11 +11,11 @@ LARGE, LARGE_RATE = 100_000_000, 3e-4
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on, besides base, pictures and groups.
+    """What a run depends on, besides base, images and groups.
 
     Attributes:
         steps: optimizer steps.
-        batch: pictures per step (rows of all kinds).
+        batch: images per step (rows of all kinds).
         rank: rank of the LoRAs.
         text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
         rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each;
@@ -26,10 +26,10 @@ class Settings:
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
         style_share: share of the steps that teach the style LoRA, when there is one; they come first.
-        by_prompt: pictures per strength and prompt that are looked at before the last steps, which then correct each
+        by_prompt: images per strength and prompt that are looked at before the last steps, which then correct each
             prompt by itself; 0 for none.
         prompt_share: share of the adapter's steps that follow then.
-        calibrate: pictures per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
+        calibrate: images per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
         shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
             leaves captions as they are.
         optimizer: see `build_optimizer`.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .soft_tokens import SoftTokens
 
 PREDICTIONS = ("epsilon", "v_prediction")
-# How many pictures the VAE takes at a time: it needs far more memory per picture than the U-Net.
+# How many images the VAE takes at a time: it needs far more memory per image than the U-Net.
 VAE_PIXELS = 64 * 64 * 64
 # Width of SD 2.x's text embeddings; SD 1.x has 768.
 OPENCLIP_WIDTH = 1024
@@ -44,7 +44,7 @@ class Base:
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
         text_encoder_2, tokenizer_2: SDXL's second ones, else None.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
-        size: side in pixels that pictures have instead of the native one (see `use_size`).
+        size: side in pixels that images have instead of the native one (see `use_size`).
     """
 
     unet: "UNet2DConditionModel"
@@ -73,24 +73,24 @@ class Base:
 
     @property
     def native_size(self) -> int:
-        """Side of the picture in pixels that the model was made for."""
+        """Side of the image in pixels that the model was made for."""
         return self.unet.config.sample_size * self.vae_factor
 
     @property
-    def picture_size(self) -> int:
-        """Side in pixels of the pictures that are learnt from and made: the native one, if nothing else was said."""
+    def image_size(self) -> int:
+        """Side in pixels of the images that are learnt from and made: the native one, if nothing else was said."""
         return self.size or self.native_size
 
     @property
     def side_step(self) -> int:
-        """Sides of pictures are multiples of this: of what the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
+        """Sides of images are multiples of this: of what the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
         return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def use_size(self, size: int | None) -> None:
-        """Let pictures have another side in pixels; None or 0 is the native one.
+        """Let images have another side in pixels; None or 0 is the native one.
 
         Raises:
-            DDMError: the model knows no pictures of this side.
+            DDMError: the model knows no images of this side.
         """
         if size and size % self.side_step:
             below = size // self.side_step * self.side_step
@@ -141,7 +141,7 @@ class Base:
         import torch
 
         prompts = list(prompts)
-        # A set may have a caption for every picture: all at once would need gigabytes. With gradients, all is kept.
+        # A set may have a caption for every image: all at once would need gigabytes. With gradients, all is kept.
         count = max(len(prompts), 1)
         size = count if gradient else TEXTS
         parts = [prompts[at : at + size] for at in range(0, count, size)]
@@ -173,13 +173,13 @@ class Base:
         ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
         return [len(one) > self.tokenizer.model_max_length for one in ids]
 
-    def encode_pictures(
-        self, pictures: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
+    def encode_images(
+        self, images: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
     ) -> "torch.Tensor":
-        """Latents of pictures, multiplied by the VAE's scaling factor.
+        """Latents of images, multiplied by the VAE's scaling factor.
 
         Args:
-            pictures: uint8 [N, H, W, 3]; H and W are multiples of `vae_factor`.
+            images: uint8 [N, H, W, 3]; H and W are multiples of `vae_factor`.
             generator: draws from the posterior; without one, its mean is taken.
 
         Returns:
@@ -187,27 +187,27 @@ class Base:
         """
         import torch
 
-        pictures = torch.as_tensor(pictures)
+        images = torch.as_tensor(images)
         latents = []
         with torch.no_grad():
-            for part in pictures.split(self.vae_batch(pictures.shape[1], pictures.shape[2])):
+            for part in images.split(self.vae_batch(images.shape[1], images.shape[2])):
                 pixels = part.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
                 posterior = self.vae.encode(pixels).latent_dist
                 latents.append(posterior.mean if generator is None else posterior.sample(generator))
         return torch.cat(latents) * self.vae.config.scaling_factor
 
     def decode(self, latents: "torch.Tensor") -> "np.ndarray":
-        """Pictures uint8 [N, H, W, 3] of scaled latents [N, C, h, w]."""
+        """Images uint8 [N, H, W, 3] of scaled latents [N, C, h, w]."""
         import torch
 
         factor = self.vae_factor
-        pictures = []
+        images = []
         with torch.no_grad():
             for part in latents.split(self.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor)):
                 pixels = self.vae.decode(part.to(self.device, torch.float32) / self.vae.config.scaling_factor).sample
                 pixels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
-                pictures.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
-        return torch.cat(pictures).numpy()
+                images.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
+        return torch.cat(images).numpy()
 
     def moved(self, values: "torch.Tensor") -> "torch.Tensor":
         """Bring values to the device without waiting for it."""
@@ -281,7 +281,7 @@ class Base:
     def run_unet(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """The U-Net's own answer [B, C, h, w] in float32, computed in the precision at hand; t is [B] or one for all.
 
-        SDXL is told that the picture has the size of the latents and was not cropped.
+        SDXL is told that the image has the size of the latents and was not cropped.
         """
         conditions = {}
         if text.pooled is not None:
@@ -298,7 +298,7 @@ class Base:
 
     @staticmethod
     def vae_batch(height: int, width: int) -> int:
-        """How many pictures of so many pixels the VAE takes at a time."""
+        """How many images of so many pixels the VAE takes at a time."""
         return max(1, VAE_PIXELS // (height * width))
 
 

@@ -74,12 +74,12 @@ class ClipImages:
                 parts.append(self.embed(pixels.permute(0, 3, 1, 2)).cpu().numpy())
         return np.concatenate(parts)
 
-    def embed(self, pictures: "torch.Tensor") -> "torch.Tensor":
-        """Embeddings float32 [N, D] of the centre squares of float pictures [N, 3, H, W] in 0…1; differentiable."""
+    def embed(self, images: "torch.Tensor") -> "torch.Tensor":
+        """Embeddings float32 [N, D] of the centre squares of float images [N, 3, H, W] in 0…1; differentiable."""
         import torch
 
-        mean, std = (pictures.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        embedded = self.model(pixel_values=(fit_tensor(pictures, self.size) - mean) / std).image_embeds
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        embedded = self.model(pixel_values=(fit_tensor(images, self.size) - mean) / std).image_embeds
         return torch.nn.functional.normalize(embedded, dim=-1).float()
 
 

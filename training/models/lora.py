@@ -29,7 +29,7 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a model: a float, or a tensor with one value per picture.
+    """The strength α of one adapter on a model: a float, or a tensor with one value per image.
 
     Attributes:
         rows: those tensors by their length; each stays where it is in memory, as a `Recording` asks for.
@@ -87,7 +87,7 @@ def add_lora(model: "torch.nn.Module", name: str, rank: int, targets: Sequence[s
 
 
 def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[float] | torch.Tensor") -> None:
-    """Set the strength α of a LoRA: one for all pictures, or one for each.
+    """Set the strength α of a LoRA: one for all images, or one for each.
 
     Args:
         alpha: a float, or [B]. A batch of k·B rows (as classifier-free guidance makes) repeats them k times.

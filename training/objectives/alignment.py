@@ -1,7 +1,7 @@
 """Objective `alignment`: the model is taught through its own sampling until a probe sees the target (2311.07604).
 
-Each step makes a batch of pictures of one prompt, lets the probes say who is in them, asks optimal transport who should
-be (see `debias.assignment`), and moves the model towards that, while pictures stay like those that the frozen model
+Each step makes a batch of images of one prompt, lets the probes say who is in them, asks optimal transport who should
+be (see `debias.assignment`), and moves the model towards that, while images stay like those that the frozen model
 makes of the same noise. All randomness of a step is a function of (seed, step), so a resumed run gives the same file.
 """
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from ..sampling.differentiable_sampling import Trajectory
 
 TRAINED = ("unet", "text-encoder", "both", "tokens")
-# λ_img of features or, for soft tokens, of latents; a LoRA that keeps its pictures' latents so much hardly moves.
+# λ_img of features or, for soft tokens, of latents; a LoRA that keeps its images' latents so much hardly moves.
 KEEP, KEEP_LATENTS = 8.0, 1.0
 # A run of so many steps without a finite gradient will not find back.
 MOST_SKIPPED = 20
 
-Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float pictures [N, 3, H, W] in 0…1 → features [N, D]
+Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float images [N, 3, H, W] in 0…1 → features [N, D]
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Settings:
     Attributes:
         train: one of `TRAINED`: a LoRA on the U-Net, on the text encoders, on both, or soft tokens before the prompt.
         steps: optimizer steps.
-        batch: pictures of one prompt per step; the assignment is over these.
+        batch: images of one prompt per step; the assignment is over these.
         rank: of the LoRAs.
         tokens: how many soft tokens.
         rate: learning rate, constant after a warm-up over 10 steps; None for the default of what is trained.
         guidance: guidance scale, at which the model will be used.
         sampling: sampling steps; each training step draws a number within 2 of it, 19–23 in the paper.
         through: sampling steps that gradients go through, drawn anew each time; 0 for all.
-        confidence: pictures whose class is less sure than this are not pushed.
-        keep: λ_img, weight of likeness to the frozen model's picture.
-        keep_changed: its factor for pictures that are to show another class than the frozen model's.
+        confidence: images whose class is less sure than this are not pushed.
+        keep: λ_img, weight of likeness to the frozen model's image.
+        keep_changed: its factor for images that are to show another class than the frozen model's.
         average: decay of the running average of the weights, which is what is saved.
         seed: of everything.
     """
@@ -96,7 +96,7 @@ def usual_keep(train: str, extractors: int) -> float:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step makes: a prompt, a seed for each picture, sampling steps, and which of them are learnt through."""
+    """What one step makes: a prompt, a seed for each image, sampling steps, and which of them are learnt through."""
 
     prompt: str
     seeds: Sequence[int]
@@ -106,7 +106,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Original:
-    """The frozen model's pictures of a step: features [N, D] to keep, and the class [N] that each probe sees."""
+    """The frozen model's images of a step: features [N, D] to keep, and the class [N] that each probe sees."""
 
     features: "Sequence[torch.Tensor]"
     classes: Sequence[np.ndarray]
@@ -122,7 +122,7 @@ class Alignment(Resumable):
         families: lists of prompts. A step draws a family, then a prompt of it, so that all families come equally often
             however many prompts they have.
         settings: see `Settings`.
-        keep: extractors whose features the pictures shall keep; without one, their latents are compared.
+        keep: extractors whose features the images shall keep; without one, their latents are compared.
         note: told when memory has to be saved.
     """
 
@@ -158,7 +158,7 @@ class Alignment(Resumable):
         self.averages = {"average": Ema(named, settings.average)}
         self.scheduler = solver(base)
         self.cell = base.unet.config.sample_size
-        # With gradients a picture takes several times the memory that sampling it does.
+        # With gradients an image takes several times the memory that sampling it does.
         rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
         self.most = min(rows, settings.batch)
         self.step, self.skipped = 0, 0
@@ -166,7 +166,7 @@ class Alignment(Resumable):
 
     @property
     def rows(self) -> int:
-        """How many pictures are made, and learnt through, at a time."""
+        """How many images are made, and learnt through, at a time."""
         return max(1, self.most // self.pieces)
 
     def draw(self, step: int) -> Draw:
@@ -191,7 +191,7 @@ class Alignment(Resumable):
         """Make one optimizer step; one whose gradient is not finite leaves everything as it was.
 
         Raises:
-            DDMError: this has been so for many steps in a row, or the memory does not suffice for one picture.
+            DDMError: this has been so for many steps in a row, or the memory does not suffice for one image.
         """
         import torch
 
@@ -208,7 +208,7 @@ class Alignment(Resumable):
         self.step += 1
 
     def _gradients(self) -> "torch.Tensor":
-        """Make a step's pictures and their gradients; give the loss."""
+        """Make a step's images and their gradients; give the loss."""
         import torch
 
         base, settings, drawn = self.base, self.settings, self.draw(self.step)
@@ -225,17 +225,17 @@ class Alignment(Resumable):
         return loss.detach()
 
     def loss_of(self, made: "Trajectory", original: Original) -> "torch.Tensor":
-        """L_align + λ_img · w · Σ (1 − cos f): of pictures against their aims, and of features against the original.
+        """L_align + λ_img · w · Σ (1 − cos f): of images against their aims, and of features against the original.
 
-        L_align is the mean of the cross-entropy over the pictures that are sure (c ≥ .8), summed over attributes; w is
-        1 where a picture is to show what the original shows, else `keep_changed`.
+        L_align is the mean of the cross-entropy over the images that are sure (c ≥ .8), summed over attributes; w is
+        1 where an image is to show what the original shows, else `keep_changed`.
         """
         import torch
         import torch.nn.functional as F
 
         settings = self.settings
-        pictures = self._decode(made.latents)
-        logits = [probe.logits(pictures) for probe in self.probes]
+        images = self._decode(made.latents)
+        logits = [probe.logits(images) for probe in self.probes]
         seen = [part.detach().double().softmax(1).cpu().numpy() for part in logits]
         rng = np.random.default_rng([settings.seed, 2, self.step])
         wanted = aims(seen, self.targets, rng)
@@ -248,7 +248,7 @@ class Alignment(Resumable):
         if settings.keep:
             stays = np.all([aim.classes == was for aim, was in zip(wanted, original.classes, strict=True)], axis=0)
             weight = torch.where(torch.as_tensor(stays, device=loss.device), 1.0, settings.keep_changed)
-            for now, then in zip(self._features(made.latents, pictures), original.features, strict=True):
+            for now, then in zip(self._features(made.latents, images), original.features, strict=True):
                 loss = loss + settings.keep * (weight * (1 - F.cosine_similarity(now, then))).mean()
         return loss
 
@@ -288,9 +288,9 @@ class Alignment(Resumable):
             texts = self.base.encode_text([drawn.prompt, ""])
             text, none = (texts[[row] * len(noise)] for row in range(2))
             latents = self._roll_out(noise, drawn.steps, text, none).latents
-            pictures = self._decode(latents)
-            classes = [probe.logits(pictures).argmax(1).cpu().numpy() for probe in self.probes]
-            return Original(self._features(latents, pictures), classes)
+            images = self._decode(latents)
+            classes = [probe.logits(images).argmax(1).cpu().numpy() for probe in self.probes]
+            return Original(self._features(latents, images), classes)
 
     def _roll_out(self, noise: "torch.Tensor", steps: int, text: Text, none: Text) -> "Trajectory":
         guidance = self.settings.guidance
@@ -316,11 +316,11 @@ class Alignment(Resumable):
             for model in self.parts.values():
                 set_alpha(model, ADAPTER, 1.0)
 
-    def _features(self, latents: "torch.Tensor", pictures: "torch.Tensor") -> "list[torch.Tensor]":
-        return [extract(pictures) for extract in self.keep] or [latents.flatten(1)]
+    def _features(self, latents: "torch.Tensor", images: "torch.Tensor") -> "list[torch.Tensor]":
+        return [extract(images) for extract in self.keep] or [latents.flatten(1)]
 
     def _decode(self, latents: "torch.Tensor") -> "torch.Tensor":
-        """Pictures float [N, 3, H, W] in 0…1; of those that do not fit at once, the VAE's activations are made anew."""
+        """Images float [N, 3, H, W] in 0…1; of those that do not fit at once, the VAE's activations are made anew."""
         import torch
         from torch.utils.checkpoint import checkpoint
 

@@ -77,7 +77,7 @@ class AlignmentRun:
         Args:
             progress: called after each step with (step, steps, loss).
             stop: asked before each step.
-            previews: makes pictures now and then, and at the end, with the running average that the file will hold.
+            previews: makes images now and then, and at the end, with the running average that the file will hold.
 
         Returns:
             Whether the run is complete; then the file is written and the checkpoint is gone.

@@ -1,7 +1,7 @@
 """What a model makes, read without a label: where the base stands before training, and what scale α = 1 needs after.
 
 Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So the
-model makes pictures at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
+model makes images at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
 base's own features, and the strength at which their shares are the target's becomes the file's α = 1.
 
 Prompts differ in where they start and in what an adapter makes of them. Where each is to be in balance by itself, their
@@ -23,7 +23,7 @@ import numpy as np
 
 from ...debias.groups.features import centre
 from ...debias.groups.groups import concepts
-from ..data.image_features import picture_features
+from ..data.image_features import image_features
 from ..data.latents import Latents
 from ..models.lora import without_loras
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.0, 1.0, 2.0)
 SCALES = (0.25, 3.0)
-# To count groups, pictures need not be finished to the last detail.
+# To count groups, images need not be finished to the last detail.
 SAMPLING_STEPS = 10
-# Fewer pictures teach no classifier; less progress than this is rounding.
+# Fewer images teach no classifier; less progress than this is rounding.
 FEWEST, LEAST = 8, 1e-3
-# The base's shares are read from so many times the pictures of a strength, and count as if a few more were the set's.
+# The base's shares are read from so many times the images of a strength, and count as if a few more were the set's.
 FIRST, PRIOR = 2, 20
-# A prompt's shares are read from few pictures, and count as if so many more were as those of all prompts together:
+# A prompt's shares are read from few images, and count as if so many more were as those of all prompts together:
 # with a quarter of them, prompts were corrected by more than they lacked, and by chance.
 PROMPT_PRIOR = 16
-# A goal at this distance from the shares at strength 0 is reached: 160 pictures tell no better.
+# A goal at this distance from the shares at strength 0 is reached: 160 images tell no better.
 NEAR = 0.08
 
 
@@ -100,14 +100,14 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class GroupReader:
-    """Lets a model make pictures of a set's captions, and reads which groups they show.
+    """Lets a model make images of a set's captions, and reads which groups they show.
 
     Attributes:
         base: with the LoRA "debias", trained or not.
         latents: of the set, all of one shape.
-        captions: [N]; pictures are made of captions drawn from them.
+        captions: [N]; images are made of captions drawn from them.
         grouping: the groups and weights that are trained towards.
-        pictures: how many to make at each strength.
+        images: how many to make at each strength.
         seed: of captions and noise.
         progress: called with (done, total).
         cache: a folder that keeps the set's features and encoded captions.
@@ -117,7 +117,7 @@ class GroupReader:
     latents: Latents
     captions: Sequence[str]
     grouping: "Grouping"
-    pictures: int
+    images: int
     seed: int
     progress: Callable[[int, int], None] | None = None
     cache: Path | None = None
@@ -125,9 +125,9 @@ class GroupReader:
     def base_shares(self) -> np.ndarray:
         """Shares [K] of every group in what the base makes without the LoRA, all attributes after one another.
 
-        They are read from `FIRST` times as many pictures as are made at a strength otherwise.
+        They are read from `FIRST` times as many images as are made at a strength otherwise.
         """
-        count, grouping = FIRST * self.pictures, self.grouping
+        count, grouping = FIRST * self.images, self.grouping
         (seen,) = self._read((0.0,), self._drawn(count)).mean(1)
         own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
         return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
@@ -139,7 +139,7 @@ class GroupReader:
             start: the shares at strength 0, if `base_shares` has read them.
         """
         weighting = self.grouping.weighting
-        strengths, drawn = STRENGTHS if start is None else STRENGTHS[1:], self._drawn(self.pictures)
+        strengths, drawn = STRENGTHS if start is None else STRENGTHS[1:], self._drawn(self.images)
         shares = self._read(strengths, drawn).mean(1)
         if start is not None:
             shares = np.concatenate([start[None], shares])
@@ -157,10 +157,10 @@ class GroupReader:
     def shares_by_prompt(self, count: int) -> np.ndarray:
         """Shares [C, K] of every group, all above 0, at the strength that would be α = 1, all attributes in a row.
 
-        Captions of few pictures are looked at together, as they are weighed (`peers`).
+        Captions of few images are looked at together, as they are weighed (`peers`).
 
         Args:
-            count: pictures to make of each of them, at each strength.
+            count: images to make of each of them, at each strength.
         """
         concept, rng = self.grouping.weighting.concept, np.random.default_rng([self.seed, 78])
         size = concept.max() + 1
@@ -172,12 +172,12 @@ class GroupReader:
         common = np.maximum(seen.mean(0), 1 / (count * size))
         return (count * seen + PROMPT_PRIOR * common) / (count + PROMPT_PRIOR)
 
-    def _drawn(self, pictures: int) -> np.ndarray:
-        """Which rows of the set have the captions of so many pictures."""
-        return np.sort(np.random.default_rng([self.seed, 77]).integers(len(self.captions), size=pictures))
+    def _drawn(self, images: int) -> np.ndarray:
+        """Which rows of the set have the captions of so many images."""
+        return np.sort(np.random.default_rng([self.seed, 77]).integers(len(self.captions), size=images))
 
     def _read(self, strengths: Sequence[float], drawn: np.ndarray) -> np.ndarray:
-        """Groups [S, M, K] (1 where a picture is of one) of pictures at each strength, all attributes in a row.
+        """Groups [S, M, K] (1 where an image is of one) of images at each strength, all attributes in a row.
 
         Args:
             drawn: [M] rows of the set whose captions they have.
@@ -196,7 +196,7 @@ class GroupReader:
             reading()
 
         def reading(*_: int) -> None:
-            # The pictures are there by then, but whoever watches can still stop.
+            # The images are there by then, but whoever watches can still stop.
             if self.progress:
                 self.progress(*last)
 
@@ -213,8 +213,8 @@ class GroupReader:
             )
             made.append(torch.cat([batch.latents for batch in batches]))
         with without_loras([base.unet]):
-            own = picture_features(base, self.latents, *concepts(captions), seed, reading, self.cache)
-            new = [picture_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
+            own = image_features(base, self.latents, *concepts(captions), seed, reading, self.cache)
+            new = [image_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
         centred = centre(own, self.grouping.weighting.concept)
         x = np.concatenate(list(centred.values()), 1)
         shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
@@ -223,11 +223,11 @@ class GroupReader:
 
 
 def groups_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:
-    """Groups [S, M, K] (1 where a picture is of one) of pictures [S][M, D].
+    """Groups [S, M, K] (1 where an image is of one) of images [S][M, D].
 
     Args:
         x, membership: the set [N, D] and its groups [N, K], on which a logistic regression is learnt.
-        made: the pictures.
+        made: the images.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -237,7 +237,7 @@ def groups_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray])
     group = membership.argmax(1)
     present = np.unique(group[known])
     if len(present) < 2:
-        # Nothing to tell apart: in a few pictures, all may be of one group.
+        # Nothing to tell apart: in a few images, all may be of one group.
         return np.broadcast_to(np.eye(membership.shape[1])[present], (len(made), len(made[0]), membership.shape[1]))
     # Balanced: a majority in the set must not read itself into what is made.
     reader = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000))

@@ -1,4 +1,4 @@
-"""A whole training run: pictures → latents → groups → loop → adapter file, with checkpoints and resume."""
+"""A whole training run: images → latents → groups → loop → adapter file, with checkpoints and resume."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from ...debias.core.io import kind_of, read_metadata
 from ...debias.groups.groups import concepts
 from ...debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
 from ..data.caption_table import TextTable
-from ..data.dataset import PictureSet
+from ..data.dataset import ImageSet
 from ..data.group_images import Grouper, Grouping, attributes
 from ..evaluation.adapter_page import page_path
 from ..loop.checkpoint import checkpoint_path, remove_strays
@@ -38,7 +38,7 @@ LISTED = 200
 
 
 class _Stopped(Exception):
-    """A look at the model's pictures is to stop."""
+    """A look at the model's images is to stop."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Run:
 
     Args:
         base: gets the LoRAs.
-        pictures: the set.
+        images: the set.
         out: the adapter file to write.
         style: the style file to write, if a style is to be learnt as well.
         groups, target: as on the command line.
@@ -60,7 +60,7 @@ class Run:
     """
 
     base: Base
-    pictures: PictureSet
+    images: ImageSet
     out: Path
     style: Path | None = None
     groups: str = "discovered"
@@ -75,36 +75,34 @@ class Run:
     def __post_init__(self) -> None:
         grouper = Grouper(
             self.base,
-            self.pictures.squares,
-            self.pictures.captions,
+            self.images.squares,
+            self.images.captions,
             self.settings.seed,
             self.report,
-            self.pictures.cache,
+            self.images.cache,
         )
-        self.grouping: Grouping = self.ranks.agreed(
-            lambda: grouper.group(self.groups, self.target, self.pictures.column)
-        )
+        self.grouping: Grouping = self.ranks.agreed(lambda: grouper.group(self.groups, self.target, self.images.column))
         self.concepts = grouper.names
         if self.settings.by_prompt and (why := self._no_prompts()):
             self.settings = replace(self.settings, by_prompt=0)
             if self.note:
                 self.note(f"Prompts are not corrected one by one (--by-prompt): {why}.")
         table = TextTable.build(
-            self.base, self.pictures.captions, self.grouping, self.settings.shuffle, self.pictures.cache
+            self.base, self.images.captions, self.grouping, self.settings.shuffle, self.images.cache
         )
         self.training = self._training(table)
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         settings = self.settings.as_dict()
         self.fingerprint = self._fingerprint(settings)
-        # Calibration comes after the last step: a run may be gone on with without it, or with more pictures.
+        # Calibration comes after the last step: a run may be gone on with without it, or with more images.
         del settings["calibrate"]
         self.keeper = Keeper(self.checkpoint, self.training, self._fingerprint(settings), self.save_every)
 
     def _fingerprint(self, settings: dict[str, Any]) -> str:
         """Of everything that a run with these settings depends on."""
         labels = self.groups.startswith("labels:")
-        columns = [self.pictures.column(name) for name in attributes(self.groups)] if labels else []
-        depends = [self.base.hash, self.pictures.fingerprint, self.groups, self.target, settings]
+        columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
+        depends = [self.base.hash, self.images.fingerprint, self.groups, self.target, settings]
         depends += [self.style is not None, [label for column in columns for label in column] if labels else None]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
@@ -112,15 +110,15 @@ class Run:
         """Why the shares of each prompt cannot be read; empty if they can."""
         if self.grouping.weighting.by_indicator:
             return "no groups were found whose shares could be counted"
-        if (count := len(self.pictures.captions)) < FEWEST:
-            return f"{count} pictures do not teach what to count, {FEWEST} do"
+        if (count := len(self.images.captions)) < FEWEST:
+            return f"{count} images do not teach what to count, {FEWEST} do"
         return ""
 
     def _training(self, captions: TextTable) -> FairTraining:
         """The loop's own state: LoRAs on the base, and an optimizer."""
         return FairTraining(
             self.base,
-            self.pictures.latents,
+            self.images.latents,
             captions,
             self.grouping.weighting,
             self.settings,
@@ -162,8 +160,8 @@ class Run:
             stop: asked before each step, of training and of all that is sampled before and after it; and between the
                 pieces of one that is made in several. Once it says True, it must keep to that.
             calibrating: called with (done, total) while the scale is calibrated.
-            previews: makes pictures now and then, and of the finished adapter.
-            looking: called with (done, total) while the base's own pictures are looked at, where that is needed.
+            previews: makes images now and then, and of the finished adapter.
+            looking: called with (done, total) while the base's own images are looked at, where that is needed.
             comparing: called with (done, total) while each prompt is looked at, where each is corrected by itself.
 
         Returns:
@@ -232,7 +230,7 @@ class Run:
         stop: Callable[[], bool] | None,
         progress: Callable[[int, int], None] | None,
     ) -> bool:
-        """Let a figure of the training be the shares that are found in pictures; if stopped, the state is kept."""
+        """Let a figure of the training be the shares that are found in images; if stopped, the state is kept."""
         import torch
 
         shares, complete = self.ranks.agreed(lambda: self._watched(look, stop, progress))
@@ -243,7 +241,7 @@ class Run:
         return complete
 
     def _reweigh(self) -> float:
-        """Draw by the weights for the shares that are known of the model's pictures; returns their ESS at α = 1."""
+        """Draw by the weights for the shares that are known of the model's images; returns their ESS at α = 1."""
         grouping, weighting = self.grouping, self.grouping.weighting
         start, prompts = _known(self.training.start), _known(self.training.prompts)
         if start is not None:
@@ -284,7 +282,7 @@ class Run:
         stop: Callable[[], bool] | None,
         progress: Callable[[int, int], None] | None,
     ) -> tuple[Any, bool]:
-        """What a look at the model's pictures found, and whether it was not stopped."""
+        """What a look at the model's images found, and whether it was not stopped."""
 
         def watched(done: int, total: int) -> None:
             if stop and stop():
@@ -309,7 +307,7 @@ class Run:
         return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
 
     def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Shares of every group in the base's own pictures."""
+        """Shares of every group in the base's own images."""
         return self._reader(progress).base_shares()
 
     @property
@@ -318,14 +316,14 @@ class Run:
         return bool(self.settings.by_prompt) and not len(self.training.prompts)
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Shares of every group in the pictures of each prompt, at the strength that would be α = 1 now."""
+        """Shares of every group in the images of each prompt, at the strength that would be α = 1 now."""
         with self.training.averaged():
             return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
 
     def calibrate(
         self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None
     ) -> Calibration | None:
-        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few pictures teach it.
+        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few images teach it.
 
         Args:
             start: what `base_shares` found.
@@ -336,32 +334,32 @@ class Run:
 
     @property
     def _reads(self) -> bool:
-        """Whether the model's pictures are looked at, and there are enough to learn from what to see in them."""
-        return bool(self.settings.calibrate) and len(self.pictures.captions) >= FEWEST
+        """Whether the model's images are looked at, and there are enough to learn from what to see in them."""
+        return bool(self.settings.calibrate) and len(self.images.captions) >= FEWEST
 
     def _reader(self, progress: Callable[[int, int], None] | None) -> GroupReader:
-        pictures, settings = self.pictures, self.settings
+        images, settings = self.images, self.settings
         return GroupReader(
             self.base,
-            pictures.squares,
-            pictures.captions,
+            images.squares,
+            images.captions,
             self.grouping,
             settings.calibrate,
             settings.seed,
             progress,
-            pictures.cache,
+            images.cache,
         )
 
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
 
-        Captions of few pictures are one of these together.
+        Captions of few images are one of these together.
         """
         shares = _known(self.training.prompts)
         if shares is None:
             return []
-        grouping, (names, index) = self.grouping, concepts(self.pictures.captions)
+        grouping, (names, index) = self.grouping, concepts(self.images.captions)
         return [
             {
                 "prompts": [names[number] for number in np.unique(index[grouping.weighting.concept == one])[:LISTED]],
@@ -405,8 +403,8 @@ class Run:
             ],
             training={
                 **self.settings.as_dict(),
-                "pictures": len(self.pictures.captions),
-                "size": self.base.picture_size,
+                "images": len(self.images.captions),
+                "size": self.base.image_size,
                 "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "prompts": self.seen,

@@ -1,6 +1,6 @@
 """Objective `ddm-paper`: *Debiasing Diffusion Model* (arXiv 2503.12536) as it was published, for K classes and any α.
 
-LoRA on attention's q and v, a constant rate, uniform timesteps, pictures as they come, one α for the whole training.
+LoRA on attention's q and v, a constant rate, uniform timesteps, images as they come, one α for the whole training.
 What the authors' script does by mistake is not copied: steps are optimizer steps, gradients are clipped by their norm.
 """
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from ...debias.groups.groups import Groups
     from ..data.caption_table import TextTable
 
-# Pictures, drawn from the set, over whose noisy versions the entropy is measured.
+# Images, drawn from the set, over whose noisy versions the entropy is measured.
 MEASURED = 256
 
 
 class PlainDraws:
-    """Draws the rows of each step: pictures that have a class, and timesteps, evenly; stateless, as `Draws` is."""
+    """Draws the rows of each step: images that have a class, and timesteps, evenly; stateless, as `Draws` is."""
 
     style_steps = 0
 
@@ -41,13 +41,13 @@ class PlainDraws:
     def plan(self, step: int, count: int | None = None) -> Plan:
         """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
         rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch
-        picture = rng.choice(self.rows, count)
+        image = rng.choice(self.rows, count)
         return Plan(
-            picture=picture,
+            image=image,
             flip=np.zeros(count, dtype=bool),
             alpha=np.ones(count, dtype=np.float32),
             timestep=rng.integers(self.timesteps, size=count),
-            text=self.captions.neutral[picture, 0],
+            text=self.captions.neutral[image, 0],
             teacher=np.full(count, -1),
             style=False,
         )
@@ -57,7 +57,7 @@ class PaperTraining(FairTraining):
     """The trainer's loop with the paper's draws and loss; the indicator is learnt along, and then discarded.
 
     Args:
-        groups: the classes; pictures of none are left out.
+        groups: the classes; images of none are left out.
         given: what `FairTraining` takes; latents of one shape.
     """
 
@@ -82,11 +82,11 @@ class PaperTraining(FairTraining):
         return self.settings.rate
 
     def entropy(self) -> tuple[float, float]:
-        """Mean and deviation of the indicator's entropy on noisy pictures, as the paper evaluates itself."""
+        """Mean and deviation of the indicator's entropy on noisy images, as the paper evaluates itself."""
         import torch
 
         plan = self.draws.plan(self.settings.steps, MEASURED)
-        mean, _, _ = self.latents.fetch(plan.picture, plan.flip)
+        mean, _, _ = self.latents.fetch(plan.image, plan.flip)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(mean)
         with torch.no_grad():
             return indicator_entropy(self.indicator(self._denoised(plan, mean, noise)))
@@ -102,7 +102,7 @@ class PaperTraining(FairTraining):
         import torch
 
         predicted = self._denoised(plan, latents, noise)
-        classes = self.classes[self.base.moved(torch.as_tensor(plan.picture))]
+        classes = self.classes[self.base.moved(torch.as_tensor(plan.image))]
         losses = paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
         loss = losses.sum() * factor
         loss.backward()
@@ -126,7 +126,7 @@ class PaperRun(Run):
         return PaperTraining(
             self.grouping.groups[0],
             self.base,
-            self.pictures.squares,
+            self.images.squares,
             captions,
             self.grouping.weighting,
             self.settings,

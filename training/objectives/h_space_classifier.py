@@ -1,4 +1,4 @@
-"""From pictures to a head for distribution guidance: groups as labels, words or a probe say them, and h-space."""
+"""From images to a head for distribution guidance: groups as labels, words or a probe say them, and h-space."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -13,46 +13,46 @@ if TYPE_CHECKING:
     import torch
 
     from ...debias.probes.probe import Probe
-    from ..data.dataset import PictureSet
+    from ..data.dataset import ImageSet
     from ..models.base import Base
 
 Report = Callable[[str, int, int], None]
-# The most pictures whose h-space is read at a time.
+# The most images whose h-space is read at a time.
 MOST = 64
 
 
 def make_head(
     base: "Base",
-    pictures: "PictureSet",
+    images: "ImageSet",
     groups: str = "",
     probe: "Probe | None" = None,
     seed: int = 0,
     report: Report | None = None,
 ) -> AttributeHead:
-    """Fit a head on pictures that are grouped by labels or words, or by a probe.
+    """Fit a head on images that are grouped by labels or words, or by a probe.
 
     Args:
-        base: whose h-space is read, under each picture's caption.
-        pictures: of a folder, or made by the base.
+        base: whose h-space is read, under each image's caption.
+        images: of a folder, or made by the base.
         groups: `labels:COLUMN` or `words:man|woman`, as `Grouper.group` takes them.
-        probe: says instead who is in the pictures.
+        probe: says instead who is in the images.
         seed: of the noises.
         report: called with (what, done, total).
 
     Raises:
-        DDMError: another source of groups, or a class with too few pictures.
+        DDMError: another source of groups, or a class with too few images.
     """
     import torch
 
     report = report or (lambda what, done, total: None)
-    captions = pictures.captions
-    latents = pictures.squares[torch.arange(len(captions))]
+    captions = images.captions
+    latents = images.squares[torch.arange(len(captions))]
     if probe is not None:
         seen = probe.predict(base.decode(latents))
         found, attribute = Groups(probe.names, seen, f"probe:{probe.attribute}"), probe.attribute
     elif groups.startswith(("labels:", "words:")):
-        grouper = Grouper(base, pictures.squares, captions, seed, report, pictures.cache)
-        (found,), attribute = grouper.group(groups, labels=pictures.column).groups, groups.partition(":")[2]
+        grouper = Grouper(base, images.squares, captions, seed, report, images.cache)
+        (found,), attribute = grouper.group(groups, labels=images.column).groups, groups.partition(":")[2]
     else:
         raise DDMError(
             f"A head learns named classes, and “{groups}” names none. Use labels:COLUMN, words:man|woman, or --probe."
@@ -64,7 +64,7 @@ def make_head(
 def h_space(
     base: "Base", latents: "torch.Tensor", captions: list[str], seed: int, report: Report
 ) -> "Iterator[tuple[int, torch.Tensor]]":
-    """Per timestep the mid-block's output [N, C, H, W] (float32, on the CPU) of the noisy pictures."""
+    """Per timestep the mid-block's output [N, C, H, W] (float32, on the CPU) of the noisy images."""
     import torch
 
     names, concept = concepts(captions)

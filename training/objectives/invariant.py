@@ -17,26 +17,26 @@ from ...debias.methods.invariant_module import new_module
 from ..loop.checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 if TYPE_CHECKING:
-    from ..data.dataset import PictureSet
+    from ..data.dataset import ImageSet
     from ..models.base import Base
 
-# The noise levels over which a picture's loss is averaged.
+# The noise levels over which an image's loss is averaged.
 TIMESTEPS = (100, 300, 500, 700, 900)
 READ_EVERY = 10
 
 
 @dataclass(frozen=True)
 class InvariantSettings:
-    """What a training depends on, besides base and pictures.
+    """What a training depends on, besides base and images.
 
     Attributes:
         steps: optimizer steps.
-        batch: pictures per step.
+        batch: images per step.
         rate: learning rate at the start, falling to 0 as a cosine.
         groups: G, how many groups are inferred.
         beta: β, how much the smallest group counts in inferring them.
         variance: λ, how much the differences between groups count in the loss.
-        dropout: share of pictures learnt under the empty caption, which classifier-free guidance needs.
+        dropout: share of images learnt under the empty caption, which classifier-free guidance needs.
         seed: of everything.
     """
 
@@ -55,7 +55,7 @@ class InvariantTraining(Resumable):
 
     Args:
         base: frozen; nothing on it is changed.
-        pictures: their shares are those of the base, as far as one knows.
+        images: their shares are those of the base, as far as one knows.
         settings: see `InvariantSettings`.
         report: called with (what, done, total) while the base is measured.
     """
@@ -63,21 +63,21 @@ class InvariantTraining(Resumable):
     def __init__(
         self,
         base: "Base",
-        pictures: "PictureSet",
+        images: "ImageSet",
         settings: InvariantSettings,
         report: Callable[[str, int, int], None] | None = None,
     ):
         import torch
 
-        self.base, self.pictures, self.settings = base, pictures, settings
-        names, concept = concepts(pictures.captions)
+        self.base, self.images, self.settings = base, images, settings
+        names, concept = concepts(images.captions)
         # The last row is the empty caption.
         self.table = base.encode_text([*names, ""])
         self.concept, self.empty = concept, len(names)
         errors = denoising_errors(
             base.denoise,
             base.scheduler.alphas_cumprod,
-            pictures.squares[torch.arange(len(concept))],
+            images.squares[torch.arange(len(concept))],
             [self.table],
             torch.as_tensor(concept, device=base.device),
             timesteps=TIMESTEPS,
@@ -103,7 +103,7 @@ class InvariantTraining(Resumable):
     @property
     def fingerprint(self) -> str:
         """Of everything that the run depends on."""
-        depends = [self.base.hash, self.pictures.fingerprint, asdict(self.settings)]
+        depends = [self.base.hash, self.images.fingerprint, asdict(self.settings)]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def advance(self) -> None:
@@ -117,8 +117,8 @@ class InvariantTraining(Resumable):
         rows = rng.integers(len(self.concept), size=count)
         text = np.where(rng.random(count) < settings.dropout, self.empty, self.concept[rows])
         times = (rng.permutation(np.arange(count) + rng.random(count)) / count * len(base.schedule)).astype(int)
-        picture, t, text = (torch.as_tensor(part, device=device) for part in (rows, times, text))
-        mean, deviation, _ = self.pictures.squares.fetch(rows, np.zeros(count, dtype=bool))
+        image, t, text = (torch.as_tensor(part, device=device) for part in (rows, times, text))
+        mean, deviation, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
         jitter, noise = (torch.randn(mean.shape, generator=generator).to(device) for _ in range(2))
         latents = mean + deviation * jitter
         noisy = base.noisy(latents, noise, t)
@@ -126,7 +126,7 @@ class InvariantTraining(Resumable):
             answer = base.predict(noisy, t, self.table[text])
         answer = answer + self.module(noisy, t, self.table[text].tokens)
         losses = (answer - base.target(latents, noise, t)).square().mean((1, 2, 3))
-        loss = invariant_loss(losses, self.groups[picture], settings.variance)
+        loss = invariant_loss(losses, self.groups[image], settings.variance)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimizer.param_groups:

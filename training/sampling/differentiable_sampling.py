@@ -1,7 +1,7 @@
 """Sampling that can be learnt through: adjusted direct fine-tuning (arXiv 2311.07604, section 4.2).
 
 Latents are detached where they enter the U-Net, so gradients reach each prediction only on the direct path through the
-sampler, which is linear. They are therefore known before any gradient enters the U-Net: the pictures are made without
+sampler, which is linear. They are therefore known before any gradient enters the U-Net: the images are made without
 one, and then each step is computed anew with the gradient of its prediction at hand. That is exact, holds one U-Net's
 activations at a time whatever the number of steps, and a few steps can be drawn to stand for all.
 """
@@ -73,7 +73,7 @@ class Trajectory:
         Args:
             text, empty: [N] texts as the trajectory was made with, with or without gradients.
             chosen: the steps to pass through; their gradients are multiplied to stand for all.
-            rows: pictures at a time.
+            rows: images at a time.
         """
         import torch
 
@@ -122,7 +122,7 @@ def roll_out(
     Args:
         scheduler: a diffusers scheduler without randomness (see `sampler.solver`).
         text, empty: [N] texts; `empty` is None for no guidance.
-        rows: pictures at a time.
+        rows: images at a time.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Generation with a base model: deterministic, one noise per seed, α per picture, in batches that can be shown."""
+"""Generation with a base model: deterministic, one noise per seed, α per image, in batches that can be shown."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 # The strength of the LoRA of this name is what `alpha` sets.
 ADAPTER = "debias"
-# The most pictures that are made at a time.
+# The most images that are made at a time.
 MOST = 512
 
 
 class Batch(NamedTuple):
-    """Pictures `start` … `start` + n of a run: uint8 [n, H, W, 3], and their scaled latents [n, C, h, w].
+    """Images `start` … `start` + n of a run: uint8 [n, H, W, 3], and their scaled latents [n, C, h, w].
 
-    With distribution guidance, also the class of each attribute that each picture was counted as.
+    With distribution guidance, also the class of each attribute that each image was counted as.
     """
 
     start: int
-    pictures: np.ndarray
+    images: np.ndarray
     latents: "torch.Tensor"
     counted: Sequence[dict[str, str]] = ()
 
 
 def generate(base: Base, prompts: Sequence[str], seeds: Sequence[int], **options: object) -> np.ndarray:
-    """All pictures of `generate_batches` at once: uint8 [N, H, W, 3]; fewer than asked for when it was cancelled."""
-    pictures = [batch.pictures for batch in generate_batches(base, prompts, seeds, **options)]
-    return np.concatenate(pictures) if pictures else _no_pictures(base)
+    """All images of `generate_batches` at once: uint8 [N, H, W, 3]; fewer than asked for when it was cancelled."""
+    images = [batch.images for batch in generate_batches(base, prompts, seeds, **options)]
+    return np.concatenate(images) if images else _no_images(base)
 
 
 def generate_batches(
@@ -59,36 +59,36 @@ def generate_batches(
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Batch]:
-    """Generate one picture per prompt and seed.
+    """Generate one image per prompt and seed.
 
-    Noise comes from a generator of its own for each picture, on the CPU: a picture depends on its seed, not on its
+    Noise comes from a generator of its own for each image, on the CPU: an image depends on its seed, not on its
     batch (up to rounding), nor on α or the device. Other LoRAs on the base keep their strength.
 
     Args:
         prompts: N prompts; repeated ones are encoded once.
         seeds: N seeds.
-        alpha: strength of the "debias" LoRA on U-Net and text encoders, one for all or one per picture; without such
+        alpha: strength of the "debias" LoRA on U-Net and text encoders, one for all or one per image; without such
             a LoRA it does nothing. Soft tokens are said at α = 1, at 0 they are not, and know nothing in between.
         guidance_scale: classifier-free guidance (arXiv 2207.12598); at 1 the unconditional half is not computed.
         negative: the prompt of the unconditional half.
-        batch_size: pictures at a time; by default what fits (see `default_batch_size`). Where the memory of a GPU does
+        batch_size: images at a time; by default what fits (see `default_batch_size`). Where the memory of a GPU does
             not suffice for them, fewer are made at a time.
-        size: side of the pictures in pixels; by default the model's own.
+        size: side of the images in pixels; by default the model's own.
         scheduler: a diffusers scheduler without randomness; by default `solver`.
         bf16: compute in bfloat16 where the base is float32. On CPUs that have it about 1.7 times as fast.
         steering: distribution guidance and invariant guidance; tallies count every finished batch.
-        decode: False leaves it at latents, for those who look at nothing else: a batch then holds no pictures.
+        decode: False leaves it at latents, for those who look at nothing else: a batch then holds no images.
         progress: called with (steps done, steps in all) after each step.
         cancelled: asked before each step; once it says True, the batch at hand is given up.
 
     Raises:
         DDMError: settings out of range, prompts and seeds of different numbers, an α that soft tokens do not have, or
-            too little memory for one picture.
+            too little memory for one image.
     """
     import torch
 
     _check(base, prompts, seeds, steps, size)
-    cell = (size or base.picture_size) // base.vae_factor
+    cell = (size or base.image_size) // base.vae_factor
     batch_size = batch_size or default_batch_size(base, cell)
     scheduler, steering = scheduler or solver(base), steering or Steering()
     alphas = torch.as_tensor(alpha, dtype=torch.float32)
@@ -120,8 +120,8 @@ def generate_batches(
             )
         if latents is None:
             return None
-        pictures = base.decode(latents) if decode else _no_pictures(base)
-        return Batch(rows.start, pictures, latents, steering.count())
+        images = base.decode(latents) if decode else _no_images(base)
+        return Batch(rows.start, images, latents, steering.count())
 
     for batch in in_batches(len(seeds), batch_size, make):
         if batch is None:
@@ -130,8 +130,8 @@ def generate_batches(
         yield batch
 
 
-def _no_pictures(base: Base) -> np.ndarray:
-    return np.zeros((0, base.picture_size, base.picture_size, 3), np.uint8)
+def _no_images(base: Base) -> np.ndarray:
+    return np.zeros((0, base.image_size, base.image_size, 3), np.uint8)
 
 
 def solver(base: Base) -> "SchedulerMixin":
@@ -144,8 +144,8 @@ def solver(base: Base) -> "SchedulerMixin":
 
 
 def default_batch_size(base: Base, cell: int) -> int:
-    """How many pictures of `cell` × `cell` latents to make at a time: 64 of the smallest on a CPU, 1 of 512 pixels."""
-    # With guidance, a picture is two rows.
+    """How many images of `cell` × `cell` latents to make at a time: 64 of the smallest on a CPU, 1 of 512 pixels."""
+    # With guidance, an image is two rows.
     return max(1, fitting_rows(base.device, cell * cell, 2 * MOST) // 2)
 
 
@@ -153,9 +153,9 @@ def _check(base: Base, prompts: Sequence[str], seeds: Sequence[int], steps: int,
     if len(prompts) != len(seeds):
         raise DDMError(f"There are {len(prompts)} prompts for {len(seeds)} seeds. Give as many seeds as prompts.")
     if steps < 1:
-        raise DDMError(f"{steps} sampling steps make no picture. Use 1 or more; 20 is usual.")
+        raise DDMError(f"{steps} sampling steps make no image. Use 1 or more; 20 is usual.")
     if size is not None and (size < base.vae_factor or size % base.vae_factor):
-        raise DDMError(f"The picture size {size} is no multiple of {base.vae_factor}. Try {base.picture_size}.")
+        raise DDMError(f"The image size {size} is no multiple of {base.vae_factor}. Try {base.image_size}.")
 
 
 def noise_of(seed: int, channels: int, cell: int) -> "torch.Tensor":

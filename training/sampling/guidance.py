@@ -33,7 +33,7 @@ class Steering:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a picture's metadata says of it, as JSON; empty where it changes nothing."""
+        """What an image's metadata says of it, as JSON; empty where it changes nothing."""
         facts: dict[str, Any] = {}
         if guides := [guide.facts for guide in self.guides if guide.scale]:
             facts["guides"] = guides
@@ -43,7 +43,7 @@ class Steering:
 
     @contextmanager
     def on(self, unet: "torch.nn.Module", prompts: Sequence[str]) -> Iterator[None]:
-        """Steer the pictures of these prompts, whose conditional half is the last rows of every batch."""
+        """Steer the images of these prompts, whose conditional half is the last rows of every batch."""
         with ExitStack() as hooks:
             if self.guides:
                 begin_together(self.guides, prompts)
@@ -55,7 +55,7 @@ class Steering:
             yield
 
     def count(self) -> list[dict[str, str]]:
-        """Count the pictures that are done in the tallies; per picture its class of each attribute."""
+        """Count the images that are done in the tallies; per image its class of each attribute."""
         counted = [(guide, guide.end()) for guide in self.guides]
         total = len(counted[0][1]) if counted else 0
         return [
@@ -63,7 +63,7 @@ class Steering:
         ]
 
     def recount(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Set the tallies to the pictures that are there already: their `prompt`, and what `count` gave (`counted`)."""
+        """Set the tallies to the images that are there already: their `prompt`, and what `count` gave (`counted`)."""
         rows = [row for row in rows if "counted" in row]
         prompts = [row["prompt"] for row in rows]
         for guide in self.guides:
@@ -99,7 +99,7 @@ def load_steering(
     hashes = [(path.name, head.base_hash) for path, head in zip(heads, opened, strict=True)]
     hashes += [] if module is None else [(invariant.name, module.card.base_hash)]
     warnings = [
-        f"{name} was made for another base model: look at the pictures before you rely on it."
+        f"{name} was made for another base model: look at the images before you rely on it."
         for name, made_for in hashes
         if made_for != base.hash
     ]

@@ -1,6 +1,6 @@
-"""A gallery: generated pictures in a folder, by guidance scale, α, prompt and seed, with metadata.jsonl.
+"""A gallery: generated images in a folder, by guidance scale, α, prompt and seed, with metadata.jsonl.
 
-Layout: [cfg_<c>/]alpha_<a>/<prompt>/<seed>.png. Making it again keeps the pictures that are there already.
+Layout: [cfg_<c>/]alpha_<a>/<prompt>/<seed>.png. Making it again keeps the images that are there already.
 """
 
 import io
@@ -25,7 +25,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to make."""
+    """One image to make."""
 
     file_name: str
     prompt: str
@@ -36,7 +36,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Made:
-    """How many pictures were made, and how many were there already."""
+    """How many images were made, and how many were there already."""
 
     made: int
     kept: int
@@ -45,7 +45,7 @@ class Made:
 def plan_shots(
     prompts: Sequence[str], per_prompt: int, alphas: Sequence[float], cfgs: Sequence[float], seed: int
 ) -> list[Shot]:
-    """All pictures of a gallery. Prompt p has the seeds `seed` + p·per_prompt + i, the same at every α and scale."""
+    """All images of a gallery. Prompt p has the seeds `seed` + p·per_prompt + i, the same at every α and scale."""
     names = slugs(prompts)
     return [
         Shot(
@@ -76,17 +76,17 @@ def make_gallery(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Made:
-    """Make the pictures that are missing. When stopped, whole pictures and their metadata remain.
+    """Make the images that are missing. When stopped, whole images and their metadata remain.
 
     Args:
-        folder: made if it is not there. Pictures in it must have been made with the same settings.
-        steering: guidance without an adapter. Its tallies count anew for each α and guidance scale; pictures that are
+        folder: made if it is not there. Images in it must have been made with the same settings.
+        steering: guidance without an adapter. Its tallies count anew for each α and guidance scale; images that are
             kept count as what they were counted as when they were made.
-        overwrite: remove pictures that were made with other settings.
-        progress: called with (pictures done, pictures in all); within a batch the first is a fraction.
+        overwrite: remove images that were made with other settings.
+        progress: called with (images done, images in all); within a batch the first is a fraction.
 
     Raises:
-        DDMError: the folder holds pictures of other settings; settings out of range; the disk refuses.
+        DDMError: the folder holds images of other settings; settings out of range; the disk refuses.
     """
     folder, steering = Path(folder), steering or Steering()
     rows = {
@@ -97,10 +97,10 @@ def make_gallery(
             "alpha": shot.alpha,
             "cfg": shot.cfg,
             "steps": steps,
-            "size": size or model.base.picture_size,
+            "size": size or model.base.image_size,
             "negative": negative,
             "base": model.base.hash,
-            # At α = 0 the adapter is off, so the picture is the base's own.
+            # At α = 0 the adapter is off, so the image is the base's own.
             "adapter": model.adapter if shot.alpha else None,
             "style": model.style,
             **steering.facts,
@@ -130,11 +130,11 @@ def make_gallery(
             progress=progress
             and (lambda step, total, before=before, n=len(part): progress(before + n * step / total, len(shots))),
         ):
-            written = [rows[shot.file_name] for shot in part[batch.start : batch.start + len(batch.pictures)]]
+            written = [rows[shot.file_name] for shot in part[batch.start : batch.start + len(batch.images)]]
             for row, counted in zip(written, batch.counted, strict=False):
                 row["counted"] = counted
-            for row, picture in zip(written, batch.pictures, strict=True):
-                write_bytes(folder / row["file_name"], _png(picture))
+            for row, image in zip(written, batch.images, strict=True):
+                write_bytes(folder / row["file_name"], _png(image))
             _append(folder, written)
             done.update((row["file_name"], row) for row in written)
             finished += len(written)
@@ -162,9 +162,9 @@ def read_metadata_rows(folder: str | Path) -> list[dict[str, Any]]:
 def _settle(
     folder: Path, present: list[dict[str, Any]], rows: dict[str, dict[str, Any]], overwrite: bool
 ) -> dict[str, dict[str, Any]]:
-    """Rows of pictures that are there and may stay; refuses those of other settings, or removes them."""
+    """Rows of images that are there and may stay; refuses those of other settings, or removes them."""
     if folder.exists() and not folder.is_dir():
-        raise DDMError(f"{folder} is a file. Give a folder for the pictures.")
+        raise DDMError(f"{folder} is a file. Give a folder for the images.")
     wanted = next(iter(rows.values()), {})
     adapter = {row["adapter"] for row in rows.values()} - {None}
     settings = ("steps", "size", "negative", "base", "style", "guides", "invariant")
@@ -185,7 +185,7 @@ def _settle(
             foreign.append(path)
     if foreign and not overwrite:
         raise DDMError(
-            f"{folder} holds {len(foreign)} pictures that were made with another base, adapter or other settings, for "
+            f"{folder} holds {len(foreign)} images that were made with another base, adapter or other settings, for "
             f"instance {foreign[0].relative_to(root)}. Choose another folder, or replace them with --overwrite."
         )
     for path in foreign:
@@ -194,7 +194,7 @@ def _settle(
 
 
 def _planned(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what is known only once the picture is made."""
+    """A row without what is known only once the image is made."""
     return {key: value for key, value in row.items() if key != "counted"}
 
 
@@ -220,9 +220,9 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png")
+    Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Previews while a run trains: the same seeds at α = 0 and 1 under neutral prompts, as one picture."""
+"""Previews while a run trains: the same seeds at α = 0 and 1 under neutral prompts, as one image."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Previews:
 
     def __post_init__(self) -> None:
         remove_temporaries(self.folder, "step_*.png")
-        small = self.base.picture_size <= SMALL
+        small = self.base.image_size <= SMALL
         columns, self.rows = (6, 2) if small else (3, 2) if self.base.device.type != "cpu" else (2, 1)
         distinct = list(dict.fromkeys(self.captions))
         # Of fewer captions than columns, each has several.
@@ -75,7 +75,7 @@ class Previews:
                 return
             if alpha == 0 and "style" not in lora_names(self.base.unet):
                 self.before = made  # without a style, α = 0 is the base, whatever has been trained
-            tiles = [Image.fromarray(picture) for picture in made]
+            tiles = [Image.fromarray(image) for image in made]
             rows = [tiles[start : start + len(self.prompts)] for start in range(0, len(tiles), len(self.prompts))]
             blocks.append(Block(f"α = {alpha:g}", f"step {step}" if alpha else "", rows))
         buffer = io.BytesIO()

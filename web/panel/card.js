@@ -5,7 +5,7 @@ import { known, percent, strength } from "./number.js";
 import { distanceOverAlpha, sharesOverAlpha } from "./sweep.js";
 
 const SOURCES = {
-  discovered: "no labels: what is out of balance in the pictures",
+  discovered: "no labels: what is out of balance in the images",
   auto: "no labels: the model's own list of words",
 };
 
@@ -65,7 +65,7 @@ function facts({ groups, target, base_hash, concepts, training, measured, alpha_
     ["Target", shares?.join(", ") ?? "balance of whatever stands out"],
     [
       "Trained on",
-      [training?.pictures && `${training.pictures} pictures`, concepts?.length && `${concepts.length} concepts`]
+      [training?.images && `${training.images} images`, concepts?.length && `${concepts.length} concepts`]
         .filter(Boolean)
         .join(", "),
     ],
@@ -73,7 +73,7 @@ function facts({ groups, target, base_hash, concepts, training, measured, alpha_
     [
       "Measured",
       measured
-        ? `${measured.points.reduce((sum, one) => sum + one.pictures, 0)} pictures of ${measured.prompts} prompts`
+        ? `${measured.points.reduce((sum, one) => sum + one.images, 0)} images of ${measured.prompts} prompts`
         : "not yet: DDM Alpha Sweep does it",
     ],
     ["Base model", base_hash ? base_hash.slice(0, 10) : ""],

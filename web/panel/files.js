@@ -12,8 +12,8 @@ const KEPT_MS = 60_000;
 const place = ({ filename, subfolder = "", type = "output" }) =>
   `/view?${new URLSearchParams({ filename, subfolder, type })}`;
 
-/** Address of a picture that a node has written. */
-export const pictureAddress = (file) => api.apiURL(place(file));
+/** Address of an image that a node has written. */
+export const imageAddress = (file) => api.apiURL(place(file));
 
 async function fetched(file) {
   const answer = await api.fetchApi(place(file));

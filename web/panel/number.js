@@ -13,10 +13,10 @@ export const distance = (value) => (known(value) ? value.toFixed(2) : "–");
 /** An α, without zeros at the end. */
 export const strength = (alpha) => (known(alpha) ? String(Math.round(1000 * alpha) / 1000) : "–");
 
-/** The quality at a strength of a sweep: a share of pictures, or a distance. */
+/** The quality at a strength of a sweep: a share of images, or a distance. */
 export const qualityOf = ({ quality, quality_name: name }) => (isShare(name) ? percent(quality) : distance(quality));
 
-/** Whether a quality of this name is a share of pictures, which should be high; the others are distances. */
+/** Whether a quality of this name is a share of images, which should be high; the others are distances. */
 export const isShare = (name) => String(name).includes("recognised");
 
 /** Whether it is a finite number. */

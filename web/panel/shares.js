@@ -56,7 +56,7 @@ export function shareBars(attribute) {
 const interval = ({ low, high }) =>
   known(low) && html("small", {}, ` ${Math.round(100 * low)}–${Math.round(100 * high)}`);
 
-/** FD on its scale, beside what a perfectly fair model would show with as many pictures. */
+/** FD on its scale, beside what a perfectly fair model would show with as many images. */
 export function distanceMeter({ fd, floor, groups }) {
   if (!fd || !known(fd.value)) return null;
   const whole = Math.max(Math.SQRT1_2, fd.high ?? 0, floor ?? 0) * 1.04;

@@ -45,7 +45,7 @@ export function sharesOverAlpha({ points, attributes, recommended_alpha }, curso
     xTicks: alphaTicks(points),
     yTicks: [0, 0.5, 1].map((at) => ({ at, text: percent(at) })),
     xTitle: "α",
-    yTitle: "Share of pictures",
+    yTitle: "Share of images",
     targets: groups.map((group) => group.target).filter(known),
     cursor,
   });
@@ -109,21 +109,21 @@ function pareto({ points }) {
   });
 }
 
-/** What balance costs a folder: how many of its pictures carry the weight at each α. */
+/** What balance costs a folder: how many of its images carry the weight at each α. */
 export function priceOfBalance({ points, recommended_alpha }) {
-  const shown = points.filter((point) => known(point.pictures));
+  const shown = points.filter((point) => known(point.images));
   if (shown.length < 2) return null;
-  const top = Math.max(...shown.map((one) => one.pictures)) * 1.05;
+  const top = Math.max(...shown.map((one) => one.images)) * 1.05;
   const last = shown.at(-1);
   return plotOf({
-    label: `Pictures that carry the weight: ${Math.round(shown[0].pictures)} at α ${strength(shown[0].alpha)}, ${Math.round(last.pictures)} at α ${strength(last.alpha)}`,
-    series: [{ points: shown.map((one) => ({ x: one.alpha, y: one.pictures })), marks: shown.length < 9 }],
+    label: `Images that carry the weight: ${Math.round(shown[0].images)} at α ${strength(shown[0].alpha)}, ${Math.round(last.images)} at α ${strength(last.alpha)}`,
+    series: [{ points: shown.map((one) => ({ x: one.alpha, y: one.images })), marks: shown.length < 9 }],
     x: [shown[0].alpha, last.alpha],
     y: [0, top],
     xTicks: roundAlphas(shown),
     yTicks: [0, top / 2].map((at) => ({ at, text: String(Math.round(at)) })),
     xTitle: "α",
-    yTitle: "Pictures that carry the weight",
+    yTitle: "Images that carry the weight",
     cursor: cursorOf({ recommended_alpha }),
   });
 }

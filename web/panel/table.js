@@ -58,7 +58,7 @@ function ofPrompts(prompts) {
     String(row.n),
     ...row.groups.map((group) => `${percent(group.share)}, ${range(group)}`),
   ]);
-  return table("Prompts", ["Prompt", "Pictures", ...names], rows);
+  return table("Prompts", ["Prompt", "Images", ...names], rows);
 }
 
 function ofPoints({ points, attributes }) {

@@ -4,7 +4,7 @@ import { api } from "../../../scripts/api.js";
 import { cardView } from "./card.js";
 import { plotOf } from "./curve.js";
 import { html } from "./element.js";
-import { pictureAddress } from "./files.js";
+import { imageAddress } from "./files.js";
 import { known, percent } from "./number.js";
 import { shareBars } from "./shares.js";
 import { remarksView } from "./view.js";
@@ -13,8 +13,8 @@ import { remarksView } from "./view.js";
 const running = ({ phase }) => Boolean(phase) && phase !== "done" && phase !== "stopped";
 
 /**
- * The view of a training. Its button and its picture stay the same elements from one drawing to the next, which come
- * several times a second: a click must not be lost, and a picture must not flicker.
+ * The view of a training. Its button and its image stay the same elements from one drawing to the next, which come
+ * several times a second: a click must not be lost, and an image must not flicker.
  */
 export function trainingView() {
   const stop = actions();
@@ -71,7 +71,7 @@ function lossPlot({ losses, ess }) {
     y: [low - room, high + room],
     xTicks: [first, last].map((at) => ({ at, text: String(at) })),
     yTicks: [low, high].map((at) => ({ at, text: at.toFixed(3) })),
-    xTitle: known(ess) ? `Step. At α = 1, ${percent(ess)} of the pictures carry the weight.` : "Step",
+    xTitle: known(ess) ? `Step. At α = 1, ${percent(ess)} of the images carry the weight.` : "Step",
     yTitle: "Loss",
   });
 }
@@ -80,7 +80,7 @@ function previewOf() {
   const [caption, image] = [html("figcaption"), html("img")];
   const figure = html("figure", { class: "ddm-preview" }, caption, image);
   return ({ step, file }) => {
-    const address = pictureAddress(file);
+    const address = imageAddress(file);
     if (image.getAttribute("src") !== address) image.setAttribute("src", address);
     image.alt = `The same seeds without the adapter and with it, at step ${step}`;
     caption.replaceChildren(image.alt);

@@ -36,7 +36,7 @@ function heading({ verdict, summary, n }) {
         "div",
         { class: "ddm-head" },
         verdict?.text && verdictView(verdict),
-        known(n) && n > 0 && html("span", { class: "ddm-muted" }, n === 1 ? "1 picture" : `${n} pictures`),
+        known(n) && n > 0 && html("span", { class: "ddm-muted" }, n === 1 ? "1 image" : `${n} images`),
       ),
     summary && html("p", { class: "ddm-summary" }, summary),
   ];

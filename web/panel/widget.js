@@ -76,7 +76,7 @@ export function attachPanel(node, view) {
   return draw;
 }
 
-/** The last preview of the sampling is one picture of many; beside the result it only takes room. */
+/** The last preview of the sampling is one image of many; beside the result it only takes room. */
 function dropPreview(node) {
   if (app.nodePreviewImages) delete app.nodePreviewImages[node.id];
   node.imgs = undefined;

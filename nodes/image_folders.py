@@ -1,4 +1,4 @@
-"""Folders of pictures, by name: those below the host's input/ and its roots of data sets, and the example sets."""
+"""Folders of images, by name: those below the host's input/ and its roots of data sets, and the example sets."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def resolve(name: str) -> Path:
     if folder is None:
         raise DDMError(
             f"There is no folder {name!r} below ComfyUI's input folder, nor below {DATASETS}. Put your folder of "
-            "pictures there, press R to read the folders again, and choose it."
+            "images there, press R to read the folders again, and choose it."
         )
     return folder
 

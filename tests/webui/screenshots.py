@@ -1,6 +1,6 @@
-"""Makes README's picture of the web UI: the accordion with the adapter that comes along.
+"""Makes README's image of the web UI: the accordion with the adapter that comes along.
 
-    python -m tests.webui.pictures
+    python -m tests.webui.images
 
 It takes some minutes, and needs what the tests of the pages need.
 """
@@ -19,7 +19,7 @@ from .page import ForgePage
 from .server import CHECKPOINT, Forge, find_forge
 
 SIZE = {"width": 1400, "height": 900}
-PLACE = ROOT / "examples" / "pictures" / "webui_accordion_light.png"
+PLACE = ROOT / "examples" / "images" / "webui_accordion_light.png"
 ADAPTER, HEAD = "tiny_people_fair", "gender_head"
 DDM = "script_txt2img_ddm_"
 
@@ -41,7 +41,7 @@ def accordion(page: ForgePage) -> Image.Image:
 
 
 def main() -> None:
-    """Start a host with the adapter, and take the picture."""
+    """Start a host with the adapter, and take the image."""
     with tempfile.TemporaryDirectory() as folder:
         forge = Forge(find_forge(), Path(folder))
         save_checkpoint(forge.data / "models" / "Stable-diffusion" / CHECKPOINT)
@@ -51,7 +51,7 @@ def main() -> None:
             context = browser.new_context(viewport=SIZE, device_scale_factor=1.5)
             shot = accordion(ForgePage(context.new_page(), forge).open())
             shot.quantize(255).save(PLACE, optimize=True)
-    print(f"The picture is in {PLACE}.")
+    print(f"The image is in {PLACE}.")
 
 
 if __name__ == "__main__":

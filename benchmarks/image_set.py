@@ -10,7 +10,7 @@ import numpy as np
 from ..debias.error import DDMError
 from .imbalance import IMBALANCES
 from .package import ROOT
-from .recipe import picture_folder
+from .recipe import image_folders
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
 # name: (majority, minority), four to one (arXiv 2503.12536 has 0 with 1, and 7 with 8); both ways round.
@@ -20,13 +20,13 @@ SETS = (*IMBALANCES, *DIGITS)
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Pictures with captions, and the truth, which only the scoring reads.
+class ImageSet:
+    """Images with captions, and the truth, which only the scoring reads.
 
     Attributes:
         images: uint8 [N, H, W, 3].
         captions: [N].
-        majority: bool [N], whether a picture is of the majority.
+        majority: bool [N], whether an image is of the majority.
         others: per attribute that is balanced in the set, bool [N]: one side of it.
     """
 
@@ -36,7 +36,7 @@ class PictureSet:
     others: dict[str, np.ndarray]
 
 
-def read_set(name: str, size: int, work: Path, mnist: Path = MNIST) -> PictureSet:
+def read_set(name: str, size: int, work: Path, mnist: Path = MNIST) -> ImageSet:
     """Read one of `SETS` at `size` × `size` pixels.
 
     Raises:
@@ -44,16 +44,16 @@ def read_set(name: str, size: int, work: Path, mnist: Path = MNIST) -> PictureSe
     """
     if name in DIGITS:
         return _digits(*DIGITS[name], size, mnist)
-    folder = picture_folder(name, work)
+    folder = image_folders(name, work)
     sides: dict[str, np.ndarray] = {}
     for column, values in IMBALANCES.values():
         sides.setdefault(column, np.isin(folder.column(column), values))
     column, values = IMBALANCES[name]
     others = {other: side for other, side in sides.items() if other != column}
-    return PictureSet(folder.array(size), folder.captions, np.isin(folder.column(column), values), others)
+    return ImageSet(folder.array(size), folder.captions, np.isin(folder.column(column), values), others)
 
 
-def _digits(majority: int, minority: int, size: int, folder: Path) -> PictureSet:
+def _digits(majority: int, minority: int, size: int, folder: Path) -> ImageSet:
     from PIL import Image
 
     names = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -74,4 +74,4 @@ def _digits(majority: int, minority: int, size: int, folder: Path) -> PictureSet
         ]
     )
     images = np.stack([np.asarray(Image.fromarray(pixels[row]).convert("RGB").resize((size, size))) for row in chosen])
-    return PictureSet(images, ["a digit"] * len(images), np.arange(len(images)) < MANY, {})
+    return ImageSet(images, ["a digit"] * len(images), np.arange(len(images)) < MANY, {})

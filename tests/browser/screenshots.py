@@ -1,6 +1,6 @@
-"""Makes the pictures of the pack: the thumbnails of the example workflows, and what README shows.
+"""Makes the images of the pack: the thumbnails of the example workflows, and what README shows.
 
-    python -m tests.browser.pictures [NAME ...]
+    python -m tests.browser.screenshots [NAME ...]
 
 Names are those of examples; without any, everything is made. It takes some minutes, and needs what the browser tests
 need.
@@ -21,13 +21,13 @@ from ..comfy.server import PACK, Server, find_host
 from .page import ComfyPage
 
 EXAMPLES = PACK / "example_workflows"
-SHOWN = PACK / "examples" / "pictures"
+SHOWN = PACK / "examples" / "images"
 THUMBNAIL, JPEG_QUALITY = (640, 400), 86
 # Screenshots for README: the example, the size of the window, what to do before.
 SCREENSHOTS = {
     "before_and_after": ("Before and after", (1720, 1110)),
     "alpha_sweep": ("Alpha sweep", (1560, 1400)),
-    "fair_pictures": ("Fair pictures", (1500, 830)),
+    "fair_images": ("Fair images", (1500, 830)),
 }
 # All but the canvas and what lies on it.
 BARE = """.comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-body-bottom, .side-tool-bar-container,
@@ -38,13 +38,13 @@ BARE = """.comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-b
 
 # What a thumbnail shows of an example; without an entry, all of it.
 FOCUS = {
-    "Fair pictures": (2, 8),
+    "Fair images": (2, 8),
     "Before and after": (13,),
     "Alpha sweep": (8,),
     "Audit a folder": (1, 2),
     "Train an adapter": (2,),
     "Alpha schedule": (2, 8),
-    "Guided pictures": (2, 8),
+    "Guided images": (2, 8),
 }
 
 
@@ -60,7 +60,7 @@ def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] 
     comfy.frame(focus)
 
 
-def picture(comfy: ComfyPage) -> Image.Image:
+def image(comfy: ComfyPage) -> Image.Image:
     """What the window shows."""
     return Image.open(io.BytesIO(comfy.page.screenshot())).convert("RGB")
 
@@ -73,7 +73,7 @@ def open_page(browser: Any, server: Server, size: tuple[int, int], scale: float 
 
 
 def main(names: list[str]) -> None:
-    """Make the pictures of the named examples."""
+    """Make the images of the named examples."""
     wanted = names or [path.stem for path in EXAMPLES.glob("*.json")]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -83,7 +83,7 @@ def main(names: list[str]) -> None:
         for name in wanted:
             comfy = open_page(browser, server, (THUMBNAIL[0] * 5 // 2, THUMBNAIL[1] * 5 // 2))
             run_example(comfy, name, "dark", FOCUS.get(name, ()))
-            made = picture(comfy).resize(THUMBNAIL, Image.Resampling.LANCZOS)
+            made = image(comfy).resize(THUMBNAIL, Image.Resampling.LANCZOS)
             made.save(EXAMPLES / f"{name}.jpg", quality=JPEG_QUALITY, optimize=True)
             comfy.page.context.close()
         for stem, (name, size) in SCREENSHOTS.items():
@@ -92,9 +92,9 @@ def main(names: list[str]) -> None:
             for palette in ("light", "dark"):
                 comfy = open_page(browser, server, size)
                 run_example(comfy, name, palette)
-                picture(comfy).quantize(255).save(SHOWN / f"{stem}_{palette}.png", optimize=True)
+                image(comfy).quantize(255).save(SHOWN / f"{stem}_{palette}.png", optimize=True)
                 comfy.page.context.close()
-        print(f"The pictures are in {EXAMPLES} and {SHOWN}.")
+        print(f"The images are in {EXAMPLES} and {SHOWN}.")
 
 
 if __name__ == "__main__":
