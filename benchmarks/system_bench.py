@@ -22,10 +22,10 @@ from ..debias.guidance import temperature
 from ..debias.metric import fairness_distance, pairwise_bias
 from ..debias.quality import kid, paired_distance
 from ..debias.storage import read_metadata, write_text
-from ..debias.tally import Tally
+from ..debias.tally import ClassCounts
 from ..training.model import Model, load_model
 from ..training.sampler import generate
-from ..training.steering import Steering, load_steering
+from ..training.steering import SamplingGuidance, load_steering
 from ..training.tiny_people import caption
 from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
@@ -229,7 +229,7 @@ class SystemBench:
         concepts = self.task.concepts
         prompts = [caption(concepts[number % len(concepts)]) for number in range(TIMED)]
 
-        def seconds(model: Model, alpha: float, steering: Steering) -> float:
+        def seconds(model: Model, alpha: float, steering: SamplingGuidance) -> float:
             began = clock()
             generate(
                 model.base, prompts, range(TIMED), alpha=alpha, steps=STEPS, bf16=self.bench.bf16, steering=steering
@@ -242,7 +242,7 @@ class SystemBench:
         rounds = [[seconds(*one) for one in pair] for _ in range(self.rounds)]
         return median(row / base for base, row in rounds) - 1
 
-    def _open(self, name: str) -> tuple[Model, float, Steering]:
+    def _open(self, name: str) -> tuple[Model, float, SamplingGuidance]:
         """The base with what a row puts on it, the adapter's strength, and guidance."""
         system, files = SYSTEMS[name], self.train(name).files
         adapter = files[0] if files and system.uses == "adapter" else None
@@ -263,7 +263,7 @@ class SystemBench:
         """The prompts with the words of each cell said as often as its share asks for."""
         words = [[self.task.words[column][name] for name in classes] for column, classes in self.classes.items()]
         cells = list(product(*words))
-        wanted = Tally(self.target).wanted(prompts)
+        wanted = ClassCounts(self.target).wanted(prompts)
         return [reduce(say, cells[cell], prompt) for prompt, cell in zip(prompts, wanted, strict=True)]
 
     def _command(self, system: System, column: str, out: Path) -> list[str]:

@@ -268,7 +268,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     from ..training.loop import FairTraining
     from ..training.settings import Settings
     from ..training.text_cache import Texts
-    from ..training.text_table import TextTable
+    from ..training.text_table import CaptionTable
 
     groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (IMAGES // 6), "bench")
     weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(IMAGES, dtype=int))
@@ -279,7 +279,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     pooled = () if base.text_encoder_2 is None else (torch.randn(base.text_encoder_2.config.projection_dim),)
     texts = Texts(base.device, [(torch.randn(TOKENS, width), *pooled) for _ in range(3)])
     said = np.full((IMAGES, 1), 2)
-    table = TextTable(texts, np.full((IMAGES, 1), 1), 0, said)
+    table = CaptionTable(texts, np.full((IMAGES, 1), 1), 0, said)
     latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
     training = FairTraining(base, latents, table, weighting, Settings(batch=batch))
     if loop == SAVING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..debias.evaluation.accumulator import Collection
+    from ..debias.evaluation.accumulator import Accumulator
     from ..debias.probes.probe import Probe
 
 # The one that was used longest ago goes first.
@@ -14,20 +14,20 @@ KEPT = 32
 
 
 @dataclass
-class Gathered:
+class Session:
     """A collection and, once there is a report on it, its place: every run writes it anew."""
 
-    collection: "Collection"
+    collection: "Accumulator"
     place: Any = None
 
 
-class Gatherings:
+class SessionStore:
     """The collections of a host: one for each owner, with the probes and the target that it was started with."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple, Gathered] = OrderedDict()
+        self._kept: OrderedDict[tuple, Session] = OrderedDict()
 
-    def get(self, owner: Hashable, probes: "Sequence[Probe]", target: str, collect: bool = True) -> Gathered:
+    def get(self, owner: Hashable, probes: "Sequence[Probe]", target: str, collect: bool = True) -> Session:
         """The collection that an owner gathers with these probes and this target; a new one if there is none.
 
         Args:
@@ -39,7 +39,7 @@ class Gatherings:
         Raises:
             DDMError: a target over other classes than the probe's, or two probes for one attribute.
         """
-        from ..debias.evaluation.accumulator import Collection
+        from ..debias.evaluation.accumulator import Accumulator
         from ..debias.groups.target import Target
 
         asked = Target.parse(target or "uniform", probes[0].names)
@@ -47,7 +47,7 @@ class Gatherings:
         if not collect:
             self._kept.pop(key, None)
         if key not in self._kept:
-            self._kept[key] = Gathered(Collection(probes, [asked, *(None for _ in probes[1:])]))
+            self._kept[key] = Session(Accumulator(probes, [asked, *(None for _ in probes[1:])]))
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

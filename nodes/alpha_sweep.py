@@ -15,8 +15,8 @@ from .types import Probe, Report, schema
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..debias.evaluation.accumulator import Collection
-    from ..debias.evaluation.compare import Study
+    from ..debias.evaluation.accumulator import Accumulator
+    from ..debias.evaluation.compare import Evaluation
 
 ROWS, COLUMNS = 3, 8
 WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
@@ -144,21 +144,21 @@ class AlphaSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
         from ..debias.core.image import fit
-        from ..debias.evaluation.accumulator import Collection
-        from ..debias.evaluation.compare import Study
+        from ..debias.evaluation.accumulator import Accumulator
+        from ..debias.evaluation.compare import Evaluation
         from ..debias.groups.target import Target
         from ..debias.rendering.image_grid import TILE
-        from .generation import Generator, Settings
+        from .generation import Generator, SamplerSettings
         from .progress import Progress
 
         strengths = read_alphas(alphas)
         probes = [probe, *([] if watch is None else [watch])]
         goal = Target.parse(target.strip() or "uniform", probe.names)
-        seen = Collection(probes, [goal, *(None for _ in probes[1:])])
+        seen = Accumulator(probes, [goal, *(None for _ in probes[1:])])
         names = _prompts(prompts, positive, clip)
         lora = adapter_file.AdapterFile.load(adapter)
         warning = lora.check(model)
-        generator = Generator(vae, Settings(steps, cfg, sampler_name, scheduler, width, height))
+        generator = Generator(vae, SamplerSettings(steps, cfg, sampler_name, scheduler, width, height))
         seeds = {name: range(seed + i * count, seed + (i + 1) * count) for i, name in enumerate(names)}
         batches = {name: generator.batches(model, own) for name, own in seeds.items()}
         total = steps * len(strengths) * sum(len(own) for own in batches.values())
@@ -186,7 +186,7 @@ class AlphaSweep(io.ComfyNode):
                     images = _look(seen, probes, pixels, name, alpha, own)
                     kept += [fit(one, TILE) for one in images[: max(0, ROWS * COLUMNS - len(kept))]]
                     progress(min(done, total), total, images[-1])
-        study = Study.of(seen.records(), f"Sweep of {adapter}")
+        study = Evaluation.of(seen.records(), f"Sweep of {adapter}")
         return _output(study, shown, cfg, warning)
 
 
@@ -238,16 +238,16 @@ def _conditioning(
     return {name: (positive if positive is not None else encode(name), negative) for name in names}
 
 
-def _look(seen: "Collection", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
+def _look(seen: "Accumulator", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
     from ..debias.core.image import from_pixels
-    from ..debias.evaluation.accumulator import Origin
+    from ..debias.evaluation.accumulator import ImageMeta
 
     images = [from_pixels(one) for one in pixels.cpu().numpy()]
-    seen.add(probes, images, [Origin(prompt, alpha, seed) for seed in seeds])
+    seen.add(probes, images, [ImageMeta(prompt, alpha, seed) for seed in seeds])
     return images
 
 
-def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
+def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
     from ..training.evaluation.alpha_sweep import recommended_alpha
@@ -264,7 +264,7 @@ def _output(study: "Study", shown: dict, cfg: float, warning: str | None) -> io.
     return io.NodeOutput(image_image(_grid(study, shown)), chart, study, best, text, ui={"ddm_panel": [panel]})
 
 
-def _grid(study: "Study", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
+def _grid(study: "Evaluation", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
     """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
     from ..debias.evaluation.report_text import percent
     from ..debias.rendering.image_grid import Block, draw_comparison

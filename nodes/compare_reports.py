@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .types import Report, schema
 
 if TYPE_CHECKING:
-    from ..debias.evaluation.compare import Study
+    from ..debias.evaluation.compare import Evaluation
 
 
 class CompareReports(io.ComfyNode):
@@ -35,7 +35,7 @@ class CompareReports(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, before: "Study", after: "Study") -> io.NodeOutput:
+    def execute(cls, before: "Evaluation", after: "Evaluation") -> io.NodeOutput:
         """Measure the two together, and write the report."""
         from ..debias.evaluation.compare import compare
         from ..debias.rendering.panel import report_panel

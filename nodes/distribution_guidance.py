@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from ..debias.methods.class_counts import Tallies
+from ..debias.methods.class_counts import PromptCounts
 from . import files
 from .native import BASE_HASH
 from .target import check_target
@@ -23,7 +23,7 @@ OTHER_BASE = (
     "(Models from DDM Load Weights are recognised.)"
 )
 
-TALLIES = Tallies()
+TALLIES = PromptCounts()
 # Where a model remembers how many attributes are guided at once.
 GUIDED = "ddm_guided"
 
@@ -128,9 +128,9 @@ class DistributionGuidance(io.ComfyNode):
         """The patched model."""
         from ..debias.groups.target import Target
         from ..debias.methods.distribution_guidance import NO_UNET, Guidance, read_words
-        from ..debias.methods.h_space_classifier import AttributeHead
+        from ..debias.methods.h_space_classifier import HSpaceClassifier
 
-        opened = AttributeHead.load(files.resolve(files.DDM, head))
+        opened = HSpaceClassifier.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):
             raise DDMError(NO_UNET)
         asked = Target.parse(target or "uniform", opened.names)

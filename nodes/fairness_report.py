@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..hosts.session_store import Gatherings
+from ..hosts.session_store import SessionStore
 from .target import check_target
 from .types import Probe, Report, schema
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..debias.evaluation.accumulator import Origin
+    from ..debias.evaluation.accumulator import ImageMeta
 
 # Images that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
 
 
-_gatherings = Gatherings()
+_gatherings = SessionStore()
 
 
 class FairnessReport(io.ComfyNode):
@@ -111,7 +111,7 @@ class FairnessReport(io.ComfyNode):
         watch: list | None = None,
     ) -> io.NodeOutput:
         """Add the images, measure everything that was collected, and write the report."""
-        from ..debias.evaluation.compare import Study
+        from ..debias.evaluation.compare import Evaluation
         from ..debias.rendering.panel import report_panel
         from ..debias.rendering.report_html import overview
         from .progress import Progress
@@ -128,7 +128,7 @@ class FairnessReport(io.ComfyNode):
             done += len(some)
             progress(done)
         title = f"Fairness report: {collection[0].strip()}" if collection[0].strip() else "Fairness report"
-        study = Study.of(kept.collection.records(), title)
+        study = Evaluation.of(kept.collection.records(), title)
         progress(total)
         report = study.report
         kept.place = kept.place or new_place("report")
@@ -138,11 +138,11 @@ class FairnessReport(io.ComfyNode):
 
 def _images(
     images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
-) -> "Iterator[tuple[Image, Origin]]":
+) -> "Iterator[tuple[Image, ImageMeta]]":
     """Every image of a list of batches, with where it comes from; of shorter lists the last is repeated."""
     from ..debias.core.error import DDMError
     from ..debias.core.image import from_pixels
-    from ..debias.evaluation.accumulator import Origin
+    from ..debias.evaluation.accumulator import ImageMeta
 
     places: dict[tuple, int] = {}
     for index, batch in enumerate(images):
@@ -153,7 +153,7 @@ def _images(
         for pixels in batch.cpu().numpy():
             # A list of batches of one seed goes on counting where the last one ended.
             place = places[key] = places.get(key, -1) + 1
-            yield from_pixels(pixels), Origin(*key, place=0 if key[2] is None else place)
+            yield from_pixels(pixels), ImageMeta(*key, place=0 if key[2] is None else place)
 
 
 def _workflow(extra: Any) -> str:

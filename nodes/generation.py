@@ -17,7 +17,7 @@ Step = Callable[[object], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplerSettings:
     """How to sample: as in KSampler, with the size of the images in pixels."""
 
     steps: int
@@ -35,7 +35,7 @@ class Generator:
     can be made again, and has the same noise at every strength of an adapter.
     """
 
-    def __init__(self, vae: Any, settings: Settings):
+    def __init__(self, vae: Any, settings: SamplerSettings):
         self.vae, self.settings = vae, settings
 
     def batches(self, model: Any, seeds: Sequence[int]) -> list[Sequence[int]]:

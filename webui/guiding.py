@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..debias.core.error import DDMError
-from ..debias.methods.class_counts import Tallies
+from ..debias.methods.class_counts import PromptCounts
 from ..debias.methods.distribution_guidance import NO_UNET, Guidance, begin_together, guides_for
 from ..debias.methods.guidance_hook import GuidanceHooks
-from ..debias.methods.h_space_classifier import AttributeHead
+from ..debias.methods.h_space_classifier import HSpaceClassifier
 from . import files
 from .adapting import unet_of
 from .host import checkpoint_hash, is_forge
@@ -18,7 +18,7 @@ from .host import checkpoint_hash, is_forge
 NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target", " words"))
 HEADS, HASH, SCALE, MODE, TARGET, WORDS = NAMES
 # What is guided is counted over the runs.
-TALLIES = Tallies()
+TALLIES = PromptCounts()
 CONDITIONAL = 0  # as Forge marks it
 
 
@@ -61,7 +61,7 @@ class Guiding:
             scale = math.nan
         if not 0 <= scale < math.inf:
             raise DDMError("The scale of guidance is a number from 0 on; 8 is usual.")
-        heads = [AttributeHead.load(files.head_path(name)) for name in names]
+        heads = [HSpaceClassifier.load(files.head_path(name)) for name in names]
         asked = [part.strip() or "uniform" for part in (targets or "uniform").split(";")]
         said = [part.strip() for part in words.split(";")] if words.strip() else []
         guides = guides_for(heads, asked if asked != ["uniform"] else (), scale, mode, said)

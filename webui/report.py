@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_text
 from ..debias.rendering.panel_html import fragment, problem
-from ..hosts.session_store import Gatherings
+from ..hosts.session_store import SessionStore
 from . import files, pages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..debias.evaluation.accumulator import Origin
+    from ..debias.evaluation.accumulator import ImageMeta
 
 # Below the folder that the host saves images in.
 FOLDER = "ddm"
@@ -38,7 +38,7 @@ class Images:
     job: str
     folder: Path
     images: "list[Image]" = field(default_factory=list)
-    origins: "list[Origin]" = field(default_factory=list)
+    origins: "list[ImageMeta]" = field(default_factory=list)
 
 
 class Reports:
@@ -49,7 +49,7 @@ class Reports:
     """
 
     def __init__(self) -> None:
-        self.gatherings = Gatherings()
+        self.gatherings = SessionStore()
         self.shown: dict[str, str] = {}
         self._jobs: dict[str, str] = {}
 
@@ -59,7 +59,7 @@ class Reports:
         Raises:
             DDMError: a probe that cannot be opened, a target that it cannot have, or no place to write.
         """
-        from ..debias.evaluation.compare import Study
+        from ..debias.evaluation.compare import Evaluation
         from ..debias.rendering.panel import report_panel
         from ..debias.rendering.report_html import render_report
 
@@ -70,7 +70,7 @@ class Reports:
         self._jobs[page] = run.job
         kept = self.gatherings.get(page, probes, run.target.strip(), run.collect or same_job)
         kept.collection.add(probes, run.images, run.origins)
-        report = Study.of(kept.collection.records()).report
+        report = Evaluation.of(kept.collection.records()).report
         kept.place = kept.place or _next_place(run.folder / FOLDER)
         write_text(kept.place, render_report(report))
         write_text(kept.place.with_suffix(".json"), report.to_json(images=False))
@@ -92,12 +92,12 @@ def add_image(run: Images, image: Any, prompt: str, seed: int, alpha: float, nam
         alpha: the adapter's strength.
         name: of the condition, where α alone does not tell it.
     """
-    from ..debias.evaluation.accumulator import Origin
+    from ..debias.evaluation.accumulator import ImageMeta
 
-    origin = Origin(prompt, alpha, seed if seed >= 0 else None, name=name)
+    origin = ImageMeta(prompt, alpha, seed if seed >= 0 else None, name=name)
     place = sum(one == origin for one in run.origins)
     run.images.append(image.convert("RGB"))
-    run.origins.append(Origin(prompt, alpha, origin.seed, place, name))
+    run.origins.append(ImageMeta(prompt, alpha, origin.seed, place, name))
 
 
 def _next_place(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.image import fit
 from ..probes.predict import attributes_of, check_probes, quality_probe, read_images, side_for
-from ..probes.records import Condition, Records
+from ..probes.records import Condition, EvaluationData
 from .contact_sheet import thumbnail
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ImageMeta:
     """Where an image comes from.
 
     Attributes:
@@ -41,7 +41,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Seen:
-    origin: Origin
+    origin: ImageMeta
     seed: int
     name: str
     probabilities: list[np.ndarray]
@@ -49,7 +49,7 @@ class _Seen:
     thumbnail: str
 
 
-class Collection:
+class Accumulator:
     """Images as probes saw them; neither the images nor the models behind the probes are kept.
 
     The same image of the same origin counts once, however often it is added.
@@ -76,7 +76,7 @@ class Collection:
         self,
         probes: "Sequence[Probe]",
         images: "Sequence[Image]",
-        origins: Sequence[Origin],
+        origins: Sequence[ImageMeta],
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Look at RGB images [N] of the given origins [N], and return how many of them are new.
@@ -91,7 +91,7 @@ class Collection:
             DDMError: a probe cannot read images, for want of its extractor.
         """
         side, eye = side_for(probes), quality_probe(probes, self._targets)
-        new: dict[bytes, tuple[Image, Origin]] = {}
+        new: dict[bytes, tuple[Image, ImageMeta]] = {}
         for image, origin in zip(images, origins, strict=True):
             key = _digest(image, origin)
             if key not in self._seen:
@@ -111,7 +111,7 @@ class Collection:
             )
         return len(new)
 
-    def records(self) -> Records:
+    def records(self) -> EvaluationData:
         """Everything that was seen so far.
 
         Raises:
@@ -121,7 +121,7 @@ class Collection:
         given = [np.array([one.probabilities[i] for one in seen]) for i in range(len(self._probes))]
         if not seen:
             given = [np.zeros((0, len(probe.names))) for probe in self._probes]
-        return Records.of(
+        return EvaluationData.of(
             [one.origin.prompt for one in seen],
             attributes_of(self._probes, self._targets, given),
             [Condition(one.origin.alpha, name=one.origin.name) for one in seen],
@@ -139,13 +139,13 @@ def _bare(probe: "Probe") -> "Probe":
     return bare
 
 
-def _digest(image: "Image", origin: Origin) -> bytes:
+def _digest(image: "Image", origin: ImageMeta) -> bytes:
     digest = blake2b(repr((image.size, origin)).encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(image.tobytes())
     return digest.digest()
 
 
-def _noise(origin: Origin, key: bytes) -> int:
+def _noise(origin: ImageMeta, key: bytes) -> int:
     """A number that images of one noise share: of their seed and place, or of the image alone (then below 0)."""
     if origin.seed is None:
         return -1 - (int.from_bytes(key[:8], "little") >> 2)
@@ -153,7 +153,7 @@ def _noise(origin: Origin, key: bytes) -> int:
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 2
 
 
-def _name(origin: Origin, row: int) -> str:
+def _name(origin: ImageMeta, row: int) -> str:
     if origin.seed is None:
         return f"image {row + 1}"
     return f"seed {origin.seed}" + (f", image {origin.place + 1}" if origin.place else "")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..probes.records import Records
+from ..probes.records import EvaluationData
 from . import confidence, metrics
 from .contact_sheet import uri
 from .report import Cluster, Estimate, Thumbnail
@@ -10,7 +10,7 @@ from .report import Cluster, Estimate, Thumbnail
 EXAMPLES = 8
 
 
-def look_alikes(records: Records, count: int = 6, random_seed: int = 0) -> list[Cluster]:
+def look_alikes(records: EvaluationData, count: int = 6, random_seed: int = 0) -> list[Cluster]:
     """Cluster the features of all images by k-means, after each prompt's mean is taken out.
 
     Subtracting it keeps the subject itself from being a cluster: what is left is how images of one prompt differ.

@@ -6,25 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.error import DDMError
-from ..probes.records import Attribute, Condition, Records
+from ..probes.records import Attribute, Condition, EvaluationData
 from .evaluate import build_report
 from .report import FairnessReport
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Evaluation:
     """Images as probes saw them, and the report on them."""
 
-    records: Records
+    records: EvaluationData
     report: FairnessReport
 
     @classmethod
-    def of(cls, records: Records, title: str = "Fairness report", random_seed: int = 0) -> "Study":
+    def of(cls, records: EvaluationData, title: str = "Fairness report", random_seed: int = 0) -> "Evaluation":
         """Measure the records; errors as in `build_report`."""
         return cls(records, build_report(records, title, random_seed=random_seed))
 
 
-def compare(before: Study, after: Study, title: str = "Before and after", random_seed: int = 0) -> Study:
+def compare(before: Evaluation, after: Evaluation, title: str = "Before and after", random_seed: int = 0) -> Evaluation:
     """One study of the prompts that two have in common, with `before` as its base.
 
     Images of the same prompt and seed are paired, so that the interval of the change is that of a paired difference.
@@ -57,7 +57,7 @@ def compare(before: Study, after: Study, title: str = "Before and after", random
     features = together("features")
     if features is not None and len({len(one) for one in features}) > 1:
         features = None
-    merged = Records.of(
+    merged = EvaluationData.of(
         [side.prompts[side.prompt[i]] for side, rows in sides for i in rows],
         [_joined(pair, halves) for pair in attributes],
         [condition for condition, rows in zip(conditions, halves, strict=True) for _ in rows],
@@ -70,10 +70,10 @@ def compare(before: Study, after: Study, title: str = "Before and after", random
     )
     if not len(merged.pairs(merged.after)):
         merged = _with_note(merged, "The two have no seed in common, so the change is one between other images.")
-    return Study.of(merged, title, random_seed)
+    return Evaluation.of(merged, title, random_seed)
 
 
-def _common(first: Records, second: Records) -> list[tuple[Attribute, Attribute]]:
+def _common(first: EvaluationData, second: EvaluationData) -> list[tuple[Attribute, Attribute]]:
     """Pairs of the attributes that both have, that of the target first."""
     asked, told = first.attributes[0], second.attributes[0]
     if (asked.name, asked.classes) != (told.name, told.classes):
@@ -95,12 +95,12 @@ def _common(first: Records, second: Records) -> list[tuple[Attribute, Attribute]
     return _named_alike(first, second)
 
 
-def _named_alike(first: Records, second: Records) -> list[tuple[Attribute, Attribute]]:
+def _named_alike(first: EvaluationData, second: EvaluationData) -> list[tuple[Attribute, Attribute]]:
     known = {(one.name, one.classes): one for one in second.attributes}
     return [(one, known[one.name, one.classes]) for one in first.attributes if (one.name, one.classes) in known]
 
 
-def _left_out(first: Records, second: Records, prompts: Sequence[str]) -> list[str]:
+def _left_out(first: EvaluationData, second: EvaluationData, prompts: Sequence[str]) -> list[str]:
     alone = [prompt for prompt in (*first.prompts, *second.prompts) if prompt not in set(prompts)]
     notes = [*first.notes, *second.notes]
     if alone:
@@ -109,7 +109,7 @@ def _left_out(first: Records, second: Records, prompts: Sequence[str]) -> list[s
     return list(dict.fromkeys(notes))
 
 
-def _rows(records: Records, condition: int, prompts: Sequence[str]) -> np.ndarray:
+def _rows(records: EvaluationData, condition: int, prompts: Sequence[str]) -> np.ndarray:
     wanted = np.isin(records.prompt, [i for i, prompt in enumerate(records.prompts) if prompt in set(prompts)])
     return np.flatnonzero(wanted & (records.condition == condition))
 
@@ -132,7 +132,7 @@ def _joined(pair: tuple[Attribute, Attribute], halves: Sequence[np.ndarray]) -> 
     return Attribute(one.name, one.classes, probabilities, one.target, one.accuracy, one.confusion)
 
 
-def _with_note(records: Records, note: str) -> Records:
+def _with_note(records: EvaluationData, note: str) -> EvaluationData:
     from dataclasses import replace
 
     return replace(records, notes=[*records.notes, note])

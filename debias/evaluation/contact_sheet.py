@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.error import DDMError
-from ..probes.records import Attribute, Records
+from ..probes.records import Attribute, EvaluationData
 from .report import Sheet, Thumbnail
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ROWS = 3
 
 
 def contact_sheets(
-    records: Records, attribute: Attribute, confidence: float, prompts: int = 6
+    records: EvaluationData, attribute: Attribute, confidence: float, prompts: int = 6
 ) -> tuple[list[Sheet], int]:
     """Sheets of the prompts that changed most, one row per condition and one column per seed.
 
@@ -51,14 +51,14 @@ def contact_sheets(
     return pages, unreadable
 
 
-def image(records: Records, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
+def image(records: EvaluationData, index: int, attribute: Attribute, decided: np.ndarray) -> Thumbnail:
     """The thumbnail of image `index`, captioned with its seed and perceived class."""
     said = attribute.classes[decided[index]] if decided[index] >= 0 else "undetermined"
     name = f"seed {records.seed[index]}" if records.names is None else records.names[index]
     return Thumbnail(uri(records, index), f"{name}: {said}")
 
 
-def uri(records: Records, index: int) -> str:
+def uri(records: EvaluationData, index: int) -> str:
     """The thumbnail that image `index` has, or one that is made of its file."""
     if records.thumbnails is not None:
         return records.thumbnails[index]
@@ -83,7 +83,7 @@ def thumbnail(source: "str | os.PathLike | Image | None") -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _most_changed(records: Records, decided: np.ndarray, count: int) -> list[int]:
+def _most_changed(records: EvaluationData, decided: np.ndarray, count: int) -> list[int]:
     """Prompts in which most images changed class from the base's of the same seed; in the order given."""
     pairs = records.pairs(records.after)
     changed = np.zeros(len(records.prompts))

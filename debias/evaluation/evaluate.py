@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from ..probes.prompt_class import recognised_by
-from ..probes.records import CONFIDENCE, Attribute, Records
+from ..probes.records import CONFIDENCE, Attribute, EvaluationData
 from . import confidence, kid, metrics
 from .clusters import look_alikes
 from .contact_sheet import contact_sheets
@@ -21,7 +21,7 @@ DRIFT = {
 
 
 def build_report(
-    records: Records,
+    records: EvaluationData,
     title: str = "Fairness report",
     margin: float = confidence.MARGIN,
     confidence: float = CONFIDENCE,
@@ -103,7 +103,7 @@ def _scores(target: np.ndarray) -> confidence.Statistic:
 
 
 def _bootstrap(
-    onehot: np.ndarray, records: Records, statistic: confidence.Statistic, resamples: int, random_seed: int
+    onehot: np.ndarray, records: EvaluationData, statistic: confidence.Statistic, resamples: int, random_seed: int
 ) -> np.ndarray:
     return confidence.clustered_bootstrap(
         onehot, records.condition, records.prompt, records.seed, statistic, resamples, random_seed
@@ -111,7 +111,7 @@ def _bootstrap(
 
 
 def _measure(
-    attribute: Attribute, records: Records, margin: float, confidence: float, resamples: int, random_seed: int
+    attribute: Attribute, records: EvaluationData, margin: float, confidence: float, resamples: int, random_seed: int
 ) -> Measured:
     classes, base = len(attribute.classes), records.base
     onehot = attribute.onehot(confidence)
@@ -257,7 +257,7 @@ def _estimates(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Es
 
 
 def _intersections(
-    records: Records, attributes: Sequence[Attribute], confidence: float, resamples: int, random_seed: int
+    records: EvaluationData, attributes: Sequence[Attribute], confidence: float, resamples: int, random_seed: int
 ) -> list[Intersection]:
     """Joint shares of two attributes; expected is the product of their targets, or of the base's shares."""
     found = []
@@ -293,7 +293,7 @@ def _intersections(
     return found
 
 
-def _expected(attribute: Attribute, records: Records, confidence: float) -> np.ndarray:
+def _expected(attribute: Attribute, records: EvaluationData, confidence: float) -> np.ndarray:
     if attribute.target is not None:
         return attribute.target.shares
     size = (len(records.conditions), len(records.prompts))
@@ -302,7 +302,7 @@ def _expected(attribute: Attribute, records: Records, confidence: float) -> np.n
 
 
 def _prices(
-    records: Records,
+    records: EvaluationData,
     fidelity: Attribute | None,
     subjects: dict[str, np.ndarray | None],
     reference: np.ndarray | None,

@@ -9,7 +9,7 @@ import numpy as np
 KEPT = 64
 
 
-class Tally:
+class ClassCounts:
     """Counts over a queue of images, for each prompt and in all.
 
     Attributes:
@@ -39,7 +39,7 @@ class Tally:
 
         Args:
             prompts: [N].
-            seed: draws among classes that are equally far behind; None for the first of them. Tallies of attributes
+            seed: draws among classes that are equally far behind; None for the first of them. Counts of attributes
                 that are guided at once need seeds of their own: if each began with its first class, single images
                 would show the same combinations over and over.
         """
@@ -65,15 +65,15 @@ class Tally:
         return self.counts.get(prompt, np.zeros(len(self.shares)))
 
 
-class Tallies:
+class PromptCounts:
     """The tallies that a host keeps while it runs, so that its queue is balanced from one run to the next."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Tally] = OrderedDict()
+        self._kept: OrderedDict[Hashable, ClassCounts] = OrderedDict()
 
-    def get(self, key: Hashable, shares: np.ndarray) -> Tally:
+    def get(self, key: Hashable, shares: np.ndarray) -> ClassCounts:
         """The tally of a key, which tells head, target and owner apart; an empty one if there is none."""
-        tally = self._kept.setdefault(key, Tally(shares))
+        tally = self._kept.setdefault(key, ClassCounts(shares))
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class PaperIndicator(nn.Module):
+class DDMIndicator(nn.Module):
     """C: flattened ε̂ → 1024 → ReLU → 512 → ReLU → K logits.
 
     Args:

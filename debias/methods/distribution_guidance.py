@@ -15,8 +15,8 @@ import numpy as np
 
 from ..core.error import DDMError
 from ..groups.target import Target
-from .class_counts import Tally
-from .h_space_classifier import AttributeHead
+from .class_counts import ClassCounts
+from .h_space_classifier import HSpaceClassifier
 
 if TYPE_CHECKING:
     import torch
@@ -53,18 +53,18 @@ class Guidance:
 
     def __init__(
         self,
-        head: AttributeHead,
+        head: HSpaceClassifier,
         target: Target | None = None,
         scale: float = SCALE,
         mode: str = "queue",
-        tally: Tally | None = None,
+        tally: ClassCounts | None = None,
         words: Sequence[str] | None = None,
     ):
         if mode not in MODES:
             raise DDMError(f"The mode of guidance is {' or '.join(MODES)}, not {mode!r}.")
         self.head, self.scale, self.mode = head, scale, mode
         self.target = (target or Target.uniform(head.names)).ordered_as(head.names)
-        self.tally = tally or Tally(self.target.shares)
+        self.tally = tally or ClassCounts(self.target.shares)
         self.words = tuple(head.names if words is None else words)
         listed = "|".join(map(re.escape, sorted(self.words, key=len, reverse=True)))
         self._saying = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE) if listed else None
@@ -197,7 +197,7 @@ def temperature(together: int) -> float:
 
 
 def guides_for(
-    heads: Sequence[AttributeHead],
+    heads: Sequence[HSpaceClassifier],
     targets: Sequence[str] = (),
     scale: float = SCALE,
     mode: str = "queue",

@@ -23,7 +23,7 @@ TIMESTEPS = (25, 75, 150, 250, 350, 450, 550, 650, 750, 850, 950)
 PENALTY = 0.5
 
 
-class AttributeHead:
+class HSpaceClassifier:
     """Logits of classes at every timestep, and the direction in h-space that makes a class more likely.
 
     Attributes:
@@ -86,7 +86,7 @@ class AttributeHead:
             row = F.interpolate(row, like.shape[2:], mode="bilinear", antialias=True)
         return row
 
-    def to(self, device: "str | torch.device") -> "AttributeHead":
+    def to(self, device: "str | torch.device") -> "HSpaceClassifier":
         """Move the tables to a device and return the head."""
         self.weight, self.bias, self.push = (part.to(device) for part in (self.weight, self.bias, self.push))
         return self
@@ -106,7 +106,7 @@ class AttributeHead:
         save_tensors(path, tensors, metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "AttributeHead":
+    def load(cls, path: str | os.PathLike) -> "HSpaceClassifier":
         """Read a head that `save` wrote.
 
         Raises:
@@ -137,7 +137,7 @@ def fit_head(
     attribute: str,
     base_hash: str = "",
     seed: int = 0,
-) -> AttributeHead:
+) -> HSpaceClassifier:
     """Fit the head by logistic regression at each timestep; classes count alike, however rare they are.
 
     Args:
@@ -201,4 +201,4 @@ def fit_head(
         )
     timesteps, *tables, accuracies = zip(*found, strict=True)
     weight, bias, push = (torch.as_tensor(np.stack(table)).float() for table in tables)
-    return AttributeHead(names, attribute, timesteps, weight, bias, push, accuracies, base_hash)
+    return HSpaceClassifier(names, attribute, timesteps, weight, bias, push, accuracies, base_hash)

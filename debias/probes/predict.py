@@ -21,7 +21,7 @@ EXTRACTOR_SIDE = 224
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Predictions:
     """What was read from N images.
 
     Attributes:
@@ -43,7 +43,7 @@ def read_images(
     probes: "Sequence[Probe]",
     features_from: "Probe | None" = None,
     progress: Callable[[int], None] | None = None,
-) -> Reading:
+) -> Predictions:
     """Let every probe look at every image.
 
     Args:
@@ -69,7 +69,7 @@ def read_images(
         done += len(part)
         if progress is not None:
             progress(done)
-    return Reading([np.concatenate(one) for one in found], np.concatenate(kept) if kept else None)
+    return Predictions([np.concatenate(one) for one in found], np.concatenate(kept) if kept else None)
 
 
 def attributes_of(

@@ -77,7 +77,7 @@ class Attribute:
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
+class EvaluationData:
     """Plain arrays over N images.
 
     Attributes:
@@ -126,7 +126,7 @@ class Records:
         condition: Sequence[Condition] | None = None,
         seed: Sequence[int] | None = None,
         **rest: object,
-    ) -> "Records":
+    ) -> "EvaluationData":
         """Make records from one prompt, condition and seed per image.
 
         Conditions are ordered by guidance scale and α. Without seeds every image is its own.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
@@ -91,13 +91,13 @@ def test_targets_other_than_equal_shares_are_met(server):
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_the_guided_half_is_the_conditional_one_as_in_our_own_sampler(server, base, cfg):
-    from comfyui_ddm.training.sampling.guidance import Steering
+    from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 
     graph = graphs.load() | graphs.guidance(keep_counts=False) | graphs.sample("guidance", cfg=cfg, seed=7, batch=1)
     ours = latents(server, server.run(graph))
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
-    head = AttributeHead.load(PACK / "examples" / "guidance" / HEAD)
-    with Steering([Guidance(head)]).on(base.unet, [graphs.PROMPT]):
+    head = HSpaceClassifier.load(PACK / "examples" / "guidance" / HEAD)
+    with SamplingGuidance([Guidance(head)]).on(base.unet, [graphs.PROMPT]):
         theirs = euler(base, noise, graphs.PROMPT, 8, cfg)
     assert (ours - theirs).norm() / theirs.norm() < 1e-3
 
@@ -115,13 +115,13 @@ def test_what_is_guided_at_once_shares_the_push_and_scale_0_takes_no_part(server
 
 
 def test_a_module_at_strength_r_is_as_in_our_own_sampler(server, base):
-    from comfyui_ddm.training.sampling.guidance import Steering
+    from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 
     graph = graphs.load() | graphs.invariant(strength=1.5) | graphs.sample("invariant", seed=7, batch=1)
     ours = latents(server, server.run(graph))
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
     module = InvariantModule.load(PACK / "examples" / "guidance" / MODULE)
-    with Steering(invariant=module, strength=1.5).on(base.unet, [graphs.PROMPT]):
+    with SamplingGuidance(invariant=module, strength=1.5).on(base.unet, [graphs.PROMPT]):
         theirs = euler(base, noise, graphs.PROMPT, 8, 3.0)
     assert (ours - theirs).norm() / theirs.norm() < 1e-3
 

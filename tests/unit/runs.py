@@ -7,7 +7,7 @@ import numpy as np
 from comfyui_ddm.debias.probes.probe import fit_probe
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
-from comfyui_ddm.training.loop.settings import Settings
+from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.objectives.ddm import Run
 from PIL import Image
@@ -47,8 +47,8 @@ def write_probe(path: Path, attribute: str = "gender") -> Path:
     return path
 
 
-def settings(**changes: float) -> Settings:
-    return Settings(**{"steps": 4, "batch": 4, "rank": 2, "calibrate": 0, **changes})
+def settings(**changes: float) -> TrainSettings:
+    return TrainSettings(**{"steps": 4, "batch": 4, "rank": 2, "calibrate": 0, **changes})
 
 
 def prepare(

@@ -8,8 +8,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.image import from_pixels
-from comfyui_ddm.debias.evaluation.accumulator import Collection, Origin
-from comfyui_ddm.debias.evaluation.compare import Study
+from comfyui_ddm.debias.evaluation.accumulator import Accumulator, ImageMeta
+from comfyui_ddm.debias.evaluation.compare import Evaluation
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
@@ -36,11 +36,11 @@ def image(grey, size=8):
 
 def collection():
     one = probe()
-    return Collection([one], [Target.uniform(one.names)])
+    return Accumulator([one], [Target.uniform(one.names)])
 
 
 def origins(count, seed=7, alpha=1.0, prompt="a lamp"):
-    return [Origin(prompt, alpha, seed, place) for place in range(count)]
+    return [ImageMeta(prompt, alpha, seed, place) for place in range(count)]
 
 
 def test_images_of_several_runs_add_up():
@@ -56,8 +56,8 @@ def test_the_same_image_of_the_same_origin_counts_once():
     seen = collection()
     assert seen.add([probe()], [image(10), image(10)], origins(2)) == 2  # two places of one batch
     assert seen.add([probe()], [image(10), image(10)], origins(2)) == 0
-    assert seen.add([probe()], [image(10)], [Origin("a lamp", 1.0, None)]) == 1
-    assert seen.add([probe()], [image(10)], [Origin("a lamp", 1.0, None)]) == 0
+    assert seen.add([probe()], [image(10)], [ImageMeta("a lamp", 1.0, None)]) == 1
+    assert seen.add([probe()], [image(10)], [ImageMeta("a lamp", 1.0, None)]) == 0
     assert len(seen.records().prompt) == 3
 
 
@@ -73,7 +73,7 @@ def test_images_of_one_seed_and_place_are_a_pair_and_others_are_not():
     for alpha, shade in ((0.0, 10), (1.0, 240)):
         seen.add([probe()], [image(shade), image(shade + 1)], origins(2, seed=5, alpha=alpha))
         seen.add([probe()], [image(shade + 2)], origins(1, seed=6, alpha=alpha))
-        seen.add([probe()], [image(shade + 3)], [Origin("a lamp", alpha)])
+        seen.add([probe()], [image(shade + 3)], [ImageMeta("a lamp", alpha)])
     records = seen.records()
     assert len(records.pairs(records.after)) == 3
     assert len(set(records.seed.tolist())) == 5
@@ -97,7 +97,7 @@ def test_the_model_behind_a_probe_is_not_kept():
     gone = weakref.ref(model)
     one = probe()
     one.extractor = model
-    seen = Collection([one], [None])
+    seen = Accumulator([one], [None])
     seen.add([one], [image(10)], origins(1))
     del model, one
     gc.collect()
@@ -112,15 +112,15 @@ def test_a_collection_without_images_has_nothing_to_report():
 
 def test_a_target_over_other_classes_is_refused_before_any_image():
     with pytest.raises(DDMError, match=r"'man', 'woman'.*'dark', 'light'"):
-        Collection([probe()], [Target.uniform(("man", "woman"))])
+        Accumulator([probe()], [Target.uniform(("man", "woman"))])
     with pytest.raises(DDMError, match="Two of the probes"):
-        Collection([probe(), probe()], [None, None])
+        Accumulator([probe(), probe()], [None, None])
 
 
 def test_the_report_shows_the_images_though_they_are_not_kept():
     seen = collection()
     seen.add([probe()], [image(shade) for shade in range(0, 240, 10)], origins(24))
-    report = Study.of(seen.records()).report
+    report = Evaluation.of(seen.records()).report
     shown = [one for sheet in report.sheets for row in sheet.images for one in row]
     assert len(shown) == 10
     assert all(one.uri.startswith("data:image/jpeg") for one in shown)

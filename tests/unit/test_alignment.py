@@ -13,16 +13,16 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.objectives.alignment import MOST_SKIPPED, TRAINED, Alignment, Original, Settings
+from comfyui_ddm.training.objectives.alignment import MOST_SKIPPED, TRAINED, Alignment, AlignmentSettings, Original
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
 from comfyui_ddm.training.sampling.generate import generate
 
 PROMPTS = ["a cook", "a pilot"]
 
 
-def settings(**changes) -> Settings:
+def settings(**changes) -> AlignmentSettings:
     small = {"steps": 3, "batch": 4, "rank": 2, "tokens": 2, "sampling": 2, "through": 2}
-    return Settings(**{**small, **changes})
+    return AlignmentSettings(**{**small, **changes})
 
 
 def probe(names=("man", "woman"), attribute="gender", seed=0) -> Probe:

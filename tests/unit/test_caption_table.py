@@ -8,7 +8,7 @@ from comfyui_ddm.debias.groups.groups import Groups, concepts
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.data import caption_table
-from comfyui_ddm.training.data.caption_table import TextTable, shuffled
+from comfyui_ddm.training.data.caption_table import CaptionTable, shuffled
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.models.text import Text
 
@@ -41,7 +41,7 @@ def grouping(*words, count=len(CAPTIONS)):
 @pytest.fixture
 def table():
     speller = Speller()
-    made = TextTable.build(speller, CAPTIONS, grouping(("man", "woman"), ("young", "old")))
+    made = CaptionTable.build(speller, CAPTIONS, grouping(("man", "woman"), ("young", "old")))
     return made, speller
 
 
@@ -74,7 +74,7 @@ def test_the_words_of_the_groups_and_of_gender_are_said_of_every_caption(table):
 
 
 def test_groups_without_words_are_said_by_none():
-    made = TextTable.build(Speller(), CAPTIONS, grouping())
+    made = CaptionTable.build(Speller(), CAPTIONS, grouping())
     assert made.said_by_group is None and made.said.shape == (len(CAPTIONS), 2)
 
 
@@ -82,7 +82,7 @@ TAGS = "sks, a doctor, smiling, red coat, window"
 
 
 def test_shuffled_captions_keep_their_beginning_and_all_their_parts():
-    made, speller = TextTable.build(speller := Speller(), [TAGS, "a judge"] * 3, grouping(), keep=2), speller
+    made, speller = CaptionTable.build(speller := Speller(), [TAGS, "a judge"] * 3, grouping(), keep=2), speller
     said = [speller.asked[0][row] for row in made.neutral[0]]
     assert said[0] == TAGS and len(set(said)) == 6  # the orders of three parts
     assert all(text.startswith("sks, a doctor, ") and sorted(text) == sorted(TAGS) for text in said)
@@ -93,14 +93,14 @@ def test_shuffled_captions_keep_their_beginning_and_all_their_parts():
 def test_few_orders_of_many_captions_are_encoded(monkeypatch):
     captions = [f"{TAGS}, {number}" for number in range(20)]
     monkeypatch.setattr(caption_table, "SENTENCES", 10)
-    made = TextTable.build(Speller(), captions, grouping(count=20), keep=0)
+    made = CaptionTable.build(Speller(), captions, grouping(count=20), keep=0)
     assert made.neutral.shape == (20, caption_table.ORDERS[0])
-    assert TextTable.build(Speller(), captions, grouping(count=20)).neutral.shape == (20, 1)
+    assert CaptionTable.build(Speller(), captions, grouping(count=20)).neutral.shape == (20, 1)
 
 
 def test_many_captions_share_the_sentences_that_there_is_room_for(monkeypatch):
     monkeypatch.setattr(caption_table, "SENTENCES", 9)
-    made = TextTable.build(Speller(), CAPTIONS, grouping(("man", "woman"), ("young", "old")))
+    made = CaptionTable.build(Speller(), CAPTIONS, grouping(("man", "woman"), ("young", "old")))
     assert made.said.shape == (len(CAPTIONS), 2)
     monkeypatch.setattr(caption_table, "SENTENCES", 1)
-    assert TextTable.build(Speller(), CAPTIONS, grouping()).said.shape == (len(CAPTIONS), 1)
+    assert CaptionTable.build(Speller(), CAPTIONS, grouping()).said.shape == (len(CAPTIONS), 1)

@@ -10,7 +10,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
+from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.evaluation.alpha_sweep import measured_card, recommended_alpha
 from comfyui_ddm.training.models.base import load_base
@@ -45,7 +45,7 @@ def measured(
     ]
     if recognised:
         attributes.append(Attribute("role", ("doctor", "pilot"), np.array(subject, float)))
-    return build_report(Records.of(prompts, attributes, conditions, seeds), resamples=100, clusters=0, sheets=0)
+    return build_report(EvaluationData.of(prompts, attributes, conditions, seeds), resamples=100, clusters=0, sheets=0)
 
 
 def test_the_smallest_fair_alpha_is_recommended():

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.evaluation.compare import Study, compare
+from comfyui_ddm.debias.evaluation.compare import Evaluation, compare
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
+from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.debias.rendering.panel import report_panel, sweep_points
 from comfyui_ddm.debias.rendering.report_html import render_report, sweep_overview
@@ -23,7 +23,7 @@ def records(men, alpha=None, count=80, prompts=("a doctor",), first_seed=0, targ
     attribute = Attribute(
         probe.get("name", "gender"), NAMES, np.array(said), target and Target.parse(target, NAMES), accuracy
     )
-    return Records.of(
+    return EvaluationData.of(
         [prompt for prompt in prompts for _ in range(count)],
         [attribute],
         [Condition(alpha)] * len(said),
@@ -34,7 +34,7 @@ def records(men, alpha=None, count=80, prompts=("a doctor",), first_seed=0, targ
 
 
 def study(men, alpha=None, **more):
-    return Study.of(records(men, alpha, **more))
+    return Evaluation.of(records(men, alpha, **more))
 
 
 def test_a_comparison_says_before_and_after_in_one_sentence():
@@ -86,8 +86,8 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(after, said):
 
 def test_of_a_report_on_several_strengths_the_first_is_compared_with_the_last():
     halves = [records(72, 0.0), records(40, 1.0)]
-    dial = Study.of(
-        Records.of(
+    dial = Evaluation.of(
+        EvaluationData.of(
             ["a doctor"] * 160,
             [
                 replace(
@@ -161,14 +161,14 @@ def test_the_chart_of_a_sweep_marks_the_recommended_strength_beside_fairness_aga
     alphas = (0.0, 0.5, 1.0)
     halves = [records(men, alpha) for men, alpha in zip((72, 60, 40), alphas, strict=True)]
     said = np.concatenate([one.attributes[0].probabilities for one in halves])
-    merged = Records.of(
+    merged = EvaluationData.of(
         ["a doctor"] * len(said),
         [replace(halves[0].attributes[0], probabilities=said)],
         [Condition(alpha) for alpha in alphas for _ in range(80)],
         [*range(80)] * 3,
         features=np.concatenate([one.features for one in halves]),
     )
-    figure = sweep_overview(Study.of(merged).report, 0.5)
+    figure = sweep_overview(Evaluation.of(merged).report, 0.5)
     words = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert len(words) == 3
     assert "recommended α = 0.5" in words[0]

@@ -16,7 +16,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
@@ -26,14 +26,14 @@ from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import load_lora_into
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.objectives.alignment import TRAINED
-from comfyui_ddm.training.objectives.alignment import Settings as AlignmentSettings
+from comfyui_ddm.training.objectives.alignment import AlignmentSettings as AlignmentSettings
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
 from comfyui_ddm.training.objectives.ddm import Run
-from comfyui_ddm.training.objectives.ddm_paper import PaperRun
+from comfyui_ddm.training.objectives.ddm_paper import DDMPaperRun
 from comfyui_ddm.training.objectives.h_space_classifier import make_head
 from comfyui_ddm.training.objectives.invariant import InvariantSettings, InvariantTraining
 from comfyui_ddm.training.sampling.generate import generate
-from comfyui_ddm.training.sampling.guidance import Steering
+from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 
 from .runs import prepare, write_folder
 
@@ -43,7 +43,7 @@ Stop = Callable[[], bool] | None
 def train_adapter(
     base: Path, folder: Path, out: Path, stop: Stop = None, kind: type[Run] = Run, text_encoder: bool = False
 ) -> None:
-    changes = {"objective": "ddm-paper" if kind is PaperRun else "ddm", "text_encoder": text_encoder}
+    changes = {"objective": "ddm-paper" if kind is DDMPaperRun else "ddm", "text_encoder": text_encoder}
     run = prepare(base, folder, out, kind=kind, changes=changes)
     run.resume()
     run.train(stop=stop)
@@ -86,7 +86,7 @@ def make_guide(base: Path, folder: Path, out: Path, stop: Stop = None) -> None:
 
 
 def use_guide(base: Base, file: Path, strength: float, mode: str) -> dict:
-    return {"steering": Steering([Guidance(AttributeHead.load(file), scale=strength, mode=mode)])}
+    return {"steering": SamplingGuidance([Guidance(HSpaceClassifier.load(file), scale=strength, mode=mode)])}
 
 
 def train_invariant(base: Path, folder: Path, out: Path, stop: Stop = None) -> None:
@@ -96,7 +96,7 @@ def train_invariant(base: Path, folder: Path, out: Path, stop: Stop = None) -> N
 
 
 def use_invariant(base: Base, file: Path, strength: float) -> dict:
-    return {"steering": Steering(invariant=InvariantModule.load(file), strength=strength)}
+    return {"steering": SamplingGuidance(invariant=InvariantModule.load(file), strength=strength)}
 
 
 def save_lora_again(file: Path, other: Path) -> None:
@@ -132,11 +132,11 @@ METHODS = {
         f"alignment, {train}": Method(partial(train_alignment, train=train), use_alignment, save_alignment_again)
         for train in TRAINED
     },
-    "ddm-paper": Method(partial(train_adapter, kind=PaperRun), use_adapter, save_lora_again),
+    "ddm-paper": Method(partial(train_adapter, kind=DDMPaperRun), use_adapter, save_lora_again),
     "invariant": Method(train_invariant, use_invariant, lambda one, two: InvariantModule.load(one).save(two)),
     **{
         f"guidance, {mode}": Method(
-            make_guide, partial(use_guide, mode=mode), lambda one, two: AttributeHead.load(one).save(two), False
+            make_guide, partial(use_guide, mode=mode), lambda one, two: HSpaceClassifier.load(one).save(two), False
         )
         for mode in ("queue", "batch")
     },

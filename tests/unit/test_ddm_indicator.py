@@ -6,16 +6,16 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
+from comfyui_ddm.debias.methods.ddm_indicator import DDMIndicator, indicator_entropy, paper_loss
 from comfyui_ddm.training.commands.config import TrainConfig
-from comfyui_ddm.training.objectives.ddm_paper import PaperRun
+from comfyui_ddm.training.objectives.ddm_paper import DDMPaperRun
 
 from .runs import prepare, write_folder
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_indicator_has_the_papers_layers(classes):
-    indicator = PaperIndicator(256, classes)
+    indicator = DDMIndicator(256, classes)
     shapes = [tuple(layer.weight.shape) for layer in indicator.layers if isinstance(layer, torch.nn.Linear)]
     assert shapes == [(1024, 256), (512, 1024), (classes, 512)]
     assert indicator(torch.randn(3, 4, 8, 8)).shape == (3, classes)
@@ -39,7 +39,7 @@ def test_entropy_is_that_of_the_softmax():
 def test_a_run_changes_attentions_q_and_v_alone_and_says_what_it_measured(tiny_base, tmp_path):
     folder, out = write_folder(tmp_path / "images"), tmp_path / "paper.safetensors"
     changes = {"objective": "ddm-paper", "paper_alpha": 0.1}
-    assert prepare(tiny_base, folder, out, kind=PaperRun, changes=changes).train()
+    assert prepare(tiny_base, folder, out, kind=DDMPaperRun, changes=changes).train()
     adapter = load_adapter(out)
     assert {name.rsplit("to_", 1)[1] for name in adapter.modules} == {"q", "v"}
     card = adapter.card

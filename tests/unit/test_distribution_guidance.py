@@ -8,7 +8,7 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance, begin_together, read_words
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead, fit_head
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier, fit_head
 
 NAMES = ("man", "woman")
 
@@ -55,7 +55,7 @@ def test_a_larger_image_has_about_the_same_logits(head):
 
 def test_a_saved_head_is_the_same(head, tmp_path):
     head.save(tmp_path / "head.safetensors")
-    loaded = AttributeHead.load(tmp_path / "head.safetensors")
+    loaded = HSpaceClassifier.load(tmp_path / "head.safetensors")
     assert all(torch.equal(getattr(loaded, name), getattr(head, name)) for name in ("weight", "bias", "push"))
     assert (loaded.names, loaded.attribute, loaded.accuracy) == (head.names, "gender", head.accuracy)
     assert (loaded.base_hash, loaded.digest) == ("base", head.digest)

@@ -8,12 +8,12 @@ import torch
 from comfyui_ddm.debias.groups.groups import Groups, concepts
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
-from comfyui_ddm.training.data.caption_table import TextTable
+from comfyui_ddm.training.data.caption_table import CaptionTable
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.loop.batch_sampler import GRID, Draws
+from comfyui_ddm.training.loop.batch_sampler import GRID, BatchSampler
 from comfyui_ddm.training.loop.fair_training import FairTraining
-from comfyui_ddm.training.loop.settings import Settings
+from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.text import Text
@@ -39,10 +39,10 @@ class Speller:
 
 def draws(style=False, words=(), bucket=None, **changes):
     speller, found = Speller(), grouping(words)
-    table = TextTable.build(speller, CAPTIONS, found)
-    settings = Settings(**{"batch": 16, "keep": 0.25, **changes})
+    table = CaptionTable.build(speller, CAPTIONS, found)
+    settings = TrainSettings(**{"batch": 16, "keep": 0.25, **changes})
     bucket = np.zeros(len(CAPTIONS), dtype=int) if bucket is None else bucket
-    made = Draws(found.weighting, table, settings, bucket, 1000, style)
+    made = BatchSampler(found.weighting, table, settings, bucket, 1000, style)
     made.sentences = speller.prompts
     return made
 
@@ -175,8 +175,8 @@ def training(tiny_base):
     def make(style=False, words=(), side=8, **changes):
         base, found = load_base(tiny_base), grouping(words)
         latents = torch.randn(len(CAPTIONS), 4, side, side, generator=torch.Generator().manual_seed(0))
-        table = TextTable.build(base, CAPTIONS, found)
-        settings = Settings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
+        table = CaptionTable.build(base, CAPTIONS, found)
+        settings = TrainSettings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
         latents = Latents.of(latents, torch.full_like(latents, 0.1))
         return FairTraining(base, latents, table, found.weighting, settings, style)
 

@@ -12,7 +12,7 @@ from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
-from comfyui_ddm.training.loop.settings import Settings
+from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import (
@@ -24,7 +24,7 @@ from comfyui_ddm.training.models.lora import (
     set_alpha,
 )
 from comfyui_ddm.training.objectives.alignment import Alignment
-from comfyui_ddm.training.objectives.alignment import Settings as AlignmentSettings
+from comfyui_ddm.training.objectives.alignment import TrainSettings as AlignmentSettings
 from comfyui_ddm.training.objectives.ddm import Run
 from comfyui_ddm.training.sampling.generate import generate
 from safetensors import safe_open
@@ -86,7 +86,7 @@ def with_random_lora(base):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sd1"])
 def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, kind):
     base = load_base(folders / kind)
-    settings = Settings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
+    settings = TrainSettings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
     images = folder_set(base, read_folder(folders / "images"))
     run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     assert run.train()
@@ -124,7 +124,7 @@ def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, ki
     images = folder_set(base, read_folder(folders / "images"))
     for mean, deviation in images.latents.rows:
         mean.copy_(GOAL[0]), deviation.zero_()
-    settings = Settings(steps=1, batch=16, keep=0.0, rank=1)
+    settings = TrainSettings(steps=1, batch=16, keep=0.0, rank=1)
     run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     right = perfect(base, GOAL)
     base.run_unet = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
@@ -253,7 +253,7 @@ def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_what_was_trained_on_unet_and_text_encoders_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
     ours, theirs, path = load_base(folders / kind), load_base(folders / kind), tmp_path / "fair.safetensors"
-    settings = Settings(steps=4, batch=4, rank=2, rate=0.05, calibrate=0, text_encoder=True)
+    settings = TrainSettings(steps=4, batch=4, rank=2, rate=0.05, calibrate=0, text_encoder=True)
     images = folder_set(ours, read_folder(folders / "images"))
     run = Run(ours, images, path, groups="labels:gender", settings=settings)
     assert run.train()

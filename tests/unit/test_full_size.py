@@ -30,17 +30,17 @@ from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.loop.fair_training import FairTraining
-from comfyui_ddm.training.loop.settings import Settings
-from comfyui_ddm.training.data.caption_table import TextTable
+from comfyui_ddm.training.loop.settings import TrainSettings
+from comfyui_ddm.training.data.caption_table import CaptionTable
 
 base = load_base(path, "cpu", tokenizer=tokenizer)
 captions, target = ["a doctor"] * 4, Target.uniform(("man", "woman"))
 groups = Groups.from_labels(["man", "man", "man", "woman"], "test")
 weighting = Weighting.of_groups(groups, target, concepts(captions)[1])
-table = TextTable.build(base, captions, Grouping("test", [groups], [target], weighting))
+table = CaptionTable.build(base, captions, Grouping("test", [groups], [target], weighting))
 moments = torch.randn(2, 4, 4, 32, 32)
 latents = Latents.of(moments[0], moments[1].abs())
-training = FairTraining(base, latents, table, weighting, Settings(steps=3, batch=2, rank=4))
+training = FairTraining(base, latents, table, weighting, TrainSettings(steps=3, batch=2, rank=4))
 losses = []
 for _ in range(3):
     training.advance()

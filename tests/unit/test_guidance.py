@@ -7,13 +7,13 @@ import pytest
 import torch
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.debias.methods.guidance_hook import GuidanceHooks
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.sampling.generate import generate_batches
-from comfyui_ddm.training.sampling.guidance import Steering
+from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 from typer.testing import CliRunner
 
 from .runs import write_folder
@@ -22,7 +22,7 @@ from .runs import write_folder
 def random_head(attribute="gender", base_hash="", channels=32):
     generator = torch.Generator().manual_seed(0)
     weight, push = (torch.randn(2, 2, channels, 4, 4, generator=generator) for _ in range(2))
-    return AttributeHead(
+    return HSpaceClassifier(
         ("man", "woman"), attribute, (100, 900), weight / 20, torch.zeros(2, 2), push, (1, 1), base_hash
     )
 
@@ -54,7 +54,7 @@ def test_only_the_conditional_half_is_pushed(base):
     noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         plain = base.run_unet(noisy, torch.tensor(500), text)
-        with Steering([Guidance(random_head())]).on(base.unet, ["a doctor"] * 2):
+        with SamplingGuidance([Guidance(random_head())]).on(base.unet, ["a doctor"] * 2):
             pushed = base.run_unet(noisy, torch.tensor(500), text)
         after = base.run_unet(noisy, torch.tensor(500), text)
     assert torch.equal(pushed[:2], plain[:2])
@@ -72,7 +72,7 @@ def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
     guides = [Guidance(random_head(), scale=1.0), Guidance(random_head("age"), scale=2.0)]
     with torch.inference_mode():
         for chosen in ([], guides):
-            with Steering(chosen).on(base.unet, ["a doctor"] * 2):
+            with SamplingGuidance(chosen).on(base.unet, ["a doctor"] * 2):
                 base.run_unet(noisy, torch.tensor(500), text)
         for guide in guides:
             guide.begin(["a doctor"] * 2, together=2)
@@ -90,14 +90,18 @@ def test_every_sampler_and_number_of_steps_will_do(base):
     scheduler = EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
     for options in ({"steps": 1}, {"steps": 7}, {"steps": 3, "scheduler": scheduler}, {"guidance_scale": 1.0}):
         guide = Guidance(random_head())
-        batches = generate_batches(base, ["a"] * 3, range(3), steering=Steering([guide]), **{"steps": 2, **options})
+        batches = generate_batches(
+            base, ["a"] * 3, range(3), steering=SamplingGuidance([guide]), **{"steps": 2, **options}
+        )
         assert [len(batch.counted) for batch in batches] == [3]
         assert guide.tally.total.sum() == 3
 
 
 def test_a_batch_that_is_cancelled_does_not_count(base):
     guide = Guidance(random_head())
-    batches = generate_batches(base, ["a"] * 2, range(2), steps=2, steering=Steering([guide]), cancelled=lambda: True)
+    batches = generate_batches(
+        base, ["a"] * 2, range(2), steps=2, steering=SamplingGuidance([guide]), cancelled=lambda: True
+    )
     assert list(batches) == []
     assert guide.tally.total.sum() == 0
 
@@ -110,7 +114,7 @@ def test_the_correction_is_r_times_the_module(base):
     t = torch.tensor(500)
     with torch.inference_mode():
         plain = base.run_unet(noisy, t, text)
-        with Steering(invariant=module, strength=0.5).on(base.unet, ["a doctor"]):
+        with SamplingGuidance(invariant=module, strength=0.5).on(base.unet, ["a doctor"]):
             corrected = base.run_unet(noisy, t, text)
         assert torch.allclose(corrected, plain + 0.5 * module(noisy, t, text.tokens), atol=1e-6)
 

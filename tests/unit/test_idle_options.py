@@ -8,7 +8,7 @@ from comfyui_ddm.debias.adapter.lora_file import content_hash
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.commands.config import TrainConfig
 from comfyui_ddm.training.commands.idle_options import NEEDS, NOT_PUBLISHED, idle_options
-from comfyui_ddm.training.objectives.ddm_paper import PaperRun
+from comfyui_ddm.training.objectives.ddm_paper import DDMPaperRun
 from typer.testing import CliRunner
 
 PAPER = {"objective": "ddm-paper", "groups": "labels:gender"}
@@ -71,8 +71,8 @@ def test_the_command_says_it(tiny_base, folder, tmp_path):
 
 
 def test_the_published_objective_learns_squares_as_they_are(prepared):
-    plain = prepared("plain", kind=PaperRun, changes={"objective": "ddm-paper"})
-    other = prepared("other", kind=PaperRun, changes={"objective": "ddm-paper", "min_snr": 5.0, "dropout": 0.5})
+    plain = prepared("plain", kind=DDMPaperRun, changes={"objective": "ddm-paper"})
+    other = prepared("other", kind=DDMPaperRun, changes={"objective": "ddm-paper", "min_snr": 5.0, "dropout": 0.5})
     assert plain.train() and other.train()
     assert content_hash(plain.out) == content_hash(other.out)
     assert plain.training.latents is plain.images.squares

@@ -9,7 +9,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.evaluation.report import FairnessReport
 from comfyui_ddm.debias.groups.target import Target
-from comfyui_ddm.debias.probes.records import Attribute, Condition, Records
+from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.debias.rendering.charts import save_png
 from comfyui_ddm.debias.rendering.report_html import overview, render_report
@@ -46,7 +46,7 @@ def _records(alphas=(0, 0.5, 1), per_prompt=80, target="uniform", names=("man", 
         Attribute("role", ROLES, np.concatenate(role), None, 0.97),
     ]
     features = np.concatenate([np.concatenate(gender) * 3, rng.normal(size=(count, 4))], 1)
-    return Records.of(prompt, attributes, condition, seed, features=features, **rest)
+    return EvaluationData.of(prompt, attributes, condition, seed, features=features, **rest)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_report_of_hardly_any_determined_image_keeps_its_interval_and_its_char
     said = np.array([[0.9, 0.1], [0.5, 0.5]] * 4)
     attribute = Attribute("gender", ("man", "woman"), said, Target.uniform(("man", "woman")))
     conditions = [Condition(alpha) for alpha in (0.0, 1.0) for _ in range(4)]
-    report = build_report(Records.of(["a doctor"] * 8, [attribute], conditions, list(range(4)) * 2))
+    report = build_report(EvaluationData.of(["a doctor"] * 8, [attribute], conditions, list(range(4)) * 2))
     assert report.attributes[0].overall[1].fd.low is not None
     assert "<svg" in render_report(report)
 
@@ -163,7 +163,7 @@ def test_few_images_get_no_verdict():
 
 
 def test_one_image_is_enough_for_a_report():
-    one = Records.of(
+    one = EvaluationData.of(
         ["a doctor"], [Attribute("gender", ("man", "woman"), [[0.9, 0.1]], Target.uniform(("man", "woman")))]
     )
     report = build_report(one)
@@ -186,14 +186,14 @@ def test_a_target_over_other_classes_is_refused():
 
 def test_no_image_is_an_error_that_says_so():
     with pytest.raises(DDMError, match="no images"):
-        Records.of([], [Attribute("gender", ("man", "woman"), np.zeros((0, 2)))])
+        EvaluationData.of([], [Attribute("gender", ("man", "woman"), np.zeros((0, 2)))])
 
 
 def test_every_users_string_is_escaped(tmp_path):
     names = (EVIL, "woman")
     records = _records(alphas=(0, 1), names=names, prompts=[EVIL, "<img src=x onerror=alert(1)>"])
     missing = tmp_path / "<b>missing</b>.png"
-    records = Records(
+    records = EvaluationData(
         records.prompts,
         [Condition(0), Condition(1, name="<i>name</i>")],
         records.prompt,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.reporters import Reporter
-from comfyui_ddm.training.commands.tensorboard import BoardReporter
+from comfyui_ddm.training.commands.tensorboard import TensorBoardReporter
 from PIL import Image
 
 
@@ -24,7 +24,7 @@ class Listener(Reporter):
 def test_without_the_package_a_sentence_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(DDMError, match="pip install tensorboard"):
-        BoardReporter(Reporter(), tmp_path, "")
+        TensorBoardReporter(Reporter(), tmp_path, "")
 
 
 def test_curves_and_previews_are_written_and_the_other_reporter_hears_it_all(tmp_path):
@@ -33,7 +33,7 @@ def test_curves_and_previews_are_written_and_the_other_reporter_hears_it_all(tmp
 
     other, image = Listener(), tmp_path / "step.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
-    board = BoardReporter(other, tmp_path / "log", "rank = 8")
+    board = TensorBoardReporter(other, tmp_path / "log", "rank = 8")
     board.note("hello")
     with board.steps() as report:
         for step in (10, 20):

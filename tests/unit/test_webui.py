@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfyui_ddm import install as pack
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.probes.probe import Probe
 
 from . import webui_host as host
@@ -176,7 +176,7 @@ def heads(door):
     push = torch.stack([-torch.ones(4, 1, 1), torch.ones(4, 1, 1)])[None]
     for name, attribute, channels in (("gender", "gender", 4), ("age", "age", 4), ("other", "gender", 8)):
         weight, bias = torch.zeros(1, 2, channels, 1, 1), torch.tensor([[1e-3, 0.0]])
-        AttributeHead(("man", "woman"), attribute, (500,), weight, bias, push, (1.0,)).save(
+        HSpaceClassifier(("man", "woman"), attribute, (500,), weight, bias, push, (1.0,)).save(
             folder / f"{name}.safetensors"
         )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
-from comfyui_ddm.debias.methods.h_space_classifier import AttributeHead
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from safetensors.torch import save_file
 
 from ..unit.checkpoints import ldm_tensors, make_models, tiny_configuration
@@ -64,4 +64,4 @@ def save_head(path: Path, attribute: str = "gender", seed: int = 0, channels: in
     push = torch.randn(1, 1, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
     weight, bias = torch.zeros(1, 2, channels, 4, 4), torch.tensor([[1.0, 0.0]])
     names, push = ("man", "woman"), torch.cat([-push, push], 1)
-    AttributeHead(names, attribute, (500,), weight, bias, push, (1.0,)).save(path)
+    HSpaceClassifier(names, attribute, (500,), weight, bias, push, (1.0,)).save(path)

@@ -125,7 +125,7 @@ def align(
     from ..loop.stop_signals import stop_signals
     from ..models.base import load_base, resolve_device
     from ..models.model import EMBEDDED
-    from ..objectives.alignment import Settings, usual_keep
+    from ..objectives.alignment import AlignmentSettings, usual_keep
     from ..objectives.alignment_run import AlignmentRun
     from ..sampling.previews import Previews
     from ..sampling.prompts import read_prompts
@@ -149,7 +149,9 @@ def align(
         "sampling": sampling,
         "through": through,
     }
-    settings = Settings(train, seed=seed, **{name: value for name, value in given.items() if value is not None})
+    settings = AlignmentSettings(
+        train, seed=seed, **{name: value for name, value in given.items() if value is not None}
+    )
     place = resolve_device(device)
     probes = open_probes(probe, clip, place)
     targets = all_targets(probes, target)

@@ -9,7 +9,7 @@ from typer import Argument, Option
 from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
 from ..loop.optimizer import OptimizerName
-from ..loop.settings import LARGE, LARGE_RATE, Settings
+from ..loop.settings import LARGE, LARGE_RATE, TrainSettings
 from .options import (
     BaseOption,
     CaptionOption,
@@ -55,10 +55,10 @@ class TrainConfig:
     ] = "uniform"
     objective: Annotated[
         str, Option(help="ddm; or ddm-paper, the published method with one fixed α, to compare with.")
-    ] = Settings.objective
+    ] = TrainSettings.objective
     paper_alpha: Annotated[
         float, Option(min=0.0, max=1.0, help="ddm-paper: how much its indicator counts in the loss.")
-    ] = Settings.paper_alpha
+    ] = TrainSettings.paper_alpha
     style: Annotated[
         Path | None,
         Option(metavar="FILE", help="Also learn the images' style or subject, and write it to this file."),
@@ -79,7 +79,7 @@ class TrainConfig:
     ] = ""
     caption_dropout: Annotated[
         float, Option(min=0.0, max=0.9, help="Share of the images that are learnt without their caption.")
-    ] = Settings.dropout
+    ] = TrainSettings.dropout
     shuffle_caption: Annotated[
         bool, Option("--shuffle-caption", help="Put what a caption has between commas into another order each time.")
     ] = False
@@ -108,8 +108,8 @@ class TrainConfig:
         ),
     ] = None
     no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded images on disk.")] = False
-    steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = Settings.steps
-    rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = Settings.rank
+    steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = TrainSettings.steps
+    rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = TrainSettings.rank
     text_encoder: Annotated[
         bool,
         Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
@@ -123,7 +123,7 @@ class TrainConfig:
             "makes itself, to calibrate, preview or measure, has this size too.",
         ),
     ] = None
-    batch: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = Settings.batch
+    batch: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = TrainSettings.batch
     pieces: Annotated[
         int,
         Option(
@@ -137,7 +137,7 @@ class TrainConfig:
         Option(
             min=0.0,
             help=f"Peak learning rate. If not given, {LARGE_RATE:g} for a base of Stable Diffusion's size and "
-            f"{Settings.rate:g} for a small one. Prodigy finds its own: 1.",
+            f"{TrainSettings.rate:g} for a small one. Prodigy finds its own: 1.",
         ),
     ] = None
     optimizer: Annotated[OptimizerName, Option(help="adamw8bit needs bitsandbytes, prodigy needs prodigyopt.")] = (
@@ -145,10 +145,10 @@ class TrainConfig:
     )
     min_snr: Annotated[
         float, Option(min=0.0, help="Min-SNR weights of the loss over timesteps, with this γ (5 is usual); 0 for none.")
-    ] = Settings.min_snr
+    ] = TrainSettings.min_snr
     ema: Annotated[
         float, Option(min=0.0, max=0.9999, help="Save the average of the weights with this decay (.99); 0 for none.")
-    ] = Settings.ema
+    ] = TrainSettings.ema
     checkpointing: Annotated[
         bool,
         Option(
@@ -160,7 +160,7 @@ class TrainConfig:
     ] = False
     calibrate: Annotated[
         int, Option(min=0, help="Images made at each of three strengths to calibrate α; 0 for none.")
-    ] = Settings.calibrate
+    ] = TrainSettings.calibrate
     by_prompt: Annotated[
         int,
         Option(
@@ -168,7 +168,7 @@ class TrainConfig:
             help="Correct each prompt by itself in the last steps, from so many images of each at three strengths "
             "(16 are enough); 0 balances all prompts together.",
         ),
-    ] = Settings.by_prompt
+    ] = TrainSettings.by_prompt
     save_every: SaveEveryOption = 100
     resume: ResumeOption = False
     restart: Annotated[
@@ -210,7 +210,7 @@ class TrainConfig:
     card: Annotated[
         bool, Option(help="Write a page in Markdown beside the adapter: groups, data sheet, figures, limits.")
     ] = True
-    seed: Annotated[int, Option(min=0, help="Seed of everything.")] = Settings.seed
+    seed: Annotated[int, Option(min=0, help="Seed of everything.")] = TrainSettings.seed
     device: DeviceOption = "auto"
 
     def __post_init__(self) -> None:
@@ -242,9 +242,9 @@ class TrainConfig:
         if self.cache is not None and self.no_cache:
             raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
 
-    def settings(self, size: int) -> Settings:
+    def settings(self, size: int) -> TrainSettings:
         """What the loop itself depends on, for a U-Net of so many parameters."""
-        return Settings(
+        return TrainSettings(
             steps=self.steps,
             batch=self.batch,
             rank=self.rank,
@@ -267,4 +267,4 @@ class TrainConfig:
             return self.rate
         if self.optimizer is OptimizerName.PRODIGY:
             return 1.0
-        return LARGE_RATE if size >= LARGE else Settings.rate
+        return LARGE_RATE if size >= LARGE else TrainSettings.rate

@@ -27,13 +27,13 @@ from ..loop.stop_signals import stop_signals
 from ..models.base import Base, check_weights, load_base
 from ..models.model import EMBEDDED, Model, load_model
 from ..objectives.ddm import Run
-from ..objectives.ddm_paper import PaperRun
+from ..objectives.ddm_paper import DDMPaperRun
 from ..sampling.previews import Previews
 from ..sampling.prompts import read_prompts
 from .config import TrainConfig
 from .config_file import write_config
 from .reporters import Reporter
-from .tensorboard import BoardReporter
+from .tensorboard import TensorBoardReporter
 
 # The most captions that the finished adapter is measured under.
 MEASURED = 20
@@ -61,7 +61,7 @@ class Job:
         if not self.ranks.first:
             self.reporter = Reporter()
         elif self.config.log:
-            self.reporter = BoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
+            self.reporter = TensorBoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
         self.path = self.config.base or EMBEDDED
         self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
 
@@ -169,7 +169,7 @@ class Job:
         """Find groups and put the LoRAs on the base."""
         config = self.config
         with self.reporter.images("groups") as report:
-            run = (PaperRun if config.objective == "ddm-paper" else Run)(
+            run = (DDMPaperRun if config.objective == "ddm-paper" else Run)(
                 base,
                 images,
                 config.out,

@@ -85,7 +85,7 @@ def sample(
     from ..loop.progress_bars import image_progress
     from ..models.model import EMBEDDED, load_model
     from ..sampling.guidance import load_steering
-    from ..sampling.image_writer import make_gallery, plan_shots
+    from ..sampling.image_writer import plan_jobs, write_images
     from ..sampling.prompts import read_prompts
     from .numbers import read_numbers
 
@@ -106,10 +106,10 @@ def sample(
     model.warnings.extend(remarks)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    shots = plan_shots(texts, per_prompt, alphas, [cfg], seed)
+    shots = plan_jobs(texts, per_prompt, alphas, [cfg], seed)
     start = time.monotonic()
     with image_progress("Sampling") as progress:
-        result = make_gallery(
+        result = write_images(
             model,
             out,
             shots,

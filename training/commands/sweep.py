@@ -54,7 +54,7 @@ def sweep(
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
     from ..models.model import EMBEDDED, load_model
-    from ..sampling.image_writer import plan_shots
+    from ..sampling.image_writer import plan_jobs
     from ..sampling.prompts import read_prompts
     from .numbers import read_numbers
     from .reporters import TerminalReporter
@@ -69,7 +69,7 @@ def sweep(
     model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    shots, phase = plan_shots(texts, per_prompt, alphas, scales, seed), TerminalReporter().images
+    shots, phase = plan_jobs(texts, per_prompt, alphas, scales, seed), TerminalReporter().images
     options = {"steps": steps, "bf16": bf16, "overwrite": overwrite}
     records = make_records(model, out / "images", shots, probes, targets, phase, **options)
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)

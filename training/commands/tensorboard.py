@@ -8,7 +8,7 @@ from ...debias.core.error import DDMError
 from .reporters import Reporter
 
 
-class BoardReporter(Reporter):
+class TensorBoardReporter(Reporter):
     """Tells another reporter everything, and writes loss, ESS, learning rate and previews as TensorBoard reads them.
 
     Args:

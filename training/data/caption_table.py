@@ -22,7 +22,7 @@ ORDERS = (4, 32)
 
 
 @dataclass(frozen=True)
-class TextTable:
+class CaptionTable:
     """Text embeddings, and how rows of a batch find their sentences.
 
     Attributes:
@@ -49,7 +49,7 @@ class TextTable:
         grouping: Grouping,
         keep: int | None = None,
         cache: Path | None = None,
-    ) -> "TextTable":
+    ) -> "CaptionTable":
         """Encode the captions, the empty one, and what the grouping's words make of them.
 
         Args:

@@ -21,7 +21,7 @@ from .tiny_people import caption
 if TYPE_CHECKING:
     from ...debias.evaluation.report import FairnessReport
     from ...debias.probes.probe import Probe
-    from ...debias.probes.records import Records
+    from ...debias.probes.records import EvaluationData
     from ..data.group_images import Grouping
 
 EXAMPLES = EMBEDDED.parent
@@ -115,7 +115,7 @@ class Demo:
         from ...debias.probes.probe import Probe
         from ..data.image_folder import read_folder
         from ..loop.checkpoint import checkpoint_path
-        from ..loop.settings import Settings
+        from ..loop.settings import TrainSettings
         from ..models.base import resolve_device
         from ..objectives.ddm import Run
 
@@ -126,7 +126,7 @@ class Demo:
             for name in ("gender", "skin_tone", "role")
         ]
         given = {} if self.steps is None else {"steps": self.steps}
-        self.settings = Settings(seed=self.seed, **given)
+        self.settings = TrainSettings(seed=self.seed, **given)
         self.groups = self.groups or Run.groups
         state = self._state()
         write_text(self.out / STATE, json.dumps(state, indent=1))
@@ -150,12 +150,12 @@ class Demo:
 
     def _sample(self, model: Model, alphas: tuple[float, ...], title: str) -> None:
         from ..loop.progress_bars import image_progress
-        from ..sampling.image_writer import make_gallery, plan_shots
+        from ..sampling.image_writer import plan_jobs, write_images
 
         half = model.base.half_is_native  # as in training
-        shots = plan_shots(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
+        shots = plan_jobs(self.prompts, self.per_prompt, alphas, [GUIDANCE], self.seed)
         with image_progress(title) as progress:
-            make_gallery(
+            write_images(
                 model, self.generated, shots, steps=SAMPLING_STEPS, bf16=half, overwrite=True, progress=progress
             )
 
@@ -196,7 +196,7 @@ class Demo:
             run.train(report, calibrating=calibrating)
         return found
 
-    def _look(self, probes: "list[Probe]") -> "Records":
+    def _look(self, probes: "list[Probe]") -> "EvaluationData":
         """Let probes see all images; the first has the target, the last lends its features."""
         from ...debias.groups.target import Target
         from ..evaluation.evaluate_folder import read_records
@@ -224,11 +224,11 @@ class Demo:
         from PIL import Image
 
         from ...debias.rendering.image_grid import Block, draw_comparison
-        from ..sampling.image_writer import plan_shots
+        from ..sampling.image_writer import plan_jobs
 
         places = {
             (shot.alpha, shot.prompt, number % self.per_prompt): shot.file_name
-            for number, shot in enumerate(plan_shots(self.prompts, self.per_prompt, ALPHAS, [GUIDANCE], self.seed))
+            for number, shot in enumerate(plan_jobs(self.prompts, self.per_prompt, ALPHAS, [GUIDANCE], self.seed))
         }
         whole = len(self.prompts) * self.per_prompt
         blocks = []
@@ -270,7 +270,7 @@ def describe(grouping: "Grouping") -> dict[str, Any]:
     }
 
 
-def men_share(records: "Records") -> dict[float, float]:
+def men_share(records: "EvaluationData") -> dict[float, float]:
     """Share of the first class at each α, as the report counts it: averaged over prompts, undetermined ones aside."""
     from ...debias.evaluation import confidence, metrics
 

@@ -13,9 +13,9 @@ from ...debias.evaluation.report import FairnessReport
 if TYPE_CHECKING:
     from ...debias.groups.target import Target
     from ...debias.probes.probe import Probe
-    from ...debias.probes.records import Records
+    from ...debias.probes.records import EvaluationData
     from ..models.model import Model
-    from ..sampling.image_writer import Shot
+    from ..sampling.image_writer import ImageJob
 
 Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 
@@ -28,12 +28,12 @@ RECOGNISED_LOSS = 0.03
 def make_records(
     model: "Model",
     folder: Path,
-    shots: "Sequence[Shot]",
+    shots: "Sequence[ImageJob]",
     probes: "Sequence[Probe]",
     targets: "Sequence[Target | None]",
     phase: Phase,
     **options: object,
-) -> "Records":
+) -> "EvaluationData":
     """Make images, and let probes look at them.
 
     Args:
@@ -42,11 +42,11 @@ def make_records(
         options: of `make_gallery`, which also says what can go wrong.
     """
     from ...debias.probes.predict import quality_probe
-    from ..sampling.image_writer import make_gallery
+    from ..sampling.image_writer import write_images
     from .evaluate_folder import read_records
 
     with phase("sampling") as progress:
-        make_gallery(model, folder, shots, progress=progress, **options)
+        write_images(model, folder, shots, progress=progress, **options)
     with phase("looking") as progress:
         return read_records(folder, probes, targets, quality_probe(probes, targets), progress)
 
@@ -76,9 +76,9 @@ def measure(
     """
     from ...debias.core.io import read_metadata
     from ...debias.evaluation.evaluate import build_report
-    from ..sampling.image_writer import plan_shots
+    from ..sampling.image_writer import plan_jobs
 
-    shots = plan_shots(prompts, per_prompt, alphas, [GUIDANCE], seed)
+    shots = plan_jobs(prompts, per_prompt, alphas, [GUIDANCE], seed)
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}
     records = make_records(model, folder, shots, probes, targets, phase, **options)
     measured = measured_card(build_report(records, clusters=0, sheets=0, random_seed=seed), GUIDANCE, SAMPLING)

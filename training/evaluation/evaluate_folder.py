@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.probes.predict import Reading, attributes_of, check_probes, read_images, side_for
-from ...debias.probes.records import Condition, Records
+from ...debias.probes.predict import Predictions, attributes_of, check_probes, read_images, side_for
+from ...debias.probes.records import Condition, EvaluationData
 from ..data.image_folder import ImageFolder, Item, read_folder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read_records(
     targets: "Sequence[Target | None]",
     features_from: "Probe | None" = None,
     progress: Progress | None = None,
-) -> Records:
+) -> EvaluationData:
     """Read what `ddm sample` wrote, or any image folder (a subfolder is a prompt), and let every probe look at it.
 
     α, guidance scale, seed and prompt come from metadata.jsonl where it has them. Captions that are nearly all
@@ -50,7 +50,7 @@ def read_records(
     if "prompt" not in images.columns and len(set(prompts)) > len(prompts) / 2:
         prompts = [""] * len(prompts)
         notes.append("The captions are nearly all different, so the folder counts as one prompt.")
-    return Records.of(
+    return EvaluationData.of(
         prompts,
         attributes_of(probes, targets, reading.probabilities),
         _conditions(images.items),
@@ -68,7 +68,7 @@ def read_features(folder: str | os.PathLike, probe: "Probe", progress: Progress 
 
 def _look(
     images: ImageFolder, probes: "Sequence[Probe]", features_from: "Probe | None", progress: Progress | None
-) -> Reading:
+) -> Predictions:
     side = side_for([*probes, *filter(None, (features_from,))])
     return read_images(
         (image for _, image in images.images(side)),

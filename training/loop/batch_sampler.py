@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...debias.groups.weighting import Weighting
-from .settings import Settings
+from .settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ..data.caption_table import TextTable
+    from ..data.caption_table import CaptionTable
 
 # Strengths at which the weights are computed; between them, the nearest one counts.
 GRID = 121
@@ -18,7 +18,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class Batch:
     """One step's rows [B]: images, strengths, timesteps, texts, and where the target comes from.
 
     Attributes:
@@ -35,13 +35,13 @@ class Plan:
     teacher: np.ndarray
     style: bool
 
-    def __getitem__(self, rows: np.ndarray) -> "Plan":
+    def __getitem__(self, rows: np.ndarray) -> "Batch":
         """Some of the rows."""
         picked = {name: values[rows] for name, values in vars(self).items() if name != "style"}
-        return Plan(**picked, style=self.style)
+        return Batch(**picked, style=self.style)
 
 
-class Draws:
+class BatchSampler:
     """Draws the rows of each step; stateless, so that step n is the same whether or not the run was resumed.
 
     The images of a step are of one bucket b. With W_b(α) = Σ_{i∈b} w_i(α) and W = Σ_b W_b, it is drawn with
@@ -60,14 +60,14 @@ class Draws:
         bucket: [N] number of each image's bucket.
         timesteps: of the base's schedule.
         style: whether the first steps teach a style.
-        reach: how many times `Settings.alpha_max` the α go up to.
+        reach: how many times `TrainSettings.alpha_max` the α go up to.
     """
 
     def __init__(
         self,
         weighting: Weighting,
-        captions: "TextTable",
-        settings: Settings,
+        captions: "CaptionTable",
+        settings: TrainSettings,
         bucket: np.ndarray,
         timesteps: int,
         style: bool,
@@ -96,7 +96,7 @@ class Draws:
         start = np.random.default_rng([self.settings.seed, 0, 1]).random()
         return int(np.searchsorted(np.cumsum(self.share[style])[:-1], (start + step * GOLDEN) % 1, side="right"))
 
-    def plan(self, step: int) -> Plan:
+    def plan(self, step: int) -> Batch:
         """Draw the rows of one step, with α, timestep and image stratified over the batch.
 
         Timesteps t are drawn evenly for a style, and with density ∝ t for the adapter.
@@ -135,4 +135,4 @@ class Draws:
             said = captions.said[image, rng.integers(captions.said.shape[1], size=count)]
             text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
         flip = rng.random(count) < 0.5
-        return Plan(image, flip, alpha.astype(np.float32), timestep, text, teacher, style)
+        return Batch(image, flip, alpha.astype(np.float32), timestep, text, teacher, style)

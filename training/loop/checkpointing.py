@@ -19,7 +19,7 @@ PATIENCE = 10
 SECONDS = 300.0
 
 
-class Keeper:
+class Checkpointing:
     """Keeps a training's state in a checkpoint.
 
     Args:

@@ -34,19 +34,19 @@ from ..models.lora import (
     set_trainable,
 )
 from ..models.text import Text
-from .batch_sampler import Draws, Plan
+from .batch_sampler import Batch, BatchSampler
 from .checkpoint import Resumable
 from .distributed import Ranks
 from .ema import Ema
 from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
 from .recording import Recording
-from .settings import Settings
+from .settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
 
-    from ..data.caption_table import TextTable
+    from ..data.caption_table import CaptionTable
     from ..data.latents import Latents
     from ..models.base import Base
 
@@ -65,7 +65,7 @@ class FairTraining(Resumable):
         latents: of the images (every draw samples them anew).
         captions: text table and rows.
         weighting: the tempered weights.
-        settings: see `Settings`.
+        settings: see `TrainSettings`.
         style: train a style LoRA before the adapter.
         ranks: the processes that share each step.
         note: told when memory has to be saved.
@@ -79,7 +79,7 @@ class FairTraining(Resumable):
         start: shares of every group in the base's own images; empty if nobody has looked.
         prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
         turn: the first of the steps that correct each prompt by itself; their number if there are none.
-        reach: how many times `Settings.alpha_max` the drawn α go up to (see `reweigh`).
+        reach: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
         pieces: a process takes its rows of a step in so many pieces.
         whole: whether weights and optimizer are those of `step`; they are not while the optimizer works.
         recordings: of a step's forward and backward, by shape; None if nothing is recorded (see `record`).
@@ -93,9 +93,9 @@ class FairTraining(Resumable):
         self,
         base: "Base",
         latents: "Latents",
-        captions: "TextTable",
+        captions: "CaptionTable",
         weighting: Weighting,
-        settings: Settings,
+        settings: TrainSettings,
         style: bool = False,
         ranks: Ranks | None = None,
         note: Callable[[str], None] | None = None,
@@ -148,10 +148,10 @@ class FairTraining(Resumable):
             return 1
         return -(-rows // fitting_rows(self.base.device, max(h * w for h, w in self.latents.cells), rows))
 
-    def _draws(self, weighting: Weighting) -> Draws:
+    def _draws(self, weighting: Weighting) -> BatchSampler:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
         style = "style" in self.names
-        return Draws(weighting, self.captions, self.settings, bucket, len(self.schedule), style, self.reach)
+        return BatchSampler(weighting, self.captions, self.settings, bucket, len(self.schedule), style, self.reach)
 
     def reweigh(self, weighting: Weighting, reach: float = 1.0) -> None:
         """Draw the images by other weights from now on.
@@ -245,7 +245,7 @@ class FairTraining(Resumable):
         super().save_memory()
         self.recordings = None
 
-    def _gradients(self, plan: Plan, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
+    def _gradients(self, plan: Batch, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
         """Gradients and loss of this process's rows, with less memory each time that it does not suffice.
 
         None once `stop` said True.
@@ -289,7 +289,7 @@ class FairTraining(Resumable):
             fewer = f"each step takes its {rows} in {self.pieces} parts"
         self.need_less(fewer, "from", "--rank")
 
-    def _backward(self, plan: Plan, rows: np.ndarray, stop: Callable[[], bool] | None = None) -> "torch.Tensor | None":
+    def _backward(self, plan: Batch, rows: np.ndarray, stop: Callable[[], bool] | None = None) -> "torch.Tensor | None":
         """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part.
 
         None once `stop` said True.
@@ -316,7 +316,7 @@ class FairTraining(Resumable):
 
     def _add_gradients(
         self,
-        plan: Plan,
+        plan: Batch,
         latents: "torch.Tensor",
         noise: "torch.Tensor",
         cells: "torch.Tensor | None",

@@ -10,7 +10,7 @@ LARGE, LARGE_RATE = 100_000_000, 3e-4
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainSettings:
     """What a run depends on, besides base, images and groups.
 
     Attributes:

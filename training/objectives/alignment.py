@@ -40,7 +40,7 @@ Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float images [N, 3, H,
 
 
 @dataclass(frozen=True)
-class Settings:
+class AlignmentSettings:
     """What a run depends on, besides base, probes, targets and prompts.
 
     Attributes:
@@ -121,7 +121,7 @@ class Alignment(Resumable):
         targets: one per probe.
         families: lists of prompts. A step draws a family, then a prompt of it, so that all families come equally often
             however many prompts they have.
-        settings: see `Settings`.
+        settings: see `AlignmentSettings`.
         keep: extractors whose features the images shall keep; without one, their latents are compared.
         note: told when memory has to be saved.
     """
@@ -132,7 +132,7 @@ class Alignment(Resumable):
         probes: "Sequence[Probe]",
         targets: "Sequence[Target]",
         families: Sequence[Sequence[str]],
-        settings: Settings,
+        settings: AlignmentSettings,
         keep: Sequence[Extractor] = (),
         note: Callable[[str], None] | None = None,
     ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...debias.adapter.lora_file import AdapterCard, save_adapter
 from ..loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 from ..models.lora import export_parts
-from .alignment import ADAPTER, Alignment, Extractor, Settings
+from .alignment import ADAPTER, Alignment, AlignmentSettings, Extractor
 
 if TYPE_CHECKING:
     from ...debias.groups.target import Target
@@ -39,7 +39,7 @@ class AlignmentRun:
     targets: "Sequence[Target]"
     families: Sequence[Sequence[str]]
     out: Path
-    settings: Settings = field(default_factory=Settings)
+    settings: AlignmentSettings = field(default_factory=AlignmentSettings)
     keep: Sequence[Extractor] = ()
     depends: Sequence[str] = ()
     save_every: int = 20

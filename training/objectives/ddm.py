@@ -15,15 +15,15 @@ from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import kind_of, read_metadata
 from ...debias.groups.groups import concepts
 from ...debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
-from ..data.caption_table import TextTable
+from ..data.caption_table import CaptionTable
 from ..data.dataset import ImageSet
 from ..data.group_images import Grouper, Grouping, attributes
 from ..evaluation.adapter_page import page_path
 from ..loop.checkpoint import checkpoint_path, remove_strays
-from ..loop.checkpointing import Keeper
+from ..loop.checkpointing import Checkpointing
 from ..loop.distributed import Ranks
 from ..loop.fair_training import FairTraining
-from ..loop.settings import Settings
+from ..loop.settings import TrainSettings
 from ..models.base import Base
 from ..models.lora import export_parts, scale_lora
 from ..sampling.previews import Previews
@@ -65,7 +65,7 @@ class Run:
     style: Path | None = None
     groups: str = "discovered"
     target: str = "uniform"
-    settings: Settings = field(default_factory=Settings)
+    settings: TrainSettings = field(default_factory=TrainSettings)
     save_every: int = 100
     report: Callable[[str, int, int], None] | None = None
     checkpoint: Path | None = None
@@ -87,7 +87,7 @@ class Run:
             self.settings = replace(self.settings, by_prompt=0)
             if self.note:
                 self.note(f"Prompts are not corrected one by one (--by-prompt): {why}.")
-        table = TextTable.build(
+        table = CaptionTable.build(
             self.base, self.images.captions, self.grouping, self.settings.shuffle, self.images.cache
         )
         self.training = self._training(table)
@@ -96,7 +96,7 @@ class Run:
         self.fingerprint = self._fingerprint(settings)
         # Calibration comes after the last step: a run may be gone on with without it, or with more images.
         del settings["calibrate"]
-        self.keeper = Keeper(self.checkpoint, self.training, self._fingerprint(settings), self.save_every)
+        self.keeper = Checkpointing(self.checkpoint, self.training, self._fingerprint(settings), self.save_every)
 
     def _fingerprint(self, settings: dict[str, Any]) -> str:
         """Of everything that a run with these settings depends on."""
@@ -114,7 +114,7 @@ class Run:
             return f"{count} images do not teach what to count, {FEWEST} do"
         return ""
 
-    def _training(self, captions: TextTable) -> FairTraining:
+    def _training(self, captions: CaptionTable) -> FairTraining:
         """The loop's own state: LoRAs on the base, and an optimizer."""
         return FairTraining(
             self.base,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...debias.adapter.lora_file import AdapterCard
-from ...debias.methods.ddm_indicator import PaperIndicator, indicator_entropy, paper_loss
-from ..loop.batch_sampler import Plan
+from ...debias.methods.ddm_indicator import DDMIndicator, indicator_entropy, paper_loss
+from ..loop.batch_sampler import Batch
 from ..loop.fair_training import FairTraining
 from ..loop.optimizer import build_optimizer
-from ..loop.settings import Settings
+from ..loop.settings import TrainSettings
 from ..models.lora import set_alpha
 from .calibration import Calibration
 from .ddm import Run
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     import torch
 
     from ...debias.groups.groups import Groups
-    from ..data.caption_table import TextTable
+    from ..data.caption_table import CaptionTable
 
 # Images, drawn from the set, over whose noisy versions the entropy is measured.
 MEASURED = 256
 
 
-class PlainDraws:
-    """Draws the rows of each step: images that have a class, and timesteps, evenly; stateless, as `Draws` is."""
+class PlainSampler:
+    """Draws the rows of each step: images that have a class, and timesteps, evenly; stateless, as `BatchSampler` is."""
 
     style_steps = 0
 
-    def __init__(self, rows: np.ndarray, captions: "TextTable", settings: Settings, timesteps: int):
+    def __init__(self, rows: np.ndarray, captions: "CaptionTable", settings: TrainSettings, timesteps: int):
         self.rows, self.captions, self.settings, self.timesteps = rows, captions, settings, timesteps
 
-    def plan(self, step: int, count: int | None = None) -> Plan:
+    def plan(self, step: int, count: int | None = None) -> Batch:
         """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
         rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch
         image = rng.choice(self.rows, count)
-        return Plan(
+        return Batch(
             image=image,
             flip=np.zeros(count, dtype=bool),
             alpha=np.ones(count, dtype=np.float32),
@@ -53,7 +53,7 @@ class PlainDraws:
         )
 
 
-class PaperTraining(FairTraining):
+class DDMPaperTraining(FairTraining):
     """The trainer's loop with the paper's draws and loss; the indicator is learnt along, and then discarded.
 
     Args:
@@ -70,12 +70,12 @@ class PaperTraining(FairTraining):
         base, settings = self.base, self.settings
         self.classes = torch.as_tensor(groups.membership.argmax(1), device=base.device)
         size = int(np.prod(self.latents.shape[1:]))
-        self.indicator = PaperIndicator(size, len(groups.names), settings.seed).to(base.device)
+        self.indicator = DDMIndicator(size, len(groups.names), settings.seed).to(base.device)
         self.parameters = [*self.parameters, *self.indicator.parameters()]
         self.learning = {"debias": self.parameters}
         self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
         rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
-        self.draws = PlainDraws(rows, self.captions, settings, len(self.schedule))
+        self.draws = PlainSampler(rows, self.captions, settings, len(self.schedule))
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""
@@ -93,7 +93,7 @@ class PaperTraining(FairTraining):
 
     def _add_gradients(
         self,
-        plan: Plan,
+        plan: Batch,
         latents: "torch.Tensor",
         noise: "torch.Tensor",
         cells: "torch.Tensor | None",
@@ -108,7 +108,7 @@ class PaperTraining(FairTraining):
         loss.backward()
         return loss.detach()
 
-    def _denoised(self, plan: Plan, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+    def _denoised(self, plan: Batch, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
         """ε̂ [B, C, h, w], with the LoRA at strength 1."""
         import torch
 
@@ -117,13 +117,13 @@ class PaperTraining(FairTraining):
         return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[plan.text])
 
 
-class PaperRun(Run):
+class DDMPaperRun(Run):
     """A whole training with the published objective; nothing is predicted, and nothing calibrated."""
 
     looks_first = False  # its loss does not ask where the base stands
 
-    def _training(self, captions: "TextTable") -> PaperTraining:
-        return PaperTraining(
+    def _training(self, captions: "CaptionTable") -> DDMPaperTraining:
+        return DDMPaperTraining(
             self.grouping.groups[0],
             self.base,
             self.images.squares,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ...debias.core.batching import fitting_rows, in_batches
 from ...debias.core.error import DDMError
 from ...debias.groups.groups import Groups, concepts
-from ...debias.methods.h_space_classifier import TIMESTEPS, AttributeHead, fit_head
+from ...debias.methods.h_space_classifier import TIMESTEPS, HSpaceClassifier, fit_head
 from ..data.group_images import Grouper
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def make_head(
     probe: "Probe | None" = None,
     seed: int = 0,
     report: Report | None = None,
-) -> AttributeHead:
+) -> HSpaceClassifier:
     """Fit a head on images that are grouped by labels or words, or by a probe.
 
     Args:

@@ -11,7 +11,7 @@ from ...debias.core.error import DDMError
 from ..models.base import Base
 from ..models.lora import at_alpha, lora_names
 from ..models.text import Text
-from .guidance import Steering
+from .guidance import SamplingGuidance
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ ADAPTER = "debias"
 MOST = 512
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images `start` … `start` + n of a run: uint8 [n, H, W, 3], and their scaled latents [n, C, h, w].
 
     With distribution guidance, also the class of each attribute that each image was counted as.
@@ -54,11 +54,11 @@ def generate_batches(
     size: int | None = None,
     scheduler: "SchedulerMixin | None" = None,
     bf16: bool = False,
-    steering: Steering | None = None,
+    steering: SamplingGuidance | None = None,
     decode: bool = True,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[ImageBatch]:
     """Generate one image per prompt and seed.
 
     Noise comes from a generator of its own for each image, on the CPU: an image depends on its seed, not on its
@@ -90,14 +90,14 @@ def generate_batches(
     _check(base, prompts, seeds, steps, size)
     cell = (size or base.image_size) // base.vae_factor
     batch_size = batch_size or default_batch_size(base, cell)
-    scheduler, steering = scheduler or solver(base), steering or Steering()
+    scheduler, steering = scheduler or solver(base), steering or SamplingGuidance()
     alphas = torch.as_tensor(alpha, dtype=torch.float32)
     strengths = alphas.expand(len(seeds)).tolist()
     texts = _Texts(base, list(zip(prompts, strengths, strict=True)), soft_tokens=True)
     empty = _Texts(base, [(negative, strength) for strength in strengths]) if guidance_scale != 1.0 else None
     before = 0  # steps of the batches that are done
 
-    def make(rows: slice) -> Batch | None:
+    def make(rows: slice) -> ImageBatch | None:
         def told(done: int) -> None:
             if progress:
                 left = -(-(len(seeds) - rows.start) // (rows.stop - rows.start))
@@ -121,7 +121,7 @@ def generate_batches(
         if latents is None:
             return None
         images = base.decode(latents) if decode else _no_images(base)
-        return Batch(rows.start, images, latents, steering.count())
+        return ImageBatch(rows.start, images, latents, steering.count())
 
     for batch in in_batches(len(seeds), batch_size, make):
         if batch is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...debias.core.error import DDMError
 from ...debias.methods.distribution_guidance import SCALE, Guidance, begin_together, guides_for
 from ...debias.methods.guidance_hook import GuidanceHooks
-from ...debias.methods.h_space_classifier import AttributeHead
+from ...debias.methods.h_space_classifier import HSpaceClassifier
 from ...debias.methods.invariant_module import InvariantModule
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Steering:
+class SamplingGuidance:
     """Guidance that needs no change of the model's weights. Without any, the model computes what it always did.
 
     Attributes:
@@ -80,7 +80,7 @@ def load_steering(
     invariant: Path | None = None,
     strength: float = 1.0,
     words: Sequence[str] = (),
-) -> tuple[Steering, list[str]]:
+) -> tuple[SamplingGuidance, list[str]]:
     """Open heads and a module for a base.
 
     Args:
@@ -93,7 +93,7 @@ def load_steering(
     Raises:
         DDMError: a file that cannot be used, targets or words that do not fit, or two heads for one attribute.
     """
-    opened = [AttributeHead.load(path).to(base.device) for path in heads]
+    opened = [HSpaceClassifier.load(path).to(base.device) for path in heads]
     guides = guides_for(opened, targets, scale, mode, words)
     module = None if invariant is None else InvariantModule.load(invariant).to(base.device)
     hashes = [(path.name, head.base_hash) for path, head in zip(heads, opened, strict=True)]
@@ -103,7 +103,7 @@ def load_steering(
         for name, made_for in hashes
         if made_for != base.hash
     ]
-    return Steering(guides, module, strength), warnings
+    return SamplingGuidance(guides, module, strength), warnings
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from ...debias.core.error import DDMError
 from ...debias.core.io import write_bytes, write_text
 from ..models.model import Model
 from .generate import generate_batches
-from .guidance import Steering
+from .guidance import SamplingGuidance
 from .prompts import slugs
 
 METADATA = "metadata.jsonl"
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageJob:
     """One image to make."""
 
     file_name: str
@@ -42,13 +42,13 @@ class Made:
     kept: int
 
 
-def plan_shots(
+def plan_jobs(
     prompts: Sequence[str], per_prompt: int, alphas: Sequence[float], cfgs: Sequence[float], seed: int
-) -> list[Shot]:
+) -> list[ImageJob]:
     """All images of a gallery. Prompt p has the seeds `seed` + p·per_prompt + i, the same at every α and scale."""
     names = slugs(prompts)
     return [
-        Shot(
+        ImageJob(
             f"{f'cfg_{cfg:g}/' if len(cfgs) > 1 else ''}alpha_{alpha:g}/{names[prompt]}/{number}.png",
             prompt,
             number,
@@ -62,17 +62,17 @@ def plan_shots(
     ]
 
 
-def make_gallery(
+def write_images(
     model: Model,
     folder: str | Path,
-    shots: Sequence[Shot],
+    shots: Sequence[ImageJob],
     *,
     steps: int = 20,
     negative: str = "",
     size: int | None = None,
     batch_size: int | None = None,
     bf16: bool = False,
-    steering: Steering | None = None,
+    steering: SamplingGuidance | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Made:
@@ -88,7 +88,7 @@ def make_gallery(
     Raises:
         DDMError: the folder holds images of other settings; settings out of range; the disk refuses.
     """
-    folder, steering = Path(folder), steering or Steering()
+    folder, steering = Path(folder), steering or SamplingGuidance()
     rows = {
         shot.file_name: {
             "file_name": shot.file_name,
