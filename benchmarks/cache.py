@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..training.imbalance import METADATA
+from ..debias.core.error import DDMError
+from ..training.embedded.imbalance import METADATA
 from .package import ROOT
 from .result import Figure
 
 IMAGES, FEW, ROLES = 10_000, 1_000, 20
 # One step of a run on labels, without calibration: what is left is the start.
-TRAIN = ("--groups", "labels:gender", "--steps", "1", "--batch", "4", "--rank", "2", "--calibrate", "0")
+TRAIN = ("--groups", "labels:gender", "--steps", "1", "--batch-size", "4", "--rank", "2", "--calibrate", "0")
 # Time of the process so far, and its peak memory, when the first step begins.
 STARTED = """
 import resource, sys, time

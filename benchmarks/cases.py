@@ -10,17 +10,17 @@ from functools import partial
 
 import numpy as np
 
-from ..debias.adapter import load_adapter
-from ..debias.error import DDMError
-from ..debias.metric import fairness_distance
-from ..debias.quality import kid
-from ..training.base import load_base
-from ..training.image_set import folder_set
-from ..training.lora import load_lora_into
-from ..training.run import Run
-from ..training.sampler import generate
-from ..training.settings import Settings
-from ..training.tiny_people import TONE_SHARES, caption
+from ..debias.adapter.lora_file import load_adapter
+from ..debias.core.error import DDMError
+from ..debias.evaluation.kid import kid
+from ..debias.evaluation.metrics import fairness_distance
+from ..training.data.dataset import folder_set
+from ..training.embedded.tiny_people import TONE_SHARES, caption
+from ..training.loop.settings import TrainSettings
+from ..training.models.base import load_base
+from ..training.models.lora import load_lora_into
+from ..training.objectives.ddm import Run
+from ..training.sampling.generate import generate
 from .cache import cache_costs
 from .host import host_costs
 from .imbalance import IMBALANCES, OCCUPATIONS
@@ -234,7 +234,7 @@ def exactness(bench: Bench) -> list[Figure]:
     for file in files:
         model = load_base(bench.base)
         encoded = folder_set(model, image_folders("men", bench.work))
-        Run(model, encoded, file, groups="labels:gender", settings=Settings(steps=EXACT_STEPS)).train()
+        Run(model, encoded, file, groups="labels:gender", settings=TrainSettings(steps=EXACT_STEPS)).train()
     still = [
         np.array_equal(images(model, 0.0, bf16), one) for bf16, one in zip((False, bench.bf16), untouched, strict=True)
     ]

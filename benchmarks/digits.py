@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.diffusion_classifier import say
-from ..debias.error import DDMError
-from ..debias.storage import write_text
-from ..training.tiny_people import caption
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_text
+from ..debias.groups.diffusion_classifier import say
+from ..training.embedded.tiny_people import caption
 from .package import ROOT
 
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
@@ -155,10 +155,10 @@ def pair_base(pair: Pair, out: Path, device: str = "cpu", steps: int = STEPS) ->
 def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
     import torch
 
-    from ..training.base import load_base
-    from ..training.model import EMBEDDED
-    from ..training.progress import steps_progress
-    from ..training.tiny_people import DenoiserTraining, latent_moments, save_pipeline
+    from ..training.embedded.tiny_people import DenoiserTraining, latent_moments, save_pipeline
+    from ..training.loop.progress_bars import steps_progress
+    from ..training.models.base import load_base
+    from ..training.models.model import EMBEDDED
 
     pixels, names = half(True, pair.digits)
     start = load_base(EMBEDDED, device, torch.float32)
@@ -174,8 +174,8 @@ def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
         start.unet,
         start.scheduler.alphas_cumprod,
         steps,
-        batch=BATCH,
-        rate=RATE,
+        batch_size=BATCH,
+        learning_rate=RATE,
     )
     with steps_progress(f"base of {' and '.join(pair.digits)}") as report:
         while training.step < steps:

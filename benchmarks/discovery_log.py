@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.storage import write_text
+from ..debias.core.io import write_text
 
 OVER = 0.35
 QUESTION = """# Discovery: balancing what nobody labelled

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from ..tests.comfy import graphs
 from ..tests.comfy.server import Server, find_host
 from .result import Figure
@@ -47,7 +47,7 @@ def host_costs() -> list[Figure]:
 
 def _sampling_seconds(server: Server, alpha: float, seed: int) -> float:
     graph = graphs.load() | graphs.adapter(alpha)
-    graph |= graphs.sample("adapter", steps=STEPS, batch=BATCH, seed=seed)
+    graph |= graphs.sample("adapter", steps=STEPS, batch_size=BATCH, seed=seed)
     before = _processor_seconds(server.process.pid)
     server.run({name: node for name, node in graph.items() if name not in ("decoder", "image")})
     return _processor_seconds(server.process.pid) - before

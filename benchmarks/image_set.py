@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .imbalance import IMBALANCES
 from .package import ROOT
 from .recipe import image_folders

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..debias.storage import write_text
-from ..training.checkpoint import checkpoint_path
-from ..training.config import TrainConfig
-from ..training.folder import ImageFolder
-from ..training.imbalance import METADATA
-from ..training.job import Job
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_text
+from ..training.commands.config import TrainConfig
+from ..training.commands.job import Job
+from ..training.data.image_folder import ImageFolder
+from ..training.embedded.imbalance import METADATA
+from ..training.loop.checkpoint import checkpoint_path
 from .recipe import image_folders
 from .result import Figure
 
 KILLS, IMAGES = 20, 24
 # Small, so that as much time goes into writing as into learning; calibrated, so that this is interrupted too.
-TRAIN = {"groups": "labels:gender", "steps": 16, "batch": 4, "rank": 4, "calibrate": 8, "save_every": 1}
+TRAIN = {"groups": "labels:gender", "steps": 16, "batch_size": 4, "rank": 4, "calibrate": 8, "checkpoint_every": 1}
 # What takes longest to import is there when a process begins, so that the kills hit what they are meant for.
 PRELOADED = ["__main__", "peft", "diffusers.models", "diffusers.schedulers", "transformers.models.clip", __name__]
 

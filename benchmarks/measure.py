@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.adapter import content_hash
-from ..debias.error import DDMError
-from ..debias.interval import wilson
-from ..debias.probe import Probe, fit_probe
-from ..debias.storage import atomic_path, load_tensors, save_tensors
-from ..training.base import resolve_device
-from ..training.file_hash import hash_files
-from ..training.model import load_model
-from ..training.pipeline_folder import check_folder
-from ..training.sampler import generate
-from ..training.tiny_people import caption
+from ..debias.adapter.lora_file import content_hash
+from ..debias.core.error import DDMError
+from ..debias.core.io import atomic_path, load_tensors, save_tensors
+from ..debias.evaluation.intervals import wilson
+from ..debias.probes.probe import Probe, fit_probe
+from ..training.embedded.tiny_people import caption
+from ..training.models.base import resolve_device
+from ..training.models.diffusers_folder import check_folder
+from ..training.models.file_hash import hash_files
+from ..training.models.model import load_model
+from ..training.sampling.generate import generate
 from .imbalance import OCCUPATIONS
 from .package import ROOT
 from .recipe import Recipe, Trained, image_folders, train

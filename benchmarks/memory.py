@@ -65,8 +65,8 @@ def _gigabytes(family: str) -> float:
     from peft import LoraConfig
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ..training.lora import TARGETS
-    from ..training.single_file import FAMILIES
+    from ..training.models.ldm_checkpoint import FAMILIES
+    from ..training.models.lora import TARGETS
 
     config = json.loads((FAMILIES / f"{family}.json").read_text(encoding="utf-8"))
     with torch.device("meta"):

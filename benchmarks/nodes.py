@@ -4,7 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from ..tests.comfy import graphs
 from ..tests.comfy.listener import Listener
 from ..tests.comfy.server import Server, find_host
@@ -39,7 +39,7 @@ def node_costs() -> list[Figure]:
 
 
 def _report_seconds(server: Server) -> list[float]:
-    graph = graphs.load() | graphs.probe() | graphs.sample(batch=IMAGES, steps=4)
+    graph = graphs.load() | graphs.probe() | graphs.sample(batch_size=IMAGES, steps=4)
     del graph["latent"], graph["image"]
     scaled = {"image": ["decoder", 0], "upscale_method": "bicubic", "width": SIZE, "height": SIZE, "crop": "disabled"}
     graph["large"] = {"class_type": "ImageScale", "inputs": scaled}

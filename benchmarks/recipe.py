@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.error import DDMError
-from ..debias.storage import write_text
-from ..training.folder import ImageFolder, read_folder
-from ..training.tiny_people import Draw, caption
+from ..debias.core.error import DDMError
+from ..debias.core.io import write_text
+from ..training.data.image_folder import ImageFolder, read_folder
+from ..training.embedded.tiny_people import Draw, caption
 from .digits import PAIRS, draw_pair
 from .imbalance import draw_imbalanced
 from .package import ROOT
@@ -137,11 +137,11 @@ def _train(
 ) -> None:
     import torch
 
-    from ..training.base import load_base
-    from ..training.image_set import folder_set
-    from ..training.progress import image_progress, steps_progress
-    from ..training.run import Run
-    from ..training.settings import Settings
+    from ..training.data.dataset import folder_set
+    from ..training.loop.progress_bars import image_progress, steps_progress
+    from ..training.loop.settings import TrainSettings
+    from ..training.models.base import load_base
+    from ..training.objectives.ddm import Run
 
     torch.set_num_threads(threads)
     recipe = Recipe(**given)
@@ -165,7 +165,7 @@ def _train(
             style,
             recipe.groups,
             recipe.target,
-            Settings(**changed),
+            TrainSettings(**changed),
             report=lambda _, done, total: report(done, total),
         )
     grouped = time.monotonic() - grouped

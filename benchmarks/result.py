@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..debias.storage import write_text
+from ..debias.core.io import write_text
 
 DIGITS = {"": 3, "s": 0, "MiB": 1, "GB": 2, "images/s": 2, "×": 2}
 

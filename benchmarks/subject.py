@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.folder import read_folder
-from ..training.model import EMBEDDED
+from ..training.data.image_folder import read_folder
+from ..training.models.model import EMBEDDED
 from .digits import PAIRS, labelled, pair_base
 from .recipe import PEOPLE
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..training.tiny_people import TONE_WORDS
+from ..training.embedded.tiny_people import TONE_WORDS
 from .digits import PAIRS
 from .imbalance import OCCUPATIONS
 from .recipe import SKEWED

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from ..debias.adapter import AdapterCard, content_hash
-from ..debias.diffusion_classifier import say
-from ..debias.error import DDMError
-from ..debias.guidance import temperature
-from ..debias.metric import fairness_distance, pairwise_bias
-from ..debias.quality import kid, paired_distance
-from ..debias.storage import read_metadata, write_text
-from ..debias.tally import ClassCounts
-from ..training.model import Model, load_model
-from ..training.sampler import generate
-from ..training.steering import SamplingGuidance, load_steering
-from ..training.tiny_people import caption
+from ..debias.adapter.lora_file import AdapterCard, content_hash
+from ..debias.core.error import DDMError
+from ..debias.core.io import read_metadata, write_text
+from ..debias.evaluation.kid import kid, paired_distance
+from ..debias.evaluation.metrics import fairness_distance, pairwise_bias
+from ..debias.groups.diffusion_classifier import say
+from ..debias.methods.class_counts import ClassCounts
+from ..debias.methods.distribution_guidance import temperature
+from ..training.embedded.tiny_people import caption
+from ..training.models.model import Model, load_model
+from ..training.sampling.generate import generate
+from ..training.sampling.guidance import SamplingGuidance, load_steering
 from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
 from .recipe import image_folders

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debias.chart import LIGHT, MARKERS, MUTED, RULE
-from ..debias.storage import atomic_path, write_text
+from ..debias.core.io import atomic_path, write_text
+from ..debias.rendering.charts import LIGHT, MARKERS, MUTED, RULE
 from .expectation import expectations
 from .measure import CFG
 from .result import Figure, Result, named_machine

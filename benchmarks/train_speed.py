@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..debias.error import DDMError
+from ..debias.core.error import DDMError
 from .recipe import peak_mib
 from .result import Figure
 
 if TYPE_CHECKING:
     import torch
 
-    from ..training.base import Base
+    from ..training.models.base import Base
 
 IMAGES, TOKENS = 24, 77
 # Steps that are not measured: ours compiles and records in them.
@@ -235,8 +235,8 @@ def _open(path: Path, shape: Shape, device: "torch.device", dtype: "torch.dtype"
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from ..training.base import Base, load_base
-    from ..training.single_file import FAMILIES
+    from ..training.models.base import Base, load_base
+    from ..training.models.ldm_checkpoint import FAMILIES
 
     if shape.family is None:
         return load_base(path, device, dtype)
@@ -260,15 +260,15 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     """A step of the trainer, with its own settings, on labels of four to one."""
     import torch
 
-    from ..debias.group import Groups
-    from ..debias.target import Target
-    from ..debias.weight import Weighting
-    from ..training.compilation import compile_norms
-    from ..training.latents import Latents
-    from ..training.loop import FairTraining
-    from ..training.settings import Settings
-    from ..training.text_cache import Texts
-    from ..training.text_table import CaptionTable
+    from ..debias.groups.groups import Groups
+    from ..debias.groups.target import Target
+    from ..debias.groups.weighting import Weighting
+    from ..training.data.caption_table import CaptionTable
+    from ..training.data.latents import Latents
+    from ..training.data.text_cache import Texts
+    from ..training.loop.compilation import compile_norms
+    from ..training.loop.fair_training import FairTraining
+    from ..training.loop.settings import TrainSettings
 
     groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (IMAGES // 6), "bench")
     weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(IMAGES, dtype=int))
@@ -281,7 +281,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     said = np.full((IMAGES, 1), 2)
     table = CaptionTable(texts, np.full((IMAGES, 1), 1), 0, said)
     latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
-    training = FairTraining(base, latents, table, weighting, Settings(batch=batch))
+    training = FairTraining(base, latents, table, weighting, TrainSettings(batch_size=batch))
     if loop == SAVING:
         training.save_memory()
     if loop == COMPILED:

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from ..debias.component import skewed_components
-from ..debias.feature import TIMESTEPS, principal_components
-from ..debias.group import Groups
-from ..debias.indicator import COMPONENTS, NEIGHBOURS, indicate, log_rarity
-from ..debias.target import Target
-from ..debias.weight import INDICATOR_ESS, Weighting
+from ..debias.groups.components import skewed_components
+from ..debias.groups.features import TIMESTEPS, principal_components
+from ..debias.groups.groups import Groups
+from ..debias.groups.rarity import COMPONENTS, NEIGHBOURS, indicate, log_rarity
+from ..debias.groups.target import Target
+from ..debias.groups.weighting import INDICATOR_ESS, Weighting
 
 ALL_TIMESTEPS = (50, 150, 250, 400, 500, 650, 750, 850)
 LOW, HIGH = (50, 150, 250), (650, 750, 850)

@@ -152,7 +152,7 @@ def train_arguments(
         f"--calibrate={calibrate}",
         f"--seed={seed}",
         f"--checkpoint={checkpoint}",
-        f"--previews={previews}",
+        f"--sample-dir={previews}",
         f"--device={device if device in DEVICES else 'auto'}",
         "--overwrite" if overwrite else "--no-overwrite",
     ]
@@ -178,8 +178,8 @@ def more_options(
     checkpointing: bool = False,
     compile: bool = False,
     regularisation: Path | None = None,
-    self_prompts: str = "",
-    self_count: int = 24,
+    prior_prompts: str = "",
+    prior_count: int = 24,
     probes: Sequence[Path] = (),
     clip: Path | None = None,
     measure: int = 16,
@@ -189,30 +189,34 @@ def more_options(
     0, nothing and False leave a choice to the trainer.
 
     Args:
-        self_prompts: prompts with semicolons between them; never a file, since a page's text shall name none.
+        prior_prompts: prompts with semicolons between them; never a file, since a page's text shall name none.
         clip: the folder of the CLIP model that the probes read.
     """
-    options = ["--buckets" if buckets else "--no-buckets", f"--batch={batch}", f"--pieces={pieces}"]
+    options = [
+        "--buckets" if buckets else "--no-buckets",
+        f"--batch-size={batch}",
+        f"--gradient-accumulation-steps={pieces}",
+    ]
     switches = {
         "--shuffle-caption": shuffle_caption,
         "--flip": flip,
         "--text-encoder": text_encoder,
-        "--checkpointing": checkpointing,
+        "--gradient-checkpointing": checkpointing,
         "--compile": compile,
     }
     options += [name for name, wanted in switches.items() if wanted]
     values = {
         "--trigger": trigger.strip(),
         "--by-prompt": by_prompt,
-        "--rate": learning_rate,
-        "--size": size,
-        "--reg": regularisation,
+        "--learning-rate": learning_rate,
+        "--resolution": size,
+        "--reg-data": regularisation,
         "--clip": clip,
     }
     options += [f"{name}={value}" for name, value in values.items() if value]
-    if self_prompts.strip():
+    if prior_prompts.strip():
         # The semicolon at the end makes it a list of prompts, whatever files there are.
-        options += [f"--self={self_prompts.strip()};", f"--self-count={self_count}"]
+        options += [f"--prior-prompts={prior_prompts.strip()};", f"--prior-count={prior_count}"]
     if probes:
         options += [*(f"--probe={path}" for path in probes), f"--measure={measure}"]
     return options

@@ -10,9 +10,9 @@ _ALIKE = (
 INPUTS = {f"--{name}": name.replace("-", "_") for name in _ALIKE.split()} | {
     "--out": "name",
     "--base": "weights",
-    "--rate": "learning_rate",
-    "--reg": "regularisation",
-    "--self": "self_prompts",
+    "--learning-rate": "learning_rate",
+    "--reg-data": "regularisation",
+    "--prior-prompts": "prior_prompts",
     "--restart": "overwrite switched on",
     "--resume": "the same inputs",
 }

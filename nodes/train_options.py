@@ -120,19 +120,19 @@ def inputs() -> list[io.Input]:
                 "without labels and without the trigger.",
             ),
             io.String.Input(
-                "self_prompts",
+                "prior_prompts",
                 default="",
                 optional=True,
                 tooltip="Mix in the model's own images of these prompts, so that your subject does not spread to "
                 "everyone: 'a doctor;a pilot'.",
             ),
             io.Int.Input(
-                "self_count",
+                "prior_count",
                 default=24,
                 min=1,
                 max=1000,
                 optional=True,
-                tooltip="How many of the model's own images of each of self_prompts.",
+                tooltip="How many of the model's own images of each of prior_prompts.",
             ),
             io.Combo.Input(
                 "probe",

@@ -125,8 +125,8 @@ def _more_inputs() -> dict[str, Any]:
             lines=1,
         )
         with gr.Row():
-            add(gr.Textbox, "self_prompts", "", "Mix in the model's own images of a doctor;…", lines=1)
-            add(gr.Number, "self_count", 24, "Images of each", precision=0)
+            add(gr.Textbox, "prior_prompts", "", "Mix in the model's own images of a doctor;…", lines=1)
+            add(gr.Number, "prior_count", 24, "Images of each", precision=0)
         with gr.Row():
             add(
                 gr.Dropdown, "probes", [], "Measure the adapter with", choices=files.probe_names()[1:], multiselect=True

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..core.error import DDMError
 
+# How far α goes in training.
+ALPHA_MAX = 1.5
 # What the sliders of the nodes allow.
 LOWEST, HIGHEST = -1.0, 2.0
 SHAPES = ("constant", "ramp", "early", "custom")

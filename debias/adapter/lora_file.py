@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.error import DDMError
 from ..core.io import check_tensors, load_tensors, save_tensors
-from ..groups.weighting import ALPHA_MAX
+from .alpha_schedule import ALPHA_MAX
 from .lora_keys import from_ldm, to_ldm
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from ..groups.groups import FEWEST_PEERS, Groups
 from ..groups.target import Target
 from ..groups.weighting import PredictedCurve, Weighting, predict_curve
-from . import confidence, metrics
+from . import intervals, metrics
 from .contact_sheet import thumbnail
 from .dataset_audit import Audit, AuditedAttribute, AuditedGroup, ConceptRow, Price, SkippedFile, Tried
 from .report import Estimate, Thumbnail
@@ -120,7 +120,7 @@ def _attribute(
 ) -> AuditedAttribute:
     membership, named = groups.membership, not weighting.by_indicator
     size = membership.sum(0)
-    low, high = confidence.wilson(size, size.sum())
+    low, high = intervals.wilson(size, size.sum())
     rows = []
     for k, name in enumerate(groups.names):
         own = membership[:, k]

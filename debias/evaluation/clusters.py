@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..probes.records import EvaluationData
-from . import confidence, metrics
+from . import intervals, metrics
 from .contact_sheet import uri
 from .report import Cluster, Estimate, Thumbnail
 
@@ -37,13 +37,13 @@ def look_alikes(records: EvaluationData, count: int = 6, random_seed: int = 0) -
     model = KMeans(count, n_init=4, random_state=random_seed).fit(features)
     onehot = (model.labels_[:, None] == np.arange(count)).astype(np.float64)
     size = (len(records.conditions), len(records.prompts))
-    counts = confidence.tabulate(onehot, records.condition, records.prompt, *size)
+    counts = intervals.tabulate(onehot, records.condition, records.prompt, *size)
     p = np.stack([metrics.mean_over_prompts(metrics.shares(one)) for one in counts])
     distance = model.transform(features)
     clusters = []
     for k in np.argsort(-np.nan_to_num(p[records.base]), kind="stable"):
         total = counts[:, :, k].sum(), counts.sum((1, 2))
-        low, high = confidence.wilson(np.nan_to_num(p[:, k]) * total[1], total[1])
+        low, high = intervals.wilson(np.nan_to_num(p[:, k]) * total[1], total[1])
         shares = [
             Estimate(None) if np.isnan(value) else Estimate(float(value), float(a), float(b))
             for value, a, b in zip(p[:, k], low, high, strict=True)

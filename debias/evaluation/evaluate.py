@@ -7,23 +7,23 @@ import numpy as np
 
 from ..probes.prompt_class import recognised_by
 from ..probes.records import CONFIDENCE, Attribute, EvaluationData
-from . import confidence, kid, metrics
+from . import intervals, kid, metrics
 from .clusters import look_alikes
 from .contact_sheet import contact_sheets
 from .report import Estimate, FairnessReport, Intersection, Measured, Overall, PromptRow, Quality, Setting
 from .report_text import remarks, summarise
 
 DRIFT = {
-    confidence.NOT_FAIR: "moved",
-    confidence.CANNOT_TELL: confidence.CANNOT_TELL,
-    confidence.TOO_FEW: confidence.TOO_FEW,
+    intervals.NOT_FAIR: "moved",
+    intervals.CANNOT_TELL: intervals.CANNOT_TELL,
+    intervals.TOO_FEW: intervals.TOO_FEW,
 }
 
 
 def build_report(
     records: EvaluationData,
     title: str = "Fairness report",
-    margin: float = confidence.MARGIN,
+    margin: float = intervals.MARGIN,
     confidence: float = CONFIDENCE,
     reference: np.ndarray | None = None,
     reference_name: str = "the reference images",
@@ -91,7 +91,7 @@ def estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(number(value), number(min(low, value)), number(max(high, value)))
 
 
-def _scores(target: np.ndarray) -> confidence.Statistic:
+def _scores(target: np.ndarray) -> intervals.Statistic:
     """Counts [..., K] to shares, FD, pairwise bias and parity gap, [..., K + 3]."""
 
     def statistic(counts: np.ndarray) -> np.ndarray:
@@ -103,9 +103,9 @@ def _scores(target: np.ndarray) -> confidence.Statistic:
 
 
 def _bootstrap(
-    onehot: np.ndarray, records: EvaluationData, statistic: confidence.Statistic, resamples: int, random_seed: int
+    onehot: np.ndarray, records: EvaluationData, statistic: intervals.Statistic, resamples: int, random_seed: int
 ) -> np.ndarray:
-    return confidence.clustered_bootstrap(
+    return intervals.clustered_bootstrap(
         onehot, records.condition, records.prompt, records.seed, statistic, resamples, random_seed
     )
 
@@ -116,8 +116,8 @@ def _measure(
     classes, base = len(attribute.classes), records.base
     onehot = attribute.onehot(confidence)
     size = (len(records.conditions), len(records.prompts))
-    counts = confidence.tabulate(onehot, records.condition, records.prompt, *size)
-    totals = confidence.tabulate(np.ones((len(onehot), 1)), records.condition, records.prompt, *size)[..., 0]
+    counts = intervals.tabulate(onehot, records.condition, records.prompt, *size)
+    totals = intervals.tabulate(np.ones((len(onehot), 1)), records.condition, records.prompt, *size)[..., 0]
     base_shares = metrics.mean_over_prompts(metrics.shares(counts[base]))
     if attribute.target is not None:
         target = attribute.target.shares
@@ -172,32 +172,32 @@ def _overall(
     own = draws[:, :, condition]
 
     def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high = confidence.envelope(own[..., :classes], level)
-        plain_low, plain_high = confidence.wilson(np.nan_to_num(p) * counted, counted, level)
+        low, high = intervals.envelope(own[..., :classes], level)
+        plain_low, plain_high = intervals.wilson(np.nan_to_num(p) * counted, counted, level)
         return np.fmin(low, plain_low), np.fmax(high, plain_high)
 
     def corrected() -> list[Estimate] | None:
         if attribute.confusion is None or (values := metrics.correct_shares(p, attribute.confusion)) is None:
             return None
         bounds = metrics.correct_shares(own[..., :classes], attribute.confusion)
-        return _estimates(values, *confidence.envelope(bounds))
+        return _estimates(values, *intervals.envelope(bounds))
 
     moved = own[..., :classes] - draws[:, :, base, :classes]
 
     def change_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        return confidence.envelope(moved, level)
+        return intervals.envelope(moved, level)
 
     of_mean = metrics.fairness_distance(p, target)
     mean_draws = metrics.fairness_distance(own[..., :classes], target)
-    distances = confidence.envelope(confidence.centred(own[..., classes:], scores[classes:]))
+    distances = intervals.envelope(intervals.centred(own[..., classes:], scores[classes:]))
     fd, bias, gap = _estimates(scores[classes:], *distances)
-    floor, floor_high = confidence.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
+    floor, floor_high = intervals.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
     per_prompt_images = float(np.median(totals[totals > 0])) if made else 0.0
     coverage = counted / max(made, 1)
     drift = None
     if attribute.target is None and condition != base:
-        said = confidence.equivalence(change_interval, np.zeros(classes), per_prompt_images, coverage, margin)
-        unchanged = confidence.fair_within(margin).replace("fair", "unchanged")
+        said = intervals.equivalence(change_interval, np.zeros(classes), per_prompt_images, coverage, margin)
+        unchanged = intervals.fair_within(margin).replace("fair", "unchanged")
         drift = DRIFT.get(said, unchanged)
     return Overall(
         condition=condition,
@@ -207,7 +207,7 @@ def _overall(
         corrected=corrected(),
         change=_estimates(p - base_shares, *change_interval(0.95)),
         fd=fd,
-        fd_of_mean=estimate(of_mean, *confidence.envelope(confidence.centred(mean_draws, of_mean))),
+        fd_of_mean=estimate(of_mean, *intervals.envelope(intervals.centred(mean_draws, of_mean))),
         floor=number(floor[classes]),
         floor_high=number(floor_high[classes]),
         pairwise_bias=bias,
@@ -216,7 +216,7 @@ def _overall(
         normalised_entropy=number(metrics.mean_over_prompts(metrics.normalised_entropy(per_prompt[:, :classes]))),
         effective_groups=number(metrics.mean_over_prompts(metrics.effective_groups(per_prompt[:, :classes]))),
         prompt_gap=number(metrics.prompt_range(per_prompt[:, :classes]).max()),
-        verdict=confidence.equivalence(share_interval, target, per_prompt_images, coverage, margin)
+        verdict=intervals.equivalence(share_interval, target, per_prompt_images, coverage, margin)
         if attribute.target is not None
         else "",
         drift=drift,
@@ -230,10 +230,10 @@ def _prompt_row(
     p = metrics.shares(counts)
 
     def share_interval(level: float) -> tuple[np.ndarray, np.ndarray]:
-        return confidence.wilson(counts, counted, level)
+        return intervals.wilson(counts, counted, level)
 
-    floor, _ = confidence.fair_floor(target, np.array([counted]), _scores(target), draws=500)
-    verdict = confidence.equivalence(share_interval, target, made, counted / max(made, 1), margin) if targeted else ""
+    floor, _ = intervals.fair_floor(target, np.array([counted]), _scores(target), draws=500)
+    verdict = intervals.equivalence(share_interval, target, made, counted / max(made, 1), margin) if targeted else ""
     return PromptRow(
         condition=condition,
         prompt=prompt,
@@ -266,7 +266,7 @@ def _intersections(
         a, b = first.onehot(confidence), second.onehot(confidence)
         joint = (a[:, :, None] * b[:, None, :]).reshape(len(a), -1)
         size = (len(records.conditions), len(records.prompts))
-        counts = confidence.tabulate(joint, records.condition, records.prompt, *size)
+        counts = intervals.tabulate(joint, records.condition, records.prompt, *size)
         draws = _bootstrap(joint, records, metrics.shares, resamples, random_seed)
         expected = np.outer(*(_expected(one, records, confidence) for one in (first, second)))
         for condition in dict.fromkeys((records.base, records.after)):
@@ -274,8 +274,8 @@ def _intersections(
             if np.isnan(p).any():
                 continue
             total = counts[condition].sum()
-            low, high = confidence.envelope(draws[:, :, condition])
-            plain_low, plain_high = confidence.wilson(p * total, total)
+            low, high = intervals.envelope(draws[:, :, condition])
+            plain_low, plain_high = intervals.wilson(p * total, total)
             cells = _estimates(p, np.fmin(low, plain_low), np.fmax(high, plain_high))
             worst = np.unravel_index(int(np.argmax(expected.ravel() - p)), shape)
             found.append(
@@ -297,7 +297,7 @@ def _expected(attribute: Attribute, records: EvaluationData, confidence: float) 
     if attribute.target is not None:
         return attribute.target.shares
     size = (len(records.conditions), len(records.prompts))
-    counts = confidence.tabulate(attribute.onehot(confidence), records.condition, records.prompt, *size)
+    counts = intervals.tabulate(attribute.onehot(confidence), records.condition, records.prompt, *size)
     return np.nan_to_num(metrics.mean_over_prompts(metrics.shares(counts[records.base])))
 
 
@@ -319,9 +319,9 @@ def _prices(
         hit = fidelity.probabilities.argmax(1) == subjects[fidelity.name][records.prompt]
         onehot = np.stack([hit, ~hit], 1).astype(np.float64)
         size = (len(records.conditions), len(records.prompts))
-        p = metrics.shares(confidence.tabulate(onehot, records.condition, records.prompt, *size))
+        p = metrics.shares(intervals.tabulate(onehot, records.condition, records.prompt, *size))
         draws = _bootstrap(onehot, records, metrics.shares, resamples, random_seed)
-        low, high = confidence.envelope(draws)
+        low, high = intervals.envelope(draws)
         recognised = [
             estimate(metrics.mean_over_prompts(p[c])[0], low[c, 0], high[c, 0]) for c in range(len(records.conditions))
         ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from . import confidence
+from . import intervals
 from .report import Estimate, Measured, Quality, Setting
 
 PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "children", "boy": "boys", "girl": "girls"}
@@ -57,8 +57,8 @@ def remarks(
         now = one.overall[after]
         if one.targeted:
             verdicts = [row.verdict for row in one.prompts if row.condition == after]
-            words = confidence.fair_within(margin)
-            fair, unfair = (verdicts.count(word) for word in (words, confidence.NOT_FAIR))
+            words = intervals.fair_within(margin)
+            fair, unfair = (verdicts.count(word) for word in (words, intervals.NOT_FAIR))
             if len(verdicts) > 1 and fair + unfair:
                 said.append(
                     f"Of {len(verdicts)} prompts on their own, {fair} are {words}, {unfair} are not "
@@ -91,9 +91,9 @@ def _judged(attribute: Measured, now: object, single: bool) -> str:
     if not attribute.targeted:
         return ""
     text = {
-        confidence.TOO_FEW: "too few images for a verdict",
-        confidence.CANNOT_TELL: "and more images are needed to call it fair or not",
-        confidence.NOT_FAIR: "which is not fair" if single else "which is not fair yet",
+        intervals.TOO_FEW: "too few images for a verdict",
+        intervals.CANNOT_TELL: "and more images are needed to call it fair or not",
+        intervals.NOT_FAIR: "which is not fair" if single else "which is not fair yet",
     }.get(now.verdict, now.verdict)
     return f", {text}" if text else ""
 

@@ -82,7 +82,7 @@ def denoising_errors(
     timesteps: Sequence[int] = TIMESTEPS,
     noises: int = 2,
     seed: int = 0,
-    batch: int | None = None,
+    batch_size: int | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> np.ndarray:
     """Measure how well the model denoises each image under each word.
@@ -94,7 +94,7 @@ def denoising_errors(
         embeddings: one [M, L, D] text table per word; row m is the m-th concept with that word said.
         index: [N] concept of each image.
         noises: noise draws per timestep; the same ones for every word (and for every image).
-        batch: images at a time; None: what fits. Besides rounding, it changes nothing.
+        batch_size: images at a time; None: what fits. Besides rounding, it changes nothing.
         progress: called with (images done, of how many) after each noise level and word of a batch.
 
     Returns:
@@ -122,9 +122,9 @@ def denoising_errors(
                     progress(part.start + len(rows) * done / passes, count)
         return errors
 
-    batch = batch or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
+    batch_size = batch_size or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
     with torch.inference_mode():
-        return torch.cat(list(in_batches(count, batch, measure))).double().numpy()
+        return torch.cat(list(in_batches(count, batch_size, measure))).double().numpy()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def unet_features(
     timesteps: Sequence[int] = TIMESTEPS,
     noises: int = 2,
     seed: int = 0,
-    batch: int | None = None,
+    batch_size: int | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Read activations under the neutral caption, averaged over common noises.
@@ -40,7 +40,7 @@ def unet_features(
         alphas_cumprod: [T] ᾱ of the base's training schedule.
         latents: [N, C, h, w] scaled latents.
         text: [M, L, D] text table; `index` [N] says which row each image uses.
-        batch: images at a time; None: what fits. Besides rounding, it changes nothing.
+        batch_size: images at a time; None: what fits. Besides rounding, it changes nothing.
         progress: called with (images done, of how many) after each noise level of a batch.
 
     Returns:
@@ -76,11 +76,11 @@ def unet_features(
                 progress(part.start + len(rows) * done / levels, count)
         return sums
 
-    batch = batch or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
+    batch_size = batch_size or fitting_rows(latents.device, latents.shape[2] * latents.shape[3], MOST)
     handles = [module.register_forward_hook(catch(name)) for name, module in modules.items()]
     try:
         with torch.inference_mode():
-            found = list(in_batches(count, batch, read))
+            found = list(in_batches(count, batch_size, read))
     finally:
         for handle in handles:
             handle.remove()

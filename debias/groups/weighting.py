@@ -10,11 +10,10 @@ from functools import reduce
 
 import numpy as np
 
+from ..adapter.alpha_schedule import ALPHA_MAX
 from .groups import Groups
 from .target import Target
 
-# How far α goes in training.
-ALPHA_MAX = 1.5
 ESS_FLOOR = 0.2
 # What an indicator's α = 1 costs. In benchmarks/discovery.md .33 balances most, but adapters stay somewhat behind their
 # weights (men .62 where they said .53), so α = 1 goes a little further.

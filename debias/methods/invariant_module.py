@@ -107,7 +107,9 @@ class InvariantModule(nn.Module):
             DDMError: it is not finite, or the disk refuses.
         """
         if not all(torch.isfinite(parameter).all() for parameter in self.parameters()):
-            raise DDMError(f"The module is not saved to {path}: it is not finite. Train again with a lower --rate.")
+            raise DDMError(
+                f"The module is not saved to {path}: it is not finite. Train again with a lower --learning-rate."
+            )
         metadata = {f"ddm.{key}": json.dumps(value) for key, value in asdict(self.card).items()}
         save_tensors(path, self.state_dict(), metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
 

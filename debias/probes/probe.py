@@ -255,7 +255,7 @@ def fit_probe(
     attribute: str,
     seed: int = 0,
     steps: int = 400,
-    batch: int = 64,
+    batch_size: int = 64,
     held_out: np.ndarray | None = None,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
@@ -271,7 +271,7 @@ def fit_probe(
         attribute: what they are classes of.
         seed: of the split, the initialisation, the draws and the augmentation.
         steps: optimiser steps of each training.
-        batch: images per step.
+        batch_size: images per step.
         held_out: bool [N], images to measure on, to choose them other than at random (such as whole concepts).
         device: where to train.
         progress: called as progress(step, of, loss) after every tenth step, counting both trainings.
@@ -289,7 +289,7 @@ def fit_probe(
 
     def trained(chosen: np.ndarray, done: int) -> Probe:
         report = None if progress is None else lambda step, loss: progress(done + step, 2 * steps, loss)
-        network, head = _train(tensors[chosen], truth[chosen], len(names), seed, steps, batch, device, report)
+        network, head = _train(tensors[chosen], truth[chosen], len(names), seed, steps, batch_size, device, report)
         return Probe(names, attribute, head, network)
 
     measured = trained(~held_out, 0)
@@ -343,7 +343,7 @@ def _train(
     classes: int,
     seed: int,
     steps: int,
-    batch: int,
+    batch_size: int,
     device: str | torch.device,
     report: Callable[[int, float], None] | None,
 ) -> tuple[ProbeNetwork, nn.Linear]:
@@ -360,7 +360,7 @@ def _train(
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps, pct_start=0.2)
     for step in range(1, steps + 1):
-        chosen = torch.multinomial(share, batch, replacement=True, generator=draws)
+        chosen = torch.multinomial(share, batch_size, replacement=True, generator=draws)
         drawn = augment(images[chosen].to(device), draws).contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(head(network(drawn)), target[chosen].to(device), label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation import confidence
+from ..evaluation import intervals
 from ..evaluation.dataset_audit import Audit
 from ..evaluation.report import Estimate, FairnessReport, Measured, Quality
 from .report_html import tone
@@ -121,11 +121,11 @@ def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
 def _verdict(measured: Measured, condition: int) -> dict[str, str]:
     said = measured.overall[condition].verdict
     text = said or "no target"
-    if said == confidence.TOO_FEW:
+    if said == intervals.TOO_FEW:
         made = [row.images for row in measured.prompts if row.condition == condition]
         images = "one image" if sum(made) == 1 else f"{sum(made):,} images"
-        each = f" of {len(made)} prompts, and a verdict needs {confidence.FEWEST_IMAGES} of each"
-        text = f"{said}: {images}" + (each if len(made) > 1 else f", and a verdict needs {confidence.FEWEST_IMAGES}")
+        each = f" of {len(made)} prompts, and a verdict needs {intervals.FEWEST_IMAGES} of each"
+        text = f"{said}: {images}" + (each if len(made) > 1 else f", and a verdict needs {intervals.FEWEST_IMAGES}")
     return {"tone": TONES[tone(said)], "text": text}
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation import confidence
+from ..evaluation import intervals
 from ..evaluation.report import Estimate, FairnessReport, Measured
 from ..evaluation.report_text import percent, percent_range
 from . import charts
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TONES = {
-    confidence.NOT_FAIR: "no",
+    intervals.NOT_FAIR: "no",
     "moved": "no",
-    confidence.CANNOT_TELL: "open",
-    confidence.TOO_FEW: "open",
+    intervals.CANNOT_TELL: "open",
+    intervals.TOO_FEW: "open",
     "": "none",
 }
 
@@ -27,7 +27,7 @@ def render_report(report: FairnessReport) -> str:
     """The self-contained page. Jinja escapes every string; charts escape their own text and go in as they are."""
     from markupsafe import Markup
 
-    charts = {
+    by_attribute = {
         one.name: [Markup(charts.to_svg(figure, label)) for figure, label in _figures(report, one)]
         for one in report.attributes
     }
@@ -37,13 +37,13 @@ def render_report(report: FairnessReport) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
-            charts=charts,
+            charts=by_attribute,
             pareto=Markup(charts.to_svg(front, "Fairness against quality")) if front else "",
             light=charts.LIGHT,
             dark=charts.DARK,
-            fewest=confidence.FEWEST_IMAGES,
-            undecided=confidence.CANNOT_TELL,
-            needed=confidence.images_needed,
+            fewest=intervals.FEWEST_IMAGES,
+            undecided=intervals.CANNOT_TELL,
+            needed=intervals.images_needed,
         )
     )
 

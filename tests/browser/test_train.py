@@ -99,7 +99,7 @@ def test_advanced_inputs_are_hidden_until_one_asks_for_them_and_count_all_the_sa
     assert before == [True, False, False] and room < 50
     comfy.run()
     assert "hidden.safetensors is among your LoRAs." in comfy.text(node)
-    assert load_adapter(comfy.server.base / "models" / "loras" / "hidden.safetensors").card.training["batch"] == 4
+    assert load_adapter(comfy.server.base / "models" / "loras" / "hidden.safetensors").card.training["batch_size"] == 4
     comfy.js("(id) => app.graph.getNodeById(id).toggleAdvanced()", node)
     comfy.page.wait_for_timeout(500)
     *after, room = comfy.js(shown, node)

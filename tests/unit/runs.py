@@ -48,7 +48,7 @@ def write_probe(path: Path, attribute: str = "gender") -> Path:
 
 
 def settings(**changes: float) -> TrainSettings:
-    return TrainSettings(**{"steps": 4, "batch": 4, "rank": 2, "calibrate": 0, **changes})
+    return TrainSettings(**{"steps": 4, "batch_size": 4, "rank": 2, "calibrate": 0, **changes})
 
 
 def prepare(

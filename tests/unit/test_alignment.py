@@ -21,7 +21,7 @@ PROMPTS = ["a cook", "a pilot"]
 
 
 def settings(**changes) -> AlignmentSettings:
-    small = {"steps": 3, "batch": 4, "rank": 2, "tokens": 2, "sampling": 2, "through": 2}
+    small = {"steps": 3, "batch_size": 4, "rank": 2, "tokens": 2, "sampling": 2, "through": 2}
     return AlignmentSettings(**{**small, **changes})
 
 
@@ -36,12 +36,12 @@ def probe(names=("man", "woman"), attribute="gender", seed=0) -> Probe:
 
 def prepare(base, out: Path = Path("none.safetensors"), target=(0.5, 0.5), **changes) -> AlignmentRun:
     goal = Target(("man", "woman"), np.array(target))
-    return AlignmentRun(load_base(base), [probe()], [goal], [PROMPTS], out, settings(**changes), save_every=1)
+    return AlignmentRun(load_base(base), [probe()], [goal], [PROMPTS], out, settings(**changes), checkpoint_every=1)
 
 
 @pytest.mark.parametrize("train", TRAINED)
 def test_the_images_move_towards_the_target(tiny_base, train):
-    training = prepare(tiny_base, target=(0.0, 1.0), train=train, through=0, rate=0.03, keep=0.0).training
+    training = prepare(tiny_base, target=(0.0, 1.0), train=train, through=0, learning_rate=0.03, keep=0.0).training
     # The same noise in every step, so that the losses compare.
     drawn = training.draw(0)
     training.draw = lambda step: drawn
@@ -61,7 +61,7 @@ def test_a_checkpoint_of_other_targets_is_refused(tiny_base, tmp_path):
 
 @pytest.mark.parametrize("train", TRAINED)
 def test_the_file_is_used_like_any_other_and_changes_nothing_at_alpha_0(tiny_base, tmp_path, train):
-    run = prepare(tiny_base, tmp_path / "fair.safetensors", train=train, rate=0.05)
+    run = prepare(tiny_base, tmp_path / "fair.safetensors", train=train, learning_rate=0.05)
     run.train()
     plain, model = load_base(tiny_base), load_model(tiny_base, run.out)
     assert model.warnings == []
@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_bas
     assert training.step == 2
     assert all(torch.equal(one, now) for one, now in zip(before, training.parameters, strict=True))
     training.skipped = MOST_SKIPPED - 1
-    with pytest.raises(DDMError, match="--rate"):
+    with pytest.raises(DDMError, match="--learning-rate"):
         training.advance()
 
 
@@ -142,7 +142,7 @@ def test_two_attributes_move_at_once_each_towards_its_target(tiny_base):
     tones = ("dark", "light", "medium")
     probes = [probe(), probe(tones, "tone", seed=1)]
     goals = [Target(("man", "woman"), np.array([0.0, 1.0])), Target(tones, np.array([0.0, 1.0, 0.0]))]
-    chosen = settings(through=0, rate=0.03, keep=0.0, confidence=0.0)
+    chosen = settings(through=0, learning_rate=0.03, keep=0.0, confidence=0.0)
     training = Alignment(load_base(tiny_base), probes, goals, [PROMPTS], chosen)
     drawn = training.draw(0)
     training.draw = lambda step: drawn
@@ -186,7 +186,7 @@ def test_out_of_memory_makes_fewer_images_at_a_time_says_so_and_learns_the_same(
 
 
 def test_checkpointing_comes_next_and_then_a_sentence(tiny_base, monkeypatch):
-    training = prepare(tiny_base, batch=2).training
+    training = prepare(tiny_base, batch_size=2).training
     training.most = 1
 
     def full(self, noisy, t, text):

@@ -19,8 +19,8 @@ STEPS = 40
 
 
 def command(base, folder, out, *more):
-    options = {"--base": base, "--out": out, "--groups": "labels:gender", "--steps": STEPS, "--batch": 4}
-    options |= {"--rank": 2, "--calibrate": 0, "--save-every": 1, "--device": "cpu"}
+    options = {"--base": base, "--out": out, "--groups": "labels:gender", "--steps": STEPS, "--batch-size": 4}
+    options |= {"--rank": 2, "--calibrate": 0, "--checkpoint-every": 1, "--device": "cpu"}
     given = ["train", folder, *(part for pair in options.items() for part in pair), *more]
     return [sys.executable, "-m", "training", *map(str, given)]
 

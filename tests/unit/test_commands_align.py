@@ -22,7 +22,7 @@ def ddm(tiny_base, tmp_path):
         given = [command, "--base", tiny_base, "--device", "cpu", *arguments]
         if command == "align":
             given += ["--probe", tmp_path / "gender.safetensors", "--prompts", "a cook;a pilot"]
-            given += ["--batch", 2, "--rank", 2, "--sampling", 1, "--through", 1]
+            given += ["--batch-size", 2, "--rank", 2, "--sampling", 1, "--through", 1]
         result = CliRunner().invoke(app, [str(argument) for argument in given])
         assert result.exit_code == code, result.output
         result.said = " ".join(result.stderr.split())
@@ -34,7 +34,7 @@ def ddm(tiny_base, tmp_path):
 def test_an_adapter_for_two_attributes_is_written_sampled_and_told_as_json(ddm, tmp_path):
     out = tmp_path / "fair.safetensors"
     options = ["--probe", tmp_path / "tone.safetensors", "--target", "light=.25,dark=.75", "--keep"]
-    options += [tmp_path / "tone.safetensors", "--steps", 1, "--train", "both", "--previews", tmp_path / "previews"]
+    options += [tmp_path / "tone.safetensors", "--steps", 1, "--train", "both", "--sample-dir", tmp_path / "previews"]
     result = ddm("--out", out, *options, "--json")
     assert [path.name for path in (tmp_path / "previews").iterdir()] == ["step_000001.png"]
     assert json.loads(result.stdout)["targets"] == {"tone": "dark=0.75,light=0.25", "gender": "man=0.5,woman=0.5"}

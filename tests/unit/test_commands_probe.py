@@ -99,11 +99,11 @@ def test_a_linear_probe_over_clip_features_needs_that_clip_again(labelled, clip,
 def test_gradients_flow_through_clip_to_the_images(clip):
     extractor = ClipImages(clip)
     images = np.random.default_rng(0).integers(0, 255, (2, extractor.size, extractor.size, 3), dtype=np.uint8)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
-    embedded = extractor.embed(images)
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    embedded = extractor.embed(tensors)
     assert np.allclose(embedded.detach().numpy(), extractor(images), atol=1e-5)
     embedded[:, 0].sum().backward()
-    assert images.grad.abs().sum() > 0
+    assert tensors.grad.abs().sum() > 0
 
 
 def test_a_report_reads_a_clip_probe_with_that_clip_and_says_which_one_is_missing(labelled, clip, tmp_path):

@@ -184,7 +184,7 @@ def test_an_adapter_of_another_base_warns_or_is_refused(ddm, adapter, tmp_path):
         (["--prompts", "a doctor", "--alpha", "1"], "needs an adapter"),
         (["--prompts", "a doctor", "--adapter", "fair.pt", "--alpha", "1"], "pickle"),
         (["--prompts", "a doctor", "--adapter", "nowhere.safetensors"], "no file"),
-        (["--prompts", "a doctor", "--size", "60"], "multiple of 8"),
+        (["--prompts", "a doctor", "--resolution", "60"], "multiple of 8"),
         (["--prompts", "a doctor", "--base", "/"], "not a base model"),
     ],
 )

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def ddm(tiny_base, tmp_path):
     def run(*arguments, code=0, base=tiny_base, out="fair.safetensors"):
-        given = ["train", "--base", base, "--out", tmp_path / out, "--steps", 3, "--batch", 4, "--rank", 2]
+        given = ["train", "--base", base, "--out", tmp_path / out, "--steps", 3, "--batch-size", 4, "--rank", 2]
         given += ["--calibrate", 0, "--device", "cpu", *arguments]
         result = CliRunner().invoke(app, [str(argument) for argument in given])
         assert result.exit_code == code, result.output
@@ -49,7 +49,7 @@ def test_an_adapter_is_written_and_told_as_json(ddm, folder, tmp_path):
 
 
 def test_images_of_the_base_itself_will_do(ddm, tmp_path):
-    result = ddm("--self", "a doctor;a judge", "--self-count", "3", "--groups", "words:man|woman")
+    result = ddm("--prior-prompts", "a doctor;a judge", "--prior-count", "3", "--groups", "words:man|woman")
     assert result.stdout == ""
     assert load_adapter(tmp_path / "fair.safetensors").card.training["images"] == 6
 
@@ -62,7 +62,7 @@ def test_images_of_the_base_itself_will_do(ddm, tmp_path):
         (["--target", "man=.5,woman=.5"], "needs named groups"),
         (["--groups", "labels:size"], "columns: gender"),
         (["--groups", "labels:gender", "--target", "man=.5,women=.5"], "the classes are 'man', 'woman'"),
-        (["--rate", "-1"], "--rate"),
+        (["--learning-rate", "-1"], "--learning-rate"),
         (["--device", "abacus"], "no device called"),
     ],
 )
@@ -146,8 +146,8 @@ def test_a_file_that_is_no_adapter_of_ours_is_replaced_only_if_that_is_said(ddm,
     said = ddm(*given, option, foreign, code=2).said
     assert "it is no adapter that ddm wrote" in said and "--overwrite" in said and foreign.read_bytes() == before
     ddm(*given, option, foreign, "--overwrite")
-    ddm(*given, option, foreign, "--rate", 1e-4)  # one that it wrote itself
-    assert load_adapter(foreign).card.training["rate"] == 1e-4
+    ddm(*given, option, foreign, "--learning-rate", 1e-4)  # one that it wrote itself
+    assert load_adapter(foreign).card.training["learning_rate"] == 1e-4
 
 
 def test_without_memory_the_command_ends_with_a_sentence(ddm, folder, monkeypatch):
@@ -176,34 +176,34 @@ def test_encoded_images_are_kept_in_the_folder_or_where_one_says_or_nowhere(ddm,
 
 def test_a_regularisation_set_is_as_large_as_the_images_and_has_neither_labels_nor_trigger(ddm, tmp_path):
     folder, plain = write_folder(tmp_path / "set"), write_folder(tmp_path / "plain", 3)
-    found = ddm(folder, "--reg", plain, "--trigger", "sks", "--groups", "labels:gender", "--json")
+    found = ddm(folder, "--reg-data", plain, "--trigger", "sks", "--groups", "labels:gender", "--json")
     data = json.loads(found.stdout)
     assert data["images"] == 16 and data["found"][0]["shares"] == {"man": 0.75, "woman": 0.25}
     card = load_adapter(tmp_path / "fair.safetensors").card
     assert sorted(card.concepts) == ["a doctor", "a judge", "sks, a doctor", "sks, a judge"]
-    assert "Give a FOLDER too" in ddm("--self", "a judge", "--reg", plain, code=2).said
+    assert "Give a FOLDER too" in ddm("--prior-prompts", "a judge", "--reg-data", plain, code=2).said
 
 
 def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
     folder = write_folder(tmp_path / "set")
     given = (folder, "--groups", "labels:gender")
     ddm(*given, "--caption-dropout", 0.5)
-    assert load_adapter(tmp_path / "fair.safetensors").card.training["dropout"] == 0.5
+    assert load_adapter(tmp_path / "fair.safetensors").card.training["caption_dropout"] == 0.5
 
 
 def test_images_can_be_learnt_at_another_size(ddm, folder, tmp_path):
     made = []
-    for given in ([], ["--size", 48]):
+    for given in ([], ["--resolution", 48]):
         ddm(folder, "--groups", "labels:gender", "--calibrate", 4, *given)
         made.append(load_adapter(tmp_path / "fair.safetensors"))
-    assert [one.card.training["size"] for one in made] == [64, 48]
+    assert [one.card.training["resolution"] for one in made] == [64, 48]
     assert made[0].card.training["fingerprint"] != made[1].card.training["fingerprint"]
-    assert "Give --size 32 or 48" in ddm(folder, "--size", 40, code=2).said
+    assert "Give --resolution 32 or 48" in ddm(folder, "--resolution", 40, code=2).said
 
 
 def test_a_step_is_taken_in_as_many_parts_as_one_says(ddm, folder, monkeypatch):
     seen, fetch = [], Latents.fetch
     monkeypatch.setattr(Latents, "fetch", lambda self, rows, flip: seen.append(len(rows)) or fetch(self, rows, flip))
-    ddm(folder, "--groups", "labels:gender", "--pieces", 2)
+    ddm(folder, "--groups", "labels:gender", "--gradient-accumulation-steps", 2)
     assert seen == [2, 2] * 3
-    assert "Give fewer --pieces" in ddm(folder, "--pieces", 5, code=2).said
+    assert "Give fewer --gradient-accumulation-steps" in ddm(folder, "--gradient-accumulation-steps", 5, code=2).said

@@ -34,10 +34,10 @@ def test_a_printed_configuration_gives_the_same_one_again(written, tmp_path):
         folder=tmp_path / "my “images”\\and more",
         trigger='sks "quoted"',
         groups="words:man|woman",
-        rate=1e-05,
+        learning_rate=1e-05,
         no_cache=True,
         overwrite=False,
-        preview_every=7,
+        sample_every=7,
         probe=[tmp_path / "gender.safetensors", tmp_path / "tone.safetensors"],
     )
     assert TrainConfig(**read_config(written(write_config(vars(config))))) == config
@@ -99,7 +99,7 @@ def test_mistakes_in_a_file_are_said_with_file_and_key(written, text, words):
 
 
 def test_a_whole_number_will_do_where_any_number_does(written):
-    rate = read_config(written("rate = 1"))["rate"]
+    rate = read_config(written("learning-rate = 1"))["learning_rate"]
     assert rate == 1.0 and isinstance(rate, float)
 
 
@@ -108,24 +108,24 @@ def test_a_whole_number_will_do_where_any_number_does(written):
     [
         ({}, 4_000_000, 3e-3),
         ({}, 860_000_000, 3e-4),
-        ({"rate": 1e-5}, 860_000_000, 1e-5),
+        ({"learning_rate": 1e-5}, 860_000_000, 1e-5),
         ({"optimizer": OptimizerName.PRODIGY}, 860_000_000, 1.0),
     ],
 )
 def test_the_rate_is_the_usual_one_for_the_size_of_the_base_unless_it_is_given(given, size, rate):
     config = TrainConfig(out=Path("fair.safetensors"), folder=Path("set"), **given)
-    assert config.settings(size).rate == rate
+    assert config.settings(size).learning_rate == rate
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, tiny_base, tmp_path):
     write_folder(tmp_path / "set")
     lines = ['folder = "set"', 'out = "fair.safetensors"', f"base = {json.dumps(str(tiny_base))}"]
-    lines += ['groups = "labels:gender"', "steps = 2", "batch = 4", "rank = 2", "calibrate = 0"]
+    lines += ['groups = "labels:gender"', "steps = 2", "batch-size = 4", "rank = 2", "calibrate = 0"]
     given = ["train", str(written("\n".join(lines))), "--rank", "3", "--json"]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["steps"] == 2
     card = load_adapter(tmp_path / "fair.safetensors").card
-    assert (card.training["steps"], card.training["rank"], card.training["rate"]) == (2, 3, 0.003)
+    assert (card.training["steps"], card.training["rank"], card.training["learning_rate"]) == (2, 3, 0.003)
     refused = CliRunner().invoke(app, ["train", str(written("out = 'fair.pt'\nfolder = 'set'"))])
     assert refused.exit_code == 2 and "Name it fair.safetensors" in " ".join(refused.stderr.split())

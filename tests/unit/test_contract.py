@@ -55,7 +55,8 @@ def use_adapter(base: Base, file: Path, strength: float) -> dict:
 
 
 def train_alignment(base: Path, folder: Path, out: Path, stop: Stop = None, train: str = "unet") -> None:
-    settings = AlignmentSettings(train, steps=4, batch=4, rank=2, tokens=2, rate=0.05, sampling=2, through=2)
+    few = {"steps": 4, "batch_size": 4, "rank": 2, "tokens": 2, "sampling": 2, "through": 2}
+    settings = AlignmentSettings(train, learning_rate=0.05, **few)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
@@ -91,7 +92,7 @@ def use_guide(base: Base, file: Path, strength: float, mode: str) -> dict:
 
 def train_invariant(base: Path, folder: Path, out: Path, stop: Stop = None) -> None:
     model = load_base(base)
-    settings = InvariantSettings(steps=4, batch=4, groups=2)
+    settings = InvariantSettings(steps=4, batch_size=4, groups=2)
     InvariantTraining(model, folder_set(model, read_folder(folder)), settings).train(out, stop=stop, resume=True)
 
 

@@ -48,9 +48,9 @@ def test_images_keep_their_shape_and_are_compared_as_squares(base, folder):
 @pytest.fixture
 def small(base):
     """The base, for images smaller than its native ones."""
-    base.use_size(48)
+    base.use_resolution(48)
     yield base
-    base.use_size(None)
+    base.use_resolution(None)
 
 
 def test_images_of_another_size_are_another_set_with_buckets_of_its_area(small, folder, tmp_path):
@@ -58,18 +58,18 @@ def test_images_of_another_size_are_another_set_with_buckets_of_its_area(small, 
     assert found.squares.shape == (8, 4, 6, 6) and found.latents.cells == [(4, 8), (6, 6)] * 4
     own = self_set(small, ["a doctor"], 2, 0)
     assert own.latents.shape == (2, 4, 6, 6) and generate(small, ["a doctor"], [0], steps=1).shape == (1, 48, 48, 3)
-    small.use_size(small.native_size)
+    small.use_resolution(small.native_size)
     native = folder_set(small, read_folder(folder), cache=tmp_path / "cache")
     assert native.squares.shape == (8, 4, 8, 8) and native.fingerprint != found.fingerprint
     assert self_set(small, ["a doctor"], 2, 0).fingerprint != own.fingerprint
-    small.use_size(None)
+    small.use_resolution(None)
     assert folder_set(small, read_folder(folder)).fingerprint == native.fingerprint
 
 
-@pytest.mark.parametrize(("size", "said"), [(40, "Give --size 32 or 48"), (8, "Give --size 16.")])
+@pytest.mark.parametrize(("size", "said"), [(40, "Give --resolution 32 or 48"), (8, "Give --resolution 16.")])
 def test_a_size_that_the_model_cannot_halve_is_refused(base, size, said):
     with pytest.raises(DDMError, match=r"multiple of 16, which this model needs") as refused:
-        base.use_size(size)
+        base.use_resolution(size)
     assert said in str(refused.value) and base.image_size == 64
 
 

@@ -218,7 +218,7 @@ def stopped(tiny_base, folder, tmp_path):
 @pytest.mark.parametrize("other", ["settings", "style", "target", "labels", "captions"])
 def test_a_checkpoint_of_another_run_is_refused(stopped, tiny_base, folder, tmp_path, other):
     options = {
-        "settings": {"changes": {"rate": 5e-4}},
+        "settings": {"changes": {"learning_rate": 5e-4}},
         "style": {"style": tmp_path / "style.safetensors"},
         "target": {"target": "man=.4,woman=.6"},
     }.get(other, {})
@@ -239,7 +239,7 @@ def test_a_copy_of_the_images_goes_on_from_the_checkpoint(stopped, tiny_base, tm
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives(tiny_base, folder, tmp_path):
-    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", save_every=1, changes={"steps": 30})
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", checkpoint_every=1, changes={"steps": 30})
     advance = run.training.advance
 
     def diverge(stop):
@@ -250,7 +250,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
         return made
 
     run.training.advance = diverge
-    with pytest.raises(DDMError, match=r"no longer finite at step 3,.*--rate"):
+    with pytest.raises(DDMError, match=r"no longer finite at step 3,.*--learning-rate"):
         run.train()
     again = prepare(tiny_base, folder, run.out, changes={"steps": 30})
     assert again.resume() and again.training.step == 2 and not run.out.exists()

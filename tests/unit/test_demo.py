@@ -14,7 +14,7 @@ from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.embedded import demo as module
 from comfyui_ddm.training.embedded.demo import Demo
 from comfyui_ddm.training.embedded.imbalance import draw_imbalanced, draw_unlabelled
-from comfyui_ddm.training.loop.fair_training import settings
+from comfyui_ddm.training.loop import settings
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -44,7 +44,7 @@ def small(examples, tiny_base, monkeypatch):
     monkeypatch.setattr(module, "OCCUPATIONS", ROLES)
     monkeypatch.setattr(module, "SHOWN", ROLES)
     monkeypatch.setattr(module, "SAMPLING_STEPS", 2)
-    monkeypatch.setattr(settings, "Settings", partial(settings.Settings, calibrate=0))
+    monkeypatch.setattr(settings, "TrainSettings", partial(settings.TrainSettings, calibrate=0))
 
     def make(out, per_prompt=2, seed=0):
         return Demo(out, per_prompt, 2, seed, "cpu", base=tiny_base, groups="words:man|woman", say=str)

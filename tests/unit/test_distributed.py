@@ -64,8 +64,8 @@ def log(place, name):
 
 @pytest.mark.parametrize("more", [(), ("--text-encoder",)])
 def test_two_processes_learn_what_one_learns_from_the_same_batch(train, more):
-    alone, _ = train(f"one{len(more)}", "--batch", "3", *more)  # two for one of them, one for the other
-    both, done = train(f"two{len(more)}", "--batch", "3", "--json", *more, processes=2)
+    alone, _ = train(f"one{len(more)}", "--batch-size", "3", *more)  # two for one of them, one for the other
+    both, done = train(f"two{len(more)}", "--batch-size", "3", "--json", *more, processes=2)
     losses, _ = log(alone, "alone")
     first, second = log(both, 0), log(both, 1)
     assert first == second

@@ -40,7 +40,7 @@ class Speller:
 def draws(style=False, words=(), bucket=None, **changes):
     speller, found = Speller(), grouping(words)
     table = CaptionTable.build(speller, CAPTIONS, found)
-    settings = TrainSettings(**{"batch": 16, "keep": 0.25, **changes})
+    settings = TrainSettings(**{"batch_size": 16, "keep": 0.25, **changes})
     bucket = np.zeros(len(CAPTIONS), dtype=int) if bucket is None else bucket
     made = BatchSampler(found.weighting, table, settings, bucket, 1000, style)
     made.sentences = speller.prompts
@@ -66,7 +66,7 @@ def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_images_share_c
 
 
 def test_images_are_drawn_in_proportion_to_their_weights():
-    made = draws(batch=64)
+    made = draws(batch_size=64)
     plans = [made.plan(step) for step in range(150)]
     alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
     for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
@@ -101,7 +101,7 @@ def test_with_buckets_too_every_strength_is_as_frequent_and_images_are_drawn_by_
 
 
 def test_what_is_drawn_from_buckets_has_these_chances():
-    made = draws(bucket=BUCKETS, batch=64)
+    made = draws(bucket=BUCKETS, batch_size=64)
     plans = [made.plan(step) for step in range(400)]
     alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
     assert np.histogram(alpha, 6, (-1.5, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
@@ -145,7 +145,7 @@ def test_the_first_steps_teach_the_style_on_plain_rows(words):
 
 
 def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_prompt():
-    made = draws(dropout=0.0)
+    made = draws(caption_dropout=0.0)
     plans = [made.plan(step) for step in range(20)]
     taught = np.concatenate([plan.teacher >= 0 for plan in plans])
     assert taught.mean() == pytest.approx(0.25, abs=0.01)
@@ -157,7 +157,7 @@ def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_p
 
 
 def test_groups_with_words_are_taught_by_the_base_under_the_words():
-    made = draws(words=("man", "woman"), keep=0.0, dropout=0.5)
+    made = draws(words=("man", "woman"), keep=0.0, caption_dropout=0.5)
     for plan in map(made.plan, range(5)):
         said = [made.sentences[row] for row in plan.teacher]
         expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in plan.image]
@@ -166,7 +166,7 @@ def test_groups_with_words_are_taught_by_the_base_under_the_words():
 
 
 def test_the_empty_caption_is_said_as_often_as_asked():
-    made = draws(keep=0.0, dropout=0.3)
+    made = draws(keep=0.0, caption_dropout=0.3)
     assert np.mean([made.plan(step).text == 0 for step in range(100)]) == pytest.approx(0.3, abs=0.04)
 
 
@@ -176,7 +176,7 @@ def training(tiny_base):
         base, found = load_base(tiny_base), grouping(words)
         latents = torch.randn(len(CAPTIONS), 4, side, side, generator=torch.Generator().manual_seed(0))
         table = CaptionTable.build(base, CAPTIONS, found)
-        settings = TrainSettings(**{"steps": 6, "batch": 4, "rank": 2, **changes})
+        settings = TrainSettings(**{"steps": 6, "batch_size": 4, "rank": 2, **changes})
         latents = Latents.of(latents, torch.full_like(latents, 0.1))
         return FairTraining(base, latents, table, found.weighting, settings, style)
 
@@ -185,7 +185,7 @@ def training(tiny_base):
 
 @pytest.mark.parametrize(("side", "batch", "pieces"), [(8, 128, 1), (64, 2, 1), (64, 5, 3), (128, 2, 2)])
 def test_a_cpu_takes_large_images_in_pieces_so_that_it_can_be_stopped_between_them(training, side, batch, pieces):
-    assert training(side=side, batch=batch).pieces == pieces
+    assert training(side=side, batch_size=batch).pieces == pieces
 
 
 @torch.no_grad()
@@ -238,7 +238,7 @@ def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training
 
 
 def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch):
-    run = training(keep=0.0, dropout=0.0)
+    run = training(keep=0.0, caption_dropout=0.0)
     masked(run, range(12))
     error = torch.zeros(4, 4, 8, 8)
     error[..., 4:] = 2.0
@@ -271,21 +271,21 @@ def test_the_style_is_learnt_first_and_then_left_as_it_is(training):
 
 
 def test_a_batch_of_one_is_no_crash(training):
-    run = training(style=True, batch=1)
+    run = training(style=True, batch_size=1)
     for _ in range(2):
         run.advance()
     assert torch.isfinite(run.loss)
 
 
 def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
-    run = training(steps=200, rate=1e-2)
+    run = training(steps=200, learning_rate=1e-2)
     rates = [run.rate(step) for step in range(201)]
     assert rates[0] == pytest.approx(1e-2 / 20) and max(rates) == pytest.approx(1e-2, rel=0.03)
     assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)
 
 
 def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training):
-    run = training(by_prompt=8, prompt_share=0.25, steps=400, rate=1e-2)
+    run = training(by_prompt=8, prompt_share=0.25, steps=400, learning_rate=1e-2)
     rates = [run.rate(step) for step in range(401)]
     assert (
         run.turn == 300 and rates[299] == pytest.approx(1e-2 / 20, rel=0.1) and rates[400] == pytest.approx(5e-3 / 20)
@@ -294,6 +294,6 @@ def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training
 
 
 def test_style_and_adapter_have_a_learning_rate_of_their_own(training):
-    run = training(style=True, style_share=0.25, steps=400, rate=1e-2)
+    run = training(style=True, style_share=0.25, steps=400, learning_rate=1e-2)
     rates = [run.rate(step) for step in range(400)]
     assert rates[99] == pytest.approx(1e-2 / 20, rel=0.1) and rates[100] == rates[0] and max(rates[100:]) > 9e-3

@@ -23,8 +23,7 @@ from comfyui_ddm.training.models.lora import (
     lora_parameters,
     set_alpha,
 )
-from comfyui_ddm.training.objectives.alignment import Alignment
-from comfyui_ddm.training.objectives.alignment import TrainSettings as AlignmentSettings
+from comfyui_ddm.training.objectives.alignment import Alignment, AlignmentSettings
 from comfyui_ddm.training.objectives.ddm import Run
 from comfyui_ddm.training.sampling.generate import generate
 from safetensors import safe_open
@@ -86,7 +85,7 @@ def with_random_lora(base):
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sd1"])
 def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, kind):
     base = load_base(folders / kind)
-    settings = TrainSettings(steps=3, batch=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
+    settings = TrainSettings(steps=3, batch_size=4, rank=2, keep=0.5, calibrate=8 if kind == "sdxl-v" else 0)
     images = folder_set(base, read_folder(folders / "images"))
     run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     assert run.train()
@@ -124,7 +123,7 @@ def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, ki
     images = folder_set(base, read_folder(folders / "images"))
     for mean, deviation in images.latents.rows:
         mean.copy_(GOAL[0]), deviation.zero_()
-    settings = TrainSettings(steps=1, batch=16, keep=0.0, rank=1)
+    settings = TrainSettings(steps=1, batch_size=16, keep=0.0, rank=1)
     run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     right = perfect(base, GOAL)
     base.run_unet = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
@@ -189,7 +188,7 @@ def test_every_part_of_every_family_learns_through_its_own_sampling(folders, kin
     with torch.random.fork_rng():
         torch.manual_seed(0)
         probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
-    settings = AlignmentSettings("both", batch=2, rank=2, sampling=2, through=2, confidence=0.0)
+    settings = AlignmentSettings("both", batch_size=2, rank=2, sampling=2, through=2, confidence=0.0)
     training = Alignment(load_base(folders / kind), [probe], [Target.uniform(probe.names)], [["a doctor"]], settings)
     for _ in range(2):
         training.advance()
@@ -253,7 +252,7 @@ def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind)
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_what_was_trained_on_unet_and_text_encoders_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
     ours, theirs, path = load_base(folders / kind), load_base(folders / kind), tmp_path / "fair.safetensors"
-    settings = TrainSettings(steps=4, batch=4, rank=2, rate=0.05, calibrate=0, text_encoder=True)
+    settings = TrainSettings(steps=4, batch_size=4, rank=2, learning_rate=0.05, calibrate=0, text_encoder=True)
     images = folder_set(ours, read_folder(folders / "images"))
     run = Run(ours, images, path, groups="labels:gender", settings=settings)
     assert run.train()
@@ -281,7 +280,7 @@ def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
         done = CliRunner().invoke(app, [*arguments, *checkpoint], catch_exceptions=False)
         assert done.exit_code == 0, done.output
 
-    small = ["--steps", "2", "--batch", "2", "--calibrate", "0"]
+    small = ["--steps", "2", "--batch-size", "2", "--calibrate", "0"]
     ddm("train", str(folders / "images"), "--out", str(adapter), *small)
     card = load_adapter(adapter).card
     assert (card.architecture, card.prediction) == ("stable-diffusion-xl-v1-base/lora", "v_prediction")

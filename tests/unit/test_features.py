@@ -39,7 +39,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
             text,
             index,
             timesteps=(50, 500),
-            batch=batch,
+            batch_size=batch,
         )
 
     features = read(5)

@@ -40,7 +40,7 @@ weighting = Weighting.of_groups(groups, target, concepts(captions)[1])
 table = CaptionTable.build(base, captions, Grouping("test", [groups], [target], weighting))
 moments = torch.randn(2, 4, 4, 32, 32)
 latents = Latents.of(moments[0], moments[1].abs())
-training = FairTraining(base, latents, table, weighting, TrainSettings(steps=3, batch=2, rank=4))
+training = FairTraining(base, latents, table, weighting, TrainSettings(steps=3, batch_size=2, rank=4))
 losses = []
 for _ in range(3):
     training.advance()

@@ -116,7 +116,7 @@ def test_another_scheduler_and_size_can_be_given(plain):
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler.from_config(plain.scheduler.config)
-    assert latents(plain, scheduler=scheduler, size=32).shape == (3, 4, 4, 4)
+    assert latents(plain, scheduler=scheduler, resolution=32).shape == (3, 4, 4, 4)
     assert torch.equal(latents(plain, scheduler=scheduler), latents(plain, scheduler=scheduler))
 
 
@@ -159,7 +159,7 @@ def test_progress_counts_steps_and_cancelling_keeps_whole_batches(plain):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"seeds": [1]}, "3 prompts for 1"), ({"steps": 0}, "0 sampling steps"), ({"size": 60}, "60")],
+    [({"seeds": [1]}, "3 prompts for 1"), ({"steps": 0}, "0 sampling steps"), ({"resolution": 60}, "60")],
 )
 def test_settings_out_of_range_are_sentences(plain, options, message):
     with pytest.raises(DDMError, match=message):

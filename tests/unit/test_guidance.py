@@ -185,7 +185,7 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
     given = (images, "--base", tiny_base, "--device", "cpu", "--json")
     made = json.loads(ddm("head", *given, "--groups", "labels:gender", "--out", head).stdout)
     assert (made["attribute"], made["names"]) == ("gender", ["man", "woman"])
-    made = json.loads(ddm("invariant", *given, "--steps", 2, "--batch", 4, "--groups", 2, "--out", module).stdout)
+    made = json.loads(ddm("invariant", *given, "--steps", 2, "--batch-size", 4, "--groups", 2, "--out", module).stdout)
     assert made["share_of_base"] <= 0.05
     sample(ddm, tiny_base, head, tmp_path / "out", "--invariant", module)
     assert np.isfinite(InvariantModule.load(module).leave.weight.numpy()).all()

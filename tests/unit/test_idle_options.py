@@ -23,16 +23,16 @@ def said(given=(), **values):
     [
         ({"measure": 60}, "--measure has no effect without --probe."),
         ({"clip": Path("clip")}, "--clip has no effect without --probe."),
-        ({"preview_every": 5}, "--preview-every has no effect without --previews."),
+        ({"sample_every": 5}, "--sample-every has no effect without --sample-dir."),
         ({"keep_tokens": 2}, "--keep-tokens has no effect without --shuffle-caption."),
-        ({"self_count": 5}, "--self-count has no effect without --self."),
+        ({"prior_count": 5}, "--prior-count has no effect without --prior-prompts."),
         ({"paper_alpha": 0.1}, "--paper-alpha has no effect without --objective ddm-paper."),
-        ({"trigger": "sks", "folder": None, "self_prompts": "a"}, "--trigger has no effect without a FOLDER."),
+        ({"trigger": "sks", "folder": None, "prior_prompts": "a"}, "--trigger has no effect without a FOLDER."),
         ({"buckets": False, **PAPER}, "--no-buckets has no effect with --objective ddm-paper."),
         ({"min_snr": 5.0, **PAPER}, "--min-snr has no effect with --objective ddm-paper."),
         ({"flip": True, **PAPER}, "--flip has no effect with --objective ddm-paper."),
         ({"compile": True, "text_encoder": True}, "--compile records no step with --text-encoder"),
-        ({"compile": True, "checkpointing": True}, "--compile records no step with --checkpointing"),
+        ({"compile": True, "gradient_checkpointing": True}, "--compile records no step with --gradient-checkpointing"),
     ],
 )
 def test_an_option_without_effect_is_said(values, sentence):
@@ -65,14 +65,15 @@ def test_every_option_is_one():
 
 def test_the_command_says_it(tiny_base, folder, tmp_path):
     given = ["train", folder, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
-    given += ["--steps", 1, "--batch", 2, "--rank", 1, "--calibrate", 0, "--device", "cpu", "--measure", 16]
+    given += ["--steps", 1, "--batch-size", 2, "--rank", 1, "--calibrate", 0, "--device", "cpu", "--measure", 16]
     result = CliRunner().invoke(app, [str(one) for one in given])
     assert result.exit_code == 0 and "--measure has no effect without --probe." in result.stderr
 
 
 def test_the_published_objective_learns_squares_as_they_are(prepared):
     plain = prepared("plain", kind=DDMPaperRun, changes={"objective": "ddm-paper"})
-    other = prepared("other", kind=DDMPaperRun, changes={"objective": "ddm-paper", "min_snr": 5.0, "dropout": 0.5})
+    changes = {"objective": "ddm-paper", "min_snr": 5.0, "caption_dropout": 0.5}
+    other = prepared("other", kind=DDMPaperRun, changes=changes)
     assert plain.train() and other.train()
     assert content_hash(plain.out) == content_hash(other.out)
     assert plain.training.latents is plain.images.squares

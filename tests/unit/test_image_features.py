@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.training.data import cache, image_features
+from comfyui_ddm.training.data import cache as cache_module
+from comfyui_ddm.training.data import image_features
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.models.base import Base, load_base
 
@@ -49,7 +50,7 @@ def test_only_new_images_are_looked_at(look, seen):
 
 def test_what_was_looked_at_before_a_stop_is_kept(look, seen, monkeypatch):
     monkeypatch.setattr(image_features, "MOST", 1)
-    monkeypatch.setattr(cache, "SECONDS", -1.0)
+    monkeypatch.setattr(cache_module, "SECONDS", -1.0)
     denoise = Base.denoise
 
     def stopped(self, *given):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import ABANDONED
-from comfyui_ddm.training.data import cache, file_index
+from comfyui_ddm.training.data import cache as cache_module
+from comfyui_ddm.training.data import file_index
 from comfyui_ddm.training.data.file_index import FileIndex
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.data.latents import Encoder, Latents, View
@@ -37,10 +38,10 @@ def encoded(monkeypatch):
     return counts
 
 
-def encode(base, images, progress=None, batch=None, cache=None, size=(64, 64), flip=False):
+def encode(base, images, progress=None, batch_size=None, cache=None, size=(64, 64), flip=False):
     """Mean and deviation of every image of a folder."""
     views = [View(item, size, flip) for item in images.items]
-    return [cache.read(row) for row in Encoder(base, cache, batch).rows(views, progress)]
+    return [cache_module.read(row) for row in Encoder(base, cache, batch_size).rows(views, progress)]
 
 
 def same(one, two):
@@ -49,10 +50,10 @@ def same(one, two):
 
 def test_a_second_pass_encodes_nothing_and_gives_the_same_bits(base, folder, tmp_path, encoded):
     images = read_folder(folder)
-    plain = encode(base, images, batch=4)
-    first = encode(base, images, batch=4, cache=tmp_path / "cache")
+    plain = encode(base, images, batch_size=4)
+    first = encode(base, images, batch_size=4, cache=tmp_path / "cache")
     del encoded[:]
-    assert same(encode(base, images, batch=4, cache=tmp_path / "cache"), first)
+    assert same(encode(base, images, batch_size=4, cache=tmp_path / "cache"), first)
     assert encoded == [] and same(first, plain)
     assert all(mean.shape == (4, 8, 8) and (deviation > 0).all() for mean, deviation in first)
 
@@ -78,17 +79,17 @@ def test_another_vae_shares_nothing(base, tiny_base, folder, tmp_path, encoded):
 
 
 def test_a_stopped_pass_goes_on_where_it_was_in_the_same_batches(base, folder, tmp_path, encoded):
-    whole = encode(base, read_folder(folder), batch=2)
+    whole = encode(base, read_folder(folder), batch_size=2)
 
     def stop(done, total):
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(base, read_folder(folder), stop, batch=2, cache=tmp_path / "cache")
+        encode(base, read_folder(folder), stop, batch_size=2, cache=tmp_path / "cache")
     del encoded[:]
     told = []
-    rest = encode(base, read_folder(folder), lambda *done: told.append(done), batch=2, cache=tmp_path / "cache")
+    rest = encode(base, read_folder(folder), lambda *done: told.append(done), batch_size=2, cache=tmp_path / "cache")
     assert encoded == [2, 2] and told == [(6, 8), (8, 8)] and same(rest, whole)
 
 
@@ -110,10 +111,10 @@ def test_a_full_disk_is_said_before_any_work(base, folder, tmp_path, encoded, mo
 
 def test_what_is_too_large_for_the_memory_is_read_from_the_disk_with_the_same_bits(base, folder, tmp_path, monkeypatch):
     held = encode(base, read_folder(folder), cache=tmp_path / "cache")
-    monkeypatch.setattr(cache, "MEMORY", 8 * 2 * 4 * 4 * 64 - 1)
+    monkeypatch.setattr(cache_module, "MEMORY", 8 * 2 * 4 * 4 * 64 - 1)
     views = [View(item, (64, 64)) for item in read_folder(folder).items]
     rows = Encoder(base, tmp_path / "cache").rows(views)
-    assert all(isinstance(row, cache.Place) for row in rows)
+    assert all(isinstance(row, cache_module.Place) for row in rows)
     latents = Latents(base.device, rows, [None] * 8, [None] * 8)
     picked = np.array([5, 0, 5])
     mean, deviation, weight = latents.fetch(picked, np.zeros(3, dtype=bool))
@@ -139,7 +140,7 @@ def test_a_mirror_image_is_that_of_the_mirrored_file(base, tmp_path):
         ImageOps.mirror(Image.open(file)).save(tmp_path / "set" / f"{file.stem}_mirrored.png")
     (tmp_path / "set" / "metadata.jsonl").unlink()
     images = read_folder(tmp_path / "set", "a doctor")
-    plain, flipped = encode(base, images, batch=8), encode(base, images, batch=8, flip=True)
+    plain, flipped = encode(base, images, batch_size=8), encode(base, images, batch_size=8, flip=True)
     assert same(plain[::2], flipped[1::2]) and same(plain[1::2], flipped[::2])
 
 
@@ -182,6 +183,6 @@ def test_half_written_files_in_a_cache_are_removed_once_nobody_can_be_writing_th
         path.write_bytes(b"half")
         if "newwrite" not in path.name:
             os.utime(path, (old, old))
-    cache.TensorCache(cache, "latents", "", ("mean",))
+    cache_module.TensorCache(cache, "latents", "", ("mean",))
     FileIndex.of(tmp_path, cache)
     assert set(cache.iterdir()) == {*stray[1::2], *others}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from .runs import write_folder, write_probe
 
-SMALL = {"steps": 2, "batch": 4, "rank": 2, "calibrate": 0, "ema": 0.9, "device": "cpu"}
+SMALL = {"steps": 2, "batch_size": 4, "rank": 2, "calibrate": 0, "ema": 0.9, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def ddm(*arguments, code=0):
 
 
 def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tiny_base, probe, tmp_path):
-    result = Job(TrainConfig(**given, previews=tmp_path / "shown")).run()
+    result = Job(TrainConfig(**given, sample_dir=tmp_path / "shown")).run()
     card, page = load_adapter(given["out"]).card, given["out"].with_suffix(".md").read_text("utf-8")
     measured = card.measured
     assert measured == result["measured"] and measured["attribute"] == "gender" and measured["target"] == [0.5, 0.5]
@@ -62,7 +62,7 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
 
 
 def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
-    Job(TrainConfig(**given, previews=tmp_path / "shown", size=48)).run()
+    Job(TrainConfig(**given, sample_dir=tmp_path / "shown", resolution=48)).run()
     made = list(tmp_path.glob("shown/measured_*/**/*.png"))
     assert made and {Image.open(image).size for image in made} == {(48, 48)}
 
@@ -141,7 +141,7 @@ def test_a_probe_that_is_none_is_refused_before_anything_is_done(given, folder, 
 def test_a_file_may_name_the_probe(given, probe, tmp_path):
     pytest.importorskip("tomllib", reason="reading TOML needs Python 3.11, or tomli")
     lines = [f"{key} = {json.dumps(str(given[key]))}" for key in ("folder", "base", "out", "groups")]
-    lines += [f"{key} = {SMALL[key]}" for key in ("steps", "batch", "rank", "calibrate")]
+    lines += [f"{key} = {SMALL[key]}" for key in ("steps", "batch_size", "rank", "calibrate")]
     file = tmp_path / "run.toml"
     file.write_text("\n".join([*lines, f"probe = [{json.dumps(str(probe))}]", "measure = 1"]), encoding="utf-8")
     said = [json.loads(line) for line in ddm("train", file, "--progress", "json").stdout.splitlines()]

@@ -34,7 +34,7 @@ def test_adamw8bit_is_taken_from_bitsandbytes(monkeypatch):
 def test_prodigy_goes_on_exactly_where_it_was(tiny_base, tmp_path):
     pytest.importorskip("prodigyopt")
     folder = write_folder(tmp_path / "images")
-    changes = {"optimizer": "prodigy", "rate": 1.0, "steps": 6}
+    changes = {"optimizer": "prodigy", "learning_rate": 1.0, "steps": 6}
 
     def run():
         return prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes=changes)

@@ -35,7 +35,7 @@ class Means:
 @pytest.fixture(scope="module")
 def probe():
     images, labels = squares()
-    return fit_probe(images, labels, "colour", seed=1, steps=12, batch=16)
+    return fit_probe(images, labels, "colour", seed=1, steps=12, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +64,17 @@ def test_reliability_is_measured_on_held_out_images_of_every_class(probe):
 def test_the_same_seed_gives_the_same_probe_and_leaves_the_global_generator_alone(probe):
     images, labels = squares()
     state = torch.get_rng_state()
-    again = fit_probe(images, labels, "colour", seed=1, steps=12, batch=16)
+    again = fit_probe(images, labels, "colour", seed=1, steps=12, batch_size=16)
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(again.predict(images), probe.predict(images))
-    other = fit_probe(images, labels, "colour", seed=2, steps=12, batch=16)
+    other = fit_probe(images, labels, "colour", seed=2, steps=12, batch_size=16)
     assert not np.array_equal(other.predict(images), probe.predict(images))
 
 
 def test_the_images_to_measure_on_can_be_chosen():
     images, labels = squares()
     held_out = np.arange(24) < 6
-    found = fit_probe(images, labels, "colour", steps=2, batch=8, held_out=held_out)
+    found = fit_probe(images, labels, "colour", steps=2, batch_size=8, held_out=held_out)
     assert found.counts.tolist() == [3, 3]
     with pytest.raises(DDMError, match="no image of red"):
         fit_probe(images, labels, "colour", steps=2, held_out=np.array(labels) == "red")
@@ -85,7 +85,7 @@ def test_the_images_to_measure_on_can_be_chosen():
 def test_progress_counts_both_trainings():
     images, labels = squares()
     seen = []
-    fit_probe(images, labels, "colour", steps=12, batch=4, progress=lambda *report: seen.append(report[:2]))
+    fit_probe(images, labels, "colour", steps=12, batch_size=4, progress=lambda *report: seen.append(report[:2]))
     assert seen == [(10, 24), (12, 24), (22, 24), (24, 24)]
 
 
@@ -111,11 +111,11 @@ def test_images_of_any_size_are_cropped_and_scaled(probe):
 
 def test_gradients_flow_through_the_logits_to_the_images(probe):
     images, _ = squares(count=2)
-    images = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
-    logits = probe.logits(images)
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    logits = probe.logits(tensors)
     assert np.allclose(logits.softmax(dim=1).detach().numpy(), probe.predict(images), atol=1e-5)
     logits[:, 0].sum().backward()
-    assert images.grad.abs().sum() > 0
+    assert tensors.grad.abs().sum() > 0
 
 
 def test_a_linear_probe_reads_the_features_of_an_extractor(linear, tmp_path):

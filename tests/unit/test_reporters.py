@@ -27,7 +27,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 def arguments(tiny_base, folder, tmp_path):
     def given(*more, images=folder, steps=3, calibrate=0):
         fixed = [images, "--base", tiny_base, "--out", tmp_path / "fair.safetensors", "--groups", "labels:gender"]
-        fixed += ["--steps", steps, "--batch", 4, "--rank", 2, "--calibrate", calibrate, "--device", "cpu"]
+        fixed += ["--steps", steps, "--batch-size", 4, "--rank", 2, "--calibrate", calibrate, "--device", "cpu"]
         return ["train", *map(str, fixed), "--progress", "json", *map(str, more)]
 
     return given
@@ -38,7 +38,7 @@ def lines(text):
 
 
 def test_every_phase_is_a_line_of_json(arguments, tmp_path):
-    done = CliRunner().invoke(app, arguments("--previews", tmp_path / "shown", "--preview-every", 2, calibrate=4))
+    done = CliRunner().invoke(app, arguments("--sample-dir", tmp_path / "shown", "--sample-every", 2, calibrate=4))
     assert done.exit_code == 0, done.output
     said = lines(done.stdout)
     phases = list(dict.fromkeys(line["phase"] for line in said if "phase" in line))
@@ -101,7 +101,7 @@ def test_an_adapter_is_not_replaced_without_a_word(arguments, tmp_path):
     out = tmp_path / "fair.safetensors"
     assert run.invoke(app, arguments("--no-overwrite")).exit_code == 0
     before = out.stat().st_mtime_ns
-    again = run.invoke(app, arguments("--no-overwrite", "--previews", tmp_path / "shown"))
+    again = run.invoke(app, arguments("--no-overwrite", "--sample-dir", tmp_path / "shown"))
     assert again.exit_code == 0 and "nothing is trained" in again.stdout
     assert (tmp_path / "shown" / "step_000003.png").exists()
     other = run.invoke(app, arguments("--no-overwrite", "--seed", 1))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.loop.fair_training import fair_training
+from comfyui_ddm.training.loop import fair_training
 from comfyui_ddm.training.loop.min_snr import min_snr_weight
 from comfyui_ddm.training.models.base import Base
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -161,7 +161,7 @@ def test_out_of_memory_with_one_image_turns_checkpointing_on_and_then_ends_with_
     said, run = [], make(note=lambda text: said.append(text))
     predict(lambda number, answer: answer if run.training.checkpointing else _full())
     run.training.advance()
-    assert run.training.pieces == 4 and run.training.checkpointing and "--checkpointing" in said[-1]
+    assert run.training.pieces == 4 and run.training.checkpointing and "--gradient-checkpointing" in said[-1]
     predict(lambda number, answer: _full())
     with pytest.raises(DDMError, match="does not suffice to learn from one image"):
         run.training.advance()
@@ -216,8 +216,8 @@ def test_a_run_says_how_many_steps_were_left_out_also_after_it_was_stopped(make,
 
 def test_steps_that_stay_not_finite_end_the_run_and_keep_the_last_good_state(make, predict):
     predict(lambda number, answer: answer * float("nan") if number >= 3 else answer)
-    run = make(changes={"steps": 40}, save_every=3)
-    with pytest.raises(DDMError, match=r"no longer finite at step 15, and did not recover.*--rate"):
+    run = make(changes={"steps": 40}, checkpoint_every=3)
+    with pytest.raises(DDMError, match=r"no longer finite at step 15, and did not recover.*--learning-rate"):
         run.train()
     again = make(changes={"steps": 40})
     assert again.resume() and torch.isfinite(weights(again.training)).all()

@@ -23,7 +23,7 @@ PROMPTS, SEEDS = ["a doctor", "a judge", "a doctor"], [1, 2, 3]
 @pytest.fixture
 def make(prepared):
     def run(name="fair", **options):
-        options["changes"] = {"text_encoder": True, "rate": 0.05, "keep": 0.5, **options.get("changes", {})}
+        options["changes"] = {"text_encoder": True, "learning_rate": 0.05, "keep": 0.5, **options.get("changes", {})}
         return prepared(name, **options)
 
     return run
@@ -116,7 +116,7 @@ def test_the_style_is_learnt_first_on_both_and_then_left_as_it_is(make, tmp_path
 def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it(make, tiny_base, folder, tmp_path):
     base, cache = load_base(tiny_base), tmp_path / "cache"
     images = folder_set(base, read_folder(folder), cache=cache)
-    changes = settings(text_encoder=True, calibrate=4, rate=0.05)
+    changes = settings(text_encoder=True, calibrate=4, learning_rate=0.05)
     run = Run(base, images, tmp_path / "fair.safetensors", groups="discovered", settings=changes)
     before, plain = sorted(cache.iterdir()), encoders_hash(base)
     assert run.train()

@@ -18,7 +18,7 @@ from comfyui_ddm.training.embedded.tiny_people import (
     augment,
     build_tokenizer,
     caption,
-    learning_rate,
+    rate_factor,
 )
 
 ROLES = ("artist", "cook", "firefighter")
@@ -111,7 +111,7 @@ def test_every_word_is_one_token_and_the_tokenizer_is_saved(draw, tmp_path):
 
 
 def test_the_learning_rate_warms_up_stays_and_decays():
-    rates = [learning_rate(step, 2000) for step in range(2001)]
+    rates = [rate_factor(step, 2000) for step in range(2001)]
     assert rates[0] == pytest.approx(1 / 200) and rates[199] == 1.0
     assert rates[199:1300] == [1.0] * 1101
     assert all(late < early for early, late in itertools.pairwise(rates[1301:]))
@@ -120,11 +120,11 @@ def test_the_learning_rate_warms_up_stays_and_decays():
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_a_short_run_has_a_learning_rate_too(steps):
-    assert all(0 < learning_rate(step, steps) <= 1 for step in range(steps))
+    assert all(0 < rate_factor(step, steps) <= 1 for step in range(steps))
 
 
 def test_a_run_can_be_prolonged_before_its_decay():
-    assert [learning_rate(step, 1000) for step in range(650)] == [learning_rate(step, 4000) for step in range(650)]
+    assert [rate_factor(step, 1000) for step in range(650)] == [rate_factor(step, 4000) for step in range(650)]
 
 
 def test_augmented_images_stay_images():

@@ -15,7 +15,7 @@ ROOT = Path(install.__file__).parent
     ("sentence", "shown"),
     [
         (
-            "Train again with a rate lower than 0.0003 (--rate and --restart).",
+            "Train again with a rate lower than 0.0003 (--learning-rate and --restart).",
             "Train again with a rate lower than 0.0003 (learning_rate and overwrite switched on).",
         ),
         ("Choose a lower --rank, or --text-encoder.", "Choose a lower rank, or text_encoder."),
@@ -66,8 +66,10 @@ def sentences(path):
 
 def test_no_sentence_of_a_training_names_an_option_to_somebody_who_has_inputs():
     modules = set()
-    reached(ROOT / "training" / "job.py", modules)
-    assert {"loop.py", "run.py", "tensor_cache.py", "paper.py", "gallery.py"} <= {path.name for path in modules}
+    reached(ROOT / "training" / "commands" / "job.py", modules)
+    assert {"fair_training.py", "ddm.py", "cache.py", "ddm_paper.py", "image_writer.py"} <= {
+        path.name for path in modules
+    }
     named = [text for path in modules for text in sentences(path) if " " in text and "--" in text]
     assert len(named) > 15
     assert [text for text in named if "--" in re.sub("`[^`]*`", "", as_inputs(text))] == []

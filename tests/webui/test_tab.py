@@ -94,7 +94,7 @@ def test_what_is_asked_for_besides_reaches_the_trainer(page, folder, forge):
     train(page, folder, "besides", 2, more=more)
     page.wait_for("#ddm_train", "besides.safetensors is among your LoRAs")
     card = AdapterCard.from_metadata(read_metadata(forge.loras / "besides.safetensors"))
-    assert (card.training["batch"], card.training["rate"]) == (4, 0.0002)
+    assert (card.training["batch_size"], card.training["learning_rate"]) == (4, 0.0002)
     assert "grey, a shade" in card.concepts and "gender" in str(card.measured)
 
 

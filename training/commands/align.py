@@ -77,10 +77,12 @@ def align(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps.")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Images of one prompt per step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images of one prompt per step.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRAs.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, max=64, help="How many soft tokens.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; by what is trained if not given.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate; by what is trained if not given.")
+    ] = None,
     cfg: Annotated[float | None, typer.Option(min=0.0, help="Guidance scale to train at (3).")] = None,
     sampling: Annotated[
         int | None,
@@ -89,20 +91,21 @@ def align(
     through: Annotated[
         int | None, typer.Option(min=0, help="Sampling steps of each image that gradients go through; 0 for all.")
     ] = None,
-    checkpointing: Annotated[
+    gradient_checkpointing: Annotated[
         bool,
         typer.Option(
-            "--checkpointing", help="Need much less memory, and a third more time. Done by itself when memory runs out."
+            "--gradient-checkpointing",
+            help="Need much less memory, and a third more time. Done by itself when memory runs out.",
         ),
     ] = False,
-    save_every: SaveEveryOption = 20,
+    checkpoint_every: SaveEveryOption = 20,
     resume: ResumeOption = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where a stopped run is kept; beside the file if not given.")
     ] = None,
-    previews: PreviewsOption = None,
-    preview_every: PreviewEveryOption = None,
+    sample_dir: PreviewsOption = None,
+    sample_every: PreviewEveryOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
     progress: ProgressOption = Progress.BARS,
@@ -141,10 +144,10 @@ def align(
     given = {
         "keep": usual_keep(train, len(keep or [])) if keep_weight is None else keep_weight,
         "steps": steps,
-        "batch": batch,
+        "batch_size": batch_size,
         "rank": rank,
         "tokens": tokens,
-        "rate": rate,
+        "learning_rate": learning_rate,
         "guidance": cfg,
         "sampling": sampling,
         "through": through,
@@ -165,9 +168,9 @@ def align(
         settings,
         [open_extractor(path, place) for path in keep or []],
         [content_hash(path) if path.is_file() else str(path.resolve()) for path in (*probe, *(keep or []))],
-        save_every,
+        checkpoint_every,
         checkpoint,
-        checkpointing,
+        gradient_checkpointing,
         reporter.note,
     )
     if restart:
@@ -175,10 +178,10 @@ def align(
     if resume and not run.resume():
         reporter.note(f"There is no checkpoint of {out.name} yet, so training begins at step 0.")
     shown = None
-    if previews:
-        every = preview_every or max(1, settings.steps // 5)
+    if sample_dir:
+        every = sample_every or max(1, settings.steps // 5)
         said = [prompt for family in families for prompt in family]
-        shown = Previews(run.base, said, previews, every, reporter.preview, seed)
+        shown = Previews(run.base, said, sample_dir, every, reporter.preview, seed)
     with reporter.steps() as report, stop_signals() as stop:
         complete = run.train(report, stop, shown)
     if not complete:

@@ -14,10 +14,10 @@ def base(
     folder: Annotated[Path, typer.Argument(help="Images with role, gender and skin_tone in metadata.jsonl.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the diffusers folder goes.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the U-Net.")] = 1900,
-    batch: Annotated[int, typer.Option(min=1, help="Images per step of the U-Net.")] = 512,
-    rate: Annotated[float, typer.Option(min=0, help="Learning rate of the U-Net.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step of the U-Net.")] = 512,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of the U-Net.")] = 1e-3,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE.")] = 8000,
-    vae_batch: Annotated[int, typer.Option(min=1, help="Images per step of the VAE.")] = 64,
+    vae_batch_size: Annotated[int, typer.Option(min=1, help="Images per step of the VAE.")] = 64,
     resume: Annotated[bool, typer.Option(help="Go on from the weights in DIR; its VAE stays as it is.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
@@ -51,8 +51,8 @@ def base(
             part.requires_grad_(True)
     else:
         with steps_progress("autoencoder") as report:
-            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, batch=vae_batch, progress=report)
-        log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch": vae_batch, "losses": losses})
+            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, batch_size=vae_batch_size, progress=report)
+        log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch_size": vae_batch_size, "losses": losses})
         log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
         tokenizer = tiny_people.build_tokenizer(out / "tokenizer", tiny_people.all_captions(draw))
         text_encoder = tiny_people.build_text_encoder(tokenizer).to(place)
@@ -70,8 +70,8 @@ def base(
         schedule,
         steps,
         seed=seed,
-        batch=batch,
-        rate=rate,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
         compiled=compiled,
     )
     began, losses = time.monotonic(), []
@@ -82,7 +82,9 @@ def base(
                 losses.append((training.step, round(training.loss.item(), 4)))
                 report(training.step, steps, losses[-1][1])
     unet, text_encoder = training.averaged()
-    log["runs"].append({"part": "denoiser", "steps": steps, "batch": batch, "losses": losses, "rate": rate})
+    log["runs"].append(
+        {"part": "denoiser", "steps": steps, "batch_size": batch_size, "losses": losses, "learning_rate": learning_rate}
+    )
     log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
     log["runs"][-1]["men"] = tiny_people.GENDER_SHARES["man"]
     tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)

@@ -63,9 +63,9 @@ class TrainConfig:
         Path | None,
         Option(metavar="FILE", help="Also learn the images' style or subject, and write it to this file."),
     ] = None
-    self_prompts: SelfOption = None
-    self_count: SelfCountOption = 24
-    reg: Annotated[
+    prior_prompts: SelfOption = None
+    prior_count: SelfCountOption = 24
+    reg_data: Annotated[
         Path | None,
         Option(
             metavar="FOLDER",
@@ -79,7 +79,7 @@ class TrainConfig:
     ] = ""
     caption_dropout: Annotated[
         float, Option(min=0.0, max=0.9, help="Share of the images that are learnt without their caption.")
-    ] = TrainSettings.dropout
+    ] = TrainSettings.caption_dropout
     shuffle_caption: Annotated[
         bool, Option("--shuffle-caption", help="Put what a caption has between commas into another order each time.")
     ] = False
@@ -114,7 +114,7 @@ class TrainConfig:
         bool,
         Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
     ] = False
-    size: Annotated[
+    resolution: Annotated[
         int | None,
         Option(
             min=1,
@@ -123,8 +123,10 @@ class TrainConfig:
             "makes itself, to calibrate, preview or measure, has this size too.",
         ),
     ] = None
-    batch: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = TrainSettings.batch
-    pieces: Annotated[
+    batch_size: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = (
+        TrainSettings.batch_size
+    )
+    gradient_accumulation_steps: Annotated[
         int,
         Option(
             min=1,
@@ -132,12 +134,12 @@ class TrainConfig:
             "by itself when memory runs out.",
         ),
     ] = 1
-    rate: Annotated[
+    learning_rate: Annotated[
         float | None,
         Option(
             min=0.0,
             help=f"Peak learning rate. If not given, {LARGE_RATE:g} for a base of Stable Diffusion's size and "
-            f"{TrainSettings.rate:g} for a small one. Prodigy finds its own: 1.",
+            f"{TrainSettings.learning_rate:g} for a small one. Prodigy finds its own: 1.",
         ),
     ] = None
     optimizer: Annotated[OptimizerName, Option(help="adamw8bit needs bitsandbytes, prodigy needs prodigyopt.")] = (
@@ -149,10 +151,11 @@ class TrainConfig:
     ema: Annotated[
         float, Option(min=0.0, max=0.9999, help="Save the average of the weights with this decay (.99); 0 for none.")
     ] = TrainSettings.ema
-    checkpointing: Annotated[
+    gradient_checkpointing: Annotated[
         bool,
         Option(
-            "--checkpointing", help="Need much less memory, and a third more time. Done by itself when memory runs out."
+            "--gradient-checkpointing",
+            help="Need much less memory, and a third more time. Done by itself when memory runs out.",
         ),
     ] = False
     compile: Annotated[
@@ -169,7 +172,7 @@ class TrainConfig:
             "(16 are enough); 0 balances all prompts together.",
         ),
     ] = TrainSettings.by_prompt
-    save_every: SaveEveryOption = 100
+    checkpoint_every: SaveEveryOption = 100
     resume: ResumeOption = False
     restart: Annotated[
         bool,
@@ -185,8 +188,8 @@ class TrainConfig:
             "If neither is said, an adapter that ddm wrote is replaced, and no other file."
         ),
     ] = None
-    previews: PreviewsOption = None
-    preview_every: PreviewEveryOption = None
+    sample_dir: PreviewsOption = None
+    sample_every: PreviewEveryOption = None
     probe: Annotated[
         list[Path] | None,
         Option(
@@ -233,24 +236,31 @@ class TrainConfig:
             raise DDMError("The objective ddm-paper teaches the U-Net alone. Leave --text-encoder out.")
         if self.objective == "ddm-paper" and self.by_prompt:
             raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Leave --by-prompt out.")
-        if self.folder is None and self.self_prompts is None:
-            raise DDMError("There is nothing to train on. Give a FOLDER of images, or --self with prompts, or both.")
-        if self.reg is not None and self.folder is None:
-            raise DDMError("--reg goes with images to learn. Give a FOLDER too, or make the other folder the FOLDER.")
-        if self.pieces > self.batch:
-            raise DDMError(f"A step has {self.batch} images, which are not {self.pieces} parts. Give fewer --pieces.")
+        if self.folder is None and self.prior_prompts is None:
+            raise DDMError(
+                "There is nothing to train on. Give a FOLDER of images, or --prior-prompts with prompts, or both."
+            )
+        if self.reg_data is not None and self.folder is None:
+            raise DDMError(
+                "--reg-data goes with images to learn. Give a FOLDER too, or make the other folder the FOLDER."
+            )
+        if self.gradient_accumulation_steps > self.batch_size:
+            raise DDMError(
+                f"A step has {self.batch_size} images, which are not {self.gradient_accumulation_steps} parts. Give "
+                "fewer --gradient-accumulation-steps."
+            )
         if self.cache is not None and self.no_cache:
             raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
 
-    def settings(self, size: int) -> TrainSettings:
+    def settings(self, parameters: int) -> TrainSettings:
         """What the loop itself depends on, for a U-Net of so many parameters."""
         return TrainSettings(
             steps=self.steps,
-            batch=self.batch,
+            batch_size=self.batch_size,
             rank=self.rank,
             text_encoder=self.text_encoder,
-            rate=self._rate(size),
-            dropout=self.caption_dropout,
+            learning_rate=self._learning_rate(parameters),
+            caption_dropout=self.caption_dropout,
             by_prompt=self.by_prompt,
             calibrate=self.calibrate,
             shuffle=self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None,
@@ -262,9 +272,9 @@ class TrainConfig:
             seed=self.seed,
         )
 
-    def _rate(self, size: int) -> float:
-        if self.rate is not None:
-            return self.rate
+    def _learning_rate(self, parameters: int) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
         if self.optimizer is OptimizerName.PRODIGY:
             return 1.0
-        return LARGE_RATE if size >= LARGE else TrainSettings.rate
+        return LARGE_RATE if parameters >= LARGE else TrainSettings.learning_rate

@@ -11,8 +11,6 @@ from typing import Any, get_args, get_origin
 from ...debias.core.error import DDMError
 from .config import TrainConfig
 
-# Options that are not called as their field is.
-RENAMED = {"self_prompts": "self"}
 KINDS = {
     str: "text in quotes",
     Path: "a path in quotes",
@@ -24,7 +22,7 @@ KINDS = {
 
 def key_of(name: str) -> str:
     """The option of a field, and its key in a file."""
-    return RENAMED.get(name, name.replace("_", "-"))
+    return name.replace("_", "-")
 
 
 def read_config(path: Path) -> dict[str, Any]:

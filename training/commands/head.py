@@ -19,8 +19,8 @@ def head(
     probe: Annotated[Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the images.")] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
-    self_prompts: SelfOption = None,
-    self_count: SelfCountOption = 24,
+    prior_prompts: SelfOption = None,
+    prior_count: SelfCountOption = 24,
     caption: CaptionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
@@ -45,7 +45,7 @@ def head(
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     judge = None if probe is None else Probe.load(probe)
-    model, images = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
+    model, images = learning_set(base, device, tokenizer, folder, caption, prior_prompts, prior_count, seed)
     with work_progress() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)

@@ -10,9 +10,9 @@ from .config_file import key_of
 NEEDS = {
     "measure": "probe",
     "clip": "probe",
-    "preview_every": "previews",
+    "sample_every": "sample_dir",
     "keep_tokens": "shuffle_caption",
-    "self_count": "self_prompts",
+    "prior_count": "prior_prompts",
     "trigger": "folder",
     "caption": "folder",
     "flip": "folder",
@@ -45,7 +45,7 @@ def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[s
     for name in NOT_PUBLISHED if published else ():
         if said(name):
             yield f"{_option(name, getattr(config, name))} has no effect with --objective ddm-paper."
-    reason = "text_encoder" if config.text_encoder else "checkpointing"
+    reason = "text_encoder" if config.text_encoder else "gradient_checkpointing"
     if config.compile and getattr(config, reason):
         yield f"--compile records no step with {_option(reason)}, and only compiles the norms."
 

@@ -26,8 +26,8 @@ def invariant(
     ] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
-    self_prompts: SelfOption = None,
-    self_count: SelfCountOption = 24,
+    prior_prompts: SelfOption = None,
+    prior_count: SelfCountOption = 24,
     caption: CaptionOption = None,
     groups: Annotated[int, typer.Option(min=2, help="How many groups are looked for.")] = 8,
     beta: Annotated[float, typer.Option(min=0.0, help="β: how much the smallest group counts in that.")] = 3.0,
@@ -35,9 +35,9 @@ def invariant(
         float, typer.Option(min=0.0, help="λ: how much the differences between groups count in training.")
     ] = 1.0,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 400,
-    batch: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
-    rate: Annotated[float, typer.Option(min=0.0, help="Learning rate at the start.")] = 1e-3,
-    save_every: SaveEveryOption = 100,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Learning rate at the start.")] = 1e-3,
+    checkpoint_every: SaveEveryOption = 100,
     resume: ResumeOption = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
@@ -60,14 +60,14 @@ def invariant(
     kept = checkpoint_path(out)
     if not (restart or resume):
         refuse_left(kept)
-    settings = InvariantSettings(steps, batch, rate, groups, beta, variance, seed=seed)
-    model, images = learning_set(base, device, tokenizer, folder, caption, self_prompts, self_count, seed)
+    settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
+    model, images = learning_set(base, device, tokenizer, folder, caption, prior_prompts, prior_count, seed)
     with work_progress() as report:
         training = InvariantTraining(model, images, settings, report)
     if restart:
         kept.unlink(missing_ok=True)
     with steps_progress("Training") as bar, stop_signals() as stop:
-        complete = training.train(out, save_every, bar, stop, resume)
+        complete = training.train(out, checkpoint_every, bar, stop, resume)
     if not complete:
         typer.echo(f"Stopped at step {training.step} of {steps}; the state is kept in {kept}.", err=True)
         typer.echo("Go on with the same command and --resume.", err=True)

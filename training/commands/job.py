@@ -77,11 +77,11 @@ class Job:
         """
         config, note, began = self.config, self.reporter.note, time.monotonic()
         self.ranks.agreed(self._check)
-        prompts = read_prompts(config.self_prompts) if config.self_prompts else []
+        prompts = read_prompts(config.prior_prompts) if config.prior_prompts else []
         with self.ranks.first_before_others():
             folders = self._folders()
         base = load_base(self.path, self.ranks.device(config.device), tokenizer=config.tokenizer)
-        base.use_size(config.size)
+        base.use_resolution(config.resolution)
         with self.ranks.first_before_others():
             sets = self._sets(base, folders)
         if prompts:
@@ -99,7 +99,7 @@ class Job:
             comparing = phases.enter_context(self.reporter.images("prompts")) if run.compares else None
             steps = phases.enter_context(self.reporter.steps())
             calibrating = phases.enter_context(self.reporter.images("calibration"))
-            previews = self._previews(base, run) if config.previews else None
+            previews = self._previews(base, run) if config.sample_dir else None
             complete = run.train(steps, stop, calibrating, previews, looking, comparing)
         if not complete:
             note(
@@ -136,7 +136,7 @@ class Job:
         """The images to learn, and the regularisation set; of each only where there is one."""
         config = self.config
         found = []
-        for place, trigger in ((config.folder, config.trigger), (config.reg, "")):
+        for place, trigger in ((config.folder, config.trigger), (config.reg_data, "")):
             if place:
                 images = read_folder(place, config.caption, index=FileIndex.of(place, self._cache(place)))
                 found.append(images.triggered(trigger))
@@ -163,7 +163,7 @@ class Job:
     def _own(self, base: Base, prompts: list[str]) -> ImageSet:
         """Let the base make images of the prompts."""
         with self.reporter.images("own") as report:
-            return self_set(base, prompts, self.config.self_count, self.config.seed, report)
+            return self_set(base, prompts, self.config.prior_count, self.config.seed, report)
 
     def _prepare(self, base: Base, images: ImageSet) -> Run:
         """Find groups and put the LoRAs on the base."""
@@ -177,14 +177,14 @@ class Job:
                 config.groups,
                 config.target,
                 config.settings(base.unet.num_parameters()),
-                config.save_every,
+                config.checkpoint_every,
                 lambda what, done, total: report(done, total),
                 self.checkpoint,
                 self.ranks,
                 self.reporter.note,
             )
-        run.training.pieces = max(run.training.pieces, config.pieces)
-        if config.checkpointing:
+        run.training.pieces = max(run.training.pieces, config.gradient_accumulation_steps)
+        if config.gradient_checkpointing:
             run.training.save_memory()
         if config.compile:
             compile_norms(base.unet)
@@ -213,10 +213,10 @@ class Job:
             f"{config.out.name} is there already, made of these images with these settings: nothing is trained."
         )
         unmeasured = config.probe and not self._is_measured()
-        if config.previews or unmeasured:
+        if config.sample_dir or unmeasured:
             made = load_model(self.path, config.out, config.style, config.device, config.tokenizer)
-            made.base.use_size(config.size)
-            if config.previews:
+            made.base.use_resolution(config.resolution)
+            if config.sample_dir:
                 self._previews(made.base, run).make(config.steps)
             if unmeasured:
                 self._measure(run, made)
@@ -241,8 +241,8 @@ class Job:
 
     def _previews(self, base: Base, run: Run) -> Previews:
         config = self.config
-        every = config.preview_every or max(1, config.steps // 5)
-        return Previews(base, run.images.captions, config.previews, every, self.reporter.preview, config.seed)
+        every = config.sample_every or max(1, config.steps // 5)
+        return Previews(base, run.images.captions, config.sample_dir, every, self.reporter.preview, config.seed)
 
     def _cache(self, place: Path) -> Path | None:
         return None if self.config.no_cache else self.config.cache or place / FOLDER
@@ -267,7 +267,7 @@ class Job:
         prompts = list(dict.fromkeys(run.images.captions))
         count = min(len(prompts), MEASURED)
         prompts = [prompts[place * len(prompts) // count] for place in range(count)]
-        kept = config.previews and nullcontext(config.previews / f"measured_{model.adapter[:8]}")
+        kept = config.sample_dir and nullcontext(config.sample_dir / f"measured_{model.adapter[:8]}")
         try:
             with kept or TemporaryDirectory() as folder:
                 return measure(

@@ -18,8 +18,8 @@ def learning_set(
     tokenizer: Path | None,
     folder: Path | None,
     caption: str | None,
-    self_prompts: str | None,
-    self_count: int,
+    prior_prompts: str | None,
+    prior_count: int,
     seed: int,
 ) -> "tuple[Base, ImageSet]":
     """The base, and the images as the commands' options name them, with progress.
@@ -36,10 +36,12 @@ def learning_set(
     from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
 
-    if folder is None and self_prompts is None:
-        raise DDMError("There is nothing to learn from. Give a FOLDER of images, or --self with prompts, or both.")
+    if folder is None and prior_prompts is None:
+        raise DDMError(
+            "There is nothing to learn from. Give a FOLDER of images, or --prior-prompts with prompts, or both."
+        )
     images = read_folder(folder, caption) if folder else None
-    prompts = read_prompts(self_prompts) if self_prompts else []
+    prompts = read_prompts(prior_prompts) if prior_prompts else []
     for line in images.remarks() if images else ():
         typer.echo(line, err=True)
     model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
@@ -49,5 +51,5 @@ def learning_set(
             sets.append(folder_set(model, images, bar))
     if prompts:
         with image_progress("The base's own images") as bar:
-            sets.append(self_set(model, prompts, self_count, seed, bar))
+            sets.append(self_set(model, prompts, prior_count, seed, bar))
     return model, reduce(add, sets)

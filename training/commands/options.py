@@ -29,12 +29,12 @@ CaptionOption = Annotated[str | None, Option(help="Caption of images that have n
 SelfOption = Annotated[
     str | None,
     Option(
-        "--self",
+        "--prior-prompts",
         metavar="TEXT|FILE",
         help="Use the base's own images of these prompts ('a;b', or a file), together with a FOLDER if given.",
     ),
 ]
-SelfCountOption = Annotated[int, Option(min=1, help="Images of each --self prompt.")]
+SelfCountOption = Annotated[int, Option(min=1, help="Images of each --prior-prompts prompt.")]
 SaveEveryOption = Annotated[int, Option(min=1, help="Steps between checkpoints.")]
 ResumeOption = Annotated[bool, Option(help="Go on where a stopped run of the same name was.")]
 PreviewsOption = Annotated[

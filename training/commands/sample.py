@@ -68,7 +68,7 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     cfg: Annotated[float, typer.Option(min=0.0, help="Guidance scale; 1 is none.")] = 3.0,
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
-    size: Annotated[
+    resolution: Annotated[
         int | None, typer.Option(min=8, help="Side of the images in pixels; the model's own if none.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time; what fits if none.")] = None,
@@ -115,7 +115,7 @@ def sample(
             shots,
             steps=steps,
             negative=negative,
-            size=size,
+            resolution=resolution,
             batch_size=batch_size,
             bf16=bf16,
             steering=steering,

@@ -207,14 +207,14 @@ def filled(
     store: Memory | TensorCache,
     keys: Sequence[str],
     compute: Callable[[list[int], Progress], Sequence["torch.Tensor"]],
-    batch: int,
+    batch_size: int,
     progress: Progress | None = None,
 ) -> list[Row]:
     """N rows by their keys. Those that are missing are computed, some at a time, so that a stop loses few.
 
     Args:
         compute: gives the tensors [B, ...] of the rows at some places of `keys`, and tells how many of these are done.
-        batch: how many are computed before they are put away.
+        batch_size: how many are computed before they are put away.
         progress: called with (rows computed, rows to compute).
 
     Raises:
@@ -223,8 +223,8 @@ def filled(
     told = progress or (lambda done, total: None)
     missing = list({key: place for place, key in enumerate(keys) if key not in store}.values())
     try:
-        for start in range(0, len(missing), batch):
-            some = missing[start : start + batch]
+        for start in range(0, len(missing), batch_size):
+            some = missing[start : start + batch_size]
             tensors = compute(some, lambda done, _, start=start: told(start + done, len(missing)))
             if start == 0:
                 store.check_room(len(missing) * sum(part[0].nbytes for part in tensors))

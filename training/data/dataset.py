@@ -66,7 +66,9 @@ class ImageSet:
     def column(self, name: str) -> list[str | None]:
         """One label per image; images that the base made have none."""
         if self.folder is None:
-            raise DDMError("Images that the base made (--self) have no labels. Use --groups auto or words:… with them.")
+            raise DDMError(
+                "Images that the base made (--prior-prompts) have no labels. Use --groups auto or words:… with them."
+            )
         column = self.folder.column(name)
         labels = [column[row] for row in self.rows]
         return labels + [None] * (len(self.captions) - len(labels))

@@ -146,11 +146,11 @@ class Encoder:
 
     Args:
         cache: a folder that keeps the latents; what is there already is not encoded again.
-        batch: images at a time; None: what the VAE has room for.
+        batch_size: images at a time; None: what the VAE has room for.
     """
 
-    def __init__(self, base: "Base", cache: Path | None = None, batch: int | None = None):
-        self.base, self.batch = base, batch
+    def __init__(self, base: "Base", cache: Path | None = None, batch_size: int | None = None):
+        self.base, self.batch_size = base, batch_size
         self.store = Memory()
         if cache:
             maker = weights_hash(base.vae, base.vae.config.scaling_factor)
@@ -185,7 +185,7 @@ class Encoder:
         room = VAE_PIXELS // (CPU_PART if self.base.device.type == "cpu" else 1)
         batches = []
         for size, group in groupby(sorted(views, key=lambda view: view.size), lambda view: view.size):
-            same, count = list(group), self.batch or max(1, room // (size[0] * size[1]))
+            same, count = list(group), self.batch_size or max(1, room // (size[0] * size[1]))
             batches += [same[start : start + count] for start in range(0, len(same), count)]
         return batches
 

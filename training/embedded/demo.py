@@ -178,7 +178,7 @@ class Demo:
                 self.adapter,
                 groups=self.groups,
                 settings=self.settings,
-                save_every=50,
+                checkpoint_every=50,
                 report=report,
             )
         found = describe(run.grouping)
@@ -272,11 +272,11 @@ def describe(grouping: "Grouping") -> dict[str, Any]:
 
 def men_share(records: "EvaluationData") -> dict[float, float]:
     """Share of the first class at each α, as the report counts it: averaged over prompts, undetermined ones aside."""
-    from ...debias.evaluation import confidence, metrics
+    from ...debias.evaluation import intervals, metrics
 
     attribute = records.attributes[0]
     size = (len(records.conditions), len(records.prompts))
-    counts = confidence.tabulate(attribute.onehot(), records.condition, records.prompt, *size)
+    counts = intervals.tabulate(attribute.onehot(), records.condition, records.prompt, *size)
     return {
         one.alpha: float(metrics.mean_over_prompts(metrics.shares(own))[0])
         for one, own in zip(records.conditions, counts, strict=True)

@@ -88,7 +88,7 @@ class Draw:
 Progress = Callable[[int, int, float], None]
 
 
-def learning_rate(step: int, steps: int, warmup: int = 200, decay: float = 0.35, floor: float = 0.01) -> float:
+def rate_factor(step: int, steps: int, warmup: int = 200, decay: float = 0.35, floor: float = 0.01) -> float:
     """Factor on the learning rate: linear warm-up, constant, cosine decay to `floor` over the last share `decay`.
 
     Constant until late, so a run can be prolonged from any checkpoint before its decay.
@@ -209,7 +209,7 @@ def augment(images: "torch.Tensor") -> "torch.Tensor":
 
 
 def train_autoencoder(
-    images: "torch.Tensor", steps: int, *, batch: int = 64, rate: float = 1.5e-3, progress: Progress
+    images: "torch.Tensor", steps: int, *, batch_size: int = 64, learning_rate: float = 1.5e-3, progress: Progress
 ) -> tuple[Any, list[tuple[int, float]]]:
     """Train the VAE on images [N, 3, 64, 64] in −1…1.
 
@@ -222,12 +222,12 @@ def train_autoencoder(
     import torch
 
     losses, vae = [], build_autoencoder().to(images.device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps, 100, 1.0))
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, steps, 100, 1.0))
     ema = Ema(vae.state_dict(), 0.998)
     for step in range(steps):
-        x = images[torch.randint(0, len(images), (batch,), device=images.device)].clone()
-        x[: batch // 4] = augment(x[: batch // 4])
+        x = images[torch.randint(0, len(images), (batch_size,), device=images.device)].clone()
+        x[: batch_size // 4] = augment(x[: batch_size // 4])
         with torch.autocast(x.device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample.float()
@@ -259,8 +259,8 @@ class DenoiserTraining:
         alphas_cumprod: [T] ᾱ of the noise schedule.
         steps: optimizer steps in all.
         seed: of everything.
-        batch: images per step.
-        rate: learning rate before its decay.
+        batch_size: images per step.
+        learning_rate: learning rate before its decay.
         compiled: run the U-Net through `torch.compile` (needs a C++ compiler on the CPU).
 
     Attributes:
@@ -279,20 +279,22 @@ class DenoiserTraining:
         steps: int,
         *,
         seed: int = 0,
-        batch: int = 512,
-        rate: float = 1e-3,
+        batch_size: int = 512,
+        learning_rate: float = 1e-3,
         compiled: bool = False,
     ):
         import torch
 
         self.moments, self.draw = moments, draw
         self.unet, self.text_encoder = unet.train(), text_encoder.train()
-        self.steps, self.seed, self.batch, self.step = steps, seed, batch, 0
+        self.steps, self.seed, self.batch_size, self.step = steps, seed, batch_size, 0
         self.alphas_cumprod = alphas_cumprod.to(moments[0].device)
         self.weights = min_snr_weight(self.alphas_cumprod, 5.0)
         self.parameters = [*unet.parameters(), *text_encoder.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-        self.rate = rate
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+        )
+        self.learning_rate = learning_rate
         self.averages = Ema(unet.state_dict(), 0.999), Ema(text_encoder.state_dict(), 0.999)
         self.forward = torch.compile(unet) if compiled else unet
         padded = {"padding": "max_length", "max_length": 77, "truncation": True, "return_tensors": "pt"}
@@ -306,14 +308,14 @@ class DenoiserTraining:
         mean, deviation = self.moments
         device, rng = mean.device, np.random.default_rng([self.seed, self.step])
         generator = torch.Generator(device).manual_seed((self.seed << 32) + self.step)
-        indices = rng.choice(len(self.draw.weights), self.batch, p=self.draw.weights)
+        indices = rng.choice(len(self.draw.weights), self.batch_size, p=self.draw.weights)
         texts, inverse = np.unique(self.draw.captions(indices, rng), return_inverse=True)
         tokens = torch.stack([self._tokens(text) for text in texts.tolist()]).to(device)
         picked = torch.as_tensor(indices, device=device)
-        shape = (self.batch, *mean.shape[1:])
+        shape = (self.batch_size, *mean.shape[1:])
         jitter, noise = (torch.randn(shape, generator=generator, device=device) for _ in range(2))
         latents = mean[picked] + deviation[picked] * jitter
-        t = torch.as_tensor(rng.integers(len(self.alphas_cumprod), size=self.batch), device=device)
+        t = torch.as_tensor(rng.integers(len(self.alphas_cumprod), size=self.batch_size), device=device)
         signal = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
         noisy = signal * latents + (1 - signal.square()).sqrt() * noise
         with torch.autocast(device.type, torch.bfloat16):
@@ -326,7 +328,7 @@ class DenoiserTraining:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * learning_rate(self.step, self.steps)
+            group["lr"] = self.learning_rate * rate_factor(self.step, self.steps)
         self.optimizer.step()
         for average in self.averages:
             average.update()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, update_card
-from ...debias.evaluation.confidence import FEWEST_IMAGES
+from ...debias.evaluation.intervals import FEWEST_IMAGES
 from ...debias.evaluation.report import FairnessReport
 
 if TYPE_CHECKING:

@@ -103,7 +103,7 @@ class BatchSampler:
         """
         settings, captions = self.settings, self.captions
         rng = np.random.default_rng([settings.seed, step])
-        count = settings.batch
+        count = settings.batch_size
 
         def stratified() -> np.ndarray:
             return rng.permutation((np.arange(count) + rng.random(count)) / count)
@@ -116,7 +116,7 @@ class BatchSampler:
         image = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
         # Who is in an image is decided while there is much noise; the later steps have little to say of it.
         timestep = ((stratified() if style else np.sqrt(stratified())) * self.timesteps).astype(int)
-        silent = rng.random(count) < settings.dropout
+        silent = rng.random(count) < settings.caption_dropout
         own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
         text = np.where(silent, captions.empty, own)
         teacher = np.full(count, -1)

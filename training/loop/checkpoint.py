@@ -73,7 +73,7 @@ class Resumable:
             self.save_memory()
             self.note(
                 f"The memory does not suffice for one image at a time: {begins} activations are computed twice "
-                "instead of kept, as with --checkpointing. What is learnt is the same."
+                "instead of kept, as with --gradient-checkpointing. What is learnt is the same."
             )
         else:
             raise OutOfMemory(

@@ -73,7 +73,7 @@ class Checkpointing:
         if not finite or training.in_a_row >= PATIENCE:
             raise DDMError(
                 f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
-                f"with a rate lower than {training.settings.rate:g} (--rate and --restart)."
+                f"with a rate lower than {training.settings.learning_rate:g} (--learning-rate and --restart)."
             )
 
     def keep(self) -> None:

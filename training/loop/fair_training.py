@@ -117,7 +117,7 @@ class FairTraining(Resumable):
             for name in self.names
         }
         self.parameters = [parameter for name in self.names for parameter in self.learning[name]]
-        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.learning_rate)
         self.averages = {
             name: Ema({f"{number:05}": parameter for number, parameter in enumerate(parameters)}, settings.ema)
             for name, parameters in self.learning.items()
@@ -143,7 +143,7 @@ class FairTraining(Resumable):
 
         So a CPU that takes a minute for a few images is asked to stop between these, and not after the whole step.
         """
-        rows = len(self.ranks.rows(self.settings.batch))
+        rows = len(self.ranks.rows(self.settings.batch_size))
         if self.base.device.type != "cpu" or not rows:
             return 1
         return -(-rows // fitting_rows(self.base.device, max(h * w for h, w in self.latents.cells), rows))
@@ -174,7 +174,7 @@ class FairTraining(Resumable):
         phase = bisect_right(ends, min(step, self.settings.steps - 1))
         done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
         late = 0.5 * (1 + np.cos(np.pi * done / steps))
-        peak = self.settings.rate * (0.5 if phase == 3 else 1.0)
+        peak = self.settings.learning_rate * (0.5 if phase == 3 else 1.0)
         return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
     def advance(self, stop: Callable[[], bool] | None = None) -> bool:

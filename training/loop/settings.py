@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from ...debias.groups.weighting import ALPHA_MAX
+from ...debias.adapter.alpha_schedule import ALPHA_MAX
 
 # The usual rate for a base of Stable Diffusion's size (parameters of its U-Net). The other was found on the embedded
 # model, which is two hundred times smaller.
@@ -15,13 +15,13 @@ class TrainSettings:
 
     Attributes:
         steps: optimizer steps.
-        batch: images per step (rows of all kinds).
+        batch_size: images per step (rows of all kinds).
         rank: rank of the LoRAs.
         text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
-        rate: peak learning rate; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter each;
-            half of it for the steps that correct each prompt.
+        learning_rate: at its peak; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter
+            each; half of it for the steps that correct each prompt.
         alpha_max: the dial is trained over (−alpha_max, alpha_max).
-        dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
+        caption_dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
             only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
@@ -41,12 +41,12 @@ class TrainSettings:
     """
 
     steps: int = 300
-    batch: int = 32
+    batch_size: int = 32
     rank: int = 8
     text_encoder: bool = False
-    rate: float = 3e-3
+    learning_rate: float = 3e-3
     alpha_max: float = ALPHA_MAX
-    dropout: float = 0.15
+    caption_dropout: float = 0.15
     keep: float = 0.05
     style_share: float = 0.4
     by_prompt: int = 0

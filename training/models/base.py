@@ -44,7 +44,7 @@ class Base:
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
         text_encoder_2, tokenizer_2: SDXL's second ones, else None.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
-        size: side in pixels that images have instead of the native one (see `use_size`).
+        size: side in pixels that images have instead of the native one (see `use_resolution`).
     """
 
     unet: "UNet2DConditionModel"
@@ -86,7 +86,7 @@ class Base:
         """Sides of images are multiples of this: of what the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
         return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    def use_size(self, size: int | None) -> None:
+    def use_resolution(self, size: int | None) -> None:
         """Let images have another side in pixels; None or 0 is the native one.
 
         Raises:
@@ -96,8 +96,8 @@ class Base:
             below = size // self.side_step * self.side_step
             fitting = " or ".join(str(side) for side in (below, below + self.side_step) if side)
             raise DDMError(
-                f"A side of {size} pixels is no multiple of {self.side_step}, which this model needs. Give --size "
-                f"{fitting}."
+                f"A side of {size} pixels is no multiple of {self.side_step}, which this model needs. "
+                f"Give --resolution {fitting}."
             )
         self.size = None if size == self.native_size else size or None
 

@@ -46,10 +46,10 @@ class AlignmentSettings:
     Attributes:
         train: one of `TRAINED`: a LoRA on the U-Net, on the text encoders, on both, or soft tokens before the prompt.
         steps: optimizer steps.
-        batch: images of one prompt per step; the assignment is over these.
+        batch_size: images of one prompt per step; the assignment is over these.
         rank: of the LoRAs.
         tokens: how many soft tokens.
-        rate: learning rate, constant after a warm-up over 10 steps; None for the default of what is trained.
+        learning_rate: learning rate, constant after a warm-up over 10 steps; None for the default of what is trained.
         guidance: guidance scale, at which the model will be used.
         sampling: sampling steps; each training step draws a number within 2 of it, 19–23 in the paper.
         through: sampling steps that gradients go through, drawn anew each time; 0 for all.
@@ -62,10 +62,10 @@ class AlignmentSettings:
 
     train: str = "unet"
     steps: int = 60
-    batch: int = 16
+    batch_size: int = 16
     rank: int = 8
     tokens: int = 5
-    rate: float | None = None
+    learning_rate: float | None = None
     guidance: float = 3.0
     sampling: int = 21
     through: int = 4
@@ -77,12 +77,12 @@ class AlignmentSettings:
 
     def as_dict(self) -> dict[str, object]:
         """Give the settings as JSON, for the file's metadata."""
-        return asdict(self) | {"rate": self.peak_rate}
+        return asdict(self) | {"learning_rate": self.peak_rate}
 
     @property
     def peak_rate(self) -> float:
         """The learning rate."""
-        return RATES[self.train] if self.rate is None else self.rate
+        return RATES[self.train] if self.learning_rate is None else self.learning_rate
 
 
 # Those of U-Net, text encoder and tokens were tried on the embedded model; for SD 1.5 the paper has 5e-5 for LoRAs.
@@ -160,7 +160,7 @@ class Alignment(Resumable):
         self.cell = base.unet.config.sample_size
         # With gradients an image takes several times the memory that sampling it does.
         rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
-        self.most = min(rows, settings.batch)
+        self.most = min(rows, settings.batch_size)
         self.step, self.skipped = 0, 0
         self.loss = torch.zeros((), device=base.device)
 
@@ -179,10 +179,10 @@ class Alignment(Resumable):
         lap, place = divmod(round_of, len(family))
         order = np.random.default_rng([settings.seed, 1, turn, lap]).permutation(len(family))
         steps = int(rng.integers(max(1, settings.sampling - 2), settings.sampling + 3))
-        first = 4_000_000 + settings.seed * 10_000_019 + step * settings.batch
+        first = 4_000_000 + settings.seed * 10_000_019 + step * settings.batch_size
         return Draw(
             family[order[place]],
-            range(first, first + settings.batch),
+            range(first, first + settings.batch_size),
             steps,
             drawn_steps(rng, steps, settings.through),
         )
@@ -203,7 +203,7 @@ class Alignment(Resumable):
             if loss is None:  # what follows needs the memory that the error's traceback held
                 alone = self.rows == 1
                 self.pieces *= 1 if alone else 2
-                self.need_less("" if alone else f"it is {self.rows}", "through", "--batch")
+                self.need_less("" if alone else f"it is {self.rows}", "through", "--batch-size")
         self._update(loss)
         self.step += 1
 
@@ -215,7 +215,7 @@ class Alignment(Resumable):
         noise = torch.stack([noise_of(seed, base.latent_channels, self.cell) for seed in drawn.seeds])
         original = self._original(drawn, noise)
         texts, empty = self._encode([drawn.prompt, ""])
-        rows = [0] * settings.batch
+        rows = [0] * settings.batch_size
         text, none = (_leaf(part[rows]) for part in (texts, empty))
         made = self._roll_out(noise, drawn.steps, text, none)
         loss = self.loss_of(made, original)
@@ -271,7 +271,7 @@ class Alignment(Resumable):
         if self.skipped >= MOST_SKIPPED:
             raise DDMError(
                 f"The gradient has not been finite for {MOST_SKIPPED} steps. Train again with a rate lower than "
-                f"{self.settings.peak_rate:g} (--rate and --restart)."
+                f"{self.settings.peak_rate:g} (--learning-rate and --restart)."
             )
         if finite:
             for group in self.optimizer.param_groups:

@@ -28,7 +28,7 @@ class AlignmentRun:
         probes, targets, families, settings, keep: see `Alignment`.
         out: the file to write: an adapter, or an embedding if soft tokens are trained.
         depends: hashes of the files behind probes and `keep`: a checkpoint belongs to these.
-        save_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints.
         checkpoint: where the state is kept; beside `out` if None.
         checkpointing: save memory from the start; see `Alignment.save_memory`.
         note: told what a user should know of the training.
@@ -42,7 +42,7 @@ class AlignmentRun:
     settings: AlignmentSettings = field(default_factory=AlignmentSettings)
     keep: Sequence[Extractor] = ()
     depends: Sequence[str] = ()
-    save_every: int = 20
+    checkpoint_every: int = 20
     checkpoint: Path | None = None
     checkpointing: bool = False
     note: Callable[[str], None] | None = None
@@ -93,7 +93,7 @@ class AlignmentRun:
             training.advance()
             if progress:
                 progress(training.step, steps, training.loss.item())
-            if training.step % self.save_every == 0 or training.step == steps:
+            if training.step % self.checkpoint_every == 0 or training.step == steps:
                 self._keep()
             if previews and (training.step % previews.every == 0 or training.step == steps):
                 with training.averaged():

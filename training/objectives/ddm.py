@@ -52,7 +52,7 @@ class Run:
         style: the style file to write, if a style is to be learnt as well.
         groups, target: as on the command line.
         settings: of the loop.
-        save_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints.
         report: called with (what, done, total) while groups are found.
         checkpoint: where the state is kept; beside `out` if None.
         ranks: the processes that train together; this one alone if None.
@@ -66,7 +66,7 @@ class Run:
     groups: str = "discovered"
     target: str = "uniform"
     settings: TrainSettings = field(default_factory=TrainSettings)
-    save_every: int = 100
+    checkpoint_every: int = 100
     report: Callable[[str, int, int], None] | None = None
     checkpoint: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
@@ -96,7 +96,7 @@ class Run:
         self.fingerprint = self._fingerprint(settings)
         # Calibration comes after the last step: a run may be gone on with without it, or with more images.
         del settings["calibrate"]
-        self.keeper = Checkpointing(self.checkpoint, self.training, self._fingerprint(settings), self.save_every)
+        self.keeper = Checkpointing(self.checkpoint, self.training, self._fingerprint(settings), self.checkpoint_every)
 
     def _fingerprint(self, settings: dict[str, Any]) -> str:
         """Of everything that a run with these settings depends on."""
@@ -404,7 +404,7 @@ class Run:
             training={
                 **self.settings.as_dict(),
                 "images": len(self.images.captions),
-                "size": self.base.image_size,
+                "resolution": self.base.image_size,
                 "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "prompts": self.seen,

@@ -40,7 +40,7 @@ class PlainSampler:
 
     def plan(self, step: int, count: int | None = None) -> Batch:
         """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
-        rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch
+        rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch_size
         image = rng.choice(self.rows, count)
         return Batch(
             image=image,
@@ -73,13 +73,13 @@ class DDMPaperTraining(FairTraining):
         self.indicator = DDMIndicator(size, len(groups.names), settings.seed).to(base.device)
         self.parameters = [*self.parameters, *self.indicator.parameters()]
         self.learning = {"debias": self.parameters}
-        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.rate)
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.learning_rate)
         rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
         self.draws = PlainSampler(rows, self.captions, settings, len(self.schedule))
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""
-        return self.settings.rate
+        return self.settings.learning_rate
 
     def entropy(self) -> tuple[float, float]:
         """Mean and deviation of the indicator's entropy on noisy images, as the paper evaluates itself."""

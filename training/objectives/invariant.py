@@ -31,22 +31,22 @@ class InvariantSettings:
 
     Attributes:
         steps: optimizer steps.
-        batch: images per step.
-        rate: learning rate at the start, falling to 0 as a cosine.
+        batch_size: images per step.
+        learning_rate: learning rate at the start, falling to 0 as a cosine.
         groups: G, how many groups are inferred.
         beta: β, how much the smallest group counts in inferring them.
         variance: λ, how much the differences between groups count in the loss.
-        dropout: share of images learnt under the empty caption, which classifier-free guidance needs.
+        caption_dropout: share of images learnt under the empty caption, which classifier-free guidance needs.
         seed: of everything.
     """
 
     steps: int = 400
-    batch: int = 64
-    rate: float = 1e-3
+    batch_size: int = 64
+    learning_rate: float = 1e-3
     groups: int = 8
     beta: float = 3.0
     variance: float = 1.0
-    dropout: float = 0.15
+    caption_dropout: float = 0.15
     seed: int = 0
 
 
@@ -96,7 +96,7 @@ class InvariantTraining(Resumable):
             settings.seed,
         ).to(base.device)
         self.parameters = list(self.module.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
         self.step = 0
         self.loss = torch.zeros((), device=base.device)
 
@@ -113,9 +113,9 @@ class InvariantTraining(Resumable):
         base, settings, device = self.base, self.settings, self.base.device
         rng = np.random.default_rng([settings.seed, self.step])
         generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
-        count = settings.batch
+        count = settings.batch_size
         rows = rng.integers(len(self.concept), size=count)
-        text = np.where(rng.random(count) < settings.dropout, self.empty, self.concept[rows])
+        text = np.where(rng.random(count) < settings.caption_dropout, self.empty, self.concept[rows])
         times = (rng.permutation(np.arange(count) + rng.random(count)) / count * len(base.schedule)).astype(int)
         image, t, text = (torch.as_tensor(part, device=device) for part in (rows, times, text))
         mean, deviation, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
@@ -130,7 +130,7 @@ class InvariantTraining(Resumable):
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.rate * 0.5 * (1 + np.cos(np.pi * self.step / settings.steps))
+            group["lr"] = settings.learning_rate * 0.5 * (1 + np.cos(np.pi * self.step / settings.steps))
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
@@ -139,7 +139,7 @@ class InvariantTraining(Resumable):
     def train(
         self,
         out: Path,
-        save_every: int = 100,
+        checkpoint_every: int = 100,
         progress: Callable[[int, int, float], None] | None = None,
         stop: Callable[[], bool] | None = None,
         resume: bool = False,
@@ -148,7 +148,7 @@ class InvariantTraining(Resumable):
 
         Args:
             out: the file to write.
-            save_every: steps between checkpoints.
+            checkpoint_every: steps between checkpoints.
             progress: called every ten steps with (step, steps, loss).
             stop: asked before each step.
             resume: go on from the checkpoint, if there is one.
@@ -172,7 +172,7 @@ class InvariantTraining(Resumable):
                 self._check()
                 if progress:
                     progress(self.step, steps, self.loss.item())
-            if self.step % save_every == 0:
+            if self.step % checkpoint_every == 0:
                 save_checkpoint(kept, self, self.fingerprint)
         self.module.save(out)
         kept.unlink(missing_ok=True)
@@ -182,5 +182,5 @@ class InvariantTraining(Resumable):
         if not self.loss.isfinite():
             raise DDMError(
                 f"The loss is no longer finite at step {self.step}. Train again with a rate lower than "
-                f"{self.settings.rate:g} (--rate and --restart)."
+                f"{self.settings.learning_rate:g} (--learning-rate and --restart)."
             )

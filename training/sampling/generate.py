@@ -51,7 +51,7 @@ def generate_batches(
     guidance_scale: float = 3.0,
     negative: str = "",
     batch_size: int | None = None,
-    size: int | None = None,
+    resolution: int | None = None,
     scheduler: "SchedulerMixin | None" = None,
     bf16: bool = False,
     steering: SamplingGuidance | None = None,
@@ -73,7 +73,7 @@ def generate_batches(
         negative: the prompt of the unconditional half.
         batch_size: images at a time; by default what fits (see `default_batch_size`). Where the memory of a GPU does
             not suffice for them, fewer are made at a time.
-        size: side of the images in pixels; by default the model's own.
+        resolution: side of the images in pixels; by default the model's own.
         scheduler: a diffusers scheduler without randomness; by default `solver`.
         bf16: compute in bfloat16 where the base is float32. On CPUs that have it about 1.7 times as fast.
         steering: distribution guidance and invariant guidance; tallies count every finished batch.
@@ -87,8 +87,8 @@ def generate_batches(
     """
     import torch
 
-    _check(base, prompts, seeds, steps, size)
-    cell = (size or base.image_size) // base.vae_factor
+    _check(base, prompts, seeds, steps, resolution)
+    cell = (resolution or base.image_size) // base.vae_factor
     batch_size = batch_size or default_batch_size(base, cell)
     scheduler, steering = scheduler or solver(base), steering or SamplingGuidance()
     alphas = torch.as_tensor(alpha, dtype=torch.float32)
@@ -149,13 +149,13 @@ def default_batch_size(base: Base, cell: int) -> int:
     return max(1, fitting_rows(base.device, cell * cell, 2 * MOST) // 2)
 
 
-def _check(base: Base, prompts: Sequence[str], seeds: Sequence[int], steps: int, size: int | None) -> None:
+def _check(base: Base, prompts: Sequence[str], seeds: Sequence[int], steps: int, resolution: int | None) -> None:
     if len(prompts) != len(seeds):
         raise DDMError(f"There are {len(prompts)} prompts for {len(seeds)} seeds. Give as many seeds as prompts.")
     if steps < 1:
         raise DDMError(f"{steps} sampling steps make no image. Use 1 or more; 20 is usual.")
-    if size is not None and (size < base.vae_factor or size % base.vae_factor):
-        raise DDMError(f"The image size {size} is no multiple of {base.vae_factor}. Try {base.image_size}.")
+    if resolution is not None and (resolution < base.vae_factor or resolution % base.vae_factor):
+        raise DDMError(f"The resolution {resolution} is no multiple of {base.vae_factor}. Try {base.image_size}.")
 
 
 def noise_of(seed: int, channels: int, cell: int) -> "torch.Tensor":

@@ -69,7 +69,7 @@ def write_images(
     *,
     steps: int = 20,
     negative: str = "",
-    size: int | None = None,
+    resolution: int | None = None,
     batch_size: int | None = None,
     bf16: bool = False,
     steering: SamplingGuidance | None = None,
@@ -97,7 +97,7 @@ def write_images(
             "alpha": shot.alpha,
             "cfg": shot.cfg,
             "steps": steps,
-            "size": size or model.base.image_size,
+            "resolution": resolution or model.base.image_size,
             "negative": negative,
             "base": model.base.hash,
             # At α = 0 the adapter is off, so the image is the base's own.
@@ -123,7 +123,7 @@ def write_images(
             steps=steps,
             guidance_scale=cfg,
             negative=negative,
-            size=size,
+            resolution=resolution,
             batch_size=batch_size,
             bf16=bf16,
             steering=steering,
@@ -167,7 +167,7 @@ def _settle(
         raise DDMError(f"{folder} is a file. Give a folder for the images.")
     wanted = next(iter(rows.values()), {})
     adapter = {row["adapter"] for row in rows.values()} - {None}
-    settings = ("steps", "size", "negative", "base", "style", "guides", "invariant")
+    settings = ("steps", "resolution", "negative", "base", "style", "guides", "invariant")
     root = folder.resolve()
     kept: dict[str, dict[str, Any]] = {}
     foreign = []

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from comfyui_ddm.debias.evaluation import confidence, metrics
+from comfyui_ddm.debias.evaluation import intervals, metrics
 
 HALF = np.array([0.5, 0.5])
 
@@ -16,27 +16,27 @@ def _images(prompts=20, per_prompt=60, share=None, seed=0, shared_seeds=False):
 
 
 def test_wilson_agrees_with_the_textbook():
-    low, high = confidence.wilson(8, 10)
+    low, high = intervals.wilson(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    low, high = confidence.wilson(0, 0)
+    low, high = intervals.wilson(0, 0)
     assert (low, high) == (0, 1)
 
 
 def test_wilson_covers_the_truth():
     counts = np.random.default_rng(1).binomial(40, 0.15, size=4000)
-    low, high = confidence.wilson(counts, 40)
+    low, high = intervals.wilson(counts, 40)
     assert 0.93 < ((low <= 0.15) & (high >= 0.15)).mean() < 0.98
 
 
 def test_1200_images_are_resampled_2000_times_at_once():
-    draws = confidence.clustered_bootstrap(*_images(), metrics.shares, 2000)
+    draws = intervals.clustered_bootstrap(*_images(), metrics.shares, 2000)
     assert draws.shape == (2, 2000, 1, 2)
 
 
 def test_images_that_are_alike_within_a_prompt_widen_the_interval():
     uneven = np.where(np.arange(20) % 2 == 0, 0.95, 0.05)
-    even_low, even_high = confidence.envelope(confidence.clustered_bootstrap(*_images(), metrics.shares))
-    low, high = confidence.envelope(confidence.clustered_bootstrap(*_images(share=uneven), metrics.shares))
+    even_low, even_high = intervals.envelope(intervals.clustered_bootstrap(*_images(), metrics.shares))
+    low, high = intervals.envelope(intervals.clustered_bootstrap(*_images(share=uneven), metrics.shares))
     assert (high - low)[0, 0] > 4 * (even_high - even_low)[0, 0]
 
 
@@ -44,25 +44,25 @@ def test_images_that_are_alike_within_a_seed_widen_the_interval():
     _, condition, prompt, seed = _images(prompts=6, per_prompt=50, shared_seeds=True)
     first = np.random.default_rng(2).random(50)[seed] < 0.5
     onehot = np.stack([first, ~first], 1).astype(float)
-    low, high = confidence.envelope(confidence.clustered_bootstrap(onehot, condition, prompt, seed, metrics.shares))
-    plain_low, plain_high = confidence.wilson(onehot[:, 0].sum(), len(onehot))
+    low, high = intervals.envelope(intervals.clustered_bootstrap(onehot, condition, prompt, seed, metrics.shares))
+    plain_low, plain_high = intervals.wilson(onehot[:, 0].sum(), len(onehot))
     assert (high - low)[0, 0] > 1.8 * (plain_high - plain_low)
 
 
 def test_one_prompt_still_has_an_interval():
-    low, high = confidence.envelope(confidence.clustered_bootstrap(*_images(prompts=1, per_prompt=100), metrics.shares))
+    low, high = intervals.envelope(intervals.clustered_bootstrap(*_images(prompts=1, per_prompt=100), metrics.shares))
     assert 0.15 < (high - low)[0, 0] < 0.25
 
 
 def test_a_difference_between_conditions_is_paired_by_seed():
     onehot, _, prompt, seed = _images(prompts=5)
     double = (np.tile(onehot, (2, 1)), np.repeat([0, 1], len(onehot)), np.tile(prompt, 2), np.tile(seed, 2))
-    draws = confidence.clustered_bootstrap(*double, metrics.shares)
+    draws = intervals.clustered_bootstrap(*double, metrics.shares)
     assert np.allclose(draws[:, :, 0], draws[:, :, 1])
 
 
 def test_the_same_seed_gives_the_same_interval():
-    one, two = (confidence.clustered_bootstrap(*_images(), metrics.shares, 50) for _ in range(2))
+    one, two = (intervals.clustered_bootstrap(*_images(), metrics.shares, 50) for _ in range(2))
     assert np.array_equal(one, two)
 
 
@@ -71,7 +71,7 @@ def test_coverage_of_the_overall_share_is_honest():
     for trial in range(60):
         share = np.random.default_rng(100 + trial).beta(6, 4, size=12)
         data = _images(12, 30, share, seed=trial)
-        low, high = confidence.envelope(confidence.clustered_bootstrap(*data, metrics.shares, 400))
+        low, high = intervals.envelope(intervals.clustered_bootstrap(*data, metrics.shares, 400))
         hits += low[0, 0] <= 0.6 <= high[0, 0]
     assert hits >= 50
 
@@ -81,19 +81,19 @@ def test_a_fair_model_does_not_score_zero():
         return metrics.pairwise_bias(metrics.shares(counts))[..., None]
 
     for images, expected in ((16, 0.20), (60, 0.10), (100, 0.08), (384, 0.04)):
-        mean, high = confidence.fair_floor(HALF, np.array([images]), bias, draws=4000)
+        mean, high = intervals.fair_floor(HALF, np.array([images]), bias, draws=4000)
         assert mean[0] == pytest.approx(expected, abs=0.006)
         assert high[0] > mean[0]
 
 
 def test_the_floor_without_images_is_unknown():
-    mean, high = confidence.fair_floor(HALF, np.array([0]), metrics.shares)
+    mean, high = intervals.fair_floor(HALF, np.array([0]), metrics.shares)
     assert np.isnan(mean).all() and np.isnan(high).all()
 
 
 def _said(count, total, coverage=1.0, margin=0.1):
     counts = np.array([count, total - count])
-    return confidence.equivalence(lambda level: confidence.wilson(counts, total, level), HALF, total, coverage, margin)
+    return intervals.equivalence(lambda level: intervals.wilson(counts, total, level), HALF, total, coverage, margin)
 
 
 def test_fair_needs_proof():
@@ -124,6 +124,6 @@ def test_a_fair_verdict_is_rarely_wrong_at_the_edge():
 
 
 def test_as_many_images_as_advised_are_enough():
-    needed = confidence.images_needed(HALF)
+    needed = intervals.images_needed(HALF)
     counts = np.random.default_rng(4).binomial(needed, 0.5, size=500)
     assert 0.7 < np.mean([_said(count, needed).startswith("fair") for count in counts]) < 0.9
