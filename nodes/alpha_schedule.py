@@ -7,7 +7,7 @@ from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES, make_schedu
 from ..debias.core.error import DDMError
 from .adapter_file import AdapterFile, check_name
 from .files import ADAPTERS, names, resolve, stamp
-from .types import Card, schema
+from .types import CATEGORY, Card, known
 
 UNCHECKED = (
     "No model is connected, so whether the adapter fits it is not checked: one that does not fit changes nothing."
@@ -35,13 +35,13 @@ class AlphaScheduleNode(io.ComfyNode):
                 tooltip=tooltip,
             )
 
-        return schema(
+        return io.Schema(
             node_id="DDMAlphaSchedule",
             display_name="DDM Alpha Schedule",
+            category=CATEGORY,
             description="Uses a fair adapter with a strength α that changes while the image is made. Who is in an "
             "image is decided early: an adapter that acts only then leaves the details to the model. Use it in place "
             "of DDM Load Adapter, not after it.",
-            search_aliases=["lora schedule", "hook", "keyframe", "alpha", "fair", "debias"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="What the image shall show."),
                 io.Conditioning.Input("negative", tooltip="What it shall not; it gets the same strength."),
@@ -79,7 +79,10 @@ class AlphaScheduleNode(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="With the adapter attached."),
                 Card.Output(display_name="card", tooltip="What the adapter was made for, and at which α it starts."),
             ],
-            has_intermediate_output=True,
+            **known(
+                search_aliases=["lora schedule", "hook", "keyframe", "alpha", "fair", "debias"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from . import adapter_file, files
 from .target import check_target
-from .types import Probe, Report, schema
+from .types import CATEGORY, Probe, Report, known
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,12 +28,12 @@ class AlphaSweep(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMAlphaSweep",
             display_name="DDM Alpha Sweep",
+            category=CATEGORY,
             description="Makes images of the same seeds at several strengths α of a fair adapter, measures who is in "
             "them, and recommends the smallest α that is as near to the target as can be told.",
-            search_aliases=["xy plot", "strength", "recommend", "pareto", "lora sweep"],
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model as it is, without the adapter."),
@@ -97,6 +97,7 @@ class AlphaSweep(io.ComfyNode):
                 io.Float.Output(display_name="recommended_alpha"),
                 io.String.Output(display_name="text"),
             ],
+            **known(search_aliases=["xy plot", "strength", "recommend", "pareto", "lora sweep"]),
         )
 
     @classmethod

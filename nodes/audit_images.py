@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
 from . import files, image_folders, training_set
-from .types import schema
+from .types import CATEGORY, known
 
 
 class AuditImages(io.ComfyNode):
@@ -14,12 +14,12 @@ class AuditImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMAuditImages",
             display_name="DDM Audit Images",
+            category=CATEGORY,
             description="Says what is common in a folder of images and what is rare, and what balancing it would "
             "cost, before you train on it.",
-            search_aliases=["dataset", "bias", "balance", "training images"],
             is_output_node=True,
             inputs=[
                 *training_set.inputs("The model that you will train for"),
@@ -36,6 +36,7 @@ class AuditImages(io.ComfyNode):
                 io.Image.Output(display_name="chart"),
                 io.String.Output(display_name="text", tooltip="The audit in sentences."),
             ],
+            **known(search_aliases=["dataset", "bias", "balance", "training images"]),
         )
 
     @classmethod

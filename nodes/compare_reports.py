@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from .types import Report, schema
+from .types import CATEGORY, Report, known
 
 if TYPE_CHECKING:
     from ..debias.evaluation.compare import Evaluation
@@ -16,12 +16,12 @@ class CompareReports(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMCompareReports",
             display_name="DDM Compare Reports",
+            category=CATEGORY,
             description="Says what changed between two reports on the same prompts. Images of one seed are compared "
             "as pairs, which tells small changes from chance.",
-            search_aliases=["before after", "difference", "bias"],
             is_output_node=True,
             inputs=[
                 Report.Input("before", tooltip="The report to compare with, for instance of images at α = 0."),
@@ -32,6 +32,7 @@ class CompareReports(io.ComfyNode):
                 Report.Output(display_name="report"),
                 io.String.Output(display_name="text", tooltip="What changed, in sentences."),
             ],
+            **known(search_aliases=["before after", "difference", "bias"]),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from ..debias.methods.class_counts import PromptCounts
 from . import files
 from .native import BASE_HASH
 from .target import check_target
-from .types import schema
+from .types import CATEGORY, known
 
 if TYPE_CHECKING:
     from ..debias.methods.distribution_guidance import Guidance
@@ -34,13 +34,13 @@ class DistributionGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Model in, model out."""
-        return schema(
+        return io.Schema(
             node_id="DDMDistributionGuidance",
             display_name="DDM Distribution Guidance",
+            category=CATEGORY,
             description="Balances images while they are made, without an adapter and without training the model: a "
             "small head reads in the middle of the U-Net who is going to be in the image, and pushes. In mode queue "
             "it counts, so that single images come out balanced too. For a second attribute, use a second node.",
-            search_aliases=["fair", "debias", "guidance", "h-space", "balance", "diversity", "bias"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the head was made for."),
                 io.Combo.Input(
@@ -99,6 +99,7 @@ class DistributionGuidance(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with guidance.")],
+            **known(search_aliases=["fair", "debias", "guidance", "h-space", "balance", "diversity", "bias"]),
         )
 
     @classmethod

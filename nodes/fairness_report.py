@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..hosts.session_store import SessionStore
 from .target import check_target
-from .types import Probe, Report, schema
+from .types import CATEGORY, Probe, Report, known
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +29,12 @@ class FairnessReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMFairnessReport",
             display_name="DDM Fairness Report",
+            category=CATEGORY,
             description="Says who is in the images, as a probe perceives them, and how sure one can be. Images of "
             "queued runs add up, so a report can grow to the 60 images per prompt that a verdict needs.",
-            search_aliases=["bias", "fairness", "measure", "statistics", "diversity"],
             is_output_node=True,
             is_input_list=True,
             inputs=[
@@ -90,6 +90,7 @@ class FairnessReport(io.ComfyNode):
                 io.String.Output(display_name="text", tooltip="The report in sentences."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            **known(search_aliases=["bias", "fairness", "measure", "statistics", "diversity"]),
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
 from . import files, image_folders
-from .types import Probe, schema
+from .types import CATEGORY, Probe, known
 
 
 class FitProbe(io.ComfyNode):
@@ -13,12 +13,12 @@ class FitProbe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMFitProbe",
             display_name="DDM Fit Probe",
+            category=CATEGORY,
             description="Learns from labelled images who is in an image, as perceived, and measures how often it is "
             "right on images that it has not seen. The probe is saved in models/ddm.",
-            search_aliases=["train classifier", "train probe", "labels"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
@@ -59,6 +59,7 @@ class FitProbe(io.ComfyNode):
                 Probe.Output(display_name="probe"),
                 io.String.Output(display_name="text", tooltip="How often it is right, class by class."),
             ],
+            **known(search_aliases=["train classifier", "train probe", "labels"]),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from . import files
 from .native import BASE_HASH
-from .types import schema
+from .types import CATEGORY, known
 
 KIND = "invariant"
 OTHER_BASE = (
@@ -24,12 +24,12 @@ class InvariantGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Model in, model out."""
-        return schema(
+        return io.Schema(
             node_id="DDMInvariantGuidance",
             display_name="DDM Invariant Guidance",
+            category=CATEGORY,
             description="Adds a small module's correction to the model's answer at every step. The module was trained "
             "without labels to serve all kinds of images alike; the model itself is not changed.",
-            search_aliases=["fair", "debias", "guidance", "invariant", "label-free"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the module was trained for."),
                 io.Combo.Input(
@@ -49,6 +49,7 @@ class InvariantGuidance(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with the correction.")],
+            **known(search_aliases=["fair", "debias", "guidance", "invariant", "label-free"]),
         )
 
     @classmethod

@@ -7,7 +7,7 @@ from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST
 from ..debias.core.error import DDMError
 from .adapter_file import AdapterFile, check_name, recommended_alpha
 from .files import ADAPTERS, names, resolve, stamp
-from .types import Card, schema
+from .types import CATEGORY, Card, known
 
 WITHOUT_TEXT = "The file also changes the text encoder, and no CLIP is connected: this half is left out."
 
@@ -18,13 +18,13 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """One slider matters: α."""
-        return schema(
+        return io.Schema(
             node_id="DDMLoadAdapter",
             display_name="DDM Load Adapter",
+            category=CATEGORY,
             description="Puts a fair adapter on a model. Its strength is α: 0 is the model as it was, 1 the "
             "distribution that the adapter was trained for, more is too far, less than 0 makes the bias stronger. It "
             "does exactly what Load LoRA does, and tells what the adapter was made for.",
-            search_aliases=["lora", "debias", "fair", "alpha", "load lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the adapter was trained for."),
                 io.Combo.Input("adapter", options=names(ADAPTERS), tooltip="An adapter file from models/loras."),
@@ -55,7 +55,7 @@ class LoadAdapter(io.ComfyNode):
                 io.Clip.Output(tooltip="The text encoder, with the adapter if it changes it."),
                 Card.Output(display_name="card", tooltip="What the adapter was made for, and at which α it is used."),
             ],
-            has_intermediate_output=True,
+            **known(search_aliases=["lora", "debias", "fair", "alpha", "load lora"], has_intermediate_output=True),
         )
 
     @classmethod

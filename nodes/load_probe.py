@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
 from . import files
-from .types import Probe, schema
+from .types import CATEGORY, Probe, known
 
 
 class LoadProbe(io.ComfyNode):
@@ -13,11 +13,11 @@ class LoadProbe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return schema(
+        return io.Schema(
             node_id="DDMLoadProbe",
             display_name="DDM Load Probe",
+            category=CATEGORY,
             description="Opens a probe: it says who is in an image, as perceived, and how often it is right.",
-            search_aliases=["classifier", "gender", "bias", "fairness probe"],
             inputs=[
                 io.Combo.Input(
                     "probe",
@@ -32,6 +32,7 @@ class LoadProbe(io.ComfyNode):
                 ),
             ],
             outputs=[Probe.Output(display_name="probe", tooltip="For DDM Fairness Report and DDM Alpha Sweep.")],
+            **known(search_aliases=["classifier", "gender", "bias", "fairness probe"]),
         )
 
     @classmethod

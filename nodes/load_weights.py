@@ -8,7 +8,7 @@ from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
 from .files import resolve_weights, stamp, weights_names
 from .native import BASE_HASH, load_folder, weight_files
-from .types import schema
+from .types import CATEGORY, known
 
 
 class LoadWeights(io.ComfyNode):
@@ -17,12 +17,12 @@ class LoadWeights(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """The embedded model is the first choice, so the node works as it is."""
-        return schema(
+        return io.Schema(
             node_id="DDMLoadWeights",
             display_name="DDM Load Weights",
+            category=CATEGORY,
             description="Loads a base model: the small one that comes with ComfyUI-DDM, a folder in diffusers layout "
             "(models/diffusers), or a checkpoint. The model is recognised by the adapters made for it.",
-            search_aliases=["diffusers", "checkpoint", "load model", "tiny people", "fair"],
             inputs=[
                 io.Combo.Input(
                     "weights",
@@ -36,6 +36,7 @@ class LoadWeights(io.ComfyNode):
                 io.Clip.Output(tooltip="The text encoder."),
                 io.Vae.Output(tooltip="Turns latents into images and back."),
             ],
+            **known(search_aliases=["diffusers", "checkpoint", "load model", "tiny people", "fair"]),
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
 from ..hosts.adapter_card import LoadedCard
 from . import files, image_folders, train_options, training_set
-from .types import Card, schema
+from .types import CATEGORY, Card, known
 
 if TYPE_CHECKING:
     import torch
@@ -33,12 +33,12 @@ class Train(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         shared = training_set.inputs("The model to train for")
-        return schema(
+        return io.Schema(
             node_id="DDMTrain",
             display_name="DDM Train",
+            category=CATEGORY,
             description="Trains a fair adapter on a folder of images, without labelling anyone, and puts it among "
             "your LoRAs. Cancel keeps what was trained: queue again with the same inputs to go on.",
-            search_aliases=["train lora", "debias", "fair", "fine-tune"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -82,6 +82,7 @@ class Train(io.ComfyNode):
                 Card.Output(display_name="card", tooltip="What the adapter was made for."),
                 io.Image.Output(display_name="preview", tooltip="The same seeds at α = 0 and α = 1, after training."),
             ],
+            **known(search_aliases=["train lora", "debias", "fair", "fine-tune"]),
         )
 
     @classmethod

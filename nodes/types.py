@@ -1,4 +1,4 @@
-"""What all nodes share: the types of the wires between them, and a schema that fits every supported host."""
+"""What all nodes share: their category, the types of the wires between them, and what older hosts do not know."""
 
 from dataclasses import fields
 
@@ -19,7 +19,11 @@ def advanced(*inputs: io.Input) -> tuple[io.Input, ...]:
     return inputs
 
 
-def schema(**values: object) -> io.Schema:
-    """An `io.Schema` of our category, without the fields that this host's version does not know."""
-    known = {item.name for item in fields(io.Schema)}
-    return io.Schema(category=CATEGORY, **{name: value for name, value in values.items() if name in known})
+def known(**values: object) -> dict[str, object]:
+    """Those of a schema's newer fields that this host knows.
+
+    The rest of a schema is written out as `io.Schema(node_id="…", …)`: the extension manager reads the nodes' ids from
+    the source, and finds them only there.
+    """
+    names = {item.name for item in fields(io.Schema)}
+    return {name: value for name, value in values.items() if name in names}

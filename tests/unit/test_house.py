@@ -153,16 +153,13 @@ def test_the_help_of_the_command_line_brings_in_nothing_heavy():
     assert not names & (HEAVY | {"torch", "scipy", "sklearn", "matplotlib"})
 
 
-def names_in(text):
-    return {re.split(r"[^\w.-]", line)[0].lower() for line in text if line}
-
-
-def test_pip_installs_what_hosts_install_and_torch():
+def test_pip_installs_what_hosts_install_and_torch_is_left_to_the_host():
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "dependencies" in setup["project"]["dynamic"]
+    assert setup["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
     hosts = set(install.requirement_names(ROOT / "requirements.txt"))
-    assert names_in(project["dependencies"]) == hosts | {"torch"}
-    assert not hosts & {"torch", "torchvision", "torchaudio"}
+    assert "accelerate" in hosts and not hosts & {"torch", "torchvision", "torchaudio"}
 
 
 def test_every_package_folder_is_in_the_list_for_pip():
