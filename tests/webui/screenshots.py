@@ -1,6 +1,6 @@
 """Makes README's image of the web UI: the accordion with the adapter that comes along.
 
-    python -m tests.webui.images
+    python -m tests.webui.screenshots
 
 It takes some minutes, and needs what the tests of the pages need.
 """
