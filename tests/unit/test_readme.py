@@ -13,7 +13,7 @@ from comfyui_ddm.training.commands.app import app
 
 ROOT = Path(install.__file__).parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {path: path.read_text("utf-8") for path in PAGES}
 COMMANDS = typer.main.get_command(app).commands
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -26,7 +26,7 @@ def lines(path):
 
 OURS = [line for path in PAGES for line in lines(path) if line[0] == "ddm"]
 # Options of other programs and of benchmarks, which our commands do not have.
-FOREIGN = {"--no-deps", "--table", "--task", "--venv"}
+FOREIGN = {"--no-deps", "--table", "--task", "--venv", "--cfgs"}
 
 
 def options():
