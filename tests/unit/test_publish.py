@@ -10,6 +10,9 @@ import zipfile
 
 import pytest
 from comfyui_ddm import install
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
+from comfyui_ddm.debias.core.io import read_metadata
+from comfyui_ddm.hosts.adapter_card import LoadedCard
 from PIL import Image
 
 ROOT = install.ROOT
@@ -166,3 +169,10 @@ def test_a_version_is_published_when_it_is_tagged():
     text = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
     assert 'tags: ["v*"]' in text and "node validate" in text and "node publish" in text and "CHANGELOG.md" in text
     assert f"## [{toml()['project']['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_card_of_the_adapter_that_comes_along_can_be_shown():
+    adapter = ROOT / "examples" / "adapters" / "tiny_people_fair.safetensors"
+    card = AdapterCard.from_metadata(read_metadata(adapter))
+    panel = LoadedCard(adapter.name, 1.0, card, None).panel()
+    assert panel["n"] > 0 and panel["measured"] and len(panel["points"]) > 2
