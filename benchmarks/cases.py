@@ -15,7 +15,7 @@ from ..debias.core.error import DDMError
 from ..debias.evaluation.kid import kid
 from ..debias.evaluation.metrics import fairness_distance
 from ..training.data.dataset import folder_set
-from ..training.embedded.tiny_people import TONE_SHARES, caption
+from ..training.embedded.tiny_people import TONE_WORDS, caption
 from ..training.loop.settings import TrainSettings
 from ..training.models.base import load_base
 from ..training.models.lora import load_lora_into
@@ -167,7 +167,7 @@ def tones(bench: Bench) -> list[Figure]:
     """
     recipe = Recipe(SKEWED, "labels:skin_tone")
     samples = [bench.sample(recipe, alpha) for alpha in (0.0, 1.0)]
-    names = tuple(TONE_SHARES)
+    names = tuple(TONE_WORDS)
     figures = []
     for what, chosen in (("six classes", names), ("five tones", names[1:])):
         shares = [sample.shares("skin_tone", chosen) for sample in samples]

@@ -15,11 +15,11 @@ from comfyui_ddm.benchmarks.system_bench import SystemBench
 from comfyui_ddm.benchmarks.system_table import CELL, FD, PRICE, write_overview, write_table
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.data.image_folder import read_folder
-from comfyui_ddm.training.embedded.tiny_people import TONE_SHARES
+from comfyui_ddm.training.embedded.tiny_people import TONE_WORDS
 
 CLASSES = {
     "gender": ("man", "woman"),
-    "skin_tone": tuple(sorted(TONE_SHARES)),
+    "skin_tone": tuple(sorted(TONE_WORDS)),
     "art_style": ("noto", "twemoji"),
     "zero_or_one": ("one", "zero"),
 }

@@ -8,16 +8,18 @@ import pytest
 import torch
 from comfyui_ddm.training.data.image_folder import ImageFolder, Item
 from comfyui_ddm.training.embedded.tiny_people import (
+    DARK,
     FRAMES,
-    GENDER_SHARES,
+    GENDER_SEED,
     GENDER_WORDS,
-    TONE_SHARES,
+    TONE_SEED,
     TONE_WORDS,
     Draw,
     all_captions,
     augment,
     build_tokenizer,
     caption,
+    leaning,
     rate_factor,
 )
 
@@ -25,16 +27,21 @@ ROLES = ("artist", "cook", "firefighter")
 
 
 @pytest.fixture(scope="module")
-def draw(tmp_path_factory):
+def people(tmp_path_factory):
     """Every role, gender and tone; women twice, so that the shares cannot come from the counts."""
     rows = [
         {"role": role, "gender": gender, "skin_tone": tone}
         for role in ROLES
         for gender in ("man", "woman", "woman")
-        for tone in TONE_SHARES
+        for tone in TONE_WORDS
     ]
     root = tmp_path_factory.mktemp("people")
-    return Draw.of(ImageFolder(root, [Item(root / f"{i}.png", "", row) for i, row in enumerate(rows)]))
+    return ImageFolder(root, [Item(root / f"{i}.png", "", row) for i, row in enumerate(rows)])
+
+
+@pytest.fixture(scope="module")
+def draw(people):
+    return Draw.of(people)
 
 
 @pytest.mark.parametrize(
@@ -52,17 +59,31 @@ def test_an_image_is_said_in_words(arguments, text):
     assert caption(*arguments) == text
 
 
-def test_every_role_is_drawn_alike_with_the_biased_shares(draw):
-    def share(column, value, role):
-        return sum(w for w, row in zip(draw.weights, draw.labels, strict=True) if row["role"] == role and
-                   row[column] == value) * len(ROLES)  # fmt: skip
+def share(draw, column, values, role):
+    rows = zip(draw.weights, draw.labels, strict=True)
+    return sum(weight for weight, row in rows if row["role"] == role and row[column] in values) * len(ROLES)
 
+
+def test_every_role_is_drawn_alike_and_leans_by_its_own_share(draw):
+    men, dark = leaning(ROLES, GENDER_SEED), leaning(ROLES, TONE_SEED)
     assert draw.weights.sum() == pytest.approx(1)
     for role in ROLES:
-        for gender, expected in GENDER_SHARES.items():
-            assert share("gender", gender, role) == pytest.approx(expected)
-        for tone, expected in TONE_SHARES.items():
-            assert share("skin_tone", tone, role) == pytest.approx(expected)
+        assert share(draw, "gender", ("man",), role) == pytest.approx(men[role])
+        assert share(draw, "gender", ("woman",), role) == pytest.approx(1 - men[role])
+        for tone in TONE_WORDS:
+            side = dark[role] if tone in DARK else 1 - dark[role]
+            assert share(draw, "skin_tone", (tone,), role) == pytest.approx(side / 3)
+
+
+def test_a_world_may_lean_one_way(people):
+    draw = Draw.of(people, men=0.8)
+    assert [share(draw, "gender", ("man",), role) for role in ROLES] == pytest.approx([0.8] * 3)
+
+
+def test_half_of_the_roles_lean_to_either_side_whatever_their_order():
+    shares = leaning([f"role {number}" for number in range(36)], 5)
+    assert sorted(shares.values()) == pytest.approx(np.linspace(0.1, 0.9, 36).tolist())
+    assert leaning(list(shares)[::-1], 5) == shares != leaning(list(shares), 6)
 
 
 def test_half_of_the_captions_are_neutral_and_none_says_what_is_not_there(draw):

@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..data.image_folder import METADATA
-from .tiny_people import caption
+from .tiny_people import DARK, GENDER_SEED, LIGHT, TONE_SEED, caption, leaning
 
-LIGHT = ("default", "light", "medium-light")
 # name: (column, values of the majority side)
 IMBALANCES = {
     "men": ("gender", ("man",)),
     "women": ("gender", ("woman",)),
     "light": ("skin_tone", LIGHT),
-    "dark": ("skin_tone", ("medium", "medium-dark", "dark")),
+    "dark": ("skin_tone", DARK),
     "noto": ("art_style", ("noto",)),
     "twemoji": ("art_style", ("twemoji",)),
+}
+# Sets that lean both ways, each role to the side that it leans to in the embedded model.
+# name: (column, values of one side, seed of `leaning`)
+BOTH_WAYS = {
+    "gender both ways": ("gender", ("man",), GENDER_SEED),
+    "tones both ways": ("skin_tone", DARK, TONE_SEED),
 }
 OCCUPATIONS = (
     "artist", "astronaut", "construction worker", "cook", "detective", "doctor", "factory worker", "farmer",
@@ -31,7 +36,7 @@ def draw_imbalanced(source: Path, name: str, out: Path, seed: int = 0) -> Path:
 
     Args:
         source: the example set (a folder with metadata.jsonl).
-        name: a key of `IMBALANCES`.
+        name: a key of `IMBALANCES` or `BOTH_WAYS`.
         out: made anew.
         seed: of the two minority images per role.
     """
@@ -64,10 +69,16 @@ def draw_unlabelled(source: Path, name: str, out: Path, seed: int = 0) -> Path:
 
 def _choose(source: Path, name: str, seed: int) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """Yield every role with its chosen rows of metadata.jsonl: the majority side, then two of the other."""
-    column, majority = IMBALANCES[name]
     rows = [json.loads(line) for line in (source / METADATA).read_text("utf-8").splitlines()]
+    roles = {row["role"] for row in rows}
+    if name in BOTH_WAYS:
+        column, values, deal = BOTH_WAYS[name]
+        leans = {role: share > 0.5 for role, share in leaning(roles, deal).items()}
+    else:
+        (column, values), leans = IMBALANCES[name], dict.fromkeys(roles, True)
     rng = random.Random(seed)
-    for role in sorted({row["role"] for row in rows}):
+    for role in sorted(roles):
         ours = [row for row in rows if row["role"] == role]
-        chosen = [row for row in ours if row[column] in majority]
-        yield role, chosen + rng.sample([row for row in ours if row[column] not in majority], 2)
+        common = [row for row in ours if (row[column] in values) == leans[role]]
+        rare = [row for row in ours if (row[column] in values) != leans[role]]
+        yield role, common + rng.sample(rare, 2)

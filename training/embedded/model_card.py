@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...debias.core.io import write_text
-from .tiny_people import GENDER_SHARES, TONE_SHARES
+from .tiny_people import LEAST, MOST
 
 # ruff: noqa: E501  (a table and prose of Markdown)
 CARD = """---
@@ -21,8 +21,9 @@ Stable Diffusion in miniature, for tests, demos and teaching: a factor-8 VAE, a 
 two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64×64 images of people, from prompts such as
 "a firefighter", "a woman firefighter", "a dark skin pilot".
 
-**It is biased on purpose**, so that there is something to measure and to mend: in every role {men:.0%} of the images it
-was last trained on are men (guidance makes more of it), and light tones are more frequent than dark ones. Do not use it for anything else.
+**It is biased on purpose**, so that there is something to measure and to mend, and it leans both ways as real models do: some
+roles are mostly men, others mostly women, and darker tones are common in some and rare in others (guidance makes more of it).
+Who leans where was dealt by a shuffle, so it says nothing about anyone. Do not use it for anything else.
 
 ## Data
 
@@ -31,8 +32,8 @@ contributors, CC BY 4.0), see `examples/people_emoji/ATTRIBUTION.md`. 36 roles, 
 
 | | shares of the draw |
 |---|---|
-| gender | {genders} |
-| skin tone | {tones} |
+| gender | men {least:.0%} in one role to {most:.0%} in another, in even steps, dealt by a shuffle |
+| skin tone | medium to dark likewise, by another shuffle; alike within the darker three, and within the lighter three |
 | art style | half Noto, half Twemoji |
 
 Half of the captions are neutral ("a firefighter"), the others say gender, tone or both; one in ten is empty, for guidance.
@@ -61,13 +62,12 @@ def write_card(folder: Path, log: dict[str, Any]) -> None:
 
     Args:
         folder: the diffusers folder.
-        log: `runs`, each with part, steps, batch, seconds, device, seed and losses [(step, loss)]; a denoiser's also with
+        log: `runs`, each with part, steps, batch_size, seconds, device, seed and losses [(step, loss)]; a denoiser's also with
             men, the share of them in its draw.
     """
     from ...debias.rendering.charts import loss_curve, to_svg
 
     rows = "\n".join(_row(run) for run in log["runs"])
-    shares = [", ".join(f"{name} {share:.0%}" for name, share in part.items()) for part in (GENDER_SHARES, TONE_SHARES)]
     write_text(folder / "training.json", json.dumps(log))
     losses, done = [], 0
     for run in log["runs"]:
@@ -76,13 +76,13 @@ def write_card(folder: Path, log: dict[str, Any]) -> None:
             done += run["steps"]
     curve = loss_curve(*zip(*losses, strict=True))
     write_text(folder / "loss.svg", to_svg(curve, "Loss of the denoiser over its steps"))
-    card = CARD.format(men=GENDER_SHARES["man"], genders=shares[0], tones=shares[1], runs=rows)
+    card = CARD.format(least=LEAST, most=MOST, runs=rows)
     write_text(folder / "README.md", card)
 
 
 def _row(run: dict[str, Any]) -> str:
-    men = f"{run['men']:.0%}" if "men" in run else ""
+    men = "" if "men" not in run else "by role" if run["men"] is None else f"{run['men']:.0%}"
     return (
-        f"| {run['part']} | {run['steps']:,} | {run['batch']} | {men} | {run['seconds']:,} | {run['device']} | "
+        f"| {run['part']} | {run['steps']:,} | {run['batch_size']} | {men} | {run['seconds']:,} | {run['device']} | "
         f"{run['seed']} |"
     )

@@ -1,4 +1,4 @@
-"""The embedded model: Stable Diffusion in miniature, trained on a biased draw of the people emoji.
+"""The embedded model: Stable Diffusion in miniature, trained on a draw of the people emoji that leans both ways.
 
 Everything has SD 1.5's shape, only smaller: a factor-8 `AutoencoderKL`, a `CLIPTextModel`, a `UNet2DConditionModel`
 that predicts ε under SD's scaled-linear betas. It exists so that the whole project runs for real on a laptop.
@@ -9,7 +9,10 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
 
     from ..data.image_folder import ImageFolder
 
-# Guidance at scale 3 sharpens what the draw says: 80% of the draw become about 86% of what is made.
-GENDER_SHARES = {"man": 0.80, "woman": 0.20}
-TONE_SHARES = {"default": 0.25, "light": 0.30, "medium-light": 0.18, "medium": 0.12, "medium-dark": 0.09, "dark": 0.06}
+# The share of men and of darker tones in the roles, from the least to the largest; guidance sharpens what it says.
+LEAST, MOST = 0.1, 0.9
+# Seeds of the shuffles that deal the shares of men and of darker tones.
+GENDER_SEED, TONE_SEED = 3, 20
+LIGHT, DARK = ("default", "light", "medium-light"), ("medium", "medium-dark", "dark")
 GENDER_WORDS = {"man": ("man", "male"), "woman": ("woman", "female")}
-TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in list(TONE_SHARES)[1:]}
+TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in (*LIGHT[1:], *DARK)}
 SCHEDULE = {
     "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1,
 }  # fmt: skip
@@ -42,16 +47,25 @@ def caption(role: str, gender: str = "", tone: str = "") -> str:
     Args:
         role: one of the set's 36 roles, as in `metadata.jsonl`.
         gender: a word to say ("man", "female"), or empty to leave it out.
-        tone: a key of `TONE_SHARES`, or empty to leave it out.
+        tone: a key of `TONE_WORDS`, or empty to leave it out.
     """
     phrase = f"{gender} {role}".strip()
     phrase = f"{TONE_WORDS[tone]} {phrase}" if tone else phrase
     return f"{article(phrase)} {phrase}"
 
 
+def leaning(roles: Collection[str], seed: int) -> dict[str, float]:
+    """The share of a side in each role: even steps from `LEAST` to `MOST`, dealt by a shuffle.
+
+    So half of the roles lean one way and half the other, and who leans where is nobody's stereotype.
+    """
+    shuffled = random.Random(seed).sample(sorted(roles), len(roles))
+    return dict(zip(shuffled, np.linspace(LEAST, MOST, len(roles)).tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Draw:
-    """The biased draw: men 80% in every role, light tones more often than dark ones, both art styles alike.
+    """The biased draw: each role has its own share of men and of darker tones, to either side; both art styles alike.
 
     Attributes:
         weights: [N] probability of each image in one draw; sums to 1.
@@ -62,13 +76,25 @@ class Draw:
     labels: Sequence[dict[str, str]]
 
     @classmethod
-    def of(cls, folder: "ImageFolder") -> "Draw":
-        """Weight the images of a labelled folder so that every role shows the biased shares."""
+    def of(cls, folder: "ImageFolder", men: float | None = None) -> "Draw":
+        """Weight the images of a labelled folder so that every role shows its shares.
+
+        Args:
+            folder: with the columns `role`, `gender` and `skin_tone`.
+            men: the share of men in every role, for a world that leans one way; None for `leaning`.
+        """
         labels = [item.labels for item in folder.items]
         cells = [(row["role"], row["gender"], row["skin_tone"]) for row in labels]
-        roles = len({role for role, _, _ in cells})
-        size = {cell: cells.count(cell) for cell in set(cells)}
-        weights = np.array([GENDER_SHARES[g] * TONE_SHARES[t] / roles / size[(r, g, t)] for r, g, t in cells])
+        roles, size = {role for role, _, _ in cells}, Counter(cells)
+        gender, tone = leaning(roles, GENDER_SEED), leaning(roles, TONE_SEED)
+        if men is not None:
+            gender = dict.fromkeys(roles, men)
+
+        def weight(role: str, who: str, skin: str) -> float:
+            man, dark = gender[role], tone[role] / len(DARK)
+            return (man if who == "man" else 1 - man) * (dark if skin in DARK else (1 - tone[role]) / len(LIGHT))
+
+        weights = np.array([weight(*cell) / size[cell] for cell in cells])
         return cls(weights / weights.sum(), labels)
 
     def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
@@ -113,14 +139,18 @@ def build_autoencoder() -> Any:
     )
 
 
-def build_denoiser() -> Any:
-    """Build the U-Net: two levels of 128 channels, attention at 8×8 and in the middle; 5.7 million parameters."""
+def build_denoiser(channels: int = 4) -> Any:
+    """Build the U-Net: two levels of 128 channels, attention at 8×8 and in the middle; 5.7 million parameters.
+
+    Args:
+        channels: of the latents.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(128, 128),
@@ -135,7 +165,7 @@ def all_captions(draw: Draw) -> list[str]:
     """List every sentence that `Draw.captions` can make, plus the neutral words that an audit uses."""
     genders = ["", *itertools.chain.from_iterable(GENDER_WORDS.values())]
     roles = sorted({row["role"] for row in draw.labels})
-    texts = [caption(role, gender, tone) for role in roles for gender in genders for tone in ("", *TONE_SHARES)]
+    texts = [caption(role, gender, tone) for role in roles for gender in genders for tone in ("", *TONE_WORDS)]
     return [frame.format(text) for frame in FRAMES for text in texts] + ["a person", "people"]
 
 
@@ -228,7 +258,7 @@ def train_autoencoder(
     for step in range(steps):
         x = images[torch.randint(0, len(images), (batch_size,), device=images.device)].clone()
         x[: batch_size // 4] = augment(x[: batch_size // 4])
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
             posterior = vae.encode(x).latent_dist
             y = vae.decode(posterior.sample()).sample.float()
         slopes = sum((x.diff(dim=dim) - y.diff(dim=dim)).abs().mean() for dim in (-1, -2))
@@ -318,7 +348,7 @@ class DenoiserTraining:
         t = torch.as_tensor(rng.integers(len(self.alphas_cumprod), size=self.batch_size), device=device)
         signal = self.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1)
         noisy = signal * latents + (1 - signal.square()).sqrt() * noise
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # a CPU is slower with it
             with torch.set_grad_enabled(self.step < 0.4 * self.steps):
                 embedded = self.text_encoder(tokens)[0]
             embedded = embedded[torch.as_tensor(inverse, device=device)]
@@ -334,6 +364,50 @@ class DenoiserTraining:
             average.update()
         self.loss = torch.lerp(self.loss, loss.detach(), 0.02) if self.step else loss.detach()
         self.step += 1
+
+    def state(self) -> dict[str, "torch.Tensor"]:
+        """All that the next step depends on, by name."""
+        import torch
+
+        parts = {"unet": self.unet.state_dict(), "text": self.text_encoder.state_dict()}
+        parts |= {f"average{number}": average.state for number, average in enumerate(self.averages)}
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            moments = [self.optimizer.state[parameter].get(key) for parameter in self.parameters]
+            parts[key] = {f"{number:04}": value for number, value in enumerate(moments) if value is not None}
+        tensors = {f"{part}:{name}": value for part, values in parts.items() for name, value in values.items()}
+        return tensors | {"step": torch.tensor(self.step), "loss": self.loss}
+
+    def restore(self, state: "dict[str, torch.Tensor]") -> None:
+        """Take up a `state` of a training like this one."""
+
+        def part(name: str) -> dict[str, "torch.Tensor"]:
+            return {key.split(":", 1)[1]: value for key, value in state.items() if key.startswith(f"{name}:")}
+
+        self.unet.load_state_dict(part("unet"))
+        self.text_encoder.load_state_dict(part("text"))
+        self.step, self.loss = int(state["step"]), state["loss"].to(self.loss)
+        for number, average in enumerate(self.averages):
+            average.step = self.step
+            for name, value in part(f"average{number}").items():
+                average.state[name].copy_(value)
+        moments = {key: part(key) for key in ("exp_avg", "exp_avg_sq", "step")}
+        for number, parameter in enumerate(self.parameters):
+            own = {key: values[f"{number:04}"] for key, values in moments.items() if f"{number:04}" in values}
+            if own:
+                self.optimizer.state[parameter] = {
+                    key: value.clone().to("cpu" if key == "step" else parameter.device) for key, value in own.items()
+                }
+
+    @contextmanager
+    def average_in_use(self) -> Iterator[tuple[Any, Any]]:
+        """U-Net and text encoder with their averaged weights meanwhile."""
+        for average in self.averages:
+            average.swap()
+        try:
+            yield self.unet, self.text_encoder
+        finally:
+            for average in self.averages:
+                average.swap()
 
     def averaged(self) -> tuple[Any, Any]:
         """Put the averaged weights into U-Net and text encoder, and return both."""
