@@ -85,7 +85,7 @@ def draw_skewed(out: Path, count: int = 864) -> Path:
     must be the base's.
     """
     people = read_folder(PEOPLE)
-    cumulative = np.cumsum(Draw.of(people).weights)
+    cumulative = np.cumsum(Draw.of(people, one_way=True).weights)
     start = np.random.default_rng(0).random()
     chosen = np.searchsorted(cumulative, (np.arange(count) + start) / count * cumulative[-1])
     shutil.rmtree(out, ignore_errors=True)

@@ -11,8 +11,10 @@ from comfyui_ddm.training.embedded.tiny_people import (
     DARK,
     FRAMES,
     GENDER_SEED,
+    GENDER_SHARES,
     GENDER_WORDS,
     TONE_SEED,
+    TONE_SHARES,
     TONE_WORDS,
     Draw,
     all_captions,
@@ -76,8 +78,11 @@ def test_every_role_is_drawn_alike_and_leans_by_its_own_share(draw):
 
 
 def test_a_world_may_lean_one_way(people):
-    draw = Draw.of(people, men=0.8)
-    assert [share(draw, "gender", ("man",), role) for role in ROLES] == pytest.approx([0.8] * 3)
+    draw = Draw.of(people, one_way=True)
+    for role in ROLES:
+        assert share(draw, "gender", ("man",), role) == pytest.approx(GENDER_SHARES["man"])
+        for tone, expected in TONE_SHARES.items():
+            assert share(draw, "skin_tone", (tone,), role) == pytest.approx(expected)
 
 
 def test_half_of_the_roles_lean_to_either_side_whatever_their_order():

@@ -18,12 +18,10 @@ def base(
     learning_rate: Annotated[float, typer.Option(min=0, help="Learning rate of the U-Net.")] = 1e-3,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the VAE.")] = 8000,
     vae_batch_size: Annotated[int, typer.Option(min=1, help="Images per step of the VAE.")] = 64,
-    men: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Share of men in every role; each role has its own, to either side, if not given."
-        ),
-    ] = None,
+    one_way: Annotated[
+        bool,
+        typer.Option("--one-way", help="Every role leans to men and light tones; if not given, each has its own lean."),
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Resume from the weights in DIR; its VAE stays as it is.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile (on a CPU it needs g++).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
@@ -46,7 +44,7 @@ def base(
     place = resolve_device(device)
     torch.manual_seed(seed)
     pixels = torch.as_tensor(images.array(64), device=place).permute(0, 3, 1, 2).float() / 127.5 - 1
-    draw = tiny_people.Draw.of(images, men)
+    draw = tiny_people.Draw.of(images, one_way)
     card = out / "training.json"
     log = json.loads(card.read_text("utf-8")) if resume and card.exists() else {"runs": []}
     began = time.monotonic()
@@ -92,7 +90,7 @@ def base(
         {"part": "denoiser", "steps": steps, "batch_size": batch_size, "losses": losses, "learning_rate": learning_rate}
     )
     log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
-    log["runs"][-1]["men"] = men
+    log["runs"][-1]["men"] = tiny_people.GENDER_SHARES["man"] if one_way else None
     tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
     write_card(out, log)
     if as_json:

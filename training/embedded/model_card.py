@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...debias.core.io import write_text
-from .tiny_people import LEAST, MOST
+from .tiny_people import GENDER_SHARES, LEAST, MOST, TONE_SHARES
 
 # ruff: noqa: E501  (a table and prose of Markdown)
 CARD = """---
@@ -21,9 +21,7 @@ Stable Diffusion in miniature, for tests, demos and teaching: a factor-8 VAE, a 
 two levels of 128 channels, which predicts ε under SD's scaled-linear betas. 64×64 images of people, from prompts such as
 "a firefighter", "a woman firefighter", "a dark skin pilot".
 
-**It is biased on purpose**, so that there is something to measure and to mend, and it leans both ways as real models do: some
-roles are mostly men, others mostly women, and darker tones are common in some and rare in others (guidance makes more of it).
-Who leans where was dealt by a shuffle, so it says nothing about anyone. Do not use it for anything else.
+**It is biased on purpose**, so that there is something to measure and to mend: {lean} Do not use it for anything else.
 
 ## Data
 
@@ -32,8 +30,8 @@ contributors, CC BY 4.0), see `examples/people_emoji/ATTRIBUTION.md`. 36 roles, 
 
 | | shares of the draw |
 |---|---|
-| gender | men {least:.0%} in one role to {most:.0%} in another, in even steps, dealt by a shuffle |
-| skin tone | medium to dark likewise, by another shuffle; alike within the darker three, and within the lighter three |
+| gender | {genders} |
+| skin tone | {tones} |
 | art style | half Noto, half Twemoji |
 
 Half of the captions are neutral ("a firefighter"), the others say gender, tone or both; one in ten is empty, for guidance.
@@ -47,14 +45,28 @@ Half of the captions are neutral ("a firefighter"), the others say gender, tone 
 
 ![loss curve](loss.svg)
 
-Train it again, from the project's root: `ddm base examples/people_emoji --out examples/tiny_people` (ten minutes on a data
-center GPU, most of it the autoencoder; a CPU takes hours); go on from these weights: add `--resume`.
+Train it again, from the project's root: `ddm base examples/people_emoji --out examples/tiny_people{option}` (ten minutes
+on a data center GPU, most of it the autoencoder; a CPU takes hours); go on from these weights: add `--resume`.
 
 ## Limits
 
 It knows these 36 roles, two genders as drawn, six skin tones and two art styles, and nothing else. The emoji draw gender as
 two kinds; that says nothing about people. What it makes is a drawing, never evidence about anyone.
 """
+
+
+ONE_WAY = {
+    "option": " --one-way",
+    "lean": f"in every role {GENDER_SHARES['man']:.0%} of the images it\nwas last trained on are men (guidance makes more of it), and light tones are more frequent than dark ones.",
+    "genders": ", ".join(f"{name} {share:.0%}" for name, share in GENDER_SHARES.items()),
+    "tones": ", ".join(f"{name} {share:.0%}" for name, share in TONE_SHARES.items()),
+}
+BOTH_WAYS = {
+    "option": "",
+    "lean": "it leans both ways, as real models\ndo. Some roles are mostly men, others mostly women; darker tones are common in some and rare in others (guidance makes more\nof it). Who leans where was dealt by a shuffle, so it says nothing about anyone.",
+    "genders": f"men from {LEAST:.0%} in one role to {MOST:.0%} in another, in even steps, dealt by a shuffle",
+    "tones": "the darker three likewise, by another shuffle; alike within these three and within the others",
+}
 
 
 def write_card(folder: Path, log: dict[str, Any]) -> None:
@@ -76,7 +88,7 @@ def write_card(folder: Path, log: dict[str, Any]) -> None:
             done += run["steps"]
     curve = loss_curve(*zip(*losses, strict=True))
     write_text(folder / "loss.svg", to_svg(curve, "Loss of the denoiser over its steps"))
-    card = CARD.format(least=LEAST, most=MOST, runs=rows)
+    card = CARD.format(runs=rows, **(BOTH_WAYS if log["runs"][-1].get("men") is None else ONE_WAY))
     write_text(folder / "README.md", card)
 
 

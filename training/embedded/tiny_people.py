@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LEAST, MOST = 0.1, 0.9
 # Seeds of the shuffles that deal the shares of men and of darker tones.
 GENDER_SEED, TONE_SEED = 3, 20
+# The shares of every role in a world that leans one way.
+GENDER_SHARES = {"man": 0.80, "woman": 0.20}
+TONE_SHARES = {"default": 0.25, "light": 0.30, "medium-light": 0.18, "medium": 0.12, "medium-dark": 0.09, "dark": 0.06}
 LIGHT, DARK = ("default", "light", "medium-light"), ("medium", "medium-dark", "dark")
 GENDER_WORDS = {"man": ("man", "male"), "woman": ("woman", "female")}
 TONE_WORDS = {"default": "yellow skin"} | {tone: f"{tone} skin" for tone in (*LIGHT[1:], *DARK)}
@@ -76,23 +79,23 @@ class Draw:
     labels: Sequence[dict[str, str]]
 
     @classmethod
-    def of(cls, folder: "ImageFolder", men: float | None = None) -> "Draw":
+    def of(cls, folder: "ImageFolder", one_way: bool = False) -> "Draw":
         """Weight the images of a labelled folder so that every role shows its shares.
 
         Args:
             folder: with the columns `role`, `gender` and `skin_tone`.
-            men: the share of men in every role, for a world that leans one way; None for `leaning`.
+            one_way: every role has `GENDER_SHARES` and `TONE_SHARES`, instead of shares of its own by `leaning`.
         """
         labels = [item.labels for item in folder.items]
         cells = [(row["role"], row["gender"], row["skin_tone"]) for row in labels]
         roles, size = {role for role, _, _ in cells}, Counter(cells)
         gender, tone = leaning(roles, GENDER_SEED), leaning(roles, TONE_SEED)
-        if men is not None:
-            gender = dict.fromkeys(roles, men)
 
         def weight(role: str, who: str, skin: str) -> float:
-            man, dark = gender[role], tone[role] / len(DARK)
-            return (man if who == "man" else 1 - man) * (dark if skin in DARK else (1 - tone[role]) / len(LIGHT))
+            if one_way:
+                return GENDER_SHARES[who] * TONE_SHARES[skin]
+            side = tone[role] / len(DARK) if skin in DARK else (1 - tone[role]) / len(LIGHT)
+            return (gender[role] if who == "man" else 1 - gender[role]) * side
 
         weights = np.array([weight(*cell) / size[cell] for cell in cells])
         return cls(weights / weights.sum(), labels)
