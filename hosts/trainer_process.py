@@ -172,12 +172,12 @@ def more_options(
     text_encoder: bool = False,
     by_prompt: int = 0,
     learning_rate: float = 0.0,
-    size: int = 0,
-    batch: int = 32,
-    pieces: int = 1,
-    checkpointing: bool = False,
+    resolution: int = 0,
+    batch_size: int = 32,
+    gradient_accumulation_steps: int = 1,
+    gradient_checkpointing: bool = False,
     compile: bool = False,
-    regularisation: Path | None = None,
+    reg_data: Path | None = None,
     prior_prompts: str = "",
     prior_count: int = 24,
     probes: Sequence[Path] = (),
@@ -194,14 +194,14 @@ def more_options(
     """
     options = [
         "--buckets" if buckets else "--no-buckets",
-        f"--batch-size={batch}",
-        f"--gradient-accumulation-steps={pieces}",
+        f"--batch-size={batch_size}",
+        f"--gradient-accumulation-steps={gradient_accumulation_steps}",
     ]
     switches = {
         "--shuffle-caption": shuffle_caption,
         "--flip": flip,
         "--text-encoder": text_encoder,
-        "--gradient-checkpointing": checkpointing,
+        "--gradient-checkpointing": gradient_checkpointing,
         "--compile": compile,
     }
     options += [name for name, wanted in switches.items() if wanted]
@@ -209,8 +209,8 @@ def more_options(
         "--trigger": trigger.strip(),
         "--by-prompt": by_prompt,
         "--learning-rate": learning_rate,
-        "--resolution": size,
-        "--reg-data": regularisation,
+        "--resolution": resolution,
+        "--reg-data": reg_data,
         "--clip": clip,
     }
     options += [f"{name}={value}" for name, value in values.items() if value]

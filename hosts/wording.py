@@ -5,14 +5,12 @@ import re
 # Inputs of DDM Train, each called as its option is.
 _ALIKE = (
     "groups target caption style steps rank calibrate seed overwrite trigger shuffle-caption flip masks buckets "
-    "text-encoder by-prompt size batch pieces checkpointing compile self-count probe measure"
+    "text-encoder by-prompt resolution batch-size gradient-accumulation-steps gradient-checkpointing compile "
+    "learning-rate reg-data prior-prompts prior-count probe measure"
 )
 INPUTS = {f"--{name}": name.replace("-", "_") for name in _ALIKE.split()} | {
     "--out": "name",
     "--base": "weights",
-    "--learning-rate": "learning_rate",
-    "--reg-data": "regularisation",
-    "--prior-prompts": "prior_prompts",
     "--restart": "overwrite switched on",
     "--resume": "the same inputs",
 }

@@ -98,7 +98,7 @@ class Train(io.ComfyNode):
         rank: int,
         seed: int,
         overwrite: bool,
-        regularisation: str | None = None,
+        reg_data: str | None = None,
         probe: str | None = None,
         second_probe: str | None = None,
     ) -> bool | str:
@@ -107,7 +107,7 @@ class Train(io.ComfyNode):
 
         try:
             training_set.check(folder, weights, groups, target)
-            train_options.check(regularisation, probe, second_probe)
+            train_options.check(reg_data, probe, second_probe)
             if name is not None:
                 out = files.new_file(files.ADAPTERS, name)
                 if overwrite is False and out.exists():

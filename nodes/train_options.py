@@ -80,7 +80,7 @@ def inputs() -> list[io.Input]:
                 "Diffusion.",
             ),
             io.Int.Input(
-                "size",
+                "resolution",
                 default=0,
                 min=0,
                 max=4096,
@@ -89,9 +89,9 @@ def inputs() -> list[io.Input]:
                 tooltip="Side in pixels of the square whose area images are learnt at. Smaller needs less memory and "
                 "time; previews and what α is calibrated on have this size too. 0: the model's own.",
             ),
-            io.Int.Input("batch", default=32, min=1, max=1024, optional=True, tooltip="Images in a step."),
+            io.Int.Input("batch_size", default=32, min=1, max=1024, optional=True, tooltip="Images in a step."),
             io.Int.Input(
-                "pieces",
+                "gradient_accumulation_steps",
                 default=1,
                 min=1,
                 max=1024,
@@ -100,7 +100,7 @@ def inputs() -> list[io.Input]:
                 "result. When memory runs out, the trainer does so by itself.",
             ),
             io.Boolean.Input(
-                "checkpointing",
+                "gradient_checkpointing",
                 default=False,
                 optional=True,
                 tooltip="Needs much less memory, and a third more time. Done by itself when memory runs out.",
@@ -112,7 +112,7 @@ def inputs() -> list[io.Input]:
                 tooltip="On an NVIDIA GPU with Triton: prepares the steps first, which are quicker then.",
             ),
             io.Combo.Input(
-                "regularisation",
+                "reg_data",
                 options=[NONE, *image_folders.names()],
                 default=NONE,
                 optional=True,
@@ -162,14 +162,14 @@ def inputs() -> list[io.Input]:
     ]
 
 
-def check(regularisation: str | None, *probes: str | None) -> None:
+def check(reg_data: str | None, *probes: str | None) -> None:
     """Check what is known of these inputs before the graph runs; None is what comes over a wire, or was left out.
 
     Raises:
         DDMError: a folder or a file is not there, or a probe cannot be used without a CLIP model.
     """
-    if regularisation not in (None, NONE):
-        image_folders.resolve(regularisation)
+    if reg_data not in (None, NONE):
+        image_folders.resolve(reg_data)
     for name in probes:
         if name not in (None, NONE):
             _check_probe(name)
@@ -186,14 +186,14 @@ def _check_probe(name: str) -> None:
         )
 
 
-def stamp(regularisation: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: object) -> str:
+def stamp(reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: object) -> str:
     """Changes when one of the files behind these inputs does; for `fingerprint_inputs`."""
     probes = [files.stamp(files.resolve(files.DDM, name)) for name in (probe, second_probe) if name not in (None, NONE)]
-    return repr([image_folders.stamp(regularisation), probes])
+    return repr([image_folders.stamp(reg_data), probes])
 
 
 def arguments(
-    masks: str = FILES, regularisation: str = NONE, probe: str = NONE, second_probe: str = NONE, **options: Any
+    masks: str = FILES, reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **options: Any
 ) -> list[str]:
     """The options of `ddm train` that these inputs stand for; `options` are those that `more_options` calls alike.
 
@@ -203,7 +203,7 @@ def arguments(
     from ..hosts.trainer_process import more_options
 
     return MASKS[masks] + more_options(
-        regularisation=None if regularisation == NONE else image_folders.resolve(regularisation),
+        reg_data=None if reg_data == NONE else image_folders.resolve(reg_data),
         probes=[files.resolve(files.DDM, name) for name in (probe, second_probe) if name != NONE],
         **options,
     )

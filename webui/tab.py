@@ -110,16 +110,27 @@ def _more_inputs() -> dict[str, Any]:
             add(gr.Checkbox, "text_encoder", False, "Let the text encoders learn as well")
         with gr.Row():
             add(gr.Number, "learning_rate", 0, "Learning rate (0: the usual one)")
-            add(gr.Number, "size", 0, "Size in pixels (0: the model's own)", precision=0)
+            add(gr.Number, "resolution", 0, "Resolution in pixels (0: the model's own)", precision=0)
         with gr.Row():
-            add(gr.Number, "batch", 32, "Batch: images in a step", precision=0)
-            add(gr.Number, "pieces", 1, "Pieces of a step, for less memory", precision=0)
+            add(gr.Number, "batch_size", 32, "Batch size: images in a step", precision=0)
+            add(
+                gr.Number,
+                "gradient_accumulation_steps",
+                1,
+                "Gradient accumulation steps: parts of a step, for less memory",
+                precision=0,
+            )
         with gr.Row():
-            add(gr.Checkbox, "checkpointing", False, "Checkpointing: much less memory, a third more time")
+            add(
+                gr.Checkbox,
+                "gradient_checkpointing",
+                False,
+                "Gradient checkpointing: much less memory, a third more time",
+            )
             add(gr.Checkbox, "compile", False, "Compile the steps (NVIDIA with Triton)")
         add(
             gr.Textbox,
-            "regularisation",
+            "reg_data",
             "",
             "Regularisation: a folder of images that keep what the model knows",
             lines=1,
@@ -241,7 +252,7 @@ def _started(names: list[str], *values: Any) -> Iterator[str]:
     yield from train(*values[:first], **{name: value for name, value in more.items() if value is not None})
 
 
-def _more_options(regularisation: str = "", probes: Sequence[str] = (), **rest: Any) -> list[str]:
+def _more_options(reg_data: str = "", probes: Sequence[str] = (), **rest: Any) -> list[str]:
     """What the trainer is told of `_more_inputs`.
 
     Raises:
@@ -251,7 +262,7 @@ def _more_options(regularisation: str = "", probes: Sequence[str] = (), **rest: 
     # The trainer opens the CLIP model itself, in its own process.
     identities = [probe.identity for probe in map(Probe.load, paths) if probe.network is None]
     return more_options(
-        regularisation=_folder(regularisation) if regularisation.strip() else None,
+        reg_data=_folder(reg_data) if reg_data.strip() else None,
         probes=paths,
         clip=files.clip_folder(identities[0]) if identities else None,
         **rest,

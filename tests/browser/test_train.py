@@ -86,7 +86,7 @@ def test_what_was_trained_is_shown_again_in_a_saved_graph(comfy, trainer):
 
 def test_advanced_inputs_are_hidden_until_one_asks_for_them_and_count_all_the_same(comfy, trainer):
     comfy.open()
-    node = trainer(name="hidden", steps=2, batch=4)
+    node = trainer(name="hidden", steps=2, batch_size=4)
     shown = """(id) => {
         const node = app.graph.getNodeById(id);
         const shown = node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name);

@@ -255,7 +255,7 @@ def test_a_model_of_sd_15_shapes_takes_an_adapter_and_makes_an_image(server, sd1
         return load_safetensors(server.view(outputs["latent"]["latents"][0]))["latent_tensor"]
 
     before = len(server.log())
-    small = {"steps": 2, "batch": 1, "size": 256}
+    small = {"steps": 2, "batch_size": 1, "resolution": 256}
     base = latent(graphs.load(sd15) | graphs.sample(**small))
     ours = latent(graphs.load(sd15) | graphs.adapter(1.0, name) | graphs.sample("adapter", **small))
     stock = latent(graphs.load(sd15) | graphs.stock_lora(1.0, name) | graphs.sample("lora", **small))

@@ -153,7 +153,7 @@ def test_the_trainers_sentence_is_the_nodes_error(server, folder):
         ({"weights": "../../etc"}, "There is no"),
         ({"groups": "gender"}, "is not known"),
         ({"groups": "discovered", "target": "dark=.5,light=.5"}, "needs named groups"),
-        ({"regularisation": "../output"}, "There is no folder"),
+        ({"reg_data": "../output"}, "There is no folder"),
         ({"probe": "../../secret.safetensors"}, "There is no DDM file"),
         ({"second_probe": "gender_head.safetensors"}, "is not a probe"),
     ],
@@ -246,16 +246,23 @@ def test_the_advanced_inputs_reach_the_trainer_and_a_probe_fills_the_card(server
     known.mkdir()
     for number in range(3):
         Image.new("RGB", (64, 64), (60 * number, 120, 90)).save(known / f"{number}.png")
-    given = {"learning_rate": 0.001, "size": 32, "batch": 8, "pieces": 2, "checkpointing": True, "trigger": "sks"}
-    given |= {"regularisation": "known", "prior_prompts": "a doctor", "prior_count": 2}
+    given = {
+        "learning_rate": 0.001,
+        "resolution": 32,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": True,
+        "trigger": "sks",
+    }
+    given |= {"reg_data": "known", "prior_prompts": "a doctor", "prior_count": 2}
     given |= {"probe": "gender.safetensors", "second_probe": "skin_tone.safetensors", "measure": 1}
     prompt, panels = watch(server, graphs.train(folder, name="advanced", **given))
     (made,) = server.wait(prompt)["train"]["ddm_panel"]
     card = load_adapter(server.base / "models" / "loras" / "advanced.safetensors").card
     assert {name: card.training[name] for name in ("learning_rate", "resolution", "batch_size", "images")} == {
-        "rate": 0.001,
-        "size": 32,
-        "batch": 8,
+        "learning_rate": 0.001,
+        "resolution": 32,
+        "batch_size": 8,
         "images": 16 + 16 + 2,
     }
     assert sorted(card.concepts) == ["a doctor", "a shade", "sks, a shade"]
@@ -289,7 +296,7 @@ train.Train.hidden = SimpleNamespace(unique_id="1")
 values = dict(folder=image_folders.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
 values |= dict(target="uniform", caption="", style=False, steps=3, rank=2, calibrate=0, seed=0, overwrite=False)
 train.Train.execute(**values, prior_prompts=sys.argv[2])
-from pack.training.prompt import read_prompts
+from pack.training.sampling.prompts import read_prompts
 given = next(one for one in happened[1] if one.startswith("--prior-prompts="))
 print(json.dumps([happened[0], len(happened), read_prompts(given.removeprefix("--prior-prompts="))]))
 """

@@ -352,7 +352,7 @@ def training(folder, name="mine", model="the selected checkpoint", groups="label
 
 
 def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands_among_the_loras(tab, door, tmp_path):
-    more = {"by_prompt": 16, "batch_size": None, "probes": ["gender"], "regularisation": str(tmp_path), "flip": True}
+    more = {"by_prompt": 16, "batch_size": None, "probes": ["gender"], "reg_data": str(tmp_path), "flip": True}
     *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
     assert "mine.safetensors is among your LoRAs" in shown
     ((arguments, locked, memory),) = tab.started

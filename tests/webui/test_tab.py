@@ -90,7 +90,7 @@ def test_what_is_asked_for_besides_reaches_the_trainer(page, folder, forge):
     page.unfold("ddm_train_more")
     page.choose("ddm_train_probes", "gender")
     page.unfold("ddm_train_more")
-    more = {"batch": 4, "learning_rate": 0.0002, "measure": 1, "trigger": "grey", "regularisation": str(folder)}
+    more = {"batch_size": 4, "learning_rate": 0.0002, "measure": 1, "trigger": "grey", "reg_data": str(folder)}
     train(page, folder, "besides", 2, more=more)
     page.wait_for("#ddm_train", "besides.safetensors is among your LoRAs")
     card = AdapterCard.from_metadata(read_metadata(forge.loras / "besides.safetensors"))
@@ -110,7 +110,7 @@ def test_the_selected_checkpoint_is_the_base(page, folder):
         ({"folder": "/nowhere"}, "There is no folder '/nowhere' on this machine"),
         ({"name": "../out"}, "is no name for an adapter"),
         ({"name": "fair"}, "There is an adapter called fair.safetensors already"),
-        ({"more": {"regularisation": "/neither"}}, "There is no folder '/neither' on this machine"),
+        ({"more": {"reg_data": "/neither"}}, "There is no folder '/neither' on this machine"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence(page, folder, given, said):
