@@ -15,7 +15,7 @@ def audit(
     tokenizer: TokenizerOption = None,
     groups: Annotated[
         str,
-        typer.Option(help='auto (default: nothing to say), discovered, words:"man|woman", or labels:COLUMN.'),
+        typer.Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.'),
     ] = "discovered",
     target: Annotated[str, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'.")] = "uniform",
     caption: CaptionOption = None,
