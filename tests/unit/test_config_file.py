@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.commands.config import TrainConfig
 from comfyui_ddm.training.commands.config_file import key_of, read_config, write_config
@@ -127,5 +128,6 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, 
     assert json.loads(result.stdout)["steps"] == 2
     card = load_adapter(tmp_path / "fair.safetensors").card
     assert (card.training["steps"], card.training["rank"], card.training["learning_rate"]) == (2, 3, 0.003)
+    assert read_metadata(tmp_path / "fair.safetensors")["ss_learning_rate"] == "0.003"
     refused = CliRunner().invoke(app, ["train", str(written("out = 'fair.pt'\nfolder = 'set'"))])
     assert refused.exit_code == 2 and "Name it fair.safetensors" in " ".join(refused.stderr.split())
