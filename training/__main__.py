@@ -5,8 +5,11 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What goes into a file or another program is UTF-8; a console gets what it can show."""
     from .commands.app import app
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
 
     app(prog_name="ddm")
 

@@ -9,11 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from ..core.error import DDMError
-from ..core.io import check_tensors, load_tensors, save_tensors
+from ..core.io import check_finite, check_tensors, load_tensors, save_tensors
+from ..core.strict_json import read_fields, write_json
 from .alpha_schedule import ALPHA_MAX
 from .lora_keys import from_ldm, to_ldm
 
@@ -87,32 +89,30 @@ class AdapterCard:
 
     def to_metadata(self) -> dict[str, str]:
         """The `ddm.*` metadata: a JSON text for each field."""
-        return {
-            f"ddm.{item.name}": json.dumps(getattr(self, item.name), ensure_ascii=False, sort_keys=True)
-            for item in fields(self)
-        }
+        return {f"ddm.{item.name}": write_json(getattr(self, item.name), sort_keys=True) for item in fields(self)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "AdapterCard | None":
         """The card in a file's metadata; None when it holds no `ddm.format_version`. Unknown `ddm.*` are ignored.
 
         Raises:
-            DDMError: a value is no JSON, or the file is of a newer format.
+            DDMError: a value is no JSON or of another type, or the file is of a newer format.
         """
         if "ddm.format_version" not in metadata:
             return None
-        known = {f"ddm.{item.name}": item.name for item in fields(cls)}
-        try:
-            values = {name: json.loads(metadata[key]) for key, name in known.items() if key in metadata}
-            newer = int(values["format_version"]) > FORMAT_VERSION
-        except (ValueError, TypeError) as error:
-            raise DDMError(f"The adapter's ddm.* metadata cannot be read ({error}). Train or copy it again.") from error
+        values = read_fields(metadata, _field_types(), "The adapter's card")
+        newer = values["format_version"] > FORMAT_VERSION
         if newer:
             raise DDMError(
                 f"The adapter was written in format {values['format_version']}, this version reads up to "
                 f"{FORMAT_VERSION}. Update ComfyUI-DDM."
             )
         return cls(**values)
+
+
+@lru_cache(1)
+def _field_types() -> dict[str, Any]:
+    return get_type_hints(AdapterCard)
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,18 @@ def load_adapter(path: str | Path) -> Adapter:
 
 def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> Adapter:
     """The LoRA in what was read from `path`; errors as in `load_adapter`."""
+    check_finite(path, tensors)
     modules = {}
     for key, down in tensors.items():
         if not key.endswith(DOWN):
             continue
         name = key.removesuffix(DOWN)
         up = tensors.get(name + UP)
-        if up is None or up.ndim != down.ndim or up.shape[1] != down.shape[0]:
+        if up is None or up.ndim != down.ndim or down.ndim < 2 or up.shape[1] != down.shape[0] or 0 in down.shape:
             raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
         alpha = tensors.get(name + ALPHA)
+        if alpha is not None and alpha.numel() != 1:
+            raise DDMError(f"{path} is broken: the alpha of its layer {name} is no number. Copy or train it again.")
         modules[from_ldm(name)] = Lora(down, up, float(down.shape[0] if alpha is None else alpha))
     if not modules:
         raise DDMError(

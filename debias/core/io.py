@@ -1,5 +1,6 @@
 """Files on disk: atomic writes, and safetensors with readable errors."""
 
+import codecs
 import json
 import os
 import re
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from safetensors import safe_open
 
 LONGEST = 80  # characters of a file's name that a user gives
+LONGEST_NAME = 200  # bytes of it, which file systems count; 255 are usual, and a temporary file's name is longer
+# Windows keeps these for devices, whatever the ending.
+RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
 # A temporary file of which this many seconds have passed belongs to nobody any more.
 ABANDONED = 3600.0
+LONGEST_TEXT = 64 << 20  # bytes of a text file
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 
@@ -86,8 +91,49 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` as UTF-8 to `path` atomically; letters that UTF-8 does not have are written as `\\udce9`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_text(path: str | os.PathLike, longest: int = LONGEST_TEXT) -> str:
+    """The text of a file that a person wrote, in whatever encoding (see `decode`).
+
+    Raises:
+        DDMError: it is not there, may not be read, or is longer than `longest` bytes.
+    """
+    return decode(read_bytes(path, longest))[0]
+
+
+def read_bytes(path: str | os.PathLike, longest: int = LONGEST_TEXT) -> bytes:
+    """What is in a file of limited length; errors as in `read_text`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(longest + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DDMError(f"{path} cannot be read ({reason}). Check its name and its permissions.") from error
+    if len(data) > longest:
+        raise DDMError(f"{path} is longer than {longest >> 20} MiB, which no text of its kind is. Is it another file?")
+    return data
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """Text, and the encoding that it was in: by its byte order mark, UTF-8, or what Windows wrote.
+
+    UTF-16 without a mark is known by its zeros.
+    """
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    guesses = [name for mark, name in marks.items() if data.startswith(mark)][:1] or ["utf-8", "cp1252"]
+    zeros = [data[side:200:2].count(0) > len(data[side:200:2]) / 2 for side in (0, 1)]
+    if any(zeros) and guesses[0] == "utf-8":
+        guesses.insert(0, "utf-16-le" if zeros[1] else "utf-16-be")
+    for encoding in guesses:
+        try:
+            return data.decode(encoding).replace("\0", ""), encoding.removesuffix("-sig")
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1").replace("\0", ""), "latin-1"
 
 
 def save_tensors(
@@ -122,8 +168,42 @@ def open_tensors(path: str | os.PathLike) -> "Iterator[safe_open]":
     try:
         with safe_open(path, framework="pt") as file:
             yield file
+    except DDMError:
+        raise
     except Exception as error:
         raise _broken(path, error) from error
+
+
+def check_finite(path: str | os.PathLike, tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Refuse tensors of a file that are not finite: what is made with them shows nothing.
+
+    Raises:
+        DDMError: naming the file and the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise DDMError(
+                f"{path} cannot be used: its {name} is not finite (NaN or infinite), so its training diverged or the "
+                "file was damaged. Train it again with a lower learning rate, or use another file."
+            )
+
+
+def fill(path: str | os.PathLike, module: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"]) -> None:
+    """Put a file's tensors into a module that was built on the device "meta", and so costs nothing before they fit.
+
+    Raises:
+        DDMError: names, shapes or kinds of numbers are not the module's, or a number is not finite.
+    """
+    wanted = {name: (tuple(one.shape), one.dtype) for name, one in module.state_dict().items()}
+    given = {name: (tuple(one.shape), one.dtype) for name, one in tensors.items()}
+    if wanted != given:
+        wrong = sorted(name for name in wanted | given if wanted.get(name) != given.get(name))
+        raise DDMError(
+            f"{path} is not complete: {len(wrong)} of its tensors are missing or of another shape ({wrong[0]}). "
+            "Copy it again, or train it again."
+        )
+    check_finite(path, tensors)
+    module.load_state_dict(dict(tensors), assign=True)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
@@ -191,7 +271,15 @@ def named_file(folder: str | os.PathLike, name: str, what: str = "an adapter") -
         DDMError: the name is none that a file can have, or leads out of the folder.
     """
     stem, root = name.strip().removesuffix(".safetensors"), Path(folder).resolve()
-    if not stem or len(stem) > LONGEST or stem.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', stem):
+    if (
+        not stem
+        or len(stem) > LONGEST
+        or len(os.fsencode(stem)) > LONGEST_NAME
+        or stem.startswith(".")
+        or stem.endswith(".")
+        or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', stem)
+        or RESERVED.fullmatch(stem.split(".")[0].strip())
+    ):
         raise DDMError(
             f"{name!r} is no name for {what}. Use letters, digits, blanks and hyphens, without a folder: it is saved "
             f"in {root.name}."

@@ -1,9 +1,9 @@
 """The audit of a set of images as one object: what is in it, and what balancing it would cost."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..core.strict_json import write_json
 from .report import Estimate, Thumbnail
 
 FORMAT = 1
@@ -124,7 +124,7 @@ class Audit:
 
     def to_json(self, images: bool = True) -> str:
         """Strict JSON (no NaN)."""
-        return json.dumps(self.to_dict(images), ensure_ascii=False, allow_nan=False, indent=1)
+        return write_json(self.to_dict(images), indent=1)
 
 
 def _without_images(data: Any) -> Any:

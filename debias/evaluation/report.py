@@ -1,12 +1,12 @@
 """The fairness report as one object: numbers and thumbnails that become JSON, a page or a chart."""
 
-import json
 import types
 import typing
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
-from ..core.error import DDMError
+from ..core.error import DDMError, printable
+from ..core.strict_json import fits, read_json, write_json
 
 FORMAT = 1
 
@@ -181,7 +181,7 @@ class FairnessReport:
 
     def to_json(self, images: bool = True) -> str:
         """Strict JSON (no NaN), read back by `from_json`."""
-        return json.dumps(self.to_dict(images), ensure_ascii=False, allow_nan=False, indent=1)
+        return write_json(self.to_dict(images), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "FairnessReport":
@@ -191,11 +191,11 @@ class FairnessReport:
             DDMError: the text is no report, or one of a newer format.
         """
         try:
-            data = json.loads(text)
+            data = read_json(text, "It")
             if data.pop("format") != FORMAT:
                 raise DDMError("This report was written by a newer version. Update, then open it again.")
             return _rebuild(cls, data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (DDMError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.") from error
 
 
@@ -210,8 +210,12 @@ def _rebuild(kind: Any, data: Any) -> Any:
     if isinstance(kind, types.UnionType):
         return None if data is None else _rebuild(next(k for k in kind.__args__ if k is not types.NoneType), data)
     if typing.get_origin(kind) is list:
+        if not isinstance(data, list):
+            raise TypeError("a list is missing")
         return [_rebuild(kind.__args__[0], value) for value in data]
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _rebuild(hints[name], value) for name, value in data.items()})
+    if not fits(data, kind):
+        raise TypeError(f"{printable(repr(data), 80)} is out of place")
     return data

@@ -5,16 +5,17 @@ for each of some timesteps. Between these it is interpolated, so that any number
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..core.error import DDMError
-from ..core.io import load_tensors, save_tensors
+from ..core.io import check_finite, load_tensors, save_tensors
+from ..core.strict_json import read_fields, write_json
 from ..probes.probe import calibrate, hold_out
 
 KIND, VERSION = "head", "1"
@@ -101,7 +102,7 @@ class HSpaceClassifier:
         """Write the head as safetensors, atomically."""
         about = {"names": self.names, "attribute": self.attribute, "timesteps": self.timesteps}
         about |= {"accuracy": self.accuracy, "base_hash": self.base_hash}
-        metadata = {f"ddm.{key}": json.dumps(value, ensure_ascii=False) for key, value in about.items()}
+        metadata = {f"ddm.{key}": write_json(value) for key, value in about.items()}
         tensors = {"weight": self.weight, "bias": self.bias, "push": self.push}
         save_tensors(path, tensors, metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
 
@@ -121,13 +122,37 @@ class HSpaceClassifier:
                 f"format {VERSION}. Update ComfyUI-DDM, or make the head again."
             )
         try:
-            about = {name: json.loads(metadata[f"ddm.{name}"]) for name in _ABOUT}
-            return cls(**about, **{name: tensors[name] for name in ("weight", "bias", "push")})
-        except (KeyError, ValueError, TypeError) as error:
+            about = read_fields(metadata, _ABOUT, "it")
+            tables = {name: tensors[name].float() for name in ("weight", "bias", "push")}
+            _check_shapes(about, tables)
+        except (DDMError, KeyError) as error:
             raise DDMError(f"{path} is not a complete head ({error}). Make it again with `ddm head`.") from error
+        check_finite(path, tables)
+        return cls(**about, **tables)
 
 
-_ABOUT = ("names", "attribute", "timesteps", "accuracy", "base_hash")
+_ABOUT = {
+    "names": list[str],
+    "attribute": str,
+    "timesteps": list[int],
+    "accuracy": list[float],
+    "base_hash": str,
+}
+
+
+def _check_shapes(about: dict[str, Any], tables: dict[str, torch.Tensor]) -> None:
+    """Refuse a head whose parts do not belong together."""
+    missing = ", ".join(_ABOUT.keys() - about.keys())
+    if missing:
+        raise DDMError(f"it does not say its {missing}")
+    times, names, weight = about["timesteps"], about["names"], tables["weight"]
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise DDMError("it needs two different classes or more")
+    if not times or times != sorted(set(times)) or times[0] < 0 or len(about["accuracy"]) != len(times):
+        raise DDMError("its timesteps do not ascend, or have no accuracy each")
+    grids = weight.ndim == 5 and weight.shape[:2] == (len(times), len(names)) and weight.numel()
+    if not grids or tables["bias"].shape != weight.shape[:2] or tables["push"].shape != weight.shape:
+        raise DDMError("its tables are of other shapes than its classes and timesteps")
 
 
 def fit_head(

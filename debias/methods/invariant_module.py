@@ -5,18 +5,18 @@ whatever the base predicts, noise or v.
 """
 
 import hashlib
-import json
 import math
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..core.error import DDMError
-from ..core.io import load_tensors, save_tensors
+from ..core.io import fill, load_tensors, save_tensors
+from ..core.strict_json import read_fields, write_json
 
 KIND, VERSION = "invariant", "1"
 GROUPS = 8  # of the normalisation; widths are multiples of it
@@ -110,7 +110,7 @@ class InvariantModule(nn.Module):
             raise DDMError(
                 f"The module is not saved to {path}: it is not finite. Train again with a lower --learning-rate."
             )
-        metadata = {f"ddm.{key}": json.dumps(value) for key, value in asdict(self.card).items()}
+        metadata = {f"ddm.{key}": write_json(value) for key, value in asdict(self.card).items()}
         save_tensors(path, self.state_dict(), metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
 
     @classmethod
@@ -131,13 +131,14 @@ class InvariantModule(nn.Module):
                 f"format {VERSION}. Update ComfyUI-DDM, or train the module again."
             )
         try:
-            names = InvariantCard.__dataclass_fields__
-            module = cls(InvariantCard(**{name: json.loads(metadata[f"ddm.{name}"]) for name in names}))
-            module.load_state_dict(tensors)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            card = InvariantCard(**read_fields(metadata, get_type_hints(InvariantCard), "it"))
+            with torch.device("meta"):
+                module = cls(card)
+        except (DDMError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
             raise DDMError(
                 f"{path} is not a complete module ({error}). Train it again with `ddm invariant`."
             ) from error
+        fill(path, module, tensors)
         return module.eval().requires_grad_(False)
 
     @property

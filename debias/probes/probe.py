@@ -5,9 +5,10 @@ images that it had not seen, so that a report can correct for it and print it. I
 whoever labelled the training images; it says nothing about who a person is.
 """
 
-import json
 import os
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.error import DDMError
-from ..core.io import load_tensors, save_tensors
+from ..core.io import fill, load_tensors, save_tensors
+from ..core.strict_json import fits, read_fields, write_json
 from .augmentation import augment
 from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, image_tensor
 
 VERSION = "1"
+_WIDEST = 1 << 16  # features
 HELD_OUT = 0.2  # share of every class that a probe is measured on
 
 Extractor = Callable[
@@ -168,7 +171,7 @@ class Probe:
             "temperature": self.temperature,
             "architecture": architecture,
         }
-        metadata = {f"ddm.{key}": json.dumps(value, ensure_ascii=False) for key, value in description.items()}
+        metadata = {f"ddm.{key}": write_json(value) for key, value in description.items()}
         save_tensors(path, tensors, metadata | {"ddm.kind": "probe", "ddm.version": VERSION})
 
     @classmethod
@@ -194,20 +197,16 @@ class Probe:
                 f"format {VERSION}. Update ComfyUI-DDM, or train the probe again."
             )
         try:
-            given = {key[4:]: json.loads(value) for key, value in metadata.items() if key not in _PLAIN}
-            architecture = given["architecture"]
-            network = None
-            if architecture["kind"] == "network":
-                network = ProbeNetwork(int(architecture["width"]))
-                network.load_state_dict({key[8:]: one for key, one in tensors.items() if key.startswith("network.")})
-            head = nn.Linear(tensors["head.weight"].shape[1], len(given["names"]))
-            head.load_state_dict({key[5:]: one for key, one in tensors.items() if key.startswith("head.")})
-            probe = cls(given["names"], given["attribute"], head, network, None, architecture.get("identity", ""))
-            probe.temperature, probe.accuracy = float(given["temperature"]), float(given["accuracy"])
-            probe.confusion = np.asarray(given["confusion"], dtype=np.float64)
-            probe.counts = np.asarray(given["counts"], dtype=np.int64)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+            given = read_fields(metadata, _FIELDS, "it")
+            if missing := ", ".join(_FIELDS.keys() - given.keys()):
+                raise DDMError(f"it does not say its {missing}")
+            probe = _empty(cls, given)
+        except (DDMError, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise DDMError(f"{path} is not a complete probe ({error}). Train it again with `ddm probe`.") from error
+        parts = nn.ModuleDict({"head": probe.head} | ({"network": probe.network} if probe.network else {}))
+        fill(path, parts, tensors)
+        network = probe.network
+        parts.eval().requires_grad_(False)
         if network is None and extractor is not None:
             if identity_of(extractor) != probe.identity:
                 raise DDMError(
@@ -218,7 +217,44 @@ class Probe:
         return probe.to(device)
 
 
-_PLAIN = ("ddm.kind", "ddm.version", "format")
+_FIELDS = {
+    "names": list[str],
+    "attribute": str,
+    "accuracy": float | None,
+    "confusion": list[list[float | None]],
+    "counts": list[int],
+    "temperature": float,
+    "architecture": dict[str, Any],
+}
+# "CLIP", the name of a folder, and the beginning of a hash: it names a model, and is no path.
+_IDENTITY = re.compile(r"[^/\\\x00-\x1f]{1,200}")
+
+
+def _empty(kind: type[Probe], given: dict[str, Any]) -> Probe:
+    """The probe that a file describes, on the device "meta"."""
+    names, architecture, size = given["names"], given["architecture"], len(given["names"])
+    if size < 2 or len(set(names)) < size:
+        raise DDMError("it needs two different classes or more")
+    if len(given["counts"]) != size or [len(row) for row in given["confusion"]] != [size] * size:
+        raise DDMError("its confusion matrix has not one row and column for each class")
+    confusion = np.array(given["confusion"], dtype=np.float64)
+    shares = np.isnan(confusion) | ((confusion >= 0) & (confusion <= 1 + 1e-6))
+    if not shares.all() or min(given["counts"]) < 0 or not given["temperature"] > 0:
+        raise DDMError("a share, a count or its temperature is out of range")
+    linear = architecture.get("kind") != "network"
+    width, identity = architecture.get("features" if linear else "width"), architecture.get("identity", "")
+    if not fits(width, int) or not 1 <= width <= _WIDEST:
+        raise DDMError("the number of its features is out of range")
+    if linear and not (isinstance(identity, str) and _IDENTITY.fullmatch(identity) and ".." not in identity):
+        raise DDMError("it does not name the model whose features it reads")
+    with torch.device("meta"):
+        network = None if linear else ProbeNetwork(width)
+        head = nn.Linear(width, size)
+    probe = kind(names, given["attribute"], head, network, None, identity if linear else "")
+    probe.temperature, probe.confusion = float(given["temperature"]), confusion
+    probe.accuracy = float("nan") if given["accuracy"] is None else float(given["accuracy"])
+    probe.counts = np.array(given["counts"], dtype=np.int64)
+    return probe
 
 
 def identity_of(extractor: Extractor) -> str:

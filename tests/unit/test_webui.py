@@ -176,7 +176,8 @@ def heads(door):
     push = torch.stack([-torch.ones(4, 1, 1), torch.ones(4, 1, 1)])[None]
     for name, attribute, channels in (("gender", "gender", 4), ("age", "age", 4), ("other", "gender", 8)):
         weight, bias = torch.zeros(1, 2, channels, 1, 1), torch.tensor([[1e-3, 0.0]])
-        HSpaceClassifier(("man", "woman"), attribute, (500,), weight, bias, push, (1.0,)).save(
+        own = push.repeat(1, 1, channels // 4, 1, 1)
+        HSpaceClassifier(("man", "woman"), attribute, (500,), weight, bias, own, (1.0,)).save(
             folder / f"{name}.safetensors"
         )
 

@@ -63,5 +63,5 @@ def audit(
         names = {kind: str(path) for kind, path in files.items()}
         typer.echo(json.dumps({**made.to_dict(images=False), "files": names}, ensure_ascii=False))
         return
-    for line in (made.summary, made.advice, *made.remarks, f"The page is in {out}."):
+    for line in (made.summary, made.advice, *made.remarks, *images.remarks(), f"The page is in {out}."):
         typer.echo(line)

@@ -1,6 +1,7 @@
 """A training's configuration as a TOML file, whose keys are called like the options of `ddm train`."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ...debias.core.error import DDMError
+from ...debias.core.io import read_text
+from ...debias.core.strict_json import fits
 from .config import TrainConfig
 
+LONGEST = 1 << 20  # bytes of a file
 KINDS = {
     str: "text in quotes",
     Path: "a path in quotes",
@@ -87,7 +91,9 @@ def _fits(value: Any, kind: type) -> bool:
         return value in list(kind)
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
-    return isinstance(value, {Path: str, float: (int, float)}.get(kind, kind))
+    if kind in (int, float):
+        return fits(value, kind) and math.isfinite(value)
+    return isinstance(value, str) and "\0" not in value
 
 
 def _text(text: str) -> str:
@@ -114,8 +120,8 @@ def _load(path: Path) -> Mapping[str, Any]:
                 f"To read {path}, Python 3.11 or newer is needed, or the package tomli: pip install tomli."
             ) from error
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        return tomllib.loads(read_text(path, LONGEST))
+    except (ValueError, RecursionError, OverflowError) as error:
         raise DDMError(
             f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one (--print-config)."
         ) from error

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...debias.core.error import printable
 from ...debias.evaluation.build_audit import AuditedSet, inspect
 from ...debias.evaluation.dataset_audit import Audit
 from .group_images import Grouper, Grouping, Report, check_source
@@ -76,4 +77,4 @@ def _group(
 
 
 def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return printable(path.relative_to(root).as_posix())

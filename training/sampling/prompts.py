@@ -5,8 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...debias.core.error import DDMError
+from ...debias.core.io import read_text
 
 LONGEST = 60
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".toml", ".yaml", ".yml", ".xlsx", ".parquet")
+# What ends as files of text do, or begins as paths do, is meant to be one.
+_PATH = re.compile(r"\.(txt|csv|tsv|jsonl?|md|toml|ya?ml|xlsx|parquet)$|^(\.{0,2}[/\\]|~/|[a-z]:[/\\])", re.IGNORECASE)
 
 
 def read_prompts(text: str) -> list[str]:
@@ -15,16 +19,16 @@ def read_prompts(text: str) -> list[str]:
     Repeated prompts are given once.
 
     Raises:
-        DDMError: no prompt, no such file, or one that is not UTF-8.
+        DDMError: no prompt, no such file, or a table.
     """
     path = Path(text)
     if _is_file(path):
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DDMError(f"The prompts in {path} cannot be read ({error}). Save the file as UTF-8 text.") from error
-        lines = [line for line in lines if not line.lstrip().startswith("#")]
-    elif path.suffix.lower() == ".txt" and ";" not in text:
+        if path.suffix.lower() in _TABLES:
+            raise DDMError(
+                f"Prompts are read from a text file with one in a line, and {path} is none. Save it as .txt."
+            )
+        lines = [line for line in read_text(path).splitlines() if not line.lstrip().startswith("#")]
+    elif ";" not in text and _PATH.search(text):
         raise DDMError(f"There is no file {path} with prompts. Check its name, or give prompts as 'a doctor;a pilot'.")
     else:
         lines = text.split(";")
