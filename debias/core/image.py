@@ -4,29 +4,43 @@ Files are untrusted: only raster formats are tried, the pixel limit holds whatev
 verified and then reopened, and a truncated one is an error instead of an image with grey at the bottom.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from .error import DDMError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".jxl"}
+)
+# What looks like an image too, and is never read: it is named, so that nobody misses it.
+OTHER_SUFFIXES = frozenset(
+    {".psd", ".xcf", ".kra", ".svg", ".ico", ".icns", ".tga", ".jp2", ".j2k", ".exr", ".hdr", ".dds"}
+    | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
+# Formats that Pillow reads with a package of its own; it is used where it is installed.
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # Pillow's own default; hosts are known to lift theirs
 
 # Pillow picks its reader by content whatever the name, and some readers (EPS, WMF) start other programs.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "HEIF", "JXL")
+# Workflows are kept in the text of PNG files, and may be large: bytes of one text, and of all.
+MAX_TEXT, MAX_TEXTS = 64 << 20, 128 << 20
 
 
 def open_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> Image.Image:
     """Open an image file as RGB.
 
-    16-bit, palette, grey, CMYK and transparent images are converted (white lies behind what is transparent), an EXIF
-    rotation is applied, and of an animation the first frame is taken.
+    16-bit, palette, grey, CMYK and transparent images are converted (white lies behind what is transparent), colours of
+    another ICC profile become sRGB, an EXIF rotation is applied, and of an animation the first frame is taken.
 
     Args:
         path: the file.
@@ -128,6 +142,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn whatever Pillow raises into a sentence; bomb warnings are errors and truncation is never forgiven."""
     forgiving = ImageFile.LOAD_TRUNCATED_IMAGES  # some hosts switch it on for everybody
     ImageFile.LOAD_TRUNCATED_IMAGES = False
+    texts = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT, MAX_TEXTS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -140,8 +156,10 @@ def _readable(path: Path) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DDMError(_too_large(path)) from error
     except UnidentifiedImageError as error:
+        plugin = PLUGINS.get(path.suffix.lower())
+        with_plugin = f"Install {plugin}, or save" if plugin else "Save"
         raise DDMError(
-            f"{path} is not an image that can be read. Save it again as PNG or JPEG, or remove it."
+            f"{path} is not an image that can be read. {with_plugin} it again as PNG or JPEG, or remove it."
         ) from error
     except (PermissionError, IsADirectoryError) as error:
         raise DDMError(f"{path} may not be read ({error.strerror}). Change its permissions or remove it.") from error
@@ -151,10 +169,23 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = forgiving
+        PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = texts
+
+
+@cache
+def _init_formats() -> None:
+    """Let Pillow know its formats, and those of `PLUGINS` that are installed."""
+    Image.init()
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401 (importing it registers the format)
 
 
 def _load(path: Path, draft: bool = False) -> Image.Image:
-    Image.init()
+    _init_formats()
     formats = [name for name in _FORMATS if name in Image.OPEN]  # AVIF depends on how Pillow was built
     with Image.open(path, formats=formats) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -196,7 +227,25 @@ def _transparent(image: Image.Image) -> bool:
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
 
 
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The image with its colours in sRGB, if it has an ICC profile that says that they are others."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+        return image
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(given).lower():
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image  # a profile that makes no sense is no reason to lose an image that does
+    converted.info = {key: value for key, value in image.info.items() if key != "icc_profile"}
+    return converted
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    image = _in_srgb(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image).convert("RGB")
     if _transparent(image):

@@ -3,7 +3,8 @@ import pytest
 from comfyui_ddm.debias.core import image as images
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.image import check_image, fit, open_image, to_array
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 
 def gradient(width=40, height=32):
@@ -144,3 +145,32 @@ def test_images_become_one_array_and_different_sizes_are_refused():
         to_array([gradient(8, 8), gradient(9, 8)])
     with pytest.raises(DDMError, match="no images"):
         to_array([])
+
+
+def wide_gamut():
+    """A profile whose green is much greener than that of sRGB, made of sRGB's own by changing its primary."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    place = data.index(b"gXYZ")
+    offset = int.from_bytes(data[place + 4 : place + 8], "big")
+    data[offset + 8 : offset + 12] = round(0.20 * 65536).to_bytes(4, "big")
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")
+
+
+def test_colours_of_another_profile_become_srgb(tmp_path):
+    image = Image.new("RGB", (8, 8), (60, 180, 60))
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "wide.png", icc_profile=wide_gamut())
+    image.save(tmp_path / "odd.png", icc_profile=b"no profile")
+    image.save(tmp_path / "srgb.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    plain, wide, odd, srgb = (np.asarray(open_image(tmp_path / f"{name}.png"), int) for name in
+                              ("plain", "wide", "odd", "srgb"))  # fmt: skip
+    assert np.abs(wide - plain).max() > 10
+    assert np.array_equal(odd, plain) and np.array_equal(srgb, plain)
+
+
+def test_an_image_that_carries_a_long_text_is_not_lost(tmp_path):
+    text = PngInfo()
+    text.add_text("workflow", "x" * (3 << 20), zip=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png", pnginfo=text)
+    assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)
+    assert check_image(tmp_path / "a.png") == (8, 8)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -31,11 +32,12 @@ def reasons(folder):
 def test_captions_lie_beside_the_images(tmp_path):
     for name in ("b.png", "a.jpg", "c.png"):
         save(tmp_path / name)
-    (tmp_path / "a.txt").write_text("a doctor,\n smiling\n")
+    (tmp_path / "a.txt").write_text("\na doctor,  smiling\na woman doctor\n")
     (tmp_path / "b.CAPTION").write_text("a pilot")
     folder = read_folder(tmp_path)
     assert names(folder) == ["a.jpg", "b.png", "c.png"]
     assert folder.captions == ["a doctor, smiling", "a pilot", ""]
+    assert "1 caption has several lines, of which the first is used." in folder.notes
     assert folder.items[0].labels == {}
     assert read_folder(tmp_path, caption="a portrait").captions == ["a doctor, smiling", "a pilot", "a portrait"]
 
@@ -290,3 +292,92 @@ def test_an_image_has_the_size_that_it_is_shown_in(tmp_path):
     exif[0x0112] = 6
     save(tmp_path / "turned.jpg", size=(300, 200), exif=exif)
     assert [item.size for item in read_folder(tmp_path).items] == [(300, 200), (200, 300)]
+
+
+@pytest.mark.parametrize(
+    ("image", "sidecar"),
+    [
+        ("face.png", "face.png.txt"),
+        ("Face.PNG", "face.txt"),
+        ("caf\u00e9.png", "cafe\u0301.txt"),
+        ("a.jpe", "A.Caption"),
+    ],
+)
+def test_a_caption_is_found_however_its_file_is_called(tmp_path, image, sidecar):
+    save(tmp_path / image)
+    (tmp_path / sidecar).write_text("a doctor")
+    assert read_folder(tmp_path).captions == ["a doctor"]
+
+
+def test_an_empty_caption_file_does_not_hide_a_full_one(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "a.caption").write_text("a doctor")
+    assert read_folder(tmp_path).captions == ["a doctor"]
+
+
+def test_caption_files_that_no_image_used_and_images_called_as_their_folder_are_told(tmp_path):
+    (tmp_path / "doctor").mkdir()
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "doctor" / name, shade=len(name))
+    (tmp_path / "doctor" / "a.txt").write_text("a tall doctor")
+    (tmp_path / "doctor" / "old.txt").write_text("nobody")
+    folder = read_folder(tmp_path)
+    assert folder.captions == ["a tall doctor", "doctor"]
+    assert "Captions that no image has: old.txt." in folder.notes
+    assert "1 image has no caption, and the folder's name is said instead." in folder.notes
+
+
+def test_a_table_with_commas_and_the_trainers_json_give_captions_and_labels(tmp_path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text('file_name,text,tone\na.png,"a doctor, smiling",dark\nb.png,a pilot,light\n')
+    folder = read_folder(tmp_path)
+    assert folder.captions == ["a doctor, smiling", "a pilot"] and folder.column("tone") == ["dark", "light"]
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "meta_cap.json").write_text('{"/images/a.png": {"caption": "a judge"}, "b": {"tags": "pilot, hat"}}')
+    assert read_folder(tmp_path).captions == ["a judge", "pilot, hat"]
+
+
+def test_of_a_list_of_captions_the_first_is_used(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": ["a doctor", "a person"]}')
+    assert read_folder(tmp_path).captions == ["a doctor"]
+
+
+def test_what_looks_like_an_image_is_read_or_named(tmp_path):
+    save(tmp_path / "good.ppm")
+    for name in ("photo.heic", "photo.jxl", "layers.psd", "raw.NEF"):
+        (tmp_path / name).write_bytes(b"not an image")
+    folder = read_folder(tmp_path)
+    assert names(folder) == ["good.ppm"]
+    why = reasons(folder)
+    assert set(why) == {"photo.heic", "photo.jxl", "layers.psd", "raw.NEF"}
+    assert "Install pillow-heif" in why["photo.heic"] and ".nef is not read" in why["raw.NEF"]
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    save(tmp_path / "elsewhere" / "b.png")
+    root = tmp_path / "images"
+    root.mkdir()
+    save(root / "a.png")
+    for name, place in (("linked", tmp_path / "elsewhere"), ("again", tmp_path / "elsewhere"), ("loop", root)):
+        try:
+            (root / name).symlink_to(place, target_is_directory=True)
+        except OSError:
+            pytest.skip("this system makes no links")
+    assert sorted(item.path.name for item in read_folder(root).items) == ["a.png", "b.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+    walk = os.walk
+
+    def refusing(root, onerror=None, **options):
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / "closed")))
+        return walk(root, onerror=onerror, **options)
+
+    monkeypatch.setattr(os, "walk", refusing)
+    (skipped,) = read_folder(tmp_path).skipped
+    assert skipped.path.name == "closed" and "may not be read" in skipped.reason

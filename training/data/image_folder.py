@@ -4,10 +4,13 @@ Whatever cannot be used is listed by name with the reason and skipped; only a fo
 error.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,10 +18,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from ...debias.core.error import DDMError
-from ...debias.core.image import SUFFIXES, open_image
+from ...debias.core.image import OTHER_SUFFIXES, SUFFIXES, open_image
 from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"
+TABLES = (METADATA, "metadata.csv")
+LISTED = 5  # names in one remark
 MASK = "-masklabel"  # how masks beside images are named: face.png has face-masklabel.png
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
 SAME_SHAPE = 0.02  # how much the shapes of an image and its mask may differ
@@ -159,11 +164,14 @@ def read_folder(
 
     Three layouts are understood, together if need be:
 
-    - `metadata.jsonl` (Hugging Face's *imagefolder*), in the folder or in subfolders: `file_name`, a caption in `text`,
-      `caption` or `prompt`, and any other columns as labels. Images beside it that it does not name are skipped.
+    - `metadata.jsonl` or `metadata.csv` (Hugging Face's *imagefolder*), in the folder or in subfolders: `file_name`, a
+      caption in `text`, `caption` or `prompt`, and any other columns as labels. Images beside it that it does not name
+      are skipped.
+    - a `.json` file of kohya's tools, in the folder: names of images with their `caption` or `tags`.
     - subfolders: the first one's name is the label "folder", and the caption where there is no other; kohya's `N_name`
       makes each of its images count N times. The folder itself may be such a one.
-    - a `.txt` or `.caption` file beside an image, with its caption.
+    - a `.txt` or `.caption` file beside an image, with its caption: `face.txt` or `face.png.txt`, however case and
+      accents are written. Of several lines the first is used.
 
     An image `face-masklabel.png` beside `face.png` is its mask.
 
@@ -179,18 +187,22 @@ def read_folder(
     root = Path(path)
     if not root.is_dir():
         raise DDMError(f"There is no folder {root}. Give the folder that has your images in it.")
-    files = _files(root)
+    files, closed = _files(root)
     index = index or FileIndex()
     reading = _Reading(root, caption, files, progress, index)
-    tables = [file for file in files if file.name == METADATA]
+    for folder in closed:
+        reading.skip(folder, "a folder that may not be read")
+    tables = [file for file in files if file.name in TABLES]
     for table in tables:
         reading.read_table(table)
     for file in files:
+        if file.suffix.lower() in OTHER_SUFFIXES:
+            reading.skip(file, f"{file.suffix.lower()} is not read; save it as PNG or JPEG")
         if file.suffix.lower() in SUFFIXES and file not in reading.seen:
             if file.stem.endswith(MASK):
                 continue
-            if any(table.parent in file.parents for table in tables):
-                reading.skip(file, f"not named in {METADATA}")
+            if table := next((table for table in tables if table.parent in file.parents), None):
+                reading.skip(file, f"not named in {table.name}")
             else:
                 reading.read_file(file)
     for mask in reading.masks.values():
@@ -200,6 +212,7 @@ def read_folder(
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
     reading.note_own_name()
+    reading.note_captions()
     reading.note_encodings()
     return ImageFolder(root, reading.items, reading.skipped, reading.notes)
 
@@ -219,10 +232,13 @@ class _Reading:
         self.seen: set[Path] = set()
         self.recoded: list[str] = []
         self.beside = {
-            (file.parent, file.stem, file.suffix.lower()): file
+            (file.parent, _plain(file.stem), file.suffix.lower()): file
             for file in files
             if file.suffix.lower() in _CAPTION_SUFFIXES
         }
+        self.used: set[Path] = set()  # caption files that an image has used
+        self.lines = self.unnamed = 0  # captions of several lines; images that are called as their folder is
+        self.told = self.read_captions([file for file in files if file.suffix.lower() == ".json"])
         self.masks = {
             (file.parent, file.stem.removesuffix(MASK)): file
             for file in files
@@ -232,16 +248,39 @@ class _Reading:
     def skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(path, reason))
 
-    def read_table(self, table: Path) -> None:
-        for number, line in enumerate(self.read_text(table).split("\n"), start=1):
-            if not line.strip():
-                continue
+    def read_captions(self, files: list[Path]) -> dict[str, str]:
+        """The captions in .json files as kohya's tools write them, by the plain stem of the image's name."""
+        told = {}
+        for file in files:
             try:
-                row = json.loads(line)
+                rows = json.loads(self.read_text(file))
             except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-                self.skip(table, f"line {number} is not a JSON object with a file_name")
+                continue
+            for name, row in rows.items() if isinstance(rows, dict) else ():
+                text = row.get("caption") or row.get("tags") if isinstance(row, dict) else None
+                if isinstance(text, str) and text.strip():
+                    told[_plain(PurePosixPath(name.replace("\\", "/")).stem)] = text
+        return told
+
+    def rows(self, table: Path) -> Iterator[tuple[int, dict | None]]:
+        """The number of each line of a table, and what is in it; None for what is no row."""
+        text = self.read_text(table)
+        if table.suffix.lower() == ".csv":
+            yield from enumerate(csv.DictReader(io.StringIO(text)), start=2)
+            return
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                yield number, row if isinstance(row, dict) else None
+
+    def read_table(self, table: Path) -> None:
+        for number, row in self.rows(table):
+            if row is None or not isinstance(row.get("file_name"), str):
+                kind = "a row" if table.suffix.lower() == ".csv" else "a JSON object"
+                self.skip(table, f"line {number} is not {kind} with a file_name")
                 continue
             name = row.pop("file_name").replace("\\", "/")
             if not _stays_inside(name):
@@ -252,6 +291,9 @@ class _Reading:
                 self.skip(table, f"line {number} names {name} a second time")
                 continue
             self.seen.add(file)
+            for key in _CAPTION_COLUMNS:
+                if isinstance(row.get(key), list):  # several captions of one image
+                    row[key] = "\n".join(part for part in row[key] if isinstance(part, str))
             text = next((str(row[key]) for key in _CAPTION_COLUMNS if isinstance(row.get(key), str)), "")
             for key in _CAPTION_COLUMNS[:2]:
                 row.pop(key, None)
@@ -279,9 +321,12 @@ class _Reading:
         if min(width, height) < MIN_SIDE:
             self.skip(file, f"{width}×{height} pixels is too small (at least {MIN_SIDE}×{MIN_SIDE})")
             return
-        text = " ".join(text.split())
+        lines = [said for line in text.splitlines() if (said := " ".join(line.split()))]
+        self.lines += len(lines) > 1
+        text = lines[0] if lines else ""
         if not text:
             text = fallback if self.caption is None else self.filled(labels, file)
+            self.unnamed += bool(text) and self.caption is None
         mask, mask_digest = self.mask_of(file, width / height)
         self.items.append(Item(file, text, labels, repeats, digest, (width, height), mask, mask_digest))
 
@@ -313,10 +358,14 @@ class _Reading:
         return _PLACEHOLDER.sub(value, self.caption or "")
 
     def text_beside(self, file: Path) -> str:
+        names = [_plain(name) for name in (file.stem, file.name)]
         for suffix in _CAPTION_SUFFIXES:
-            if sidecar := self.beside.get((file.parent, file.stem, suffix)):
-                return self.read_text(sidecar)
-        return ""
+            for name in names:
+                if sidecar := self.beside.get((file.parent, name, suffix)):
+                    self.used.add(sidecar)
+                    if (text := self.read_text(sidecar)).strip():
+                        return text
+        return self.told.get(names[0], "")
 
     def read_text(self, file: Path) -> str:
         try:
@@ -346,22 +395,52 @@ class _Reading:
                 f"“{said.replace('_', ' ')}” where they have no caption. Rename it if it means something else."
             )
 
+    def note_captions(self) -> None:
+        unused = [file for file in self.beside.values() if file not in self.used]
+        if self.used and unused:
+            self.notes.append(f"Captions that no image has: {_listed([one.name for one in unused])}.")
+        if self.used and self.unnamed:
+            images = "1 image has" if self.unnamed == 1 else f"{self.unnamed} images have"
+            self.notes.append(f"{images} no caption, and the folder's name is said instead.")
+        if self.lines:
+            captions = "1 caption has" if self.lines == 1 else f"{self.lines} captions have"
+            self.notes.append(f"{captions} several lines, of which the first is used.")
+
     def note_encodings(self) -> None:
         if self.recoded:
-            more = f" and {len(self.recoded) - 5} more" if len(self.recoded) > 5 else ""
             self.notes.append(
-                f"Not UTF-8, so the letters were guessed: {', '.join(self.recoded[:5])}{more}. "
-                "Save them as UTF-8 to be sure."
+                f"Not UTF-8, so the letters were guessed: {_listed(self.recoded)}. Save them as UTF-8 to be sure."
             )
 
 
-def _files(root: Path) -> list[Path]:
-    """All files below `root`, sorted by name, without hidden ones and the `__MACOSX` that archives leave behind."""
-    found = []
-    for folder, folders, names in os.walk(root):
+def _files(root: Path) -> tuple[list[Path], list[Path]]:
+    """All files below `root`, sorted by name, without hidden ones and the `__MACOSX` that archives leave behind.
+
+    Links to folders are followed, but no folder is read twice. Also the folders that may not be read.
+    """
+    found, closed, known = [], [], set()
+    for folder, folders, names in os.walk(
+        root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True
+    ):
+        real = os.path.realpath(folder)
+        if real in known:
+            folders[:] = []
+            continue
+        known.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         found += [Path(folder) / name for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix()), closed
+
+
+def _plain(name: str) -> str:
+    """A name however its accents and its case are written."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{more}"
 
 
 def _stays_inside(name: str) -> bool:
