@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BATCH = 128
 NETWORK_SIDE = 64
 EXTRACTOR_SIDE = 224
+# Images whose pixels differ by less than this, of 255, show nothing.
+FLAT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +27,13 @@ class Predictions:
     """What was read from N images.
 
     Attributes:
-        probabilities: [N, K] of every probe.
+        probabilities: [N, K] of every probe; zeros where an image shows nothing, so that it counts as undetermined.
+        blank: [N] whether an image shows nothing: black, as where a model's answer was not finite, or of one colour.
         features: [N, D] of one probe, or None.
     """
 
     probabilities: Sequence[np.ndarray]
+    blank: np.ndarray
     features: np.ndarray | None = None
 
 
@@ -57,19 +61,22 @@ def read_images(
     """
     everyone = list(probes) + ([features_from] if features_from is not None and features_from not in probes else [])
     found: list[list[np.ndarray]] = [[] for _ in probes]
+    blank: list[np.ndarray] = []
     kept: list[np.ndarray] = []
     images, done = iter(images), 0
     while part := list(islice(images, BATCH)):
         batch = np.stack(part)
         seen = {id(probe): probe.features(batch) for probe in everyone}
+        blank.append(np.ptp(batch, axis=(1, 2)).max(1) < FLAT)
         for probabilities, probe in zip(found, probes, strict=True):
-            probabilities.append(probe.predict_features(seen[id(probe)]))
+            probabilities.append(probe.predict_features(seen[id(probe)]) * ~blank[-1][:, None])
         if features_from is not None:
             kept.append(seen[id(features_from)])
         done += len(part)
         if progress is not None:
             progress(done)
-    return Predictions([np.concatenate(one) for one in found], np.concatenate(kept) if kept else None)
+    features = np.concatenate(kept) if kept else None
+    return Predictions([np.concatenate(one) for one in found], np.concatenate(blank), features)
 
 
 def attributes_of(

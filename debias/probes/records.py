@@ -69,7 +69,8 @@ class Attribute:
     def decided(self, confidence: float = CONFIDENCE) -> np.ndarray:
         """Class indices [N]; −1 where no probability reaches `confidence` (undetermined)."""
         probabilities = np.nan_to_num(self.probabilities, nan=0.0)
-        return np.where(probabilities.max(1) >= confidence, probabilities.argmax(1), -1)
+        surest = probabilities.max(1)
+        return np.where((surest >= confidence) & (surest > 0), probabilities.argmax(1), -1)
 
     def onehot(self, confidence: float = CONFIDENCE) -> np.ndarray:
         """Indicators [N, K]; rows of zeros where undetermined."""

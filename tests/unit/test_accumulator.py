@@ -31,7 +31,10 @@ def probe(attribute="tone", names=("dark", "light")):
 
 
 def image(grey, size=8):
-    return Image.new("RGB", (size, size), (grey, grey, grey))
+    """About that grey; one of a single colour would show nothing."""
+    drawn = Image.new("L", (size, size), grey)
+    drawn.paste(grey + 12 if grey < 128 else grey - 12, (0, 0, size // 2, size))
+    return drawn.convert("RGB")
 
 
 def collection():
@@ -50,6 +53,13 @@ def test_images_of_several_runs_add_up():
     records = seen.records()
     assert records.attributes[0].decided().tolist() == [0, 1, 1]
     assert records.prompts == ["a lamp"]
+
+
+def test_images_that_show_nothing_are_undetermined():
+    seen = collection()
+    blank = [Image.new("RGB", (8, 8), colour) for colour in ("black", "white", "grey")]
+    seen.add([probe()], [*blank, image(240)], origins(4))
+    assert seen.records().attributes[0].decided().tolist() == [-1, -1, -1, 1]
 
 
 def test_the_same_image_of_the_same_origin_counts_once():

@@ -164,3 +164,11 @@ def test_progress_counts_steps_and_cancelling_keeps_whole_batches(plain):
 def test_settings_out_of_range_are_sentences(plain, options, message):
     with pytest.raises(DDMError, match=message):
         generate(plain, PROMPTS, **({"seeds": SEEDS} | options))
+
+
+def test_images_that_are_not_finite_are_an_error_and_not_black(tiny_base):
+    base = load_base(tiny_base, "cpu")
+    with torch.no_grad():
+        base.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(DDMError, match="2 of 2 images came out as numbers that are not finite"):
+        generate(base, ["a"] * 2, range(2), steps=2)

@@ -9,11 +9,13 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.evaluation.report import FairnessReport
 from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.debias.rendering import charts
 from comfyui_ddm.debias.rendering.charts import save_png
 from comfyui_ddm.debias.rendering.report_html import overview, render_report
 from comfyui_ddm.training.commands.report import report as report_command
+from comfyui_ddm.training.embedded.demo import EXAMPLES
 from comfyui_ddm.training.evaluation.evaluate_folder import read_records
 from comfyui_ddm.training.evaluation.load_probes import targets_of
 from PIL import Image
@@ -330,3 +332,15 @@ def test_the_command_writes_page_figures_and_chart(tmp_path):
     assert "data:image/jpeg" in (tmp_path / "out.html").read_text(encoding="utf-8")
     with pytest.raises(DDMError, match="cat"):
         CliRunner().invoke(app, [*arguments, "--target", "cat=.5,dog=.5"], catch_exceptions=False)
+
+
+def test_a_folder_with_black_images_names_them_and_counts_them_for_nobody(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        Image.new("RGB", (64, 64)).save(tmp_path / f"black-{number}.png")
+    gender = Probe.load(EXAMPLES / "probes" / "gender.safetensors")
+    data = read_records(tmp_path, [gender], targets_of([gender], ["uniform"]))
+    black = [path.name.startswith("black") for path in data.paths]
+    assert (data.attributes[0].probabilities.max(1) == 0).tolist() == black
+    assert any("show nothing" in note and "black-0.png" in note for note in data.notes)

@@ -45,7 +45,7 @@ def read_records(
     images = read_folder(folder)
     check_probes(probes, targets)
     reading = _look(images, probes, features_from, progress)
-    notes = [*images.notes, *_skipped(images)]
+    notes = [*images.notes, *_skipped(images), *_blank(images, reading.blank)]
     prompts = [item.labels.get("prompt") or item.caption for item in images.items]
     if "prompt" not in images.columns and len(set(prompts)) > len(prompts) / 2:
         prompts = [""] * len(prompts)
@@ -100,6 +100,15 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and abs(value) < 2**62 else None
+
+
+def _blank(images: ImageFolder, blank: np.ndarray) -> list[str]:
+    """A remark on images that show nothing, if there are any."""
+    names = [images.items[row].path.name for row in np.flatnonzero(blank)]
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"Undetermined, because they show nothing (one colour): {', '.join(names[:LISTED])}{more}."]
 
 
 def _skipped(images: ImageFolder) -> list[str]:

@@ -82,8 +82,8 @@ def generate_batches(
         cancelled: asked before each step; once it says True, the batch at hand is given up.
 
     Raises:
-        DDMError: settings out of range, prompts and seeds of different numbers, an α that soft tokens do not have, or
-            too little memory for one image.
+        DDMError: settings out of range, prompts and seeds of different numbers, an α that soft tokens do not have,
+            images that are not finite, or too little memory for one image.
     """
     import torch
 
@@ -225,6 +225,13 @@ def _denoise(
                     predicted = without + guidance_scale * (with_text - without)
                 latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
                 progress(done)
+        broken = int((~latents.isfinite().flatten(1).all(1)).sum())
+        if broken:
+            raise DDMError(
+                f"{broken} of {len(latents)} images came out as numbers that are not finite, which would be black. The "
+                "model or a LoRA on it is damaged, or its numbers are too large for half precision: try another one, "
+                "or full precision."
+            )
         # A clone made outside of inference mode can be used in training.
         return latents.clone()
     finally:
