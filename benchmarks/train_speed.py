@@ -64,7 +64,7 @@ RIVALS = {
     # diffusers' train_text_to_image_lora.py as its documentation runs it.
     "diffusers' LoRA example": Rival(4, 4, ("to_k", "to_q", "to_v", "to_out.0"), (), None, 1e-4, True, False),
 }
-OURS, COMPILED, SAVING = "our loop", "our loop, compiled", "our loop, saving memory"
+OURS, SAVING = "our loop", "our loop, saving memory"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,6 @@ class Shape:
         batch: images in a step of our loop.
         steps: measured, of our loop.
         rivals: whether the other loops are measured too.
-        compiled: whether ours is measured with `--compile` too.
         speed: target of our loop, in images/s.
         times: target of our loop's speed over that of the paper's.
         memory: target in GB of our loop with one image at a time and checkpointing.
@@ -86,7 +85,6 @@ class Shape:
     batch: int
     steps: int
     rivals: bool
-    compiled: bool = False
     speed: float | None = None
     times: float | None = None
     memory: float | None = None
@@ -94,14 +92,13 @@ class Shape:
     @property
     def loops(self) -> list[str]:
         """What is measured, in order."""
-        compiled, saving = [COMPILED] if self.compiled else [], [SAVING] if self.memory else []
-        return [OURS, *compiled, *(RIVALS if self.rivals else ()), *saving]
+        return [OURS, *(RIVALS if self.rivals else ()), *([SAVING] if self.memory else ())]
 
 
 SHAPES = {
     "the embedded model": Shape(None, 32, 12, True, times=3.0),
-    "SD 1.5, 512 px": Shape("sd1", 32, 12, True, compiled=True, speed=138.0, times=7.0, memory=6.0),
-    "SDXL, 1024 px": Shape("sdxl", 8, 12, False, compiled=True, speed=17.0, memory=12.0),
+    "SD 1.5, 512 px": Shape("sd1", 32, 12, True, speed=138.0, times=7.0, memory=6.0),
+    "SDXL, 1024 px": Shape("sdxl", 8, 12, False, speed=17.0, memory=12.0),
 }
 
 
@@ -124,18 +121,18 @@ def training_speed(name: str, base: Path, device: str, threads: int) -> list[Fig
 
 def _figures(name: str, shape: Shape, found: Mapping[str, tuple[float, float]]) -> list[Figure]:
     """Of one shape, whose loops were found to learn from so many images per second in so many MiB."""
-    figures, ours = [], COMPILED if shape.compiled else OURS
+    figures = []
     for loop, (speed, memory) in found.items():
         if loop == SAVING:
             value = memory * 2**20 / 1e9
             figures.append(Figure(f"{name}: one image, checkpointing", value, at_most=shape.memory, unit="GB"))
             continue
-        target = shape.speed if loop == ours else None
+        target = shape.speed if loop == OURS else None
         figures.append(Figure(f"{name}: {loop}", speed, at_least=target, unit="images/s"))
         figures.append(Figure(f"{name}: {loop}, peak memory", memory, unit="MiB"))
         if loop in RIVALS:
             target = shape.times if loop == next(iter(RIVALS)) else None
-            figures.append(Figure(f"{name}: {ours} over {loop}", found[ours][0] / speed, at_least=target, unit="×"))
+            figures.append(Figure(f"{name}: {OURS} over {loop}", found[OURS][0] / speed, at_least=target, unit="×"))
     return figures
 
 
@@ -206,17 +203,16 @@ def _measure(parent: Connection, path: Path, given: Mapping[str, Any], loop: str
     for _ in range(steps):
         step()
     seconds = _seconds(place, threads) - began
-    parent.send((steps * batch / seconds, _peak_mib(place, loop)))
+    parent.send((steps * batch / seconds, _peak_mib(place)))
 
 
-def _peak_mib(device: "torch.device", loop: str) -> float:
-    """Peak memory of the process, or of its tensors on a GPU; what a recorded step uses counts as reserved alone."""
+def _peak_mib(device: "torch.device") -> float:
+    """Peak memory of the process, or of its tensors on a GPU."""
     import torch
 
     if device.type == "cpu":
         return peak_mib()
-    most = torch.cuda.max_memory_reserved if loop == COMPILED else torch.cuda.max_memory_allocated
-    return most(device) / 2**20
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def _seconds(device: "torch.device", threads: int) -> float:
@@ -266,7 +262,6 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     from ..training.data.caption_table import CaptionTable
     from ..training.data.latents import Latents
     from ..training.data.text_cache import Texts
-    from ..training.loop.compilation import compile_norms
     from ..training.loop.fair_training import FairTraining
     from ..training.loop.settings import TrainSettings
 
@@ -284,9 +279,6 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     training = FairTraining(base, latents, table, weighting, TrainSettings(batch_size=batch))
     if loop == SAVING:
         training.save_memory()
-    if loop == COMPILED:
-        compile_norms(base.unet)
-        training.record()
 
     def step() -> None:
         training.advance()

@@ -176,7 +176,6 @@ def more_options(
     batch_size: int = 32,
     gradient_accumulation_steps: int = 1,
     gradient_checkpointing: bool = False,
-    compile: bool = False,
     reg_data: Path | None = None,
     prior_prompts: str = "",
     prior_count: int = 24,
@@ -202,7 +201,6 @@ def more_options(
         "--flip": flip,
         "--text-encoder": text_encoder,
         "--gradient-checkpointing": gradient_checkpointing,
-        "--compile": compile,
     }
     options += [name for name, wanted in switches.items() if wanted]
     values = {

@@ -105,12 +105,6 @@ def inputs() -> list[io.Input]:
                 optional=True,
                 tooltip="Needs much less memory, and a third more time. Done by itself when memory runs out.",
             ),
-            io.Boolean.Input(
-                "compile",
-                default=False,
-                optional=True,
-                tooltip="On an NVIDIA GPU with Triton: prepares the steps first, which are quicker then.",
-            ),
             io.Combo.Input(
                 "reg_data",
                 options=[NONE, *image_folders.names()],

@@ -127,7 +127,6 @@ def _more_inputs() -> dict[str, Any]:
                 False,
                 "Gradient checkpointing: much less memory, a third more time",
             )
-            add(gr.Checkbox, "compile", False, "Compile the steps (NVIDIA with Triton)")
         add(
             gr.Textbox,
             "reg_data",

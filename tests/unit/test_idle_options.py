@@ -31,8 +31,6 @@ def said(given=(), **values):
         ({"buckets": False, **PAPER}, "--no-buckets has no effect with --objective ddm-paper."),
         ({"min_snr": 5.0, **PAPER}, "--min-snr has no effect with --objective ddm-paper."),
         ({"flip": True, **PAPER}, "--flip has no effect with --objective ddm-paper."),
-        ({"compile": True, "text_encoder": True}, "--compile records no step with --text-encoder"),
-        ({"compile": True, "gradient_checkpointing": True}, "--compile records no step with --gradient-checkpointing"),
     ],
 )
 def test_an_option_without_effect_is_said(values, sentence):
@@ -46,7 +44,7 @@ def test_an_option_without_effect_is_said(values, sentence):
         {},
         {"measure": 60, "probe": [Path("gender.safetensors")]},
         {"keep_tokens": 2, "shuffle_caption": True},
-        {"buckets": False, "flip": True, "min_snr": 5.0, "compile": True},
+        {"buckets": False, "flip": True, "min_snr": 5.0},
         {"paper_alpha": 0.1, **PAPER},
         PAPER,
     ],

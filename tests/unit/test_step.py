@@ -3,7 +3,6 @@
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.loop import fair_training
 from comfyui_ddm.training.loop.min_snr import min_snr_weight
 from comfyui_ddm.training.models.base import Base
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,73 +52,6 @@ def test_a_step_in_pieces_has_the_gradients_of_the_whole(make, pieces, text_enco
         difference = gradients(parts) - gradients(whole)
         assert difference.norm() < 1e-4 * gradients(whole).norm()
         assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-5)
-
-
-class Replayed:
-    """Stands in for a recording where there is no GPU: what it reads and writes has to stay where it is in memory."""
-
-    def __init__(self, function, arguments, pool):
-        self.function = function
-        self.arguments = {name: None if value is None else value.clone() for name, value in arguments.items()}
-        function(**self.arguments)
-        self.places = self._places()
-
-    def __call__(self, arguments):
-        for name, value in arguments.items():
-            if value is not None:
-                self.arguments[name].copy_(value)
-        assert self._places() == self.places
-        return self.function(**self.arguments)
-
-    def _places(self):
-        training = self.function.__self__
-        strength = training.base.unet.lora_strengths["debias"].alpha
-        kept = [strength, *training.parameters, *(one.grad for one in training.parameters if one.grad is not None)]
-        return [tensor.data_ptr() for tensor in kept]
-
-
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_a_recorded_step_learns_the_same_from_what_stays_where_it_is(make, pieces, monkeypatch):
-    monkeypatch.setattr(fair_training, "Recording", Replayed)
-    plain, recorded = (make(changes={"keep": 0.4}).training for _ in range(2))
-    recorded.recordings, recorded.pool = {}, None
-    for training in (plain, recorded):
-        training.pieces = pieces
-        for _ in range(4):
-            training.advance()
-    assert len(recorded.recordings) == 1
-    assert torch.equal(weights(plain), weights(recorded))
-    assert recorded.loss.item() == plain.loss.item()
-    with recorded.averaged():  # to sample with the weights takes memory
-        assert not recorded.recordings
-
-
-def test_a_step_that_cannot_be_recorded_is_learnt_as_it_is(make, monkeypatch):
-    def fails(function, arguments, pool):
-        function(**arguments)
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    monkeypatch.setattr(fair_training, "Recording", fails)
-    said = []
-    plain, recorded = make().training, make(note=said.append).training
-    recorded.recordings, recorded.pool = {}, None
-    for training in (plain, recorded):
-        for _ in range(2):
-            training.advance()
-    assert torch.equal(weights(plain), weights(recorded))
-    assert len(said) == 1
-    assert "not permitted when stream is capturing" in said[0]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_a_step_recorded_on_a_gpu_learns_what_a_plain_one_learns(make):
-    plain, recorded = (make(device="cuda").training for _ in range(2))
-    recorded.record()
-    for training in (plain, recorded):
-        for _ in range(4):
-            training.advance()
-    assert len(recorded.recordings) == 1
-    assert (weights(plain) - weights(recorded)).norm() < 0.02 * weights(plain).norm()
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])

@@ -158,9 +158,6 @@ class TrainConfig:
             help="Need much less memory, and a third more time. Done by itself when memory runs out.",
         ),
     ] = False
-    compile: Annotated[
-        bool, Option("--compile", help="On a GPU, compile the norms and record the step first, for a quicker training.")
-    ] = False
     calibrate: Annotated[
         int, Option(min=0, help="Images made at each of three strengths to calibrate α; 0 for none.")
     ] = TrainSettings.calibrate

@@ -45,9 +45,6 @@ def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[s
     for name in NOT_PUBLISHED if published else ():
         if said(name):
             yield f"{_option(name, getattr(config, name))} has no effect with --objective ddm-paper."
-    reason = "text_encoder" if config.text_encoder else "gradient_checkpointing"
-    if config.compile and getattr(config, reason):
-        yield f"--compile records no step with {_option(reason)}, and only compiles the norms."
 
 
 def _option(name: str, value: object = True) -> str:

@@ -21,7 +21,6 @@ from ..data.image_folder import ImageFolder, read_folder
 from ..evaluation.adapter_page import page_path, write_page
 from ..evaluation.load_probes import open_probes, targets_for
 from ..loop.checkpoint import OtherRun, checkpoint_path, refuse_left
-from ..loop.compilation import compile_norms
 from ..loop.distributed import Ranks
 from ..loop.stop_signals import stop_signals
 from ..models.base import Base, check_weights, load_base
@@ -186,9 +185,6 @@ class Job:
         run.training.pieces = max(run.training.pieces, config.gradient_accumulation_steps)
         if config.gradient_checkpointing:
             run.training.save_memory()
-        if config.compile:
-            compile_norms(base.unet)
-            run.training.record()
         self.reporter.groups(run.grouping)
         return run
 

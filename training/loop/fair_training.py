@@ -40,7 +40,6 @@ from .distributed import Ranks
 from .ema import Ema
 from .min_snr import min_snr_weight
 from .optimizer import build_optimizer, step_unless
-from .recording import Recording
 from .settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ class FairTraining(Resumable):
         reach: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
         pieces: a process takes its rows of a step in so many pieces.
         whole: whether weights and optimizer are those of `step`; they are not while the optimizer works.
-        recordings: of a step's forward and backward, by shape; None if nothing is recorded (see `record`).
         checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
     """
 
@@ -130,7 +128,6 @@ class FairTraining(Resumable):
         self.reach = 1.0
         self.draws = self._draws(weighting)
         self.step, self.pieces, self.checkpointing, self.whole = 0, self._pieces(), False, True
-        self.recordings: dict[tuple, Recording] | None = None
         self.loss = torch.tensor(float("nan"), device=base.device)
         self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
@@ -219,8 +216,7 @@ class FairTraining(Resumable):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """What is learnt has its averaged values (EMA) meanwhile, if they are kept, and there is room to sample."""
-        self._make_room()
+        """What is learnt has its averaged values (EMA) meanwhile, if they are kept."""
         ema = self.averages.get("style" if self.step < self.draws.style_steps else "debias")
         if ema:
             ema.swap()
@@ -229,21 +225,6 @@ class FairTraining(Resumable):
         finally:
             if ema:
                 ema.swap()
-
-    def record(self) -> None:
-        """On a GPU, record forward and backward once for each shape of batch, and replay them at every step.
-
-        Not where text encoders learn, nor with checkpointing.
-        """
-        import torch
-
-        if self.base.device.type == "cuda" and not self.settings.text_encoder and not self.checkpointing:
-            self.recordings, self.pool = {}, torch.cuda.graph_pool_handle()
-
-    def save_memory(self) -> None:
-        """Keep no activations, nor recordings, which do."""
-        super().save_memory()
-        self.recordings = None
 
     def _gradients(self, plan: Batch, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
         """Gradients and loss of this process's rows, with less memory each time that it does not suffice.
@@ -273,16 +254,7 @@ class FairTraining(Resumable):
                 parameter.grad = torch.zeros_like(parameter)
         return [parameter.grad for parameter in learning]
 
-    def _make_room(self) -> None:
-        """Give back the memory that recordings hold; they are made again at the next step."""
-        import torch
-
-        if self.recordings:
-            self.recordings.clear()
-            torch.cuda.empty_cache()
-
     def _need_less(self, rows: int) -> None:
-        self._make_room()
         fewer = ""
         if self.pieces < rows:
             self.pieces = min(2 * self.pieces, rows)
@@ -344,52 +316,10 @@ class FairTraining(Resumable):
             target = target.index_copy(0, rows, answer)
             if cells is not None:  # what the base answers holds for the whole image
                 cells = cells.index_fill(0, rows, 1.0)
-        given = {"noisy": noisy, "t": t, "target": target, "weight": self.weight[t] * factor, "cells": cells}
         self._set_alpha(plan.alpha)
-        given |= vars(self._text(plan.text))
-        return self._learn(**given) if self.recordings is None else self._replay(plan.style, given)
-
-    def _replay(self, style: bool, given: "dict[str, torch.Tensor | None]") -> "torch.Tensor":
-        """As `_learn`, by its recording for these shapes, which is made if there is none, and can be."""
-        import torch
-
-        shapes = (style, *(None if value is None else value.shape for value in given.values()))
-        if shapes not in self.recordings:
-            gradients = [parameter.grad for parameter in self.learning["style" if style else "debias"]]
-            before = [gradient.clone() for gradient in gradients]
-            try:
-                self.recordings[shapes] = Recording(self._learn, given, self.pool)
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                self._make_room()
-                self.recordings, reason = None, " ".join(str(error).split())[:200]
-                self.note(f"A step cannot be recorded here ({reason}). The training goes on without, more slowly.")
-            torch._foreach_copy_(gradients, before)  # its first calls have added to them
-        return self._learn(**given) if self.recordings is None else self.recordings[shapes](given)
-
-    def _learn(
-        self,
-        noisy: "torch.Tensor",
-        t: "torch.Tensor",
-        target: "torch.Tensor",
-        weight: "torch.Tensor",
-        cells: "torch.Tensor | None",
-        tokens: "torch.Tensor",
-        pooled: "torch.Tensor | None",
-    ) -> "torch.Tensor":
-        """Add the gradients of the rows' weighted sum of losses; give that sum.
-
-        Args:
-            noisy, target: [B, C, h, w], what the U-Net is given and what it should answer.
-            t: [B] timesteps.
-            weight: [B] of the rows.
-            cells: [B, 1, h, w] of the cells' errors; None for 1.
-            tokens, pooled: as `Text` has them.
-        """
-        error = (self.base.predict(noisy, t, Text(tokens, pooled)) - target).square()
+        error = (base.predict(noisy, t, self._text(plan.text)) - target).square()
         error = error if cells is None else error * cells
-        loss = (error.mean((1, 2, 3)) * weight).sum()
+        loss = (error.mean((1, 2, 3)) * (self.weight[t] * factor)).sum()
         loss.backward()
         return loss.detach()
 

@@ -32,7 +32,7 @@ class Strength:
     """The strength α of one adapter on a model: a float, or a tensor with one value per image.
 
     Attributes:
-        rows: those tensors by their length; each stays where it is in memory, as a `Recording` asks for.
+        rows: those tensors by their length; each stays where it is in memory.
     """
 
     alpha: "float | torch.Tensor" = 1.0
