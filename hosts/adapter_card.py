@@ -85,6 +85,19 @@ class LoadedCard:
         source = "predicted" if best is None else "measured"
         text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
         text += f"Recommended α: {card.recommended_alpha:g} ({source})."
+        text += _by_prompt(card.measured, card.recommended_alpha)
         if self.alpha > card.alpha_max:
             text += f" α = {self.alpha:g} is beyond what it was trained for."
         return text
+
+
+def _by_prompt(measured: dict[str, Any] | None, alpha: float) -> str:
+    """FD by prompt with and without the adapter, and the worst prompt, as measured."""
+    points = {one["alpha"]: one for one in (measured or {}).get("points", ())}
+    if alpha not in points or 0 not in points or None in (points[alpha]["fd"], points[0]["fd"]):
+        return ""
+    now = points[alpha]
+    text = f" FD by prompt is {now['fd']:.2f} there, {points[0]['fd']:.2f} without it."
+    if worst := now.get("worst_prompt"):
+        text += f" Worst is “{worst['prompt']}”: {worst['group']} {worst['share']:.0%}."
+    return text

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.samplers
 import comfy.sd
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..debias.core.error import DDMError
 from . import adapter_file, files
@@ -33,7 +34,7 @@ class AlphaSweep(io.ComfyNode):
             display_name="DDM Alpha Sweep",
             category=CATEGORY,
             description="Makes images of the same seeds at several strengths α of a fair adapter, measures who is in "
-            "them, and recommends the smallest α that is as near to the target as can be told.",
+            "them, and recommends the smallest α at which every prompt is as near to the target as can be told.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model as it is, without the adapter."),
@@ -251,18 +252,18 @@ def _look(seen: "Accumulator", probes: list, pixels: Any, prompt: str, alpha: fl
 def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
-    from ..training.evaluation.alpha_sweep import recommended_alpha
     from .report_files import chart_image, image_image, new_place, words
 
     report = study.report
-    best = recommended_alpha(report, cfg)
+    best = report.recommendation(cfg)
     panel = report_panel(report, "sweep", new_place("sweep").save(report))
-    few = "" if panel["verdict"]["tone"] != "unknown" else " as far as these images can tell"
-    text = "\n".join(filter(None, (f"Recommended α: {best:g}{few}.", words(report), warning)))
-    panel |= {"points": sweep_points(report), "recommended_alpha": best}
+    text = "\n".join(filter(None, (best.reason, words(report), warning)))
+    panel |= {"points": sweep_points(report), "recommended_alpha": best.alpha}
     panel["remarks"] += [warning] if warning else []
-    chart = chart_image(sweep_overview(report, best))
-    return io.NodeOutput(image_image(_grid(study, shown)), chart, study, best, text, ui={"ddm_panel": [panel]})
+    chart = chart_image(sweep_overview(report, best.alpha))
+    # Whatever takes its strength from here stops with the reason where there is none.
+    alpha = ExecutionBlocker(best.reason) if best.alpha is None else best.alpha
+    return io.NodeOutput(image_image(_grid(study, shown)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
 
 
 def _grid(study: "Evaluation", shown: "dict[float, dict[str, list[Image]]]") -> "Image":

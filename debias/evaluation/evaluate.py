@@ -7,10 +7,23 @@ import numpy as np
 
 from ..probes.prompt_class import recognised_by
 from ..probes.records import CONFIDENCE, Attribute, EvaluationData
-from . import intervals, kid, metrics
+from . import diversity, intervals, kid, metrics
 from .clusters import look_alikes
 from .contact_sheet import contact_sheets
-from .report import Estimate, FairnessReport, Intersection, Measured, Overall, PromptRow, Quality, Setting
+from .recommendation import recommend
+from .report import (
+    Diversity,
+    Estimate,
+    FairnessReport,
+    Intersection,
+    Measured,
+    Overall,
+    PromptRow,
+    Quality,
+    Setting,
+    Shift,
+    WorstPrompt,
+)
 from .report_text import remarks, summarise
 
 DRIFT = {
@@ -50,7 +63,9 @@ def build_report(
     subjects = {one.name: recognised_by(one, records.prompts) for one in records.attributes}
     fidelity = next((one for one in records.attributes if subjects[one.name] is not None and one.target is None), None)
     shown = [one for one in records.attributes if one is not fidelity] or list(records.attributes)
-    measured = [_measure(one, records, margin, confidence, resamples, random_seed) for one in shown]
+    measured, distances = zip(
+        *(_measure(one, records, margin, confidence, resamples, random_seed) for one in shown), strict=True
+    )
     settings = [
         Setting(one.label, one.alpha, one.cfg, int((records.condition == i).sum()))
         for i, one in enumerate(records.conditions)
@@ -68,10 +83,15 @@ def build_report(
         remarks=remarks(measured, prices, settings, records.base, records.after, margin),
         margin=margin,
         confidence=confidence,
-        attributes=measured,
+        attributes=list(measured),
         fidelity=fidelity.name if fidelity else "",
         intersections=_intersections(records, shown, confidence, resamples, random_seed),
         quality=prices,
+        diversity=_diversity(records, shown[0], confidence, random_seed),
+        recommendations=[
+            recommend(measured, prices, settings, cfg, distances[0])
+            for cfg in dict.fromkeys(one.cfg for one in settings if one.alpha is not None)
+        ],
         sheets=pages,
         clusters=groups,
         notes=notes,
@@ -112,7 +132,8 @@ def _bootstrap(
 
 def _measure(
     attribute: Attribute, records: EvaluationData, margin: float, confidence: float, resamples: int, random_seed: int
-) -> Measured:
+) -> tuple[Measured, np.ndarray]:
+    """The attribute, and the bootstrap draws [2, B, C] of its FD by prompt."""
     classes, base = len(attribute.classes), records.base
     onehot = attribute.onehot(confidence)
     size = (len(records.conditions), len(records.prompts))
@@ -128,18 +149,25 @@ def _measure(
     overall, rows = [], []
     for condition in range(size[0]):
         own, total = counts[condition], totals[condition]
-        overall.append(
-            _overall(condition, own, total, draws, base, base_shares, attribute, target, margin, random_seed)
-        )
         here = [
             _prompt_row(condition, name, own[p], int(total[p]), target, attribute.target is not None, margin)
             for p, name in enumerate(records.prompts)
             if total[p]
         ]
-        rows += sorted(here, key=lambda row: -1 if row.fd is None else row.fd, reverse=True)
+        here.sort(key=lambda row: -1 if row.fd is None else row.fd, reverse=True)
+        shift = None
+        if attribute.target is None and condition != records.reference(condition):
+            shift = _shift(own, counts[records.reference(condition)], records.prompts, random_seed)
+        worst = _worst(here, attribute.classes, target)
+        overall.append(
+            _overall(
+                condition, own, total, draws, base, base_shares, attribute, target, margin, random_seed, worst, shift
+            )
+        )
+        rows += here
     confusion = None if attribute.confusion is None else np.asarray(attribute.confusion, dtype=float).tolist()
     accuracy = None if attribute.accuracy is None else float(attribute.accuracy)
-    return Measured(
+    measured = Measured(
         attribute.name,
         list(attribute.classes),
         target.tolist(),
@@ -149,6 +177,41 @@ def _measure(
         overall,
         rows,
     )
+    return measured, draws[..., classes]
+
+
+def _worst(rows: Sequence[PromptRow], classes: Sequence[str], target: np.ndarray) -> WorstPrompt | None:
+    """The first of the prompts, which come furthest from the target first."""
+    if not rows or rows[0].fd is None:
+        return None
+    shares = np.array([one.value for one in rows[0].shares])
+    group = int(np.argmax(shares - target))
+    return WorstPrompt(rows[0].prompt, rows[0].fd, classes[group], float(shares[group]))
+
+
+def _shift(counts: np.ndarray, base: np.ndarray, prompts: Sequence[str], random_seed: int) -> Shift | None:
+    """How far counts [P, K] moved from those of the base, over the prompts that were counted in both."""
+    both = np.flatnonzero((counts.sum(1) > 0) & (base.sum(1) > 0))
+    if not len(both):
+        return None
+    moved = np.abs(metrics.shares(counts[both]) - metrics.shares(base[both])).sum(1) / 2
+    worst = int(moved.argmax())
+    floor = intervals.shift_floor(counts[both], base[both], random_seed=random_seed)
+    return Shift(float(moved.mean()), floor, prompts[both[worst]], float(moved[worst]))
+
+
+def _diversity(records: EvaluationData, attribute: Attribute, confidence: float, random_seed: int) -> list[Diversity]:
+    """Of every condition and group that has enough images of some prompt; none without features."""
+    if records.features is None:
+        return []
+    decided, found = attribute.decided(confidence), []
+    for condition in range(len(records.conditions)):
+        for k, name in enumerate(attribute.classes):
+            rows = np.flatnonzero((records.condition == condition) & (decided == k))
+            figures = diversity.within_prompts(np.asarray(records.features)[rows], records.prompt[rows], random_seed)
+            if figures is not None:
+                found.append(Diversity(condition, name, *figures))
+    return found
 
 
 def _overall(
@@ -162,6 +225,8 @@ def _overall(
     target: np.ndarray,
     margin: float,
     random_seed: int,
+    worst: WorstPrompt | None,
+    shift: Shift | None,
 ) -> Overall:
     """One attribute under one condition: counts [P, K], images per prompt [P], draws [2, B, C, K + 3]."""
     classes = counts.shape[-1]
@@ -189,7 +254,8 @@ def _overall(
 
     of_mean = metrics.fairness_distance(p, target)
     mean_draws = metrics.fairness_distance(own[..., :classes], target)
-    distances = intervals.envelope(intervals.centred(own[..., classes:], scores[classes:]))
+    distance_draws = intervals.centred(own[..., classes:], scores[classes:])
+    distances = intervals.envelope(distance_draws)
     fd, bias, gap = _estimates(scores[classes:], *distances)
     floor, floor_high = intervals.fair_floor(target, counts.sum(-1), statistic, random_seed=random_seed)
     per_prompt_images = float(np.median(totals[totals > 0])) if made else 0.0
@@ -199,6 +265,8 @@ def _overall(
         said = intervals.equivalence(change_interval, np.zeros(classes), per_prompt_images, coverage, margin)
         unchanged = intervals.fair_within(margin).replace("fair", "unchanged")
         drift = DRIFT.get(said, unchanged)
+        if shift is not None and drift != intervals.TOO_FEW and shift.beyond_chance > margin:
+            drift = DRIFT[intervals.NOT_FAIR]
     return Overall(
         condition=condition,
         images=made,
@@ -207,6 +275,7 @@ def _overall(
         corrected=corrected(),
         change=_estimates(p - base_shares, *change_interval(0.95)),
         fd=fd,
+        worst=worst,
         fd_of_mean=estimate(of_mean, *intervals.envelope(intervals.centred(mean_draws, of_mean))),
         floor=number(floor[classes]),
         floor_high=number(floor_high[classes]),
@@ -216,10 +285,19 @@ def _overall(
         normalised_entropy=number(metrics.mean_over_prompts(metrics.normalised_entropy(per_prompt[:, :classes]))),
         effective_groups=number(metrics.mean_over_prompts(metrics.effective_groups(per_prompt[:, :classes]))),
         prompt_gap=number(metrics.prompt_range(per_prompt[:, :classes]).max()),
-        verdict=intervals.equivalence(share_interval, target, per_prompt_images, coverage, margin)
+        verdict=intervals.verdict_by_prompt(
+            counts[counts.sum(1) > 0],
+            per_prompt_images,
+            coverage,
+            target,
+            lambda level: tuple(bound[0] for bound in intervals.envelope(distance_draws[..., :1], level)),
+            floor[classes],
+            margin,
+        )
         if attribute.target is not None
         else "",
         drift=drift,
+        shift=shift,
     )
 
 

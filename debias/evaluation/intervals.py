@@ -201,6 +201,57 @@ def equivalence(
     return NOT_FAIR if np.any(low > target + margin) or np.any(high < target - margin) else CANNOT_TELL
 
 
+def verdict_by_prompt(
+    counts: np.ndarray,
+    images: float,
+    coverage: float,
+    target: np.ndarray,
+    fd: Callable[[float], tuple[float, float]],
+    floor: float,
+    margin: float = MARGIN,
+) -> str:
+    """A verdict on all prompts by their distances to the target; what is pooled over prompts decides nothing.
+
+    A share that is off by the margin m makes a distance of m·√(K / (K − 1)) or more. Fair, if the 90% interval of FD by
+    prompt ends below that distance; not fair, if the 95% interval begins above it by more than chance adds, or if any
+    prompt on its own is shown to be unfair (Wilson, Bonferroni-corrected over prompts and classes).
+
+    Args:
+        counts: [P, K], of prompts with counted images.
+        images: images per prompt, undetermined ones included.
+        coverage: share of images that are determined.
+        target: τ [K].
+        fd: confidence level to lower and upper bound of FD by prompt.
+        floor: FD by prompt of a perfectly fair model with as many images.
+    """
+    if len(counts) == 1:
+        counted = counts[0].sum()
+        return equivalence(lambda level: wilson(counts[0], counted, level), target, images, coverage, margin)
+    if not images >= FEWEST_IMAGES:
+        return TOO_FEW
+    if not len(counts):
+        return CANNOT_TELL
+    classes = counts.shape[1]
+    comparisons = len(counts) * (1 if classes == 2 else classes)
+    low, high = wilson(counts, counts.sum(1, keepdims=True), 1 - 0.05 / comparisons)
+    limit = margin * np.sqrt(classes / (classes - 1))
+    if np.any(low > target + margin) or np.any(high < target - margin) or fd(0.95)[0] > limit + floor:
+        return NOT_FAIR
+    return fair_within(margin) if fd(0.90)[1] <= limit and coverage >= LOWEST_COVERAGE else CANNOT_TELL
+
+
+def shift_floor(counts: np.ndarray, base: np.ndarray, draws: int = 500, random_seed: int = 0) -> float:
+    """The mean over prompts of the total variation between counts [P, K] of two, if nothing had moved."""
+    rng = np.random.default_rng(random_seed)
+    total = counts + base
+    shares = total / total.sum(1, keepdims=True)
+    first, second = (
+        rng.multinomial(side.sum(1).astype(np.int64), shares, size=(draws, len(side))) / side.sum(1)[None, :, None]
+        for side in (counts, base)
+    )
+    return float(np.abs(first - second).sum(-1).mean() / 2)
+
+
 def images_needed(target: Sequence[float], margin: float = MARGIN, power: float = 0.8) -> int:
     """About how many images a perfectly fair model needs to be called fair with probability `power`.
 

@@ -31,14 +31,67 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class WorstPrompt:
+    """The prompt furthest from the target, its distance, and the class furthest above its target with its share."""
+
+    prompt: str
+    fd: float
+    group: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far an attribute's shares moved from α = 0, as a share of a prompt's images (total variation).
+
+    `mean` is over the prompts, `floor` what images of a model that nothing moved would show; `worst` the prompt that
+    moved most, by `worst_shift`.
+    """
+
+    mean: float
+    floor: float
+    worst: str
+    worst_shift: float
+
+    @property
+    def beyond_chance(self) -> float:
+        """What is left of the mean without the noise, whose squares add."""
+        return max(self.mean**2 - self.floor**2, 0.0) ** 0.5
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The α to use at a guidance scale (None where the images cannot tell), and why, in a sentence."""
+
+    cfg: float | None
+    alpha: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How different the images of one group are within a prompt, as means over the prompts that have enough.
+
+    `vendi` is the Vendi score of ten images (1: all alike, 10: all different), `distance` the mean cosine distance of
+    two images.
+    """
+
+    condition: int
+    group: str
+    vendi: float
+    distance: float
+    prompts: int
+
+
+@dataclass(frozen=True)
 class Overall:
     """An attribute under one condition, averaged over the prompts.
 
-    `fd` is the mean of the prompts' distances to the target, `fd_of_mean` the distance of the mean shares, which
-    opposite prompts cancel; `floor` and `floor_high` are what a perfectly fair model scores as `fd` with as many
-    images (mean, 95th percentile). `change` is the parity difference to the base condition, per class; `prompt_gap`
-    the largest one between two prompts. Distances of an attribute without a target are to its shares under the base
-    condition.
+    `fd` is *FD by prompt*, the mean of the prompts' distances to the target: it alone decides the verdict, and `worst`
+    stands beside it. `fd_of_mean` is the distance of the mean shares, which opposite prompts cancel; `floor` and
+    `floor_high` are what a perfectly fair model scores as `fd` with as many images (mean, 95th percentile). `change` is
+    the parity difference to the base condition, per class; `prompt_gap` the largest one between two prompts. Distances
+    of an attribute without a target are to its shares under the base condition, and `shift` is how far it moved.
     """
 
     condition: int
@@ -48,6 +101,7 @@ class Overall:
     corrected: list[Estimate] | None
     change: list[Estimate]
     fd: Estimate
+    worst: WorstPrompt | None
     fd_of_mean: Estimate
     floor: float | None
     floor_high: float | None
@@ -59,6 +113,7 @@ class Overall:
     prompt_gap: float | None
     verdict: str
     drift: str | None
+    shift: Shift | None
 
 
 @dataclass(frozen=True)
@@ -165,6 +220,8 @@ class FairnessReport:
     fidelity: str = ""
     intersections: list[Intersection] = field(default_factory=list)
     quality: list[Quality] = field(default_factory=list)
+    diversity: list[Diversity] = field(default_factory=list)
+    recommendations: list[Recommendation] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     clusters: list[Cluster] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -173,6 +230,11 @@ class FairnessReport:
     def images(self) -> int:
         """Images of all conditions."""
         return sum(one.images for one in self.conditions)
+
+    def recommendation(self, cfg: float | None = None) -> Recommendation:
+        """The α to use at a guidance scale; a report of one scale does not name it."""
+        known = {one.cfg: one for one in self.recommendations}
+        return known.get(cfg) or known.get(None) or Recommendation(cfg, None, "No α was measured at this scale.")
 
     def to_dict(self, images: bool = True) -> dict[str, Any]:
         """Plain lists and dictionaries; without `images`, thumbnails keep their captions only."""

@@ -19,6 +19,39 @@ def percent_range(one: Estimate) -> str:
 
 
 def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base: int, after: int) -> str:
+    """What the report says first: of several prompts, how far each is from the target; then what they share."""
+    first = attributes[0]
+    before, now = first.overall[base], first.overall[after]
+    prompts = {row.prompt for row in first.prompts if row.condition == after}
+    if not first.targeted or len(prompts) < 2 or None in (before.fd.value, now.fd.value):
+        return _shares(attributes, settings, base, after)
+    start, end = (_when(settings[one]).rstrip(",") for one in (base, after))
+    distance = f"{_far(now.fd.value)} ({_far(now.fd.low)}–{_far(now.fd.high)})"
+    if base == after:
+        distance = f"{distance} from the target"
+    else:
+        distance = f"{_far(before.fd.value)} from the target {start}, {distance} {end}"
+    chance = "" if now.floor_high is None else f"; a fair model shows up to {_far(now.floor_high)}"
+    worst = f"{now.worst.group} {percent(now.worst.share)}"
+    return (
+        f"Prompt by prompt, {first.name} is {distance} (FD{chance}){_judged(first, now, base == after)}. "
+        f"Worst is “{now.worst.prompt}”: {worst}. "
+        f"Over all prompts: {_lower(_shares(attributes, settings, base, after, judged=False))}"
+    )
+
+
+def _far(value: float | None) -> str:
+    """A distance as `.43`."""
+    return "–" if value is None else f"{value:.2f}".removeprefix("0")
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _shares(
+    attributes: Sequence[Measured], settings: Sequence[Setting], base: int, after: int, judged: bool = True
+) -> str:
     """One sentence: the class furthest above its target, before and after."""
     first = attributes[0]
     before, now = first.overall[base], first.overall[after]
@@ -34,13 +67,13 @@ def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base:
     if base == after:
         share = f"{percent(values[top])} ({percent_range(before.shares[top])})"
         text = f"{name[:1].upper() + name[1:]} {verb} {share} of {images}"
-        return f"{text}{_judged(first, now, base == after)}."
+        return f"{text}{_judged(first, now, True) if judged else ''}."
     start, end = _when(settings[base]), _when(settings[after])
     text = f"{start[:1].upper() + start[1:]} {name} {verb} {percent(values[top])} of {images}"
     if now.shares[top].value is None:
         return f"{text}; {end} none could be told."
     share = f"{percent(now.shares[top].value)} ({percent_range(now.shares[top])})"
-    return f"{text}; {end} {pronoun} {verb} {share}{_judged(first, now, False)}."
+    return f"{text}; {end} {pronoun} {verb} {share}{_judged(first, now, False) if judged else ''}."
 
 
 def remarks(
@@ -65,7 +98,13 @@ def remarks(
                     f"fair, and for {len(verdicts) - fair - unfair} these images cannot tell."
                 )
         elif now.drift:
-            said.append(f"Not asked to change: {one.name}, {now.drift}.")
+            line = f"Not asked to change: {one.name}, {now.drift}"
+            if now.shift is not None:
+                line += (
+                    f"; by prompt it moved by {percent(now.shift.mean)} of the images (chance alone: "
+                    f"{percent(now.shift.floor)}), most under “{now.shift.worst}”: {percent(now.shift.worst_shift)}"
+                )
+            said.append(f"{line}.")
         if now.images and now.undetermined / now.images > 0.05:
             said.append(
                 f"In {percent(now.undetermined / now.images)} of the images {one.name} is undetermined; "

@@ -144,11 +144,27 @@ class Weighting:
 
     def predicted_shares(self, alpha: float, membership: np.ndarray) -> np.ndarray:
         """Predict the shares [K] of any grouping of the set at α, as the mean over concepts (never pooled first)."""
+        return self.shares_by_concept(alpha, membership).mean(0)
+
+    def shares_by_concept(self, alpha: float, membership: np.ndarray) -> np.ndarray:
+        """Predict the shares [C, K] of any grouping at α in each concept that has images of it."""
         weighted = self.weights(alpha)[:, None] * membership
         totals = np.zeros((self.concept.max() + 1, membership.shape[1]))
         np.add.at(totals, self.concept, weighted)
         totals = totals[totals.sum(1) > 0]
-        return (totals / totals.sum(1, keepdims=True)).mean(0)
+        return totals / totals.sum(1, keepdims=True)
+
+    def chance(self, alpha: float, membership: np.ndarray, target: Target) -> tuple[float, float]:
+        """What FD by concept a perfectly fair set would show: about its mean, and about its 95th percentile.
+
+        The mean over concepts of s = √((1 − Σ τ²) / n), with the concept's effective number of images n (Kish); and,
+        with each distance half-normal (mean .8 s, standard deviation .6 s), the mean plus 1.645 standard deviations.
+        """
+        weights = self.weights(alpha) * membership.sum(1)
+        total, square = np.bincount(self.concept, weights), np.bincount(self.concept, weights**2)
+        images = total[total > 0] ** 2 / square[total > 0]
+        scale = np.sqrt((1 - np.square(target.shares).sum()) / images)
+        return float(scale.mean()), float(0.8 * scale.mean() + 1.645 * 0.6 * np.linalg.norm(scale) / len(scale))
 
 
 @dataclass(frozen=True)
@@ -158,7 +174,9 @@ class PredictedCurve:
     Attributes:
         alphas: [A] grid over 0…α_max.
         shares: [A, K] predicted group shares.
-        distance: [A] FD = ‖p − τ‖₂ to the target.
+        distance: [A] FD by concept, the mean over concepts of ‖p_c − τ‖₂: concepts that lean to opposite sides do not
+            make up for each other.
+        chance: [A] what a perfectly fair set of as many effective images would show.
         effective_share: [A] ESS(α) as a share of the set.
         recommended: the smallest α within sampling noise of the target, subject to the ESS floor.
         reached: whether it is within it; if not, it is the nearest that the floor allows.
@@ -167,6 +185,7 @@ class PredictedCurve:
     alphas: np.ndarray
     shares: np.ndarray
     distance: np.ndarray
+    chance: np.ndarray
     effective_share: np.ndarray
     recommended: float
     reached: bool
@@ -183,22 +202,26 @@ def predict_curve(
 ) -> PredictedCurve:
     """Predict shares, distance and price over the dial, and recommend an α.
 
-    Sampling noise is the root mean square FD of a perfectly fair set with the effective number of images,
-    √((1 − Σ τ²) / n). If no α within the floor comes that near, the nearest one up to 1 is recommended: beyond it, some
-    concepts would be over-corrected to make up for others that cannot be. An indicator has no target to come near (its
-    groups are thirds, equal from the start): for it α = 1, which keeps the ESS it was scaled to.
+    Everything is decided concept by concept, against sampling noise (see `Weighting.chance`). A set within its 95%
+    needs no correction. Of others, the smallest α within the mean noise is recommended; if no α within the floor comes
+    that near, the nearest one up to 1: beyond it, some concepts would be over-corrected to make up for others that
+    cannot be. An indicator has no target to come near (its groups are thirds, equal from the start): for it α = 1,
+    which keeps the ESS it was scaled to.
     """
     alphas = np.round(np.arange(0, alpha_max + step / 2, step), 6)
-    shares = np.stack([weighting.predicted_shares(alpha, membership) for alpha in alphas])
-    distance = np.linalg.norm(shares - target.shares, axis=1)
+    by_concept = [weighting.shares_by_concept(alpha, membership) for alpha in alphas]
+    shares = np.stack([own.mean(0) for own in by_concept])
+    distance = np.array([np.linalg.norm(own - target.shares, axis=1).mean() for own in by_concept])
+    chance = np.array([weighting.chance(alpha, membership, target)[0] for alpha in alphas])
     effective = np.array([weighting.effective_share(alpha) for alpha in alphas])
-    noise = np.sqrt((1 - np.square(target.shares).sum()) / np.maximum(effective * len(membership), 1))
     allowed = effective >= floor * 0.999
-    reached = np.flatnonzero(allowed & (distance <= noise))
+    near = distance <= chance
+    near[0] |= distance[0] <= weighting.chance(0.0, membership, target)[1]
+    reached = np.flatnonzero(allowed & near)
     nearest = np.argmin(np.where(allowed & (alphas <= 1), distance, np.inf))
     best = reached[0] if len(reached) else nearest
     recommended = 1.0 if weighting.by_indicator else float(alphas[best])
-    return PredictedCurve(alphas, shares, distance, effective, recommended, bool(len(reached)))
+    return PredictedCurve(alphas, shares, distance, chance, effective, recommended, bool(len(reached)))
 
 
 def recommended_alpha(weighting: Weighting, groups: Sequence[Groups], targets: Sequence[Target]) -> float:

@@ -159,6 +159,12 @@ class EvaluationData:
         same = [i for i, one in enumerate(self.conditions) if one.cfg == cfg]
         return next((i for i in same if self.conditions[i].alpha == 1), same[-1])
 
+    def reference(self, condition: int) -> int:
+        """The condition that this one is compared with: α = 0 at its guidance scale, or else the base."""
+        cfg = self.conditions[condition].cfg
+        same = (i for i, one in enumerate(self.conditions) if one.alpha == 0 and one.cfg == cfg)
+        return next(same, self.base)
+
     def pairs(self, condition: int) -> np.ndarray:
         """Rows [M, 2] of an image and the base condition's image of the same prompt and seed."""
         of_base = {

@@ -67,7 +67,7 @@ def distance_over_alpha(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """FD [A] over α [A]; the shaded ground is what a perfectly fair model would score with as many images."""
-    figure, axes = canvas(axes, "Distance to the target (FD)", "α (strength of the adapter)")
+    figure, axes = canvas(axes, "FD by prompt: distance to the target", "α (strength of the adapter)")
     if floor is not None and floor_high is not None:
         axes.fill_between(alpha, 0, floor_high, color=LIGHT[2], alpha=0.14, linewidth=0)
         axes.plot(alpha, floor, color=LIGHT[2], linewidth=1, linestyle=(0, (1, 2)))
@@ -114,7 +114,7 @@ def pareto(
     quality: Sequence[float],
     labels: Sequence[str],
     quality_name: str = "KID",
-    fairness_name: str = "Distance to the target (FD)",
+    fairness_name: str = "FD by prompt: distance to the target",
     lower_is_better: bool = True,
     percent: bool = False,
     axes: "Axes | None" = None,

@@ -1,6 +1,7 @@
 """The short form of a report that a node shows: plain values for JSON."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..evaluation import intervals
@@ -31,12 +32,21 @@ def report_panel(report: FairnessReport, kind: str = "report", files: Files | No
         "kind": kind,
         "title": report.title,
         "verdict": _verdict(first, after),
+        "headline": _headline(first, after),
         "summary": report.summary,
-        "remarks": [*report.remarks, *report.notes],
+        "remarks": [*report.remarks, *(one.reason for one in report.recommendations[:1]), *report.notes]
+        if kind == "sweep"
+        else [*report.remarks, *report.notes],
         "n": report.images,
         "attributes": [_attribute(one, report) for one in report.attributes],
         "prompts": [
-            {"prompt": row.prompt, "n": row.images, "groups": _groups(first.classes, row.shares)}
+            {
+                "prompt": row.prompt,
+                "n": row.images,
+                "undetermined": row.undetermined,
+                "fd": row.fd if first.targeted else None,
+                "groups": _groups(first.classes, row.shares),
+            }
             for row in rows[:LONGEST]
         ],
         "files": {name: dict(place) for name, place in (files or {}).items()},
@@ -61,6 +71,7 @@ def sweep_points(report: FairnessReport) -> list[dict[str, Any]]:
                 "alpha": setting.alpha,
                 "n": setting.images,
                 "fd": overall.fd.value,
+                "worst": overall.worst and asdict(overall.worst),
                 "fd_low": overall.fd.low,
                 "fd_high": overall.fd.high,
                 "floor": overall.floor_high,
@@ -118,6 +129,18 @@ def audit_panel(audit: Audit, files: Files | None = None) -> dict[str, Any]:
     }
 
 
+def _headline(measured: Measured, condition: int) -> dict[str, Any] | None:
+    """FD by prompt with its interval and what a fair model shows, and the worst prompt; None without a target."""
+    now = measured.overall[condition]
+    if not measured.targeted or now.fd.value is None or now.worst is None:
+        return None
+    return {
+        "fd": asdict(now.fd),
+        "floor": now.floor_high,
+        "worst": asdict(now.worst) if sum(row.condition == condition for row in measured.prompts) > 1 else None,
+    }
+
+
 def _verdict(measured: Measured, condition: int) -> dict[str, str]:
     said = measured.overall[condition].verdict
     text = said or "no target"
@@ -144,6 +167,7 @@ def _attribute(measured: Measured, report: FairnessReport) -> dict[str, Any]:
         "undetermined": now.undetermined,
         "accuracy": measured.accuracy,
         "drift": now.drift,
+        "shift": now.shift and asdict(now.shift),
     }
 
 

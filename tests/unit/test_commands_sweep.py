@@ -12,7 +12,7 @@ from comfyui_ddm.debias.evaluation.evaluate import build_report
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.training.commands.app import app
-from comfyui_ddm.training.evaluation.alpha_sweep import measured_card, recommended_alpha
+from comfyui_ddm.training.evaluation.alpha_sweep import measured_card
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from typer.testing import CliRunner
@@ -46,6 +46,10 @@ def measured(
     if recognised:
         attributes.append(Attribute("role", ("doctor", "pilot"), np.array(subject, float)))
     return build_report(EvaluationData.of(prompts, attributes, conditions, seeds), resamples=100, clusters=0, sheets=0)
+
+
+def recommended_alpha(report, cfg):
+    return report.recommendation(cfg).alpha
 
 
 def test_the_smallest_fair_alpha_is_recommended():

@@ -58,7 +58,10 @@ def report():
 
 def test_the_summary_is_a_sentence_that_says_before_and_after(report):
     assert re.fullmatch(
-        r"At α = 0 men are 8\d% of 240 images; at α = 1 they are \d\d% \(\d\d–\d\d%\), .*\.", report.summary
+        r"Prompt by prompt, gender is \.4\d from the target at α = 0, \.0\d \(\.\d\d–\.\d\d\) at α = 1 "
+        r"\(FD; a fair model shows up to \.\d\d\).*\. Worst is “a \w+”: (man|woman) 5\d%\. "
+        r"Over all prompts: at α = 0 men are 8\d% of 240 images; at α = 1 they are \d\d% \(\d\d–\d\d%\)\.",
+        report.summary,
     )
 
 

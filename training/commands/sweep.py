@@ -82,7 +82,6 @@ def sweep(
     if front is not None:
         files["pareto.png"] = out / "pareto.png"
         save_png(front, files["pareto.png"])
-    best = measured["recommended_alpha"]
     if save_card:
         card = model.card or AdapterCard(base_hash=model.base.hash, architecture=model.base.architecture)
         keep_measured(adapter, card, measured)
@@ -91,5 +90,5 @@ def sweep(
         typer.echo(json.dumps(measured | {"summary": made.summary, "files": names}, ensure_ascii=False))
         return
     typer.echo(made.summary)
-    typer.echo("No α can be recommended without a target." if best is None else f"Recommended α: {best:g}.")
+    typer.echo(measured["reason"])
     typer.echo(f"The report is in {files['report.html']}.")

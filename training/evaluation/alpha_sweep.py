@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, update_card
-from ...debias.evaluation.intervals import FEWEST_IMAGES
-from ...debias.evaluation.report import FairnessReport
+from ...debias.evaluation.report import FairnessReport, Measured
 
 if TYPE_CHECKING:
     from ...debias.groups.target import Target
@@ -21,8 +20,6 @@ Phase = Callable[[str], AbstractContextManager[Callable[[float, int], None]]]
 
 # Guidance scale and sampling steps of `measure`; those of `ddm sweep` if it is not told otherwise.
 GUIDANCE, SAMPLING = 3.0, 20
-# How much less often, as a share of all images, the subject may be recognised than at α = 0.
-RECOGNISED_LOSS = 0.03
 
 
 def make_records(
@@ -82,8 +79,6 @@ def measure(
     options = {"steps": SAMPLING, "bf16": model.base.half_is_native, "overwrite": True}
     records = make_records(model, folder, shots, probes, targets, phase, **options)
     measured = measured_card(build_report(records, clusters=0, sheets=0, random_seed=seed), GUIDANCE, SAMPLING)
-    if per_prompt < FEWEST_IMAGES:
-        measured["recommended_alpha"] = None
     keep_measured(adapter, AdapterCard.from_metadata(read_metadata(adapter)), measured)
     return measured
 
@@ -99,34 +94,9 @@ def keep_measured(adapter: Path, card: AdapterCard, measured: dict[str, Any]) ->
         write_page(adapter)
 
 
-def recommended_alpha(report: FairnessReport, cfg: float) -> float | None:
-    """The smallest α, at a guidance scale, that is as near to the target as can be told.
-
-    That is: its distance FD is one that a perfectly fair model could show with as many images; or, where none gets
-    there, it is no further beyond the best than that. (The intervals of FD would not do: they hold how much prompts
-    differ, and all strengths have the same prompts.) Strengths at which the subject is recognised more than three
-    points less often than at α = 0 are left out while others remain.
-
-    Returns:
-        None when the first attribute has no target, or no α was measured.
-    """
-    first = report.attributes[0]
-    points = [one for one in _points(report, cfg) if one["fd"] is not None]
-    if not first.targeted or not points:
-        return None
-    start = points[0]["recognised"]
-    if start is not None:
-        good = [one for one in points if one["recognised"] is None or one["recognised"] >= start - RECOGNISED_LOSS]
-        points = good or points
-    fair = [one for one in points if one["floor_high"] is not None and one["fd"] <= one["floor_high"]]
-    best = min(points, key=lambda one: one["fd"])
-    near = [one for one in points if one["fd"] <= best["fd"] + (best["floor_high"] or 0.0)]
-    return min(one["alpha"] for one in fair or near)
-
-
 def measured_card(report: FairnessReport, cfg: float, steps: int) -> dict[str, Any]:
-    """The measurement as plain values: shares, distance and price for each α at a guidance scale."""
-    first = report.attributes[0]
+    """The measurement as plain values: FD by prompt, worst prompt, shares and price for each α at a guidance scale."""
+    first, best = report.attributes[0], report.recommendation(cfg)
     return {
         "attribute": first.name,
         "classes": first.classes,
@@ -135,7 +105,8 @@ def measured_card(report: FairnessReport, cfg: float, steps: int) -> dict[str, A
         "prompts": report.prompts,
         "steps": steps,
         "cfg": cfg,
-        "recommended_alpha": recommended_alpha(report, cfg),
+        "recommended_alpha": best.alpha,
+        "reason": best.reason,
         "points": _points(report, cfg),
     }
 
@@ -156,10 +127,21 @@ def _points(report: FairnessReport, cfg: float) -> list[dict[str, Any]]:
                 "images": setting.images,
                 "shares": [one.value for one in overall.shares],
                 "fd": overall.fd.value,
+                "fd_low": overall.fd.low,
                 "fd_high": overall.fd.high,
+                "worst_prompt": overall.worst and asdict(overall.worst),
+                "shifts": {
+                    one.name: _shift(one, overall.condition) for one in report.attributes[1:] if not one.targeted
+                },
                 "floor_high": overall.floor_high,
                 "kid": price.kid if price else None,
                 "recognised": price.recognised.value if price and price.recognised else None,
             }
         )
     return sorted(points, key=lambda one: one["alpha"])
+
+
+def _shift(measured: Measured, condition: int) -> dict[str, Any] | None:
+    """How far another attribute moved, prompt by prompt."""
+    shift = measured.overall[condition].shift
+    return shift and asdict(shift)

@@ -52,13 +52,14 @@ function curve({ measured, predicted, target, recommended_alpha }, alpha) {
   if (measured?.points?.length > 1) {
     const groups = measured.classes.map((name, k) => ({ name, target: measured.target?.[k] }));
     const panel = { points: measured.points, attributes: [{ groups }], recommended_alpha };
-    return sharesOverAlpha(panel, inside(measured.points));
+    const cursor = inside(measured.points);
+    return [distanceOverAlpha(panel, cursor), sharesOverAlpha(panel, cursor)].filter(Boolean);
   }
   if (!target || !(predicted?.length > 1)) return null;
   return distanceOverAlpha({ points: predicted, recommended_alpha, unmarked: true }, inside(predicted));
 }
 
-function facts({ groups, target, base_hash, concepts, training, measured, alpha_max }) {
+function facts({ groups, target, base_hash, concepts, training, measured, alpha_max, recommended_alpha }) {
   const shares = target && Object.entries(target).map(([name, share]) => `${name} ${percent(share)}`);
   return [
     ["Groups", SOURCES[groups] ?? groups],
@@ -76,6 +77,12 @@ function facts({ groups, target, base_hash, concepts, training, measured, alpha_
         ? `${measured.points.reduce((sum, one) => sum + one.images, 0)} images of ${measured.prompts} prompts`
         : "not yet: DDM Alpha Sweep does it",
     ],
+    ["Worst prompt", worstAt(measured, recommended_alpha)],
     ["Base model", base_hash ? base_hash.slice(0, 10) : ""],
   ].filter(([, value]) => value);
+}
+
+function worstAt(measured, alpha) {
+  const worst = measured?.points.find((one) => one.alpha === alpha)?.worst_prompt;
+  return worst && `“${worst.prompt}”: ${worst.group} ${percent(worst.share)} at α ${strength(alpha)}`;
 }

@@ -80,7 +80,7 @@ export function distanceMeter({ fd, floor, groups }) {
         class: "ddm-label",
         title: `Distance of the shares to the target, averaged over prompts (${groups.length} groups)`,
       },
-      "FD",
+      "FD by prompt",
     ),
     drawing,
     html(

@@ -7,7 +7,7 @@ import { shareOf } from "./table.js";
 
 /** Plots of a sweep's points; the recommended α is a line upright. */
 export function sweepPlots(panel) {
-  return html("section", { class: "ddm-plots" }, sharesOverAlpha(panel) ?? distanceOverAlpha(panel), pareto(panel));
+  return html("section", { class: "ddm-plots" }, distanceOverAlpha(panel), sharesOverAlpha(panel), pareto(panel));
 }
 
 const rangeOf = (values, least) => {
@@ -45,7 +45,7 @@ export function sharesOverAlpha({ points, attributes, recommended_alpha }, curso
     xTicks: alphaTicks(points),
     yTicks: [0, 0.5, 1].map((at) => ({ at, text: percent(at) })),
     xTitle: "α",
-    yTitle: "Share of images",
+    yTitle: "Share, all prompts",
     targets: groups.map((group) => group.target).filter(known),
     cursor,
   });
@@ -73,7 +73,7 @@ export function distanceOverAlpha({ points, recommended_alpha, unmarked }, curso
     xTicks: roundAlphas(shown),
     yTicks: [0, top / 2].map((at) => ({ at, text: distance(at) })),
     xTitle: "α",
-    yTitle: "Distance to the target (FD)",
+    yTitle: "FD by prompt",
     band: floor > 0 ? { low: 0, high: floor } : undefined,
     cursor,
   });
@@ -104,7 +104,7 @@ function pareto({ points }) {
     y,
     xTicks: ticks(x, distance),
     yTicks: isShare(name) ? [y[0], 1].map((at) => ({ at, text: percent(at) })) : ticks(y, distance),
-    xTitle: "Distance to the target (FD): further left is fairer",
+    xTitle: "FD by prompt: further left is fairer",
     yTitle: `${name[0].toUpperCase()}${name.slice(1)}: ${isShare(name) ? "higher" : "lower"} is better`,
   });
 }

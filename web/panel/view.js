@@ -2,7 +2,7 @@
 
 import { html } from "./element.js";
 import { openReport, saveJson } from "./files.js";
-import { known } from "./number.js";
+import { distance, known, percent } from "./number.js";
 import { distanceMeter, legend, promptList, shareBars } from "./shares.js";
 import { priceOfBalance, sweepPlots } from "./sweep.js";
 import { numberTables } from "./table.js";
@@ -16,6 +16,7 @@ export function panelView(panel) {
   const [asked, others] = parted(panel);
   return [
     heading(panel),
+    panel.headline && headlineView(panel.headline),
     panel.points?.length > 0 && panel.kind !== "audit" && sweepPlots(panel),
     asked.map(attributeView),
     asked.length > 0 && legend(asked),
@@ -42,6 +43,22 @@ function heading({ verdict, summary, n }) {
   ];
 }
 
+/** The number that decides: the mean over prompts of the distance to the target, and the prompt furthest from it. */
+function headlineView({ fd, floor, worst }) {
+  const sure = [
+    known(fd.low) && `${distance(fd.low)}–${distance(fd.high)}`,
+    known(floor) && `a fair model up to ${distance(floor)}`,
+  ].filter(Boolean);
+  return html(
+    "p",
+    { class: "ddm-headline" },
+    html("b", {}, distance(fd.value)),
+    html("span", {}, " FD by prompt", html("small", {}, ` · ${sure.join("; ")}`)),
+    worst &&
+      html("small", { class: "ddm-worst" }, `Worst: “${worst.prompt}”, ${worst.group} ${percent(worst.share)}`),
+  );
+}
+
 /** One verdict; its tone is fair, unfair or unknown. */
 function verdictView({ tone, text }) {
   const kind = tone in SIGNS ? tone : "unknown";
@@ -63,8 +80,9 @@ function parted({ kind, attributes = [] }) {
 }
 
 function attributeView(attribute) {
-  const { name, undetermined, drift, groups } = attribute;
-  const notes = [undetermined > 0 && `${undetermined} undetermined`, drift].filter(Boolean);
+  const { name, undetermined, drift, groups, shift } = attribute;
+  const moved = shift && `by prompt ${percent(shift.mean)} moved, at most ${percent(shift.worst_shift)} (${shift.worst})`;
+  const notes = [undetermined > 0 && `${undetermined} undetermined`, drift, moved].filter(Boolean);
   return html(
     "section",
     { class: "ddm-attribute" },
