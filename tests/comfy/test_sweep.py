@@ -33,7 +33,7 @@ def test_every_strength_is_measured_on_the_same_seeds(server, swept):
     made = panel(swept)
     assert [one["alpha"] for one in made["points"]] == [0.0, 0.5, 1.0]
     assert [one["n"] for one in made["points"]] == [6, 6, 6]
-    assert made["recommended_alpha"] in (0.0, 0.5, 1.0)
+    assert made["recommended_alpha"] is None  # three images of each prompt are too few to say
     assert {one["prompt"] for one in made["prompts"]} == {"a firefighter", "a doctor"}
     figures = json.loads(server.view(made["files"]["json"]))
     assert [one["paired_images"] for one in figures["quality"]] == [0, 6, 6]

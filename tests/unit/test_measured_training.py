@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
+from comfyui_ddm.debias.evaluation import intervals
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.hosts.adapter_card import LoadedCard
@@ -48,14 +49,14 @@ def test_the_card_and_its_page_say_what_a_sweep_of_the_file_would_say(given, tin
     measured = card.measured
     assert measured == result["measured"] and measured["attribute"] == "gender" and measured["target"] == [0.5, 0.5]
     alphas = [point["alpha"] for point in measured["points"]]
-    assert alphas == [0.0, 0.35, 1.0]  # the one between is what the weights recommend
+    assert alphas == [0.0, 1.0]  # what the weights recommend is measured too, and of so few images it is 0
     assert all(point["images"] == 2 * 2 for point in measured["points"])
-    assert measured["recommended_alpha"] is None and card.recommended_alpha == result["recommended_alpha"] == 0.35
-    assert "0.35 (predicted)" in LoadedCard("fair", 1.0, card, None).text
+    assert measured["recommended_alpha"] is None and card.recommended_alpha == result["recommended_alpha"] == 0.0
+    assert "0 (predicted)" in LoadedCard("fair", 1.0, card, None).text
     assert "gender as a probe sees it" in page and "Nothing yet" not in page
     (kept,) = (tmp_path / "shown").glob("measured_*")
-    assert len(list(kept.rglob("*.png"))) == 3 * 2 * 2
-    options = ["--per-prompt", 2, "--alpha", "0,0.35,1", "--device", "cpu", "--out", tmp_path / "sweep", "--json"]
+    assert len(list(kept.rglob("*.png"))) == 2 * 2 * 2
+    options = ["--per-prompt", 2, "--alpha", "0,1", "--device", "cpu", "--out", tmp_path / "sweep", "--json"]
     options += ["--bf16"] if load_base(tiny_base).half_is_native else []
     swept = ddm("sweep", given["out"], "--probe", probe, "--prompts", "a doctor;a judge", "--base", tiny_base, *options)
     assert json.loads(swept.stdout)["points"] == measured["points"]
@@ -68,7 +69,7 @@ def test_what_is_measured_has_the_size_of_what_was_learnt(given, tmp_path):
 
 
 def test_enough_images_say_which_alpha_is_recommended(given, monkeypatch):
-    monkeypatch.setattr(alpha_sweep, "FEWEST_IMAGES", 2)
+    monkeypatch.setattr(intervals, "FEWEST_IMAGES", 2)
     result = Job(TrainConfig(**given)).run()
     card = load_adapter(given["out"]).card
     assert card.recommended_alpha == result["recommended_alpha"] == card.measured["recommended_alpha"] is not None
