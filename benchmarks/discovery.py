@@ -101,7 +101,7 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
     import torch
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
     from comfyui_ddm.debias.core.io import load_tensors, save_tensors
-    from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, places, unet_features
+    from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, unet_features
     from comfyui_ddm.training.data.group_images import Grouper
     from comfyui_ddm.training.data.latents import Latents
     from comfyui_ddm.training.loop.progress_bars import image_progress
@@ -115,7 +115,8 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
         with image_progress(f"Features {cache.stem}") as report:
             found = unet_features(
                 model.denoise,
-                places(model.unet) | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
+                model.family.features(model.unet)
+                | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
                 model.scheduler.alphas_cumprod,
                 latents,
                 model.encode_text(grouper.names),

@@ -65,7 +65,7 @@ def _gigabytes(family: str) -> float:
     from peft import LoraConfig
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ..training.models.ldm_checkpoint import FAMILIES
+    from ..training.models.family import FAMILIES
     from ..training.models.lora import TARGETS
 
     config = json.loads((FAMILIES / f"{family}.json").read_text(encoding="utf-8"))

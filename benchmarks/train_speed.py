@@ -232,24 +232,27 @@ def _open(path: Path, shape: Shape, device: "torch.device", dtype: "torch.dtype"
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from ..training.models.base import Base, load_base
-    from ..training.models.ldm_checkpoint import FAMILIES
+    from ..training.models.family import FAMILIES, named_family
 
     if shape.family is None:
         return load_base(path, device, dtype)
-    config = json.loads((FAMILIES / f"{shape.family}.json").read_text(encoding="utf-8"))
+    family = named_family(shape.family)
+    config = json.loads((FAMILIES / f"{family.name}.json").read_text(encoding="utf-8"))
     with torch.device(device):
         parts = {
             "unet": UNet2DConditionModel.from_config(config["unet"]).to(dtype),
             "vae": AutoencoderKL.from_config(config["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])).to(dtype),
         }
-        if "text_encoder_2" in config:
-            text = CLIPTextConfig(**config["text_encoder_2"])
-            parts["text_encoder_2"] = CLIPTextModelWithProjection(text).to(dtype)
-    for part in parts.values():
+        texts = {
+            name: (CLIPTextModelWithProjection if text.projected else CLIPTextModel)(CLIPTextConfig(**config[name]))
+            for name, text in family.text_encoders.items()
+        }
+    for part in (*parts.values(), *texts.values()):
         part.eval().requires_grad_(False)
+    texts = {name: model.to(dtype) for name, model in texts.items()}
     scheduler = DDPMScheduler.from_config(config["scheduler"])
-    return Base(**parts, tokenizer=None, scheduler=scheduler, path=path, hash="", device=device, dtype=dtype)
+    about = {"path": path, "hash": "", "device": device, "dtype": dtype}
+    return Base(family, **parts, text_encoders=texts, tokenizers={}, scheduler=scheduler, **about)
 
 
 def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
@@ -271,7 +274,8 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     moments = torch.randn(2, IMAGES, base.latent_channels, side, side)
     width = base.unet.config.cross_attention_dim
     width = width if isinstance(width, int) else width[0]
-    pooled = () if base.text_encoder_2 is None else (torch.randn(base.text_encoder_2.config.projection_dim),)
+    widths = [base.text_encoders[name].config.projection_dim for name in list(base.text_encoders)[1:]]
+    pooled = [torch.randn(width) for width in widths]
     texts = Texts(base.device, [(torch.randn(TOKENS, width), *pooled) for _ in range(3)])
     said = np.full((IMAGES, 1), 2)
     table = CaptionTable(texts, np.full((IMAGES, 1), 1), 0, said)

@@ -87,14 +87,6 @@ def unet_features(
     return {name: torch.cat([part[name] for part in found]).double().numpy() for name in found[0]}
 
 
-def places(unet: "torch.nn.Module") -> dict[str, "torch.nn.Module"]:
-    """Name the places of a diffusers U-Net to read: the first and the last up-block.
-
-    In their joint principal components gender, tone and style lie along straight lines (benchmarks/discovery.md).
-    """
-    return {"up0": unet.up_blocks[0], "last": unet.up_blocks[-1]}
-
-
 def centre(features: dict[str, np.ndarray], concept: np.ndarray) -> dict[str, np.ndarray]:
     """Subtract each concept's mean, so that the occupation itself is not taken for a bias."""
     count = np.bincount(concept)[:, None]

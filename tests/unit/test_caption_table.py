@@ -10,6 +10,7 @@ from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.data import caption_table
 from comfyui_ddm.training.data.caption_table import CaptionTable, shuffled
 from comfyui_ddm.training.data.group_images import Grouping
+from comfyui_ddm.training.models.family import named_family
 from comfyui_ddm.training.models.text import Text
 
 CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
@@ -18,7 +19,7 @@ CAPTIONS = ["a doctor", "a judge", "a doctor", "", "a doctor", "an old person"]
 class Speller:
     """Encodes a sentence as its number, and remembers what it was asked."""
 
-    device, text_encoder_2, text_encoders = torch.device("cpu"), None, {}
+    device, text_encoders, family = torch.device("cpu"), {}, named_family("sd1")
 
     def __init__(self):
         self.asked = []

@@ -15,6 +15,7 @@ from comfyui_ddm.training.loop.batch_sampler import GRID, BatchSampler
 from comfyui_ddm.training.loop.fair_training import FairTraining
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.family import named_family
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.text import Text
 
@@ -30,7 +31,7 @@ def grouping(words=()):
 
 
 class Speller:
-    device, text_encoder_2, text_encoders = torch.device("cpu"), None, {}
+    device, text_encoders, family = torch.device("cpu"), {}, named_family("sd1")
 
     def encode_text(self, prompts):
         self.prompts = list(prompts)

@@ -1,5 +1,6 @@
 """Every family trains, samples and is audited like the embedded model, and its adapters work in diffusers."""
 
+import ast
 import json
 
 import numpy as np
@@ -15,6 +16,8 @@ from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.diffusers_folder import check_folder, read_config
+from comfyui_ddm.training.models.family import FAMILIES, families
 from comfyui_ddm.training.models.lora import (
     TEXT_TARGETS,
     add_lora,
@@ -176,8 +179,9 @@ def pipeline(base):
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     parts = {"vae": base.vae, "text_encoder": base.text_encoder, "tokenizer": base.tokenizer, "unet": base.unet}
-    if base.text_encoder_2 is not None:
-        parts |= {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2}
+    if len(base.text_encoders) == 2:
+        parts |= {"text_encoder_2": base.text_encoders["text_encoder_2"]}
+        parts |= {"tokenizer_2": base.tokenizers["text_encoder_2"]}
         return StableDiffusionXLPipeline(**parts, scheduler=base.scheduler, add_watermarker=False)
     off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**parts, scheduler=base.scheduler, **off)
@@ -290,3 +294,21 @@ def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
     assert (tmp_path / "audit.html").is_file()
     done = CliRunner().invoke(app, ["sample", "--prompts", "a", "--out", str(out), "--base", str(tmp_path / "a.ckpt")])
     assert done.exit_code == 2
+
+
+def test_every_family_is_a_module_with_its_configuration_and_nothing_else_knows_its_name():
+    names = {family.name for family in families()}
+    assert names == {path.stem for path in FAMILIES.glob("*.json")} == {"sd1", "sd2", "sdxl"}
+    package = FAMILIES.parent.parent
+    for path in (*package.rglob("*.py"), *(package.parent / "nodes").glob("*.py")):
+        if path.parent != FAMILIES:
+            said = {
+                node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
+            }
+            assert said.isdisjoint(names), path
+
+
+def test_a_folder_is_of_one_family(folders):
+    for kind in KINDS:
+        config = {part: read_config(folders / kind, part) for part in check_folder(folders / kind)}
+        assert [family.name for family in families() if family.fits(config)] == [kind.removesuffix("-v")]

@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from comfyui_ddm.debias.groups.features import centre, places, principal_components, unet_features
+from comfyui_ddm.debias.groups.features import centre, principal_components, unet_features
 from comfyui_ddm.training.models.base import load_base
 
 
@@ -33,7 +33,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
     def read(batch):
         return unet_features(
             base.denoise,
-            places(base.unet),
+            base.family.features(base.unet),
             base.scheduler.alphas_cumprod,
             latents,
             text,

@@ -54,7 +54,7 @@ def test_only_the_conditional_half_is_pushed(base):
     noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         plain = base.run_unet(noisy, torch.tensor(500), text)
-        with SamplingGuidance([Guidance(random_head())]).on(base.unet, ["a doctor"] * 2):
+        with SamplingGuidance([Guidance(random_head())]).on(base, ["a doctor"] * 2):
             pushed = base.run_unet(noisy, torch.tensor(500), text)
         after = base.run_unet(noisy, torch.tensor(500), text)
     assert torch.equal(pushed[:2], plain[:2])
@@ -72,7 +72,7 @@ def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
     guides = [Guidance(random_head(), scale=1.0), Guidance(random_head("age"), scale=2.0)]
     with torch.inference_mode():
         for chosen in ([], guides):
-            with SamplingGuidance(chosen).on(base.unet, ["a doctor"] * 2):
+            with SamplingGuidance(chosen).on(base, ["a doctor"] * 2):
                 base.run_unet(noisy, torch.tensor(500), text)
         for guide in guides:
             guide.begin(["a doctor"] * 2, together=2)
@@ -114,7 +114,7 @@ def test_the_correction_is_r_times_the_module(base):
     t = torch.tensor(500)
     with torch.inference_mode():
         plain = base.run_unet(noisy, t, text)
-        with SamplingGuidance(invariant=module, strength=0.5).on(base.unet, ["a doctor"]):
+        with SamplingGuidance(invariant=module, strength=0.5).on(base, ["a doctor"]):
             corrected = base.run_unet(noisy, t, text)
         assert torch.allclose(corrected, plain + 0.5 * module(noisy, t, text.tokens), atol=1e-6)
 

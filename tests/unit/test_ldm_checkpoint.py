@@ -8,6 +8,8 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import check_weights, load_base
+from comfyui_ddm.training.models.families.sd2 import TELLING_BIAS
+from comfyui_ddm.training.models.family import named_family
 from comfyui_ddm.training.models.ldm_checkpoint import build_models, check_single_file, configuration_of
 from safetensors.torch import save_file
 
@@ -79,7 +81,7 @@ def test_every_weight_of_the_family_at_full_size_is_found_under_its_ldm_key(fami
     def read(prefix, dtype):
         return {key: value.to(dtype) for key, value in tensors.items() if key.startswith(prefix)}
 
-    again = build_models(family, config, read, torch.float16, "the file")
+    again = build_models(named_family(family), config, read, torch.float16, "the file")
     for name, model in models.items():
         ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (again[name], model))
         assert ours == theirs
@@ -90,7 +92,7 @@ def test_every_weight_of_the_family_at_full_size_is_found_under_its_ldm_key(fami
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files_compute_in_full_precision_on_the_cpu(checkpoint, dtype):
     base = load_base(checkpoint("sdxl", dtype), tokenizer=checkpoint.tokenizer)
-    parts = (base.unet, base.vae, base.text_encoder, base.text_encoder_2)
+    parts = (base.unet, base.vae, *base.text_encoders.values())
     assert {part.dtype for part in parts} == {torch.float32}
 
 
@@ -125,18 +127,19 @@ class File:
 
 def test_the_file_tells_what_it_predicts():
     def told(file, family):
-        config = configuration_of(family, file)
+        config = configuration_of(named_family(family), file)
         return config["scheduler"]["prediction_type"], config["unet"]["sample_size"]
 
-    openclip = {ldm_checkpoint.OPENCLIP + "ln_final.bias": torch.zeros(1)}
     spread = torch.tensor([-1.0, 1.0])
     assert told(File(), "sd1") == ("epsilon", 64)
     assert told(File({"modelspec.prediction_type": "v"}), "sd1") == ("v_prediction", 64)
-    assert told(File(**openclip, **{ldm_checkpoint.TELLING_BIAS: spread * 0.05}), "sd2") == ("epsilon", 64)
-    assert told(File(**openclip, **{ldm_checkpoint.TELLING_BIAS: spread * 0.15}), "sd2") == ("v_prediction", 96)
+    assert told(File(**{TELLING_BIAS: spread * 0.05}), "sd2") == ("epsilon", 64)
+    assert told(File(**{TELLING_BIAS: spread * 0.15}), "sd2") == ("v_prediction", 96)
     assert told(File(), "sdxl") == ("epsilon", 128)
     assert told(File(v_pred=spread), "sdxl") == ("v_prediction", 128)
-    assert configuration_of("sdxl", File(v_pred=spread, ztsnr=spread))["scheduler"]["rescale_betas_zero_snr"]
+    assert configuration_of(named_family("sdxl"), File(v_pred=spread, ztsnr=spread))["scheduler"][
+        "rescale_betas_zero_snr"
+    ]
 
 
 def test_the_hash_is_that_of_the_file(checkpoint):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.groups.features import MOST, TIMESTEPS, places, unet_features
+from ...debias.groups.features import MOST, TIMESTEPS, unet_features
 from .cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
@@ -42,7 +42,8 @@ def image_features(
     """
     import torch
 
-    parts = [f"{place}@{t}" for t in TIMESTEPS for place in places(base.unet)]
+    places = base.family.features(base.unet)
+    parts = [f"{place}@{t}" for t in TIMESTEPS for place in places]
     maker = f"{base.hash} {encoders_hash(base)} {seed}"
     store = TensorCache(cache, "features", maker, parts) if cache else Memory()
     text = encode_texts(base, names, cache)
@@ -50,7 +51,7 @@ def image_features(
     def look(rows: list[int], told: Progress) -> list[torch.Tensor]:
         found = unet_features(
             base.denoise,
-            places(base.unet),
+            places,
             base.scheduler.alphas_cumprod,
             latents.take(rows),
             text,

@@ -195,8 +195,8 @@ class Encoder:
         with torch.no_grad():
             tensor = torch.as_tensor(pixels, device=self.base.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             posterior = self.base.vae.encode(tensor).latent_dist
-            scale = self.base.vae.config.scaling_factor
-            return posterior.mean * scale, posterior.std * scale
+            shift, scale = self.base.family.latent_statistics(self.base)
+            return (posterior.mean - shift) * scale, posterior.std * scale
 
 
 def square_latents(base: "Base", folder: "ImageFolder", progress: Progress | None = None) -> Latents:

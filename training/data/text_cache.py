@@ -49,8 +49,7 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
     Raises:
         DDMError: the cache has no room or may not be written.
     """
-    parts = ("tokens",) if base.text_encoder_2 is None else ("tokens", "pooled")
-    store = TensorCache(cache, "texts", encoders_hash(base), parts) if cache else Memory()
+    store = TensorCache(cache, "texts", encoders_hash(base), base.family.text_fields) if cache else Memory()
     keys = [hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences]
 
     def encode(places: list[int], _: Progress) -> list["torch.Tensor"]:
@@ -64,8 +63,7 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
 def encoders_hash(base: "Base") -> str:
     """A hash of everything that embeddings depend on, but the sentence."""
     digest = hashlib.sha256()
-    for encoder, tokenizer in ((base.text_encoder, base.tokenizer), (base.text_encoder_2, base.tokenizer_2)):
-        if encoder is not None:
-            facts = (base.dtype, tokenizer.model_max_length, tokenizer.pad_token, sorted(tokenizer.get_vocab().items()))
-            digest.update(weights_hash(encoder, *facts).encode())
+    for name, tokenizer in base.tokenizers.items():
+        facts = (base.dtype, tokenizer.model_max_length, tokenizer.pad_token, sorted(tokenizer.get_vocab().items()))
+        digest.update(weights_hash(base.text_encoders[name], *facts).encode())
     return digest.hexdigest()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from ...debias.core.error import DDMError
 from .diffusers_folder import check_folder, load_folder
+from .family import Family
 from .file_hash import hash_files
 from .text import Text
+from .unet import PREDICTIONS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,11 +24,8 @@ if TYPE_CHECKING:
 
     from .soft_tokens import SoftTokens
 
-PREDICTIONS = ("epsilon", "v_prediction")
 # How many images the VAE takes at a time: it needs far more memory per image than the U-Net.
 VAE_PIXELS = 64 * 64 * 64
-# Width of SD 2.x's text embeddings; SD 1.x has 768.
-OPENCLIP_WIDTH = 1024
 # Up to how many latent cells a CPU keeps the whole table of attention for the gradients.
 PLAIN_ATTENTION = 16 * 16
 # How many sentences the text encoder takes at a time.
@@ -37,27 +36,30 @@ TEXTS = 256
 class Base:
     """A frozen base model: everything in eval mode, no parameter requires a gradient.
 
+    What one family does unlike another is the family's (see `Family`); here is what is so for all.
+
     Attributes:
+        family: which one it is of.
+        text_encoders: by their names in a pipeline; a LoRA may change them.
+        tokenizers: by the names of the text encoders that they are for.
         path: the pipeline folder, or the checkpoint file.
         hash: sha256 (hex) over the bytes of the file or files that hold the U-Net's weights; adapters remember it. So a
             checkpoint and the folder that it was converted to have different hashes.
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
-        text_encoder_2, tokenizer_2: SDXL's second ones, else None.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
         size: side in pixels that images have instead of the native one (see `use_resolution`).
     """
 
+    family: Family
     unet: "UNet2DConditionModel"
     vae: "AutoencoderKL"
-    text_encoder: "CLIPTextModel"
-    tokenizer: "CLIPTokenizer"
+    text_encoders: "dict[str, CLIPTextModel | CLIPTextModelWithProjection]"
+    tokenizers: "dict[str, CLIPTokenizer]"
     scheduler: "DDPMScheduler"
     path: Path
     hash: str
     device: "torch.device"
     dtype: "torch.dtype"
-    text_encoder_2: "CLIPTextModelWithProjection | None" = None
-    tokenizer_2: "CLIPTokenizer | None" = None
     soft_tokens: "SoftTokens | None" = None
     size: int | None = None
 
@@ -102,10 +104,14 @@ class Base:
         self.size = None if size == self.native_size else size or None
 
     @property
-    def text_encoders(self) -> "dict[str, CLIPTextModel | CLIPTextModelWithProjection]":
-        """The text encoders by their names in a pipeline."""
-        both = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
-        return {name: model for name, model in both.items() if model is not None}
+    def text_encoder(self) -> "CLIPTextModel":
+        """The first text encoder."""
+        return self.text_encoders["text_encoder"]
+
+    @property
+    def tokenizer(self) -> "CLIPTokenizer":
+        """The first text encoder's tokenizer."""
+        return self.tokenizers["text_encoder"]
 
     @property
     def parts(self) -> "dict[str, torch.nn.Module]":
@@ -120,19 +126,12 @@ class Base:
     @property
     def architecture(self) -> str:
         """`modelspec.architecture` of the LoRAs that are made for this base."""
-        if self.text_encoder_2 is not None:
-            return "stable-diffusion-xl-v1-base/lora"
-        if self.unet.config.cross_attention_dim != OPENCLIP_WIDTH:
-            return "stable-diffusion-v1/lora"
-        return f"stable-diffusion-v2-{'512' if self.prediction == 'epsilon' else '768-v'}/lora"
+        return self.family.architecture(self)
 
     def encode_text(
         self, prompts: Sequence[str], soft_tokens: "SoftTokens | None" = None, gradient: bool = False
     ) -> Text:
         """Encode N prompts, padded (and cut) to the tokenizer's model_max_length.
-
-        SDXL takes the last hidden states but one of both encoders, side by side, and the second's projected embedding
-        (arXiv 2307.01952, section 2.1); the others take the last hidden states.
 
         Args:
             soft_tokens: said before every prompt.
@@ -149,14 +148,8 @@ class Base:
             return Text.cat([self._encode(part, soft_tokens) for part in parts])
 
     def _encode(self, prompts: list[str], soft_tokens: "SoftTokens | None") -> Text:
-        import torch
-
-        ids = self._token_ids(self.tokenizer, prompts, soft_tokens)
-        if self.text_encoder_2 is None:
-            return Text(self.text_encoder(ids).last_hidden_state)
-        first = self.text_encoder(ids, output_hidden_states=True)
-        second = self.text_encoder_2(self._token_ids(self.tokenizer_2, prompts, soft_tokens), output_hidden_states=True)
-        return Text(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second.text_embeds)
+        read = {name: self._token_ids(tokenizer, prompts, soft_tokens) for name, tokenizer in self.tokenizers.items()}
+        return self.family.encode(self, read)
 
     def _token_ids(
         self, tokenizer: "CLIPTokenizer", prompts: list[str], soft_tokens: "SoftTokens | None"
@@ -176,7 +169,7 @@ class Base:
     def encode_images(
         self, images: "np.ndarray | torch.Tensor", generator: "torch.Generator | None" = None
     ) -> "torch.Tensor":
-        """Latents of images, multiplied by the VAE's scaling factor.
+        """Latents of images, as the denoiser takes them.
 
         Args:
             images: uint8 [N, H, W, 3]; H and W are multiples of `vae_factor`.
@@ -194,17 +187,18 @@ class Base:
                 pixels = part.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
                 posterior = self.vae.encode(pixels).latent_dist
                 latents.append(posterior.mean if generator is None else posterior.sample(generator))
-        return torch.cat(latents) * self.vae.config.scaling_factor
+        shift, scale = self.family.latent_statistics(self)
+        return (torch.cat(latents) - shift) * scale
 
     def decode(self, latents: "torch.Tensor") -> "np.ndarray":
         """Images uint8 [N, H, W, 3] of scaled latents [N, C, h, w]."""
         import torch
 
-        factor = self.vae_factor
+        factor, (shift, scale) = self.vae_factor, self.family.latent_statistics(self)
         images = []
         with torch.no_grad():
             for part in latents.split(self.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor)):
-                pixels = self.vae.decode(part.to(self.device, torch.float32) / self.vae.config.scaling_factor).sample
+                pixels = self.vae.decode(part.to(self.device, torch.float32) / scale + shift).sample
                 pixels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
                 images.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
         return torch.cat(images).numpy()
@@ -239,23 +233,15 @@ class Base:
         return self.scheduler.alphas_cumprod.to(self.device)
 
     def noisy(self, latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
-        """Latents [B, C, h, w] at timesteps [B]: x_t = √ᾱ x + √(1 − ᾱ) ε (DDPM, arXiv 2006.11239, eq. 4)."""
-        signal = self.schedule[t].sqrt().view(-1, 1, 1, 1)
-        return signal * latents + (1 - signal.square()).sqrt() * noise
+        """Latents [B, C, h, w] with noise, at timesteps [B]."""
+        return self.family.noisy(self, latents, noise, t)
 
     def denoise(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
-        """Predict ε [B, C, h, w] of noisy latents at timesteps [B] under B texts, in mixed precision.
-
-        A v-prediction is converted: ε = √ᾱ v + √(1 − ᾱ) x_t.
-        """
-        predicted = self.predict(noisy, t, text)
-        if self.prediction == "epsilon":
-            return predicted
-        signal, spread = self._rates(t)
-        return signal * predicted + spread * noisy
+        """Predict the noise [B, C, h, w] in noisy latents at timesteps [B] under B texts, in mixed precision."""
+        return self.family.noise(self, self.predict(noisy, t, text), noisy, t)
 
     def predict(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
-        """As `denoise`, but what the U-Net itself answers: ε or v. Training compares it with `target`."""
+        """As `denoise`, but what the denoiser itself answers. Training compares it with `target`."""
         with self.autocast(), self._attention(noisy):
             return self.run_unet(noisy, t, text)
 
@@ -272,29 +258,12 @@ class Base:
         return nullcontext()
 
     def target(self, latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
-        """What `predict` should answer [B, C, h, w] for latents with that noise: ε, or v = √ᾱ ε − √(1 − ᾱ) x."""
-        if self.prediction == "epsilon":
-            return noise
-        signal, spread = self._rates(t)
-        return signal * noise - spread * latents
+        """What `predict` should answer [B, C, h, w] for latents with that noise."""
+        return self.family.target(self, latents, noise, t)
 
     def run_unet(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
-        """The U-Net's own answer [B, C, h, w] in float32, computed in the precision at hand; t is [B] or one for all.
-
-        SDXL is told that the image has the size of the latents and was not cropped.
-        """
-        conditions = {}
-        if text.pooled is not None:
-            size = noisy.new_zeros(len(noisy), 6)  # filled on the device, which need not be waited for
-            size[:, ::4], size[:, 1::4] = (side * self.vae_factor for side in noisy.shape[2:])
-            conditions["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": size}
-        tokens = text.tokens.to(self.dtype)
-        return self.unet(noisy.to(self.dtype), t, tokens, return_dict=False, **conditions)[0].float()
-
-    def _rates(self, t: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-        """√ᾱ and √(1 − ᾱ) at timesteps [B], as [B, 1, 1, 1]."""
-        kept = self.schedule[t].view(-1, 1, 1, 1)
-        return kept.sqrt(), (1 - kept).sqrt()
+        """As `predict`, in the precision at hand; t is [B] or one for all."""
+        return self.family.predict(self, noisy, t, text)
 
     @staticmethod
     def vae_batch(height: int, width: int) -> int:
@@ -352,9 +321,8 @@ def load_base(
         from .ldm_checkpoint import load_single_file
 
         parts = load_single_file(path, dtype, tokenizer)
-    for part in parts.values():
-        if isinstance(part, torch.nn.Module):
-            part.to(device).eval().requires_grad_(False)
+    for model in (parts["unet"], parts["vae"], *parts["text_encoders"].values()):
+        model.to(device).eval().requires_grad_(False)
     base = Base(path=path, hash=hash_files(files["unet"]), device=device, dtype=dtype, **parts)
     if base.prediction not in PREDICTIONS:
         raise DDMError(

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import load_tensors
+from ...debias.core.io import load_tensors, read_text
+from .family import families
 
 if TYPE_CHECKING:
     import torch
@@ -74,21 +75,42 @@ def load_folder(folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtyp
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    kinds = {False: CLIPTextModel, True: CLIPTextModelWithProjection}
+    config = {part: read_config(folder, part) for part in weights}
+    family = next((family for family in families() if family.fits(config)), None)
+    if family is None:
+        raise DDMError(f"The base model in {folder} is of no family that is known. Choose another one.")
+    names = family.text_encoders
     with _no_progress_bars():
-        parts = {
+        return {
+            "family": family,
             "unet": _load_model(UNet2DConditionModel, folder, "unet", dtype, weights),
             "vae": _load_model(AutoencoderKL, folder, "vae", torch.float32, weights),
-            "text_encoder": _load_text_encoder(CLIPTextModel, folder, "text_encoder", dtype, weights["text_encoder"]),
-            "tokenizer": _load_part(CLIPTokenizer, folder, "tokenizer"),
+            "text_encoders": {
+                name: _load_text_encoder(kinds[text.projected], folder, name, dtype, weights[name])
+                for name, text in names.items()
+            },
+            "tokenizers": {
+                name: _load_part(CLIPTokenizer, folder, name.replace("text_encoder", "tokenizer")) for name in names
+            },
             "scheduler": _load_part(DDPMScheduler, folder, "scheduler"),
         }
-        if "text_encoder_2" in weights:
-            files = weights["text_encoder_2"]
-            parts["text_encoder_2"] = _load_text_encoder(
-                CLIPTextModelWithProjection, folder, "text_encoder_2", dtype, files
-            )
-            parts["tokenizer_2"] = _load_part(CLIPTokenizer, folder, "tokenizer_2")
-    return parts
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of a part of a pipeline folder.
+
+    Raises:
+        DDMError: it cannot be read.
+    """
+    path = folder / part / PARTS.get(part, SECOND.get(part))[0]
+    try:
+        config = json.loads(read_text(path))
+    except ValueError as error:
+        raise DDMError(f"{path} cannot be read ({error}). Copy or download the base model again.") from error
+    if not isinstance(config, dict):
+        raise DDMError(f"{path} is no configuration. Copy or download the base model again.")
+    return config
 
 
 def _weight_files(folder: Path, part: str, stem: str) -> list[Path]:

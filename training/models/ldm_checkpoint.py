@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import read_metadata
+from .family import FAMILIES, Family, TextEncoder, families
 from .tokenizer import find_tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
@@ -19,28 +20,13 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
-FAMILIES = Path(__file__).parent / "families"
-UNET, VAE, CLIP, OPENCLIP = (
-    "model.diffusion_model.",
-    "first_stage_model.",
-    "cond_stage_model.transformer.",
-    "cond_stage_model.model.",
-)
-XL_CLIP, XL_OPENCLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
-# Where each family keeps its text encoders.
-TEXT_ENCODERS = {
-    "sd1": {"text_encoder": CLIP},
-    "sd2": {"text_encoder": OPENCLIP},
-    "sdxl": {"text_encoder": XL_CLIP, "text_encoder_2": XL_OPENCLIP},
-}
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
 INPUT = UNET + "input_blocks.0.0.weight"
-# The bias by which ComfyUI tells SD 2.x's v-prediction; its deviation is above .09 then.
-TELLING_BIAS = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 CHANNELS = 4
 
 
-def check_single_file(path: Path) -> str:
-    """Name the family of a checkpoint ("sd1", "sd2" or "sdxl"); only its header is read.
+def check_single_file(path: Path) -> Family:
+    """The family of a checkpoint; only its header is read.
 
     Raises:
         DDMError: no such file, a pickle, truncated, no whole checkpoint, or one of another kind.
@@ -64,8 +50,8 @@ def check_single_file(path: Path) -> str:
         )
     if {"edm_mean", "edm_vpred.sigma_max"} & keys:
         raise DDMError(f"{path} was trained with EDM's noise, which the trainer does not know. Choose another base.")
-    families = (name for name, texts in TEXT_ENCODERS.items() if all(_any(keys, prefix) for prefix in texts.values()))
-    family = next(families, None)
+    found = (one for one in families() if all(_any(keys, text.prefix) for text in one.text_encoders.values()))
+    family = next(found, None)
     if family is None:
         raise DDMError(
             f"{path} holds a U-Net, but not the text encoders of Stable Diffusion 1.x, 2.x or XL (base). Choose a "
@@ -97,24 +83,29 @@ def load_single_file(
     folder = find_tokenizer(path, tokenizer)
     with safe_open(path, framework="pt") as file:
         config = configuration_of(family, file)
-        parts: dict[str, object] = dict(
-            build_models(family, config, lambda prefix, kind: _read(file, prefix, kind), dtype, path)
-        )
-    parts["scheduler"] = DDPMScheduler.from_config(config["scheduler"])
-    for name in ("tokenizer", "tokenizer_2"):
-        if name in config:
-            parts[name] = open_tokenizer(folder, **config[name])
-    words, rows = len(parts["tokenizer"]), config["text_encoder"]["vocab_size"]
+        models = build_models(family, config, lambda prefix, kind: _read(file, prefix, kind), dtype, path)
+    tokenizers = {
+        name: open_tokenizer(folder, **config[name.replace("text_encoder", "tokenizer")])
+        for name in family.text_encoders
+    }
+    words, rows = len(tokenizers["text_encoder"]), config["text_encoder"]["vocab_size"]
     if words > rows:
         raise DDMError(
             f"The tokenizer in {folder} knows {words} tokens, and {path.name} only {rows}: it is another model's. Give "
             "CLIP's (--tokenizer)."
         )
-    return parts
+    return {
+        "family": family,
+        "unet": models.pop("unet"),
+        "vae": models.pop("vae"),
+        "text_encoders": models,
+        "tokenizers": tokenizers,
+        "scheduler": DDPMScheduler.from_config(config["scheduler"]),
+    }
 
 
 def build_models(
-    family: str,
+    family: Family,
     config: Mapping[str, Any],
     read: "Callable[[str, torch.dtype], Tensors]",
     dtype: "torch.dtype",
@@ -141,39 +132,35 @@ def build_models(
     models = {"unet": _fill(UNet2DConditionModel, config["unet"], renamed, path, "U-Net")}
     renamed = convert_ldm_vae_checkpoint(read(VAE, torch.float32), config["vae"])
     models["vae"] = _fill(AutoencoderKL, config["vae"], renamed, path, "VAE")
-    kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-    for name, prefix in TEXT_ENCODERS[family].items():
+    for name, place in family.text_encoders.items():
         text = CLIPTextConfig(**config[name])
-        renamed = _rename_text_encoder(read(prefix, dtype), prefix, text)
-        models[name] = _fill(kinds[name], text, renamed, path, "text encoder")
+        renamed = _rename_text_encoder(read(place.prefix, dtype), place, text)
+        kind = CLIPTextModelWithProjection if place.projected else CLIPTextModel
+        models[name] = _fill(kind, text, renamed, path, "text encoder")
     return models
 
 
-def configuration_of(family: str, file: "safe_open") -> dict[str, dict[str, Any]]:
+def configuration_of(family: Family, file: "safe_open") -> dict[str, dict[str, Any]]:
     """The configuration of a family, with what differs between its checkpoints put right."""
-    config = json.loads((FAMILIES / f"{family}.json").read_text(encoding="utf-8"))
-    config["scheduler"]["prediction_type"] = prediction_of(file)
+    config = json.loads((FAMILIES / f"{family.name}.json").read_text(encoding="utf-8"))
+    config["scheduler"]["prediction_type"] = prediction_of(family, file)
     if "ztsnr" in file.keys():  # noqa: SIM118  (safe_open is no mapping)
         # arXiv 2305.08891: the last step is noise alone.
         config["scheduler"]["rescale_betas_zero_snr"] = True
-    if family == "sd2" and config["scheduler"]["prediction_type"] == "v_prediction":
-        config["unet"]["sample_size"] = 96  # 768 pixels
+    family.adapt(config, file)
     return config
 
 
-def prediction_of(file: "safe_open") -> str:
+def prediction_of(family: Family, file: "safe_open") -> str:
     """Tell whether a checkpoint predicts ε ("epsilon") or v ("v_prediction").
 
-    As ComfyUI does, by the key `v_pred` or, with SD 2.x, a bias that is larger where v is predicted; and by
+    As ComfyUI does, by the key `v_pred` or by what the family knows of its weights; and by
     `modelspec.prediction_type` in the metadata.
     """
-    keys = set(file.keys())
     said = (file.metadata() or {}).get("modelspec.prediction_type", "").lower()
-    if "v_pred" in keys or said in ("v", "v_prediction", "vpred"):
+    if "v_pred" in file.keys() or said in ("v", "v_prediction", "vpred"):  # noqa: SIM118
         return "v_prediction"
-    if said != "epsilon" and _any(keys, OPENCLIP) and TELLING_BIAS in keys:
-        return "v_prediction" if file.get_tensor(TELLING_BIAS).float().std(correction=0) > 0.09 else "epsilon"
-    return "epsilon"
+    return "epsilon" if said == "epsilon" else family.told_prediction(file) or "epsilon"
 
 
 def _any(keys: Iterable[str], prefix: str) -> bool:
@@ -184,14 +171,14 @@ def _read(file: "safe_open", prefix: str, dtype: "torch.dtype") -> "Tensors":
     return {key: file.get_tensor(key).to(dtype) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
 
 
-def _rename_text_encoder(tensors: "Tensors", prefix: str, config: Any) -> "Tensors":
+def _rename_text_encoder(tensors: "Tensors", place: TextEncoder, config: Any) -> "Tensors":
     """The weights of a text encoder, without the prefix `text_model.`, which not every version of transformers has."""
     from types import SimpleNamespace
 
     from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
 
-    if prefix in (OPENCLIP, XL_OPENCLIP):
-        renamed = convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix)
+    if place.open_clip:
+        renamed = convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, place.prefix)
     else:
         renamed = convert_ldm_clip_checkpoint(tensors)
     return {name.removeprefix("text_model."): value for name, value in renamed.items()}

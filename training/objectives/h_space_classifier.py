@@ -72,7 +72,8 @@ def h_space(
     generator = torch.Generator().manual_seed(seed)
     size = fitting_rows(base.device, latents.shape[2] * latents.shape[3], MOST)
     seen: list[torch.Tensor] = []
-    handle = base.unet.mid_block.register_forward_hook(lambda _module, _inputs, h: seen.append(h.float().cpu()))
+    place = base.family.h_space(base.unet)
+    handle = place.register_forward_hook(lambda _module, _inputs, h: seen.append(h.float().cpu()))
 
     def read(part: slice) -> torch.Tensor:
         seen.clear()

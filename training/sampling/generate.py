@@ -105,7 +105,7 @@ def generate_batches(
 
         noise = torch.stack([noise_of(seed, base.latent_channels, cell) for seed in seeds[rows]])
         strength = at_alpha(base.unet, ADAPTER, float(alpha) if alphas.ndim == 0 else alphas[rows])
-        with strength, steering.on(base.unet, prompts[rows]):
+        with strength, steering.on(base, prompts[rows]):
             latents = _denoise(
                 base,
                 noise,

@@ -42,16 +42,17 @@ class SamplingGuidance:
         return facts
 
     @contextmanager
-    def on(self, unet: "torch.nn.Module", prompts: Sequence[str]) -> Iterator[None]:
+    def on(self, base: "Base", prompts: Sequence[str]) -> Iterator[None]:
         """Steer the images of these prompts, whose conditional half is the last rows of every batch."""
         with ExitStack() as hooks:
             if self.guides:
                 begin_together(self.guides, prompts)
                 count = len(prompts)
-                guiding = GuidanceHooks(unet, unet.mid_block, self.guides, lambda rows, _: [slice(rows - count, None)])
+                place = base.family.h_space(base.unet)
+                guiding = GuidanceHooks(base.unet, place, self.guides, lambda rows, _: [slice(rows - count, None)])
                 hooks.callback(guiding.remove)
             if self.invariant is not None and self.strength:
-                hooks.enter_context(_corrected(unet, self.invariant, self.strength))
+                hooks.enter_context(_corrected(base.unet, self.invariant, self.strength))
             yield
 
     def count(self) -> list[dict[str, str]]:

@@ -1,0 +1,122 @@
+"""The interface of a model family: everything in which one family differs from the others, in one file each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from safetensors import safe_open
+
+    from .base import Base
+    from .text import Text
+
+# Each family is a module in here, with its configuration at full size beside it.
+FAMILIES = Path(__file__).parent / "families"
+
+
+class TextEncoder(NamedTuple):
+    """Where a checkpoint keeps a text encoder, and how.
+
+    Attributes:
+        prefix: what its keys begin with.
+        open_clip: whether it has OpenCLIP's names, or else transformers'.
+        projected: whether its projection is used as well.
+    """
+
+    prefix: str
+    open_clip: bool = False
+    projected: bool = False
+
+
+class Family(ABC):
+    """One family of models. It holds no weights; those are in a `Base`, which asks here for what families do unlike.
+
+    Shapes are those of the family's latents: [B, C, h, w]; t is [B] timesteps of the training schedule.
+
+    Attributes:
+        name: of its module, and stem of its configuration.
+        title: as people call it.
+        text_encoders: by their names in a pipeline, in the order in which they are read.
+        text_fields: what `Text` has of an encoded prompt.
+        targets, text_targets: last parts of the names of the layers that a LoRA changes, if nothing else is said.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    text_encoders: ClassVar[Mapping[str, TextEncoder]]
+    text_fields: ClassVar[tuple[str, ...]] = ("tokens",)
+    targets: ClassVar[tuple[str, ...]]
+    text_targets: ClassVar[tuple[str, ...]]
+
+    # Files
+
+    @abstractmethod
+    def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether a pipeline folder is of this family, by the config.json of its parts."""
+
+    def adapt(self, config: dict[str, dict[str, Any]], file: "safe_open") -> None:  # noqa: B027  (most do nothing)
+        """Put right in the configuration what differs between the checkpoints of the family."""
+
+    def told_prediction(self, file: "safe_open") -> str | None:
+        """What a checkpoint predicts, where its weights tell it."""
+        return None
+
+    @abstractmethod
+    def architecture(self, base: "Base") -> str:
+        """`modelspec.architecture` of the LoRAs that are made for a base."""
+
+    # Text
+
+    @abstractmethod
+    def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> "Text":
+        """Encode token ids [N, L], given for each text encoder."""
+
+    # Latents
+
+    @abstractmethod
+    def latent_statistics(self, base: "Base") -> "tuple[float | torch.Tensor, float | torch.Tensor]":
+        """Shift and scale of latents: what the VAE gives is (latent − shift) · scale to the denoiser."""
+
+    # Time, noise and target
+
+    @abstractmethod
+    def noisy(self, base: "Base", latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
+        """Latents with noise at timesteps."""
+
+    @abstractmethod
+    def target(self, base: "Base", latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
+        """What the denoiser should answer for latents with that noise."""
+
+    @abstractmethod
+    def noise(self, base: "Base", answer: "torch.Tensor", noisy: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
+        """The noise that the denoiser's answer says is in noisy latents."""
+
+    # The denoiser
+
+    @abstractmethod
+    def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: "Text") -> "torch.Tensor":
+        """The denoiser's own answer in float32, computed in the base's precision; t is [B] or one for all."""
+
+    @abstractmethod
+    def features(self, denoiser: "torch.nn.Module") -> "dict[str, torch.nn.Module]":
+        """The modules whose outputs are features for finding groups, by a name for each."""
+
+    @abstractmethod
+    def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
+        """The module whose output is moved by distribution guidance (h-space, arXiv 2210.10960)."""
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """All families: every module of the folder that has a configuration beside it."""
+    names = sorted(path.stem for path in FAMILIES.glob("*.py") if path.with_suffix(".json").is_file())
+    return tuple(import_module(f".families.{name}", __package__).FAMILY for name in names)
+
+
+def named_family(name: str) -> Family:
+    """The family of this name."""
+    return next(family for family in families() if family.name == name)
