@@ -5,7 +5,7 @@ import re
 # Inputs of DDM Train, each called as its option is.
 _ALIKE = (
     "groups target caption style steps rank calibrate seed overwrite trigger shuffle-caption flip masks buckets "
-    "text-encoder by-prompt resolution batch-size gradient-accumulation-steps gradient-checkpointing compile "
+    "text-encoder by-prompt resolution batch-size gradient-accumulation-steps gradient-checkpointing "
     "learning-rate reg-data prior-prompts prior-count probe measure"
 )
 INPUTS = {f"--{name}": name.replace("-", "_") for name in _ALIKE.split()} | {

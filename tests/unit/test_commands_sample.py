@@ -207,9 +207,11 @@ def test_prompts_come_from_a_list_or_a_file(tmp_path):
     assert len(read_prompts(";".join(f"prompt number {number}" for number in range(999)))) == 999
 
 
-def test_a_file_of_prompts_in_another_encoding_is_a_sentence(ddm, tmp_path):
-    (tmp_path / "roles.txt").write_bytes("ein Förster".encode("latin-1"))
-    assert "UTF-8" in ddm("--prompts", tmp_path / "roles.txt", code=2).stderr
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_file_of_prompts_in_another_encoding_is_read_as_it_was_meant(tmp_path, encoding):
+    path = tmp_path / "roles.txt"
+    path.write_bytes("ein Förster".encode(encoding))
+    assert read_prompts(str(path)) == ["ein Förster"]
 
 
 def test_folder_names_are_safe_and_different():
