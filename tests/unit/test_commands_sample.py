@@ -233,8 +233,8 @@ def test_help_answers_quickly_without_torch():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "sample" in result.stdout
-    # A second on an idle machine; tests may share theirs.
-    assert time.monotonic() - start < 5
+    # A second on an idle machine; tests may share theirs with others.
+    assert time.monotonic() - start < 20
 
 
 def test_the_module_runs_from_the_repositorys_root():

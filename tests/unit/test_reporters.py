@@ -134,7 +134,7 @@ def started(arguments):
 def test_a_trainer_ends_well_while_its_standard_input_stays_open(arguments, tmp_path):
     with started(arguments()) as process:
         assert "result" in lines(process.stdout.read())[-1]
-        assert (process.wait(30), "Fatal" in process.stderr.read()) == (0, False)
+        assert (process.wait(120), "Fatal" in process.stderr.read()) == (0, False)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def child(arguments):
 
 def test_a_trainer_stops_and_keeps_its_state_when_its_standard_input_is_closed(child, tmp_path):
     child.stdin.close()
-    assert child.wait(30) == 130
+    assert child.wait(120) == 130
     assert (tmp_path / "fair.checkpoint.safetensors").exists()
     assert "the state is kept" in child.stdout.read()
 
@@ -161,5 +161,5 @@ def test_a_trainer_whose_parent_is_gone_keeps_its_state_though_nobody_listens(ch
     child.stdout.close()
     child.stderr.close()
     child.stdin.close()
-    assert child.wait(30) != 0
+    assert child.wait(120) != 0
     assert (tmp_path / "fair.checkpoint.safetensors").exists()
