@@ -194,6 +194,28 @@ def test_min_snr_weighs_each_row_by_its_timestep(make):
     assert 0 < weighted.loss < plain.loss
 
 
+@pytest.mark.parametrize("change", [{"max_grad_norm": 1e-4}, {"max_grad_norm": 0.0}])
+def test_a_gradient_is_shortened_to_its_longest_and_with_0_to_none(make, change):
+    training = make(changes=change).training
+    training.advance()
+    gradients = torch.cat([one.grad.flatten() for one in training.learning["debias"]])
+    longest = change["max_grad_norm"]
+    assert gradients.norm() <= longest * 1.001 if longest else gradients.norm() > 1e-4
+
+
+def test_a_noise_offset_moves_whole_channels_of_the_noise_and_nothing_else(make, monkeypatch):
+    noises = []
+    for offset in (0.0, 0.5):
+        training = make(changes={"noise_offset": offset}).training
+        monkeypatch.setattr(
+            training, "_add_gradients", lambda part, latents, noise, *rest: noises.append(noise) or torch.zeros(())
+        )
+        training.advance()
+    moved = noises[1] - noises[0]
+    assert moved.std() > 0.2
+    assert torch.allclose(moved, moved.mean((2, 3), keepdim=True).expand_as(moved), atol=1e-5)
+
+
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_the_average_is_what_is_saved_and_it_survives_a_stop(make, tmp_path, text_encoder):
     changes = {"ema": 0.9, "text_encoder": text_encoder}

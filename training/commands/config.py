@@ -1,6 +1,6 @@
 """The configuration of `ddm train`: every option once, for the command line, for a TOML file and for Python."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -148,6 +148,16 @@ class TrainConfig:
     min_snr: Annotated[
         float, Option(min=0.0, help="Min-SNR weights of the loss over timesteps, with this γ (5 is usual); 0 for none.")
     ] = TrainSettings.min_snr
+    max_grad_norm: Annotated[
+        float, Option(min=0.0, help="Longest gradient of a step; longer ones are shortened to it. 0 for any length.")
+    ] = TrainSettings.max_grad_norm
+    noise_offset: Annotated[
+        float,
+        Option(
+            min=0.0,
+            help="Shift the noise of each channel as a whole, so that very dark and bright images are learnt (.05).",
+        ),
+    ] = TrainSettings.noise_offset
     ema: Annotated[
         float, Option(min=0.0, max=0.9999, help="Save the average of the weights with this decay (.99); 0 for none.")
     ] = TrainSettings.ema
@@ -251,22 +261,15 @@ class TrainConfig:
 
     def settings(self, parameters: int) -> TrainSettings:
         """What the loop itself depends on, for a U-Net of so many parameters."""
+        same = {field.name: getattr(self, field.name) for field in fields(TrainSettings) if hasattr(self, field.name)}
+        shuffle = self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None
         return TrainSettings(
-            steps=self.steps,
-            batch_size=self.batch_size,
-            rank=self.rank,
-            text_encoder=self.text_encoder,
-            learning_rate=self._learning_rate(parameters),
-            caption_dropout=self.caption_dropout,
-            by_prompt=self.by_prompt,
-            calibrate=self.calibrate,
-            shuffle=self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None,
-            optimizer=self.optimizer.value,
-            min_snr=self.min_snr,
-            ema=self.ema,
-            objective=self.objective,
-            paper_alpha=self.paper_alpha,
-            seed=self.seed,
+            **same
+            | {
+                "learning_rate": self._learning_rate(parameters),
+                "optimizer": self.optimizer.value,
+                "shuffle": shuffle,
+            }
         )
 
     def _learning_rate(self, parameters: int) -> float:

@@ -196,7 +196,7 @@ class FairTraining(Resumable):
         gradients = [parameter.grad for parameter in self.learning[name]]
         self.ranks.total([*gradients, loss])
         torch._foreach_div_(gradients, self.scale)
-        norm = torch.nn.utils.clip_grad_norm_(self.learning[name], 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning[name], self.settings.max_grad_norm or float("inf"))
         bad = 1 - (norm.isfinite() & loss.isfinite()).float()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
@@ -282,6 +282,9 @@ class FairTraining(Resumable):
             mean, deviation, weight = self.latents.fetch(part.image, part.flip)
             if random is None:  # of all rows, so that each has its own, whoever computes it
                 random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
+                if self.settings.noise_offset:
+                    shift = torch.randn((count, mean.shape[1], 1, 1), generator=generator)
+                    random[1] = random[1] + self.settings.noise_offset * shift
             jitter, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
             loss += self._add_gradients(part, mean + deviation * jitter, noise, weight, self.scale / count)
         return loss / self.scale

@@ -33,6 +33,8 @@ class TrainSettings:
         shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
             leaves captions as they are.
         optimizer: see `build_optimizer`.
+        max_grad_norm: a step's gradient is shortened to this length; 0 leaves it as it is.
+        noise_offset: deviation of what is added to the noise of each channel as a whole; 0 for none.
         min_snr: γ of the loss's weights over timesteps (see `min_snr_weight`); 0 weighs all alike.
         ema: decay of the weights' average, which is then what is saved; 0 for none.
         objective: "ddm", or "ddm-paper", the published method, to compare with (see `paper`).
@@ -54,6 +56,8 @@ class TrainSettings:
     calibrate: int = 160
     shuffle: int | None = None
     optimizer: str = "adamw"
+    max_grad_norm: float = 1.0
+    noise_offset: float = 0.0
     min_snr: float = 0.0
     ema: float = 0.0
     objective: str = "ddm"
