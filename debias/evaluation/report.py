@@ -8,7 +8,7 @@ from typing import Any
 from ..core.error import DDMError, printable
 from ..core.strict_json import fits, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -250,15 +250,27 @@ class FairnessReport:
         """The report that `to_json` wrote.
 
         Raises:
-            DDMError: the text is no report, or one of a newer format.
+            DDMError: the text is no report, or one of another version.
         """
         try:
             data = read_json(text, "It")
-            if data.pop("format") != FORMAT:
-                raise DDMError("This report was written by a newer version. Update, then open it again.")
+            written = int(data.pop("format"))
+        except (DDMError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _no_report(error) from error
+        if written != FORMAT:
+            newer = written > FORMAT
+            raise DDMError(
+                f"This report was written by {'a newer' if newer else 'an older'} version. "
+                + ("Update, then open it again." if newer else "Write it again with `ddm report`.")
+            )
+        try:
             return _rebuild(cls, data)
         except (DDMError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.") from error
+            raise _no_report(error) from error
+
+
+def _no_report(error: Exception) -> DDMError:
+    return DDMError(f"This is not a fairness report ({error}). Write it again with `ddm report`.")
 
 
 def _without_images(data: Any) -> Any:

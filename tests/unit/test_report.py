@@ -121,7 +121,7 @@ def test_corrected_shares_stand_beside_the_measured_ones(report):
 def test_it_round_trips_through_json(report):
     assert FairnessReport.from_json(report.to_json()) == report
     with pytest.raises(DDMError, match="not a fairness report"):
-        FairnessReport.from_json('{"format": 1}')
+        FairnessReport.from_json('{"format": 2}')
     with pytest.raises(DDMError, match="not a fairness report"):
         FairnessReport.from_json("[]")
 
@@ -347,3 +347,12 @@ def test_a_folder_with_black_images_names_them_and_counts_them_for_nobody(tmp_pa
     black = [path.name.startswith("black") for path in data.paths]
     assert (data.attributes[0].probabilities.max(1) == 0).tolist() == black
     assert any("show nothing" in note and "black-0.png" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [(1, "an older version. Write it again"), (99, "a newer version. Update")]
+)
+def test_a_report_of_another_version_is_refused_in_a_sentence(report, version, words):
+    text = json.dumps(json.loads(report.to_json()) | {"format": version})
+    with pytest.raises(DDMError, match=words):
+        FairnessReport.from_json(text)
