@@ -53,7 +53,7 @@ function curve({ measured, predicted, target, recommended_alpha }, alpha) {
     const groups = measured.classes.map((name, k) => ({ name, target: measured.target?.[k] }));
     const panel = { points: measured.points, attributes: [{ groups }], recommended_alpha };
     const cursor = inside(measured.points);
-    return [distanceOverAlpha(panel, cursor), sharesOverAlpha(panel, cursor)].filter(Boolean);
+    return html("section", { class: "ddm-plots" }, distanceOverAlpha(panel, cursor), sharesOverAlpha(panel, cursor));
   }
   if (!target || !(predicted?.length > 1)) return null;
   return distanceOverAlpha({ points: predicted, recommended_alpha, unmarked: true }, inside(predicted));
