@@ -77,7 +77,9 @@ def same_bytes(
         subprocess.run([*git, "add", "--quiet", "--detach", str(old), revision], check=True)
         try:
             images = draw_images(old / "examples" / "people_emoji", work / "images")
-            runs = [start(old, old, images, work / "old", OLD_NAMES), start(ROOT, old, images, work / "new", {})]
+            config = next(old.glob("training/**/config.py")).read_text("utf-8")
+            names = {} if "learning_rate:" in config else OLD_NAMES
+            runs = [start(old, old, images, work / "old", names), start(ROOT, old, images, work / "new", {})]
             codes = [run.wait() for run in runs]
         finally:
             subprocess.run([*git, "remove", "--force", str(old)], check=True)

@@ -252,7 +252,7 @@ def _look(seen: "Accumulator", probes: list, pixels: Any, prompt: str, alpha: fl
 def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
-    from .report_files import chart_image, image_image, new_place, words
+    from .report_files import chart_image, new_place, to_image, words
 
     report = study.report
     best = report.recommendation(cfg)
@@ -263,7 +263,7 @@ def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -
     chart = chart_image(sweep_overview(report, best.alpha))
     # Whatever takes its strength from here stops with the reason where there is none.
     alpha = ExecutionBlocker(best.reason) if best.alpha is None else best.alpha
-    return io.NodeOutput(image_image(_grid(study, shown)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
+    return io.NodeOutput(to_image(_grid(study, shown)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
 
 
 def _grid(study: "Evaluation", shown: "dict[float, dict[str, list[Image]]]") -> "Image":

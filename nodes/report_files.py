@@ -58,10 +58,10 @@ def chart_image(figure: "Figure") -> "torch.Tensor":
 
     from ..debias.rendering.charts import to_png
 
-    return image_image(Image.open(io.BytesIO(to_png(figure, DPI))))
+    return to_image(Image.open(io.BytesIO(to_png(figure, DPI))))
 
 
-def image_image(image: "Image") -> "torch.Tensor":
+def to_image(image: "Image") -> "torch.Tensor":
     """An image as an IMAGE [1, H, W, 3]."""
     import numpy as np
     import torch

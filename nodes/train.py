@@ -244,12 +244,12 @@ def keep_preview(panel: "TrainPanel") -> "torch.Tensor":
     """Copy the last preview to the output folder, where the panel finds it from then on; returns it as an image."""
     from PIL import Image
 
-    from .report_files import image_image, new_place
+    from .report_files import new_place, to_image
 
     place = new_place("train")
     kept = place.folder / f"{place.stem}.png"
     with Image.open(panel.preview) as preview:
         preview.save(kept)
-        image = image_image(preview)
+        image = to_image(preview)
     panel.values["preview"]["file"] = {"filename": kept.name, "subfolder": place.subfolder, "type": "output"}
     return image

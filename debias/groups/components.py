@@ -45,7 +45,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     """Find the attributes that are out of balance, at most three, the most skewed first, without any label.
 
     Args:
-        features: per place and timestep [N, D], each concept's mean subtracted (`feature.centre`).
+        features: per place and timestep [N, D], each concept's mean subtracted (`features.centre`).
         seed: of the starts.
 
     Returns:

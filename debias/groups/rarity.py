@@ -77,7 +77,7 @@ def cross_fit(
 def indicate(
     features: dict[str, np.ndarray], *, components: int = COMPONENTS, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
-    """Learn the log-weight ℓ [N] of each image from centred features (`feature.centre`), without any label."""
+    """Learn the log-weight ℓ [N] of each image from centred features (`features.centre`), without any label."""
     from .features import principal_components
 
     blocks = [principal_components(values, components) for values in features.values()]

@@ -91,7 +91,7 @@ class EvaluationData:
         features: [N, D] or None.
         paths: a file for each image, for the contact sheets, or None.
         notes: remarks for the page.
-        thumbnails: in place of files, a data URI for each image (see `sheet.thumbnail`), or None.
+        thumbnails: in place of files, a data URI for each image (see `contact_sheet.thumbnail`), or None.
         names: what to call each image in a caption; `seed N` without.
     """
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from ...debias.core.error import DDMError
 from ...debias.core.image import OTHER_SUFFIXES, SUFFIXES, open_image
+from ...debias.core.io import decode
 from .file_index import FileIndex
 
 METADATA = "metadata.jsonl"
@@ -373,18 +374,10 @@ class _Reading:
         except OSError as error:
             self.skip(file, f"cannot be read ({error.strerror})")
             return ""
-        encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
-        for encoding in encodings:
-            try:
-                text = data.decode(encoding)
-            except UnicodeDecodeError:
-                continue
-            break
-        else:
-            encoding, text = "latin-1", data.decode("latin-1")
-        if encoding != "utf-8-sig":
+        text, encoding = decode(data)
+        if encoding != "utf-8":
             self.recoded.append(f"{file.relative_to(self.root).as_posix()} ({encoding})")
-        return text.replace("\0", "")
+        return text
 
     def note_own_name(self) -> None:
         # Who chose the folder by itself may have meant nothing by its name.
@@ -398,7 +391,7 @@ class _Reading:
     def note_captions(self) -> None:
         unused = [file for file in self.beside.values() if file not in self.used]
         if self.used and unused:
-            self.notes.append(f"Captions that no image has: {_listed([one.name for one in unused])}.")
+            self.notes.append(f"Captions that no image has: {listed([one.name for one in unused])}.")
         if self.used and self.unnamed:
             images = "1 image has" if self.unnamed == 1 else f"{self.unnamed} images have"
             self.notes.append(f"{images} no caption, and the folder's name is said instead.")
@@ -409,7 +402,7 @@ class _Reading:
     def note_encodings(self) -> None:
         if self.recoded:
             self.notes.append(
-                f"Not UTF-8, so the letters were guessed: {_listed(self.recoded)}. Save them as UTF-8 to be sure."
+                f"Not UTF-8, so the letters were guessed: {listed(self.recoded)}. Save them as UTF-8 to be sure."
             )
 
 
@@ -437,10 +430,10 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str], most: int = LISTED) -> str:
     """The first of some names, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"{', '.join(names[:LISTED])}{more}"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _stays_inside(name: str) -> bool:

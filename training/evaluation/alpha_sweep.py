@@ -36,7 +36,7 @@ def make_records(
     Args:
         folder: where they are kept; those that are there already are not made again.
         phase: begins "sampling" and "looking", as `Reporter.images`.
-        options: of `make_gallery`, which also says what can go wrong.
+        options: of `write_images`, which also says what can go wrong.
     """
     from ...debias.probes.predict import quality_probe
     from ..sampling.image_writer import write_images

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...debias.probes.predict import Predictions, attributes_of, check_probes, read_images, side_for
 from ...debias.probes.records import Condition, EvaluationData
-from ..data.image_folder import ImageFolder, Item, read_folder
+from ..data.image_folder import ImageFolder, Item, listed, read_folder
 
 if TYPE_CHECKING:
     from ...debias.groups.target import Target
@@ -105,10 +105,7 @@ def _number(text: str | None) -> float | None:
 def _blank(images: ImageFolder, blank: np.ndarray) -> list[str]:
     """A remark on images that show nothing, if there are any."""
     names = [images.items[row].path.name for row in np.flatnonzero(blank)]
-    if not names:
-        return []
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return [f"Undetermined, because they show nothing (one colour): {', '.join(names[:LISTED])}{more}."]
+    return [f"Undetermined, because they show nothing (one colour): {listed(names, LISTED)}."] if names else []
 
 
 def _skipped(images: ImageFolder) -> list[str]:

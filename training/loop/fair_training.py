@@ -2,8 +2,8 @@
 
 Every image of a batch draws its own α ~ U(−α_max, α_max) and is itself drawn with probability ∝ w_i(α); the model
 runs with the debias LoRA at that strength, and its denoising loss is the weighted ERM whose minimiser is the score of
-q_α. Both sides of 0 are drawn so that what the images have in common is not learnt (see `Draws`).
-A step takes its images from one bucket (see `Draws`), so that all have one shape; over the steps, nothing changes.
+q_α. Both sides of 0 are drawn so that what the images have in common is not learnt (see `BatchSampler`).
+A step takes its images from one bucket, so that all have one shape; over the steps, nothing changes.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file: bit
 for bit on a CPU, on a GPU up to the rounding of sums whose order is not fixed there. A step's rows may be computed in
 pieces, one after another or by several processes: their gradients add up to those of the whole.
