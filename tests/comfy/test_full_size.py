@@ -13,7 +13,7 @@ from .server import PACK, run_in_host
 
 FAMILIES = {"SD 1.5": "sd1", "SD 2.1": "sd2", "SDXL": "sdxl"}
 CONFIGS = {
-    kind: json.loads((PACK / "training" / "families" / f"{family}.json").read_text(encoding="utf-8"))
+    kind: json.loads((PACK / "training" / "models" / "families" / f"{family}.json").read_text(encoding="utf-8"))
     for kind, family in FAMILIES.items()
 }
 SD15 = CONFIGS["SD 1.5"]["unet"]

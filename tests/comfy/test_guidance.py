@@ -97,7 +97,7 @@ def test_the_guided_half_is_the_conditional_one_as_in_our_own_sampler(server, ba
     ours = latents(server, server.run(graph))
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
     head = HSpaceClassifier.load(PACK / "examples" / "guidance" / HEAD)
-    with SamplingGuidance([Guidance(head)]).on(base.unet, [graphs.PROMPT]):
+    with SamplingGuidance([Guidance(head)]).on(base, [graphs.PROMPT]):
         theirs = euler(base, noise, graphs.PROMPT, 8, cfg)
     assert (ours - theirs).norm() / theirs.norm() < 1e-3
 
@@ -121,7 +121,7 @@ def test_a_module_at_strength_r_is_as_in_our_own_sampler(server, base):
     ours = latents(server, server.run(graph))
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(7))
     module = InvariantModule.load(PACK / "examples" / "guidance" / MODULE)
-    with SamplingGuidance(invariant=module, strength=1.5).on(base.unet, [graphs.PROMPT]):
+    with SamplingGuidance(invariant=module, strength=1.5).on(base, [graphs.PROMPT]):
         theirs = euler(base, noise, graphs.PROMPT, 8, 3.0)
     assert (ours - theirs).norm() / theirs.norm() < 1e-3
 
