@@ -113,11 +113,11 @@ def weight_files(folder: Path) -> Mapping[str, list[Path]]:
     """The weight files of each part of a model folder; they are not read.
 
     Raises:
-        DDMError: a part is missing, broken or a pickle.
+        DDMError: a part is missing, broken or a pickle; or it is another kind of model.
     """
-    from ..training.models.diffusers_folder import PARTS, SECOND, check_parts
+    from ..training.models.diffusers_folder import check_folder
 
-    return check_parts(folder, PARTS | (SECOND if (folder / "text_encoder_2").is_dir() else {}))
+    return check_folder(folder)
 
 
 def _read(files: list[Path]) -> Tensors:
@@ -258,13 +258,14 @@ def _build_model(folder: Path, sd: Tensors) -> comfy.model_patcher.ModelPatcher:
 
 
 def _build_clip(folder: Path, sd: Tensors) -> comfy.sd.CLIP:
-    config, words = _config(folder, "text_encoder"), _config(folder, "tokenizer")
+    config = _config(folder, "text_encoder")
+    length = config["max_position_embeddings"]
     table = "text_model.embeddings.token_embedding.weight"
     sd[table] = torch.nn.functional.pad(sd[table], (0, 0, 0, VOCABULARY - len(sd[table])))
     tokenizer = functools.partial(
         comfy.sd1_clip.SDTokenizer,
         str(folder / "tokenizer"),
-        max_length=words["model_max_length"],
+        max_length=length,
         embedding_size=config["hidden_size"],
     )
     special = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
@@ -274,7 +275,7 @@ def _build_clip(folder: Path, sd: Tensors) -> comfy.sd.CLIP:
             super().__init__(
                 device=device,
                 dtype=dtype,
-                max_length=words["model_max_length"],
+                max_length=length,
                 textmodel_json_config=config,
                 special_tokens=special,
                 return_projected_pooled=False,

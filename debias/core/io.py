@@ -218,6 +218,13 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
         raise _broken(path, error) from error
 
 
+def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype (as safetensors names it) and shape of each tensor of a file; none is read. Errors as in `load_tensors`."""
+    with open_tensors(path) as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+        return {key: (one.get_dtype(), tuple(one.get_shape())) for key, one in slices.items()}
+
+
 def check_tensors(path: str | os.PathLike) -> Path:
     """Refuse what is no safetensors file by its name, before it is opened."""
     path = Path(path)

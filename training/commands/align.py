@@ -11,6 +11,7 @@ from .options import (
     BaseOption,
     ClipOption,
     DeviceOption,
+    PredictionOption,
     PreviewEveryOption,
     PreviewsOption,
     Progress,
@@ -19,6 +20,7 @@ from .options import (
     SaveEveryOption,
     StdinStopsOption,
     TokenizerOption,
+    VAEOption,
 )
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ def align(
     ] = "unet",
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     keep: Annotated[
         list[Path] | None,
         typer.Option(
@@ -160,7 +164,7 @@ def align(
     targets = all_targets(probes, target)
     check_probes(probes, targets)
     run = AlignmentRun(
-        load_base(base or EMBEDDED, place, tokenizer=tokenizer),
+        load_base(base or EMBEDDED, place, tokenizer=tokenizer, prediction=prediction, vae=vae),
         probes,
         targets,
         families,

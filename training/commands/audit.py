@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, CaptionOption, DeviceOption, TokenizerOption
+from .options import BaseOption, CaptionOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
 
 
 def audit(
     folder: Annotated[Path, typer.Argument(help="Images, with captions beside them where there are any.")],
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     groups: Annotated[
         str,
         typer.Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.'),
@@ -54,6 +56,8 @@ def audit(
             seed=seed,
             device=device,
             tokenizer=tokenizer,
+            prediction=prediction,
+            vae=vae,
             report=report,
         )
     files = {"html": out, "json": out.with_suffix(".json")}

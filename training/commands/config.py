@@ -15,6 +15,7 @@ from .options import (
     CaptionOption,
     ClipOption,
     DeviceOption,
+    PredictionOption,
     PreviewEveryOption,
     PreviewsOption,
     ResumeOption,
@@ -22,6 +23,7 @@ from .options import (
     SelfCountOption,
     SelfOption,
     TokenizerOption,
+    VAEOption,
 )
 
 OBJECTIVES = ("ddm", "ddm-paper")
@@ -42,6 +44,8 @@ class TrainConfig:
     ] = None
     base: BaseOption = None
     tokenizer: TokenizerOption = None
+    prediction: PredictionOption = None
+    vae: VAEOption = None
     groups: Annotated[
         str,
         Option(

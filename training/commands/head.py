@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, CaptionOption, DeviceOption, SelfCountOption, SelfOption, TokenizerOption
+from .options import (
+    BaseOption,
+    CaptionOption,
+    DeviceOption,
+    PredictionOption,
+    SelfCountOption,
+    SelfOption,
+    TokenizerOption,
+    VAEOption,
+)
 
 
 def head(
@@ -19,6 +28,8 @@ def head(
     probe: Annotated[Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the images.")] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     prior_prompts: SelfOption = None,
     prior_count: SelfCountOption = 24,
     caption: CaptionOption = None,
@@ -45,7 +56,8 @@ def head(
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     judge = None if probe is None else Probe.load(probe)
-    model, images = learning_set(base, device, tokenizer, folder, caption, prior_prompts, prior_count, seed)
+    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae}
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
     with work_progress() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)

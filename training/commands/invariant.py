@@ -11,11 +11,13 @@ from .options import (
     BaseOption,
     CaptionOption,
     DeviceOption,
+    PredictionOption,
     ResumeOption,
     SaveEveryOption,
     SelfCountOption,
     SelfOption,
     TokenizerOption,
+    VAEOption,
 )
 
 
@@ -26,6 +28,8 @@ def invariant(
     ] = None,
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     prior_prompts: SelfOption = None,
     prior_count: SelfCountOption = 24,
     caption: CaptionOption = None,
@@ -61,7 +65,8 @@ def invariant(
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
-    model, images = learning_set(base, device, tokenizer, folder, caption, prior_prompts, prior_count, seed)
+    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae}
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
     with work_progress() as report:
         training = InvariantTraining(model, images, settings, report)
     if restart:

@@ -62,6 +62,7 @@ class Job:
         elif self.config.log:
             self.reporter = TensorBoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
         self.path = self.config.base or EMBEDDED
+        self.opening = {name: getattr(self.config, name) for name in ("tokenizer", "prediction", "vae")}
         self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
 
     def run(self) -> dict[str, Any] | None:
@@ -79,7 +80,7 @@ class Job:
         prompts = read_prompts(config.prior_prompts) if config.prior_prompts else []
         with self.ranks.first_before_others():
             folders = self._folders()
-        base = load_base(self.path, self.ranks.device(config.device), tokenizer=config.tokenizer)
+        base = load_base(self.path, self.ranks.device(config.device), **self.opening)
         base.use_resolution(config.resolution)
         with self.ranks.first_before_others():
             sets = self._sets(base, folders)
@@ -210,7 +211,7 @@ class Job:
         )
         unmeasured = config.probe and not self._is_measured()
         if config.sample_dir or unmeasured:
-            made = load_model(self.path, config.out, config.style, config.device, config.tokenizer)
+            made = load_model(self.path, config.out, config.style, config.device, **self.opening)
             made.base.use_resolution(config.resolution)
             if config.sample_dir:
                 self._previews(made.base, run).make(config.steps)

@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 def learning_set(
     base: Path | None,
     device: str,
-    tokenizer: Path | None,
     folder: Path | None,
     caption: str | None,
     prior_prompts: str | None,
     prior_count: int,
     seed: int,
+    **opening: Any,
 ) -> "tuple[Base, ImageSet]":
     """The base, and the images as the commands' options name them, with progress.
+
+    Args:
+        opening: tokenizer, prediction and vae, as in `load_base`.
 
     Raises:
         DDMError: neither a folder nor prompts are given; or one of them cannot be used, which is found before the base
@@ -44,7 +47,7 @@ def learning_set(
     prompts = read_prompts(prior_prompts) if prior_prompts else []
     for line in images.remarks() if images else ():
         typer.echo(line, err=True)
-    model = load_base(base or EMBEDDED, device, tokenizer=tokenizer)
+    model = load_base(base or EMBEDDED, device, **opening)
     sets = []
     if images:
         with image_progress("Encoding images") as bar:

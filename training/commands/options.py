@@ -25,6 +25,11 @@ TokenizerOption = Annotated[
     Path | None,
     Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
 ]
+PredictionOption = Annotated[
+    str | None,
+    Option(metavar="epsilon|v_prediction", help="What the base predicts, where its file does not say."),
+]
+VAEOption = Annotated[Path | None, Option("--vae", metavar="FILE|DIR", help="A VAE in place of the base's own.")]
 CaptionOption = Annotated[str | None, Option(help="Caption of images that have none.")]
 SelfOption = Annotated[
     str | None,

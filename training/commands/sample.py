@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, DeviceOption, TokenizerOption
+from .options import BaseOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
 
 
 class GuideMode(str, Enum):
@@ -30,6 +30,8 @@ def sample(
     ],
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it, at strength 1.")
@@ -92,7 +94,7 @@ def sample(
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
     require_adapter(alphas, adapter)
-    model = load_model(base or EMBEDDED, adapter, style, device, tokenizer)
+    model = load_model(base or EMBEDDED, adapter, style, device, tokenizer=tokenizer, prediction=prediction, vae=vae)
     steering, remarks = load_steering(
         model.base,
         guide or (),

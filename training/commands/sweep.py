@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, ClipOption, DeviceOption, TokenizerOption
+from .options import BaseOption, ClipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
 
 
 def sweep(
@@ -21,6 +21,8 @@ def sweep(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, report.html, .json and .png go.")],
     base: BaseOption = None,
     tokenizer: TokenizerOption = None,
+    prediction: PredictionOption = None,
+    vae: VAEOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     clip: ClipOption = None,
     target: Annotated[
@@ -66,7 +68,7 @@ def sweep(
     probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
     check_probes(probes, targets)
-    model = load_model(base or EMBEDDED, adapter, style, place, tokenizer)
+    model = load_model(base or EMBEDDED, adapter, style, place, tokenizer=tokenizer, prediction=prediction, vae=vae)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     shots, phase = plan_jobs(texts, per_prompt, alphas, scales, seed), TerminalReporter().images

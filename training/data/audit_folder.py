@@ -1,6 +1,8 @@
 """From a folder of images to its audit: group them by any source, then say what is rare and what balance costs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...debias.core.error import printable
 from ...debias.evaluation.build_audit import AuditedSet, inspect
@@ -18,8 +20,8 @@ def audit_folder(
     title: str | None = None,
     seed: int = 0,
     device: str = "auto",
-    tokenizer: Path | None = None,
     report: Report | None = None,
+    **opening: Any,
 ) -> Audit:
     """Audit a folder.
 
@@ -30,14 +32,15 @@ def audit_folder(
         target: `uniform`, or shares; named groups only.
         title: what stands above the page.
         seed: of the noises, and of the choice of examples.
-        device, tokenizer: as in `load_base`.
+        device: as in `load_base`.
         report: called with (what, done, total) while the base looks at the images.
+        opening: tokenizer, prediction and vae, as in `load_base`.
 
     Raises:
         DDMError: a source that is not known, a target that it cannot have, or a base that cannot be opened.
     """
     check_source(groups, target)
-    found = _group(images, base, groups, target, seed, device, tokenizer, report)
+    found = _group(images, base, groups, target, seed, device, report, opening)
     return inspect(
         AuditedSet(
             files=[item.path for item in images.items],
@@ -63,15 +66,15 @@ def _group(
     target: str,
     seed: int,
     device: str,
-    tokenizer: Path | None,
     report: Report | None,
+    opening: Mapping[str, Any],
 ) -> Grouping:
     if groups.startswith("labels:"):
         return Grouper(None, None, images.captions, seed).group(groups, target, images.column)
     from ..models.base import load_base
     from .latents import square_latents
 
-    model = load_base(base, device, tokenizer=tokenizer)
+    model = load_base(base, device, **opening)
     latents = square_latents(model, images, report and (lambda done, total: report("encoding", done, total)))
     return Grouper(model, latents, images.captions, seed, report).group(groups, target)
 

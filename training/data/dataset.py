@@ -176,6 +176,7 @@ def self_set(
     captions = [prompt for prompt in prompts for _ in range(per_prompt)]
     seeds = [1_000_000 + seed + number for number in range(len(captions))]
     made = torch.cat([batch.latents for batch in generate_batches(base, captions, seeds, progress=progress)])
-    digest = hashlib.sha256(json.dumps([base.hash, list(prompts), per_prompt, seed, *_size(base)]).encode()).hexdigest()
+    facts = [base.identity, list(prompts), per_prompt, seed, *_size(base)]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     latents = Latents.of(made)
     return ImageSet(latents, latents, captions, digest)

@@ -148,7 +148,7 @@ class Grouper:
         """The denoising errors of images under what was said, wherever they are kept."""
         if self.cache is None:
             return Memory()
-        maker = f"{self.base.hash} {encoders_hash(self.base)} {self.seed} {TIMESTEPS} {NOISES}"
+        maker = f"{self.base.identity} {encoders_hash(self.base)} {self.seed} {TIMESTEPS} {NOISES}"
         return TensorCache(self.cache, "errors", maker, ("errors",))
 
     def _errors(self, word: str, rows: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def image_features(
 
     places = base.family.features(base.unet)
     parts = [f"{place}@{t}" for t in TIMESTEPS for place in places]
-    maker = f"{base.hash} {encoders_hash(base)} {seed}"
+    maker = f"{base.identity} {encoders_hash(base)} {seed}"
     store = TensorCache(cache, "features", maker, parts) if cache else Memory()
     text = encode_texts(base, names, cache)
 

@@ -1,5 +1,6 @@
 """The base model: Stable Diffusion 1.x, 2.x or XL, a folder or a checkpoint, opened for training and sampling."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...debias.core.error import DDMError
+from ...debias.core.io import check_finite
 from .diffusers_folder import check_folder, load_folder
 from .family import Family
 from .file_hash import hash_files
@@ -47,6 +49,7 @@ class Base:
             checkpoint and the folder that it was converted to have different hashes.
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
+        other_vae: sha256 (hex) of the VAE that is used instead of the base's own, if one is.
         size: side in pixels that images have instead of the native one (see `use_resolution`).
     """
 
@@ -61,6 +64,7 @@ class Base:
     device: "torch.device"
     dtype: "torch.dtype"
     soft_tokens: "SoftTokens | None" = None
+    other_vae: str | None = None
     size: int | None = None
 
     @property
@@ -122,6 +126,12 @@ class Base:
     def prediction(self) -> str:
         """What the U-Net answers: "epsilon", or "v_prediction" (arXiv 2202.00512)."""
         return self.scheduler.config.prediction_type
+
+    @property
+    def identity(self) -> str:
+        """A hash of what images and trainings depend on: `hash` as it is where ε is predicted by the base's own VAE."""
+        unusual = [self.prediction] * (self.prediction != "epsilon") + [self.other_vae] * bool(self.other_vae)
+        return hashlib.sha256(" ".join([self.hash, *unusual]).encode()).hexdigest() if unusual else self.hash
 
     @property
     def architecture(self) -> str:
@@ -291,6 +301,8 @@ def load_base(
     device: "str | torch.device" = "cpu",
     dtype: "torch.dtype | None" = None,
     tokenizer: str | Path | None = None,
+    prediction: str | None = None,
+    vae: str | Path | None = None,
 ) -> Base:
     """Open a Stable Diffusion 1.x, 2.x or XL base. Never downloads anything.
 
@@ -302,6 +314,8 @@ def load_base(
             slow there) and bfloat16 on a GPU (float16 where it has no bfloat16).
         tokenizer: folder of the tokenizer, for a checkpoint; by default it is looked for (see `find_tokenizer`). A
             pipeline folder has its own.
+        prediction: "epsilon" or "v_prediction", for a base whose files do not tell, or tell wrongly.
+        vae: a VAE to use instead of the base's own: a file, or a folder in diffusers layout.
 
     Raises:
         DDMError: it is no such base, or parts or weights of it are missing or broken; or no tokenizer is found.
@@ -314,15 +328,24 @@ def load_base(
         dtype = torch.float32
         if device.type == "cuda":
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if prediction not in (None, *PREDICTIONS):
+        raise DDMError(
+            f"A base predicts {' or '.join(PREDICTIONS)}, not {prediction!r}. Give one of them (--prediction)."
+        )
     files = check_weights(path)
     if path.is_dir():
-        parts = load_folder(path, files, dtype)
+        parts = load_folder(path, files, dtype, prediction)
     else:
         from .ldm_checkpoint import load_single_file
 
-        parts = load_single_file(path, dtype, tokenizer)
-    for model in (parts["unet"], parts["vae"], *parts["text_encoders"].values()):
+        parts = load_single_file(path, dtype, tokenizer, prediction)
+    if vae is not None:
+        from .vae_file import load_vae
+
+        parts["vae"], parts["other_vae"] = load_vae(vae, parts["vae"].config)
+    for name, model in {"unet": parts["unet"], "vae": parts["vae"], **parts["text_encoders"]}.items():
         model.to(device).eval().requires_grad_(False)
+        check_finite(f"The base model in {path}", {f"{name}.{key}": value for key, value in model.state_dict().items()})
     base = Base(path=path, hash=hash_files(files["unet"]), device=device, dtype=dtype, **parts)
     if base.prediction not in PREDICTIONS:
         raise DDMError(

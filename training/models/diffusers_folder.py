@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import load_tensors, read_text
+from ...debias.core.io import load_tensors, read_header, read_text
+from .base_kind import check_companions, check_configuration, check_index, scale_of, supported
 from .family import families
+from .tokenizer import LENGTH
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,7 @@ PARTS = {
 # What SDXL has besides.
 SECOND = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}
 TEXT_MODEL = "text_model."
+TEXT_KIND = "clip_text_model"
 
 
 def check_folder(folder: str | Path) -> dict[str, list[Path]]:
@@ -39,12 +42,23 @@ def check_folder(folder: str | Path) -> dict[str, list[Path]]:
             f"{folder} is not a base model: it holds no model_index.json. Give a checkpoint (.safetensors), or a "
             "folder in diffusers layout (unet, vae, text_encoder, tokenizer, scheduler) such as examples/tiny_people."
         )
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DDMError(f"{index} cannot be read ({error}). Copy or download the base model again.") from error
-    two = isinstance(names, dict) and "text_encoder_2" in names
-    return check_parts(folder, PARTS | (SECOND if two else {}))
+    names = read_config(folder, "", index.name)
+    check_index(folder, names)
+    weights = check_parts(folder, PARTS | (SECOND if "text_encoder_2" in names else {}))
+    check_configuration(folder, *(read_config(folder, part) for part in ("unet", "vae", "scheduler")))
+    for part, files in weights.items():
+        kind = read_config(folder, part).get("model_type", TEXT_KIND)
+        if kind != TEXT_KIND:
+            raise DDMError(f"The {part} of {folder} is of the kind {kind}, not CLIP's. Choose a base of {supported()}.")
+        tensors = {key: value for path in files for key, value in read_header(path).items()}
+        scaled = next((key for key in tensors if scale_of(key, tensors)), None)
+        if scaled:
+            raise DDMError(
+                f"{files[0]} is fp8 with a scale for each weight ({scaled}), which is only read in checkpoints. Choose "
+                "the folder in bf16 or fp16."
+            )
+        check_companions(files[0], tensors)
+    return weights
 
 
 def check_parts(folder: Path, parts: Mapping[str, tuple[str, str | None]] = PARTS) -> dict[str, list[Path]]:
@@ -61,12 +75,15 @@ def check_parts(folder: Path, parts: Mapping[str, tuple[str, str | None]] = PART
     return weights
 
 
-def load_folder(folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtype") -> dict[str, object]:
+def load_folder(
+    folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtype", prediction: str | None = None
+) -> dict[str, object]:
     """Open a pipeline folder as the parts of a `Base`, on the CPU.
 
     Args:
         weights: from `check_folder`.
         dtype: of U-Net and text encoders; the VAE is float32.
+        prediction: "epsilon" or "v_prediction", whatever the scheduler says; None: what it says.
 
     Raises:
         DDMError: a part cannot be opened, or its weights do not fit its configuration.
@@ -91,19 +108,20 @@ def load_folder(folder: Path, weights: dict[str, list[Path]], dtype: "torch.dtyp
                 for name, text in names.items()
             },
             "tokenizers": {
-                name: _load_part(CLIPTokenizer, folder, name.replace("text_encoder", "tokenizer")) for name in names
+                name: _load_tokenizer(CLIPTokenizer, folder, name.replace("text_encoder", "tokenizer"), config[name])
+                for name in names
             },
-            "scheduler": _load_part(DDPMScheduler, folder, "scheduler"),
+            "scheduler": _load_scheduler(DDPMScheduler, folder, prediction),
         }
 
 
-def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """The configuration of a part of a pipeline folder.
+def read_config(folder: Path, part: str, name: str = "") -> dict[str, Any]:
+    """The configuration of a part of a pipeline folder, in the file that its kind of part has, or in that called so.
 
     Raises:
         DDMError: it cannot be read.
     """
-    path = folder / part / PARTS.get(part, SECOND.get(part))[0]
+    path = folder / part / (name or (PARTS | SECOND)[part][0])
     try:
         config = json.loads(read_text(path))
     except ValueError as error:
@@ -166,6 +184,33 @@ def _load_text_encoder(kind: type, folder: Path, part: str, dtype: "torch.dtype"
     except RuntimeError as error:
         raise _unusable(folder / part, kind, error) from error
     return model.eval()
+
+
+def _load_scheduler(kind: type, folder: Path, prediction: str | None):
+    """The noise schedule, with another prediction than it says if one is given."""
+    scheduler = _load_part(kind, folder, "scheduler")
+    if prediction is not None:
+        scheduler = kind.from_config(scheduler.config, prediction_type=prediction)
+    elif scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type == "epsilon":
+        raise DDMError(
+            f"The schedule in {folder / 'scheduler'} ends in noise alone (rescale_betas_zero_snr), where a model that "
+            "predicts noise learns nothing, but says that it does. Say what it predicts, v_prediction or epsilon "
+            "(--prediction)."
+        )
+    return scheduler
+
+
+def _load_tokenizer(kind: type, folder: Path, part: str, config: Mapping[str, Any]):
+    """A tokenizer for a text encoder of that configuration, which says how many tokens are read and known."""
+    tokenizer = _load_part(kind, folder, part)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("max_position_embeddings", LENGTH))
+    rows = config.get("vocab_size", len(tokenizer))
+    if len(tokenizer) > rows:
+        raise DDMError(
+            f"The tokenizer in {folder / part} knows {len(tokenizer)} tokens, and its text encoder only {rows}: it is "
+            "another model's. Copy or download the base model again."
+        )
+    return tokenizer
 
 
 def _check_whole(place: Path, missing: Iterable[str]) -> None:

@@ -5,12 +5,14 @@ told by the text encoder's keys; the sizes are then compared, layer by layer.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import read_metadata
+from ...debias.core.io import read_header, read_text
+from .base_kind import check_companions, check_configuration, check_keys, is_companion, scale_of, supported
 from .family import FAMILIES, Family, TextEncoder, families
 from .tokenizer import find_tokenizer, open_tokenizer
 
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 INPUT = UNET + "input_blocks.0.0.weight"
-CHANNELS = 4
+# How the configuration of Stability's trainer says that v is predicted, and how people name such files.
+V_CONFIGURATION = re.compile(r"""^\s*parameterization:\s*["']?v["']?\s*(#.*)?$""", re.MULTILINE)
+NAMED_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
+# Of models that are distilled to take the guidance scale.
+GUIDANCE_INPUT = UNET + "time_embed.cond_proj.weight"
 
 
 def check_single_file(path: Path) -> Family:
@@ -31,34 +37,32 @@ def check_single_file(path: Path) -> Family:
     Raises:
         DDMError: no such file, a pickle, truncated, no whole checkpoint, or one of another kind.
     """
-    from safetensors import safe_open
-
-    read_metadata(path)  # refuses what is no safetensors file
-    with safe_open(path, framework="pt") as file:
-        keys = set(file.keys())
-        channels = file.get_slice(INPUT).get_shape()[1] if INPUT in keys else CHANNELS
+    tensors = read_header(path)
+    keys = tensors.keys()
+    check_keys(path, keys)
     if INPUT not in keys:
         what = "It is a LoRA. " if any("lora" in key for key in keys) else ""
         raise DDMError(
-            f"{path} is no checkpoint of Stable Diffusion 1.x, 2.x or XL: it holds no {INPUT}. {what}"
+            f"{path} is no checkpoint of {supported()}: it holds no {INPUT}. {what}"
             "Choose a base model of one of these families."
         )
-    if channels != CHANNELS:
-        raise DDMError(
-            f"{path} takes {channels} channels where a text-to-image model takes {CHANNELS}: it is made for inpainting "
-            "or editing. Choose the model that it was made from."
-        )
-    if {"edm_mean", "edm_vpred.sigma_max"} & keys:
-        raise DDMError(f"{path} was trained with EDM's noise, which the trainer does not know. Choose another base.")
+    (_, (_, channels, *_)) = tensors[INPUT]
+    edm = any(key.startswith(("edm_mean", "edm_std", "edm_vpred")) for key in keys)
+    check_configuration(
+        path,
+        {"in_channels": channels, "time_cond_proj_dim": GUIDANCE_INPUT in keys},
+        scheduler={"_class_name": "EDM"} if edm else {},
+    )
     found = (one for one in families() if all(_any(keys, text.prefix) for text in one.text_encoders.values()))
     family = next(found, None)
     if family is None:
         raise DDMError(
-            f"{path} holds a U-Net, but not the text encoders of Stable Diffusion 1.x, 2.x or XL (base). Choose a "
-            "whole checkpoint."
+            f"{path} holds a U-Net, but not the text encoders of {supported()} (base). Choose a whole checkpoint."
         )
     if not _any(keys, VAE):
         raise DDMError(f"{path} holds no VAE. Choose a whole checkpoint.")
+    used = (UNET, VAE, *(text.prefix for text in family.text_encoders.values()))
+    check_companions(path, {key: value for key, value in tensors.items() if key.startswith(used)})
     return family
 
 
@@ -66,12 +70,14 @@ def load_single_file(
     path: Path,
     dtype: "torch.dtype",
     tokenizer: str | Path | None = None,
+    prediction: str | None = None,
 ) -> dict[str, object]:
     """Open a checkpoint as the parts of a `Base`, on the CPU.
 
     Args:
         dtype: of U-Net and text encoders; the VAE is float32.
         tokenizer: see `find_tokenizer`.
+        prediction: "epsilon" or "v_prediction"; None: what the file tells (see `prediction_of`).
 
     Raises:
         DDMError: as in `check_single_file` and `find_tokenizer`; or its weights do not fit the family.
@@ -82,7 +88,7 @@ def load_single_file(
     family = check_single_file(path)
     folder = find_tokenizer(path, tokenizer)
     with safe_open(path, framework="pt") as file:
-        config = configuration_of(family, file)
+        config = configuration_of(family, file, path, prediction)
         models = build_models(family, config, lambda prefix, kind: _read(file, prefix, kind), dtype, path)
     tokenizers = {
         name: open_tokenizer(folder, **config[name.replace("text_encoder", "tokenizer")])
@@ -129,21 +135,23 @@ def build_models(
 
     # One model after the other: what was read for one is gone before the next.
     renamed = convert_ldm_unet_checkpoint(read(UNET, dtype), config["unet"])
-    models = {"unet": _fill(UNet2DConditionModel, config["unet"], renamed, path, "U-Net")}
+    models = {"unet": fill_model(UNet2DConditionModel, config["unet"], renamed, path, "U-Net")}
     renamed = convert_ldm_vae_checkpoint(read(VAE, torch.float32), config["vae"])
-    models["vae"] = _fill(AutoencoderKL, config["vae"], renamed, path, "VAE")
+    models["vae"] = fill_model(AutoencoderKL, config["vae"], renamed, path, "VAE")
     for name, place in family.text_encoders.items():
         text = CLIPTextConfig(**config[name])
         renamed = _rename_text_encoder(read(place.prefix, dtype), place, text)
         kind = CLIPTextModelWithProjection if place.projected else CLIPTextModel
-        models[name] = _fill(kind, text, renamed, path, "text encoder")
+        models[name] = fill_model(kind, text, renamed, path, "text encoder")
     return models
 
 
-def configuration_of(family: Family, file: "safe_open") -> dict[str, dict[str, Any]]:
-    """The configuration of a family, with what differs between its checkpoints put right."""
+def configuration_of(
+    family: Family, file: "safe_open", path: Path | None = None, prediction: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """The configuration of a family, with what differs between its checkpoints put right; see `prediction_of`."""
     config = json.loads((FAMILIES / f"{family.name}.json").read_text(encoding="utf-8"))
-    config["scheduler"]["prediction_type"] = prediction_of(family, file)
+    config["scheduler"]["prediction_type"] = prediction or prediction_of(family, file, path)
     if "ztsnr" in file.keys():  # noqa: SIM118  (safe_open is no mapping)
         # arXiv 2305.08891: the last step is noise alone.
         config["scheduler"]["rescale_betas_zero_snr"] = True
@@ -151,16 +159,35 @@ def configuration_of(family: Family, file: "safe_open") -> dict[str, dict[str, A
     return config
 
 
-def prediction_of(family: Family, file: "safe_open") -> str:
+def prediction_of(family: Family, file: "safe_open", path: Path | None = None) -> str:
     """Tell whether a checkpoint predicts ε ("epsilon") or v ("v_prediction").
 
-    As ComfyUI does, by the key `v_pred` or by what the family knows of its weights; and by
-    `modelspec.prediction_type` in the metadata.
+    As ComfyUI does, by the key `v_pred` or by what the family knows of its weights; by the metadata that trainers
+    write; by the .yaml beside the file; and since a schedule that ends in noise alone (the key `ztsnr`) leaves nothing
+    to learn for a model that predicts ε.
+
+    Raises:
+        DDMError: only the file's name speaks of v.
     """
-    said = (file.metadata() or {}).get("modelspec.prediction_type", "").lower()
-    if "v_pred" in file.keys() or said in ("v", "v_prediction", "vpred"):  # noqa: SIM118
+    keys, metadata = set(file.keys()), file.metadata() or {}
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    trained = metadata.get("ss_v_parameterization", "").lower() in ("true", "1")
+    if "v_pred" in keys or said in ("v", "v_prediction", "vpred") or trained:
         return "v_prediction"
-    return "epsilon" if said == "epsilon" else family.told_prediction(file) or "epsilon"
+    beside = path.with_suffix(".yaml") if path else None
+    if beside and beside.is_file() and V_CONFIGURATION.search(read_text(beside)):
+        return "v_prediction"
+    if said == "epsilon":
+        return said
+    if "ztsnr" in keys:
+        return "v_prediction"
+    told = family.told_prediction(file)
+    if told is None and path and NAMED_V.search(path.stem):
+        raise DDMError(
+            f"{path.name} is called after v-prediction, and nothing in the file tells whether it predicts v. Say what "
+            "it predicts, v_prediction or epsilon (--prediction)."
+        )
+    return told or "epsilon"
 
 
 def _any(keys: Iterable[str], prefix: str) -> bool:
@@ -168,7 +195,13 @@ def _any(keys: Iterable[str], prefix: str) -> bool:
 
 
 def _read(file: "safe_open", prefix: str, dtype: "torch.dtype") -> "Tensors":
-    return {key: file.get_tensor(key).to(dtype) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+    """The tensors whose keys begin so; fp8 weights times their scales."""
+    tensors, keys = {}, set(file.keys())
+    for key in sorted(keys):
+        if key.startswith(prefix) and not is_companion(key):
+            tensor, scale = file.get_tensor(key), scale_of(key, keys)
+            tensors[key] = (tensor.float() * file.get_tensor(scale).float() if scale else tensor).to(dtype)
+    return tensors
 
 
 def _rename_text_encoder(tensors: "Tensors", place: TextEncoder, config: Any) -> "Tensors":
@@ -184,7 +217,7 @@ def _rename_text_encoder(tensors: "Tensors", place: TextEncoder, config: Any) ->
     return {name.removeprefix("text_model."): value for name, value in renamed.items()}
 
 
-def _fill(kind: type, config: Any, tensors: "Tensors", path: Path, what: str) -> "torch.nn.Module":
+def fill_model(kind: type, config: Any, tensors: "Tensors", path: Path, what: str) -> "torch.nn.Module":
     """A model of that configuration with these weights, which it takes over without a copy.
 
     Raises:
@@ -200,7 +233,7 @@ def _fill(kind: type, config: Any, tensors: "Tensors", path: Path, what: str) ->
         if weight is None or weight.shape != empty.shape:
             problem = "is missing" if weight is None else f"is {_times(weight)} instead of {_times(empty)}"
             raise DDMError(
-                f"The {what} in {path} is not that of Stable Diffusion 1.x, 2.x or XL: its {name} {problem}. Distilled "
+                f"The {what} in {path} is not that of {supported()}: its {name} {problem}. Distilled "
                 "and extended models are not supported; choose the model that it was made from."
             )
         found[name] = weight

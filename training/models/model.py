@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter
 from .base import Base, load_base
@@ -36,9 +36,14 @@ def load_model(
     adapter: str | Path | None = None,
     style: str | Path | None = None,
     device: "str | torch.device" = "auto",
-    tokenizer: str | Path | None = None,
+    **opening: Any,
 ) -> Model:
-    """Open a base and put the files on it; errors as in `load_base`, `load_adapter` and `load_lora_into`."""
+    """Open a base and put the files on it.
+
+    Args:
+        opening: tokenizer, prediction and vae, as in `load_base`; errors too, and as in `load_adapter` and
+            `load_lora_into`.
+    """
     from .lora import load_lora_into
     from .soft_tokens import SoftTokens
 
@@ -46,7 +51,7 @@ def load_model(
     soft = SoftTokens.load(adapter) if adapter is not None else None
     files = {"style": style, "debias": None if soft else adapter}
     read = {name: load_adapter(path) for name, path in files.items() if path is not None}
-    model = Model(load_base(path, device, tokenizer=tokenizer))
+    model = Model(load_base(path, device, **opening))
     for name, lora in read.items():
         warning = load_lora_into(model.base.unet, lora, name, model.base.hash, model.base.text_encoders)
         if warning:

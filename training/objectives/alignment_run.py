@@ -54,7 +54,7 @@ class AlignmentRun:
         if self.checkpointing:
             self.training.save_memory()
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
-        facts = [self.base.hash, list(map(list, self.families)), list(map(str, self.targets)), list(self.depends)]
+        facts = [self.base.identity, list(map(list, self.families)), list(map(str, self.targets)), list(self.depends)]
         facts.append(self.settings.as_dict())
         self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -102,7 +102,7 @@ class Run:
         """Of everything that a run with these settings depends on."""
         labels = self.groups.startswith("labels:")
         columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
-        depends = [self.base.hash, self.images.fingerprint, self.groups, self.target, settings]
+        depends = [self.base.identity, self.images.fingerprint, self.groups, self.target, settings]
         depends += [self.style is not None, [label for column in columns for label in column] if labels else None]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 

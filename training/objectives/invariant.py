@@ -103,7 +103,7 @@ class InvariantTraining(Resumable):
     @property
     def fingerprint(self) -> str:
         """Of everything that the run depends on."""
-        depends = [self.base.hash, self.images.fingerprint, asdict(self.settings)]
+        depends = [self.base.identity, self.images.fingerprint, asdict(self.settings)]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
     def advance(self) -> None:

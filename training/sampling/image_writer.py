@@ -99,7 +99,7 @@ def write_images(
             "steps": steps,
             "resolution": resolution or model.base.image_size,
             "negative": negative,
-            "base": model.base.hash,
+            "base": model.base.identity,
             # At α = 0 the adapter is off, so the image is the base's own.
             "adapter": model.adapter if shot.alpha else None,
             "style": model.style,
