@@ -117,7 +117,7 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
                 model.denoise,
                 model.family.features(model.unet)
                 | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
-                model.scheduler.alphas_cumprod,
+                model.rates,
                 latents,
                 model.encode_text(grouper.names),
                 torch.as_tensor(grouper.concept, device=model.device),

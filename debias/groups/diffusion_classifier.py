@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.batching import fitting_rows, in_batches
 from ..core.error import DDMError
-from .noise import LatentSet, noise_levels
+from .noise import LatentSet, Rates, noise_levels
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ def article(phrase: str) -> str:
 
 def denoising_errors(
     denoise: Denoise,
-    alphas_cumprod: "torch.Tensor",
+    rates: Rates,
     latents: LatentSet,
     embeddings: Sequence["torch.Tensor"],
     index: "torch.Tensor",
@@ -89,7 +89,7 @@ def denoising_errors(
 
     Args:
         denoise: (noisy latents [B, C, h, w], timesteps [B], text [B, L, D]) → predicted ε.
-        alphas_cumprod: [T] ᾱ of the base's training schedule.
+        rates: of the base at a timestep (see `noise.Rates`).
         latents: [N, C, h, w] scaled latents.
         embeddings: one [M, L, D] text table per word; row m is the m-th concept with that word said.
         index: [N] concept of each image.
@@ -110,7 +110,7 @@ def denoising_errors(
     def measure(part: slice) -> torch.Tensor:
         rows, done = torch.arange(part.start, part.stop), 0
         errors = torch.zeros(len(rows), len(embeddings), len(timesteps), noises)
-        for level in noise_levels(latents, alphas_cumprod, timesteps, noises, seed):
+        for level in noise_levels(latents, rates, timesteps, noises, seed):
             times = torch.full((len(rows),), timesteps[level.column], device=latents.device)
             noisy = level(latents[rows])
             for word, table in enumerate(embeddings):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.batching import fitting_rows, in_batches
-from .noise import LatentSet, noise_levels
+from .noise import LatentSet, Rates, noise_levels
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ MOST = 128
 def unet_features(
     denoise: "Denoise",
     modules: dict[str, "torch.nn.Module"],
-    alphas_cumprod: "torch.Tensor",
+    rates: Rates,
     latents: LatentSet,
     text: "torch.Tensor",
     index: "torch.Tensor",
@@ -37,7 +37,7 @@ def unet_features(
     Args:
         denoise: (noisy latents [B, C, h, w], timesteps [B], text [B, L, D]) → predicted ε.
         modules: the places to read, by name (see `places`); their outputs are [B, C, h, w] or a tuple that begins so.
-        alphas_cumprod: [T] ᾱ of the base's training schedule.
+        rates: of the base at a timestep (see `noise.Rates`).
         latents: [N, C, h, w] scaled latents.
         text: [M, L, D] text table; `index` [N] says which row each image uses.
         batch_size: images at a time; None: what fits. Besides rounding, it changes nothing.
@@ -63,7 +63,7 @@ def unet_features(
 
     def read(part: slice) -> dict[str, torch.Tensor]:
         rows, sums = torch.arange(part.start, part.stop), {}
-        for done, level in enumerate(noise_levels(latents, alphas_cumprod, timesteps, noises, seed), 1):
+        for done, level in enumerate(noise_levels(latents, rates, timesteps, noises, seed), 1):
             t = timesteps[level.column]
             caught.clear()
             denoise(level(latents[rows]), torch.full((len(rows),), t, device=latents.device), text[index[rows]])

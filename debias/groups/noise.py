@@ -1,11 +1,15 @@
 """Common noise: all images of a set at the same noise levels under the same draws, so that answers compare."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
+
+
+# timestep → how much of latents and of noise is in noisy latents.
+Rates = Callable[[int], tuple[float, float]]
 
 
 class LatentSet(Protocol):
@@ -32,21 +36,36 @@ class NoiseLevel:
     Attributes:
         column: of the timestep among those asked for; draw: its number among the draws of this timestep.
         noise: [1, C, h, w], alike for all images.
-        signal: √ᾱ_t.
+        signal, spread: how much of latents and of noise there is.
     """
 
     column: int
     draw: int
     noise: "torch.Tensor"
     signal: float
+    spread: float
 
     def __call__(self, latents: "torch.Tensor") -> "torch.Tensor":
-        """Noisy latents x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (DDPM, arXiv 2006.11239, eq. 4)."""
-        return self.signal * latents + (1 - self.signal**2) ** 0.5 * self.noise
+        """Noisy latents."""
+        return self.signal * latents + self.spread * self.noise
+
+
+def ddpm_rates(alphas_cumprod: "torch.Tensor") -> Rates:
+    """Those of x_t = √ᾱ_t x + √(1 − ᾱ_t) ε (DDPM, arXiv 2006.11239, eq. 4).
+
+    Args:
+        alphas_cumprod: [T] ᾱ of the training schedule.
+    """
+
+    def rates(t: int) -> tuple[float, float]:
+        signal = float(alphas_cumprod[t]) ** 0.5
+        return signal, (1 - signal**2) ** 0.5
+
+    return rates
 
 
 def noise_levels(
-    latents: LatentSet, alphas_cumprod: "torch.Tensor", timesteps: Sequence[int], noises: int, seed: int
+    latents: LatentSet, rates: Rates, timesteps: Sequence[int], noises: int, seed: int
 ) -> Iterator[NoiseLevel]:
     """Yield every draw at every timestep, in the shape of the latents; the noise is drawn on the CPU."""
     import torch
@@ -55,4 +74,4 @@ def noise_levels(
     for column, t in enumerate(timesteps):
         for draw in range(noises):
             noise = torch.randn(1, *latents.shape[1:], generator=generator).to(latents.device)
-            yield NoiseLevel(column, draw, noise, float(alphas_cumprod[t]) ** 0.5)
+            yield NoiseLevel(column, draw, noise, *rates(t))

@@ -3,12 +3,13 @@
 import pytest
 from comfyui_ddm.training.data.buckets import assign, bucket_sizes
 from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.family import named_family
 
 
 class Model:
     """What buckets need to know of a base."""
 
-    side_step = Base.side_step
+    side_step, family = Base.side_step, named_family("sd1")
 
     def __init__(self, side, levels):
         self.image_size, self.vae_factor = side, 8

@@ -5,8 +5,8 @@ import pytest
 import torch
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, lora_parameters
-from comfyui_ddm.training.sampling.differentiable_sampling import drawn_steps, gradient_scales, predict, roll_out
-from comfyui_ddm.training.sampling.generate import solver
+from comfyui_ddm.training.models.unet import gradient_scales
+from comfyui_ddm.training.sampling.differentiable_sampling import drawn_steps, predict, roll_out
 
 STEPS, GUIDANCE = 4, 3.0
 
@@ -39,7 +39,7 @@ def literal(base, learns_text=False):
     """As the paper says it: one graph over all steps, latents detached where they enter the U-Net."""
     noise, text, empty, loss = setting(base)
     text.tokens.requires_grad_(learns_text)
-    scheduler = solver(base)
+    scheduler = base.family.solver(base)
     scheduler.set_timesteps(STEPS)
     scales = gradient_scales(base.scheduler.alphas_cumprod, scheduler.timesteps, "epsilon")
     latents = noise * scheduler.init_noise_sigma
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_one_graph_over_all_steps(base, rows):
         parameter.grad = None
     noise, text, empty, loss = setting(base)
     text.tokens.requires_grad_()
-    made = roll_out(base, solver(base), noise, STEPS, text, empty, GUIDANCE, rows)
+    made = roll_out(base, base.family.solver(base), noise, STEPS, text, empty, GUIDANCE, rows)
     loss(made.latents).backward()
     assert gradients(base)[0] is None
     made.backward(base, text, empty, GUIDANCE, range(STEPS), rows)
@@ -76,7 +76,7 @@ def test_steps_that_are_drawn_stand_for_all(base):
     def through(chosen):
         for parameter in lora_parameters(base.unet, "debias"):
             parameter.grad = None
-        made = roll_out(base, solver(base), noise, STEPS, text, empty, GUIDANCE, 3)
+        made = roll_out(base, base.family.solver(base), noise, STEPS, text, empty, GUIDANCE, 3)
         loss(made.latents).backward()
         made.backward(base, text, empty, GUIDANCE, chosen, 3)
         return torch.cat([gradient.flatten() for gradient in gradients(base)])
@@ -118,7 +118,7 @@ def test_every_step_of_the_solver_counts_about_alike_whatever_the_base_predicts(
     """The early steps, which decide who is drawn, above all: no step has a tenth of another's weight."""
     base = load_base(tiny_base)
     base.scheduler.register_to_config(prediction_type=prediction)
-    scheduler = solver(base)
+    scheduler = base.family.solver(base)
     scheduler.set_timesteps(steps)
     latents, predictions = torch.zeros(1), []
     for timestep in scheduler.timesteps:

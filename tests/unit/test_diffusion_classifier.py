@@ -3,6 +3,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.diffusion_classifier import classify, denoising_errors, parse_words, say
+from comfyui_ddm.debias.groups.noise import ddpm_rates
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_the_word_that_denoises_better_has_the_lower_error():
     steps = []
     errors = denoising_errors(
         denoise,
-        alphas,
+        ddpm_rates(alphas),
         latents,
         tables,
         torch.zeros(6, dtype=torch.long),

@@ -1,6 +1,7 @@
 """A step of training: its draws, its targets, and who learns from it."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def grouping(words=()):
 
 
 class Speller:
-    device, text_encoders, family = torch.device("cpu"), {}, named_family("sd1")
+    device, text_encoders, family, schedule = torch.device("cpu"), {}, named_family("sd1"), range(1000)
 
     def encode_text(self, prompts):
         self.prompts = list(prompts)
@@ -43,7 +44,7 @@ def draws(style=False, words=(), bucket=None, **changes):
     table = CaptionTable.build(speller, CAPTIONS, found)
     settings = TrainSettings(**{"batch_size": 16, "keep": 0.25, **changes})
     bucket = np.zeros(len(CAPTIONS), dtype=int) if bucket is None else bucket
-    made = BatchSampler(found.weighting, table, settings, bucket, 1000, style)
+    made = BatchSampler(found.weighting, table, settings, bucket, partial(speller.family.timesteps, speller), style)
     made.sentences = speller.prompts
     return made
 

@@ -34,7 +34,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
         return unet_features(
             base.denoise,
             base.family.features(base.unet),
-            base.scheduler.alphas_cumprod,
+            base.rates,
             latents,
             text,
             index,

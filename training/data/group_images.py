@@ -162,7 +162,7 @@ class Grouper:
         def measure(places: list[int], told: Progress) -> list[torch.Tensor]:
             found = denoising_errors(
                 self.base.denoise,
-                self.base.scheduler.alphas_cumprod,
+                self.base.rates,
                 latents.take(places),
                 [text],
                 torch.as_tensor(concept[places]),

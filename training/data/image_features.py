@@ -52,7 +52,7 @@ def image_features(
         found = unet_features(
             base.denoise,
             places,
-            base.scheduler.alphas_cumprod,
+            base.rates,
             latents.take(rows),
             text,
             torch.as_tensor(concept[rows]),

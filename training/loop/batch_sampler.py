@@ -1,5 +1,6 @@
 """The rows of each step: which image, at which strength, under which words, and who says what is right."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class BatchSampler:
         weighting: of the images.
         captions: what is said of them.
         bucket: [N] number of each image's bucket.
-        timesteps: of the base's schedule.
+        timesteps: (shares [B], style) → timesteps [B] (see `Family.timesteps`).
         style: whether the first steps teach a style.
         reach: how many times `TrainSettings.alpha_max` the α go up to.
     """
@@ -69,7 +70,7 @@ class BatchSampler:
         captions: "CaptionTable",
         settings: TrainSettings,
         bucket: np.ndarray,
-        timesteps: int,
+        timesteps: Callable[[np.ndarray, bool], np.ndarray],
         style: bool,
         reach: float = 1.0,
     ):
@@ -97,10 +98,7 @@ class BatchSampler:
         return int(np.searchsorted(np.cumsum(self.share[style])[:-1], (start + step * GOLDEN) % 1, side="right"))
 
     def plan(self, step: int) -> Batch:
-        """Draw the rows of one step, with α, timestep and image stratified over the batch.
-
-        Timesteps t are drawn evenly for a style, and with density ∝ t for the adapter.
-        """
+        """Draw the rows of one step, with α, timestep and image stratified over the batch."""
         settings, captions = self.settings, self.captions
         rng = np.random.default_rng([settings.seed, step])
         count = settings.batch_size
@@ -114,8 +112,7 @@ class BatchSampler:
         rows = self.cumulative[bucket][np.searchsorted(self.edges[1:-1], alpha)]
         position = stratified() * rows[:, -1]
         image = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
-        # Who is in an image is decided while there is much noise; the later steps have little to say of it.
-        timestep = ((stratified() if style else np.sqrt(stratified())) * self.timesteps).astype(int)
+        timestep = self.timesteps(stratified(), style)
         silent = rng.random(count) < settings.caption_dropout
         own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
         text = np.where(silent, captions.empty, own)

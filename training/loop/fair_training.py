@@ -121,10 +121,9 @@ class FairTraining(Resumable):
             for name, parameters in self.learning.items()
             if settings.ema
         }
-        self.schedule = base.schedule
-        self.weight = torch.ones_like(self.schedule)
+        self.weight = None
         if settings.min_snr:
-            self.weight = min_snr_weight(self.schedule, settings.min_snr, base.prediction)
+            self.weight = min_snr_weight(base.schedule, settings.min_snr, base.prediction)
         self.reach = 1.0
         self.draws = self._draws(weighting)
         self.step, self.pieces, self.checkpointing, self.whole = 0, self._pieces(), False, True
@@ -147,8 +146,8 @@ class FairTraining(Resumable):
 
     def _draws(self, weighting: Weighting) -> BatchSampler:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
-        style = "style" in self.names
-        return BatchSampler(weighting, self.captions, self.settings, bucket, len(self.schedule), style, self.reach)
+        style, timesteps = "style" in self.names, partial(self.base.family.timesteps, self.base)
+        return BatchSampler(weighting, self.captions, self.settings, bucket, timesteps, style, self.reach)
 
     def reweigh(self, weighting: Weighting, reach: float = 1.0) -> None:
         """Draw the images by other weights from now on.
@@ -322,7 +321,8 @@ class FairTraining(Resumable):
         self._set_alpha(plan.alpha)
         error = (base.predict(noisy, t, self._text(plan.text)) - target).square()
         error = error if cells is None else error * cells
-        loss = (error.mean((1, 2, 3)) * (self.weight[t] * factor)).sum()
+        weights = factor if self.weight is None else self.weight[t] * factor
+        loss = (error.mean((1, 2, 3)) * weights).sum()
         loss.backward()
         return loss.detach()
 

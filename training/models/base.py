@@ -80,7 +80,7 @@ class Base:
     @property
     def native_size(self) -> int:
         """Side of the image in pixels that the model was made for."""
-        return self.unet.config.sample_size * self.vae_factor
+        return self.family.native_size(self)
 
     @property
     def image_size(self) -> int:
@@ -89,8 +89,8 @@ class Base:
 
     @property
     def side_step(self) -> int:
-        """Sides of images are multiples of this: of what the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
-        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        """Sides of images in pixels are multiples of this."""
+        return self.family.side_step(self)
 
     def use_resolution(self, size: int | None) -> None:
         """Let images have another side in pixels; None or 0 is the native one.
@@ -124,8 +124,8 @@ class Base:
 
     @property
     def prediction(self) -> str:
-        """What the U-Net answers: "epsilon", or "v_prediction" (arXiv 2202.00512)."""
-        return self.scheduler.config.prediction_type
+        """What the denoiser answers (see `Family.prediction`)."""
+        return self.family.prediction(self)
 
     @property
     def identity(self) -> str:
@@ -239,8 +239,12 @@ class Base:
 
     @cached_property
     def schedule(self) -> "torch.Tensor":
-        """[T] ᾱ of the training schedule, on the base's device."""
-        return self.scheduler.alphas_cumprod.to(self.device)
+        """[T] ᾱ of the training schedule, on the base's device, of a family that has one."""
+        return self.family.schedule(self)
+
+    def rates(self, t: float) -> tuple[float, float]:
+        """How much of latents and of noise is in noisy latents at a timestep."""
+        return self.family.rates(self, t)
 
     def noisy(self, latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
         """Latents [B, C, h, w] with noise, at timesteps [B]."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from diffusers import SchedulerMixin
     from safetensors import safe_open
 
     from .base import Base
@@ -81,7 +83,51 @@ class Family(ABC):
     def latent_statistics(self, base: "Base") -> "tuple[float | torch.Tensor, float | torch.Tensor]":
         """Shift and scale of latents: what the VAE gives is (latent − shift) · scale to the denoiser."""
 
+    @abstractmethod
+    def native_size(self, base: "Base") -> int:
+        """Side in pixels of the images that a base was made for."""
+
+    @abstractmethod
+    def side_step(self, base: "Base") -> int:
+        """Sides of images in pixels are multiples of this."""
+
     # Time, noise and target
+
+    @abstractmethod
+    def prediction(self, base: "Base") -> str:
+        """What the denoiser answers: "epsilon", "v_prediction" or "flow_prediction", as diffusers names it."""
+
+    @abstractmethod
+    def schedule(self, base: "Base") -> "torch.Tensor":
+        """[T] ᾱ of the training schedule, on the base's device.
+
+        Raises:
+            DDMError: the family has no such table.
+        """
+
+    @abstractmethod
+    def timesteps(self, base: "Base", shares: "np.ndarray", plain: bool = False) -> "np.ndarray":
+        """The timesteps of a step's rows, by which share [B] of all that are drawn is below each.
+
+        Args:
+            plain: as a style is learnt, and not as who is in an image is.
+        """
+
+    @abstractmethod
+    def rates(self, base: "Base", t: float) -> tuple[float, float]:
+        """How much of latents and of noise is in noisy latents at a timestep."""
+
+    @abstractmethod
+    def gradient_scales(self, base: "Base", timesteps: "torch.Tensor") -> "torch.Tensor":
+        """The inverse of a prediction's weight in the final latent, over its geometric mean: every step counts alike.
+
+        Returns:
+            float32 [S], for timesteps [S].
+        """
+
+    @abstractmethod
+    def solver(self, base: "Base") -> "SchedulerMixin":
+        """The scheduler that images are made with. It has no randomness, takes latents as they are, and noise of 1."""
 
     @abstractmethod
     def noisy(self, base: "Base", latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...debias.groups.noise import ddpm_rates
 from .family import Family
 from .lora import TARGETS, TEXT_TARGETS
 from .text import Text
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from diffusers import SchedulerMixin
 
     from .base import Base
 
@@ -27,6 +30,47 @@ class UNetFamily(Family):
     def latent_statistics(self, base: "Base") -> tuple[float, float]:
         """The VAE's scaling factor, without a shift."""
         return 0.0, base.vae.config.scaling_factor
+
+    def native_size(self, base: "Base") -> int:
+        """The latents' side in the U-Net's configuration, in pixels."""
+        return base.unet.config.sample_size * base.vae_factor
+
+    def side_step(self, base: "Base") -> int:
+        """What the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
+        return base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+
+    def prediction(self, base: "Base") -> str:
+        """As the scheduler's configuration says."""
+        return base.scheduler.config.prediction_type
+
+    def schedule(self, base: "Base") -> "torch.Tensor":
+        """The scheduler's."""
+        return base.scheduler.alphas_cumprod.to(base.device)
+
+    def timesteps(self, base: "Base", shares: "np.ndarray", plain: bool = False) -> "np.ndarray":
+        """Integers; drawn evenly for a style, and with density ∝ t for the adapter.
+
+        Who is in an image is decided while there is much noise; the later steps have little to say of it.
+        """
+        import numpy as np
+
+        return ((shares if plain else np.sqrt(shares)) * len(base.schedule)).astype(int)
+
+    def rates(self, base: "Base", t: float) -> tuple[float, float]:
+        """√ᾱ and √(1 − ᾱ)."""
+        return ddpm_rates(base.scheduler.alphas_cumprod)(t)
+
+    def gradient_scales(self, base: "Base", timesteps: "torch.Tensor") -> "torch.Tensor":
+        """See `gradient_scales`."""
+        return gradient_scales(base.scheduler.alphas_cumprod, timesteps, base.prediction)
+
+    def solver(self, base: "Base") -> "SchedulerMixin":
+        """DPM-Solver++(2M) (arXiv 2211.01095) on the noise schedule that the base was trained with."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        return DPMSolverMultistepScheduler.from_config(
+            dict(base.scheduler.config), algorithm_type="dpmsolver++", solver_order=2, timestep_spacing="linspace"
+        )
 
     def noisy(self, base: "Base", latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
         """x_t = √ᾱ x + √(1 − ᾱ) ε (DDPM, arXiv 2006.11239, eq. 4)."""
@@ -72,3 +116,30 @@ def _rates(base: "Base", t: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor
     """√ᾱ and √(1 − ᾱ) at timesteps [B], as [B, 1, 1, 1]."""
     kept = base.schedule[t].view(-1, 1, 1, 1)
     return kept.sqrt(), (1 - kept).sqrt()
+
+
+def gradient_scales(alphas_cumprod: "torch.Tensor", timesteps: "torch.Tensor", prediction: str) -> "torch.Tensor":
+    """The inverse of a prediction's weight in the final latent, over its geometric mean: every step counts alike.
+
+    Of ε it is √ᾱ_t √(1 − ᾱ_t) / (1 − α_t) (2311.07604, eq. 10). Of v the paper says nothing: with cos φ_t = √ᾱ_t, a
+    step of DDIM from t to s is x_s = cos(φ_t − φ_s) x_t − sin(φ_t − φ_s) v, so it is 1 / sin(φ_t − φ_{t−1}).
+
+    Args:
+        alphas_cumprod: [T] ᾱ of the base's training schedule.
+        timesteps: [S] integers.
+        prediction: "epsilon" or "v_prediction".
+
+    Returns:
+        [S], float32.
+    """
+    import torch
+
+    kept, at = alphas_cumprod.double(), timesteps.long().to(alphas_cumprod.device)
+    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
+    if prediction == "epsilon":
+        scales = (kept * (1 - kept)).sqrt() / (1 - kept / before)
+    else:
+        scales = 1 / torch.sin(kept.sqrt().acos() - before.sqrt().acos())
+    scales = scales[at]
+    # Where the last step is noise alone (arXiv 2305.08891), ᾱ = 0 and ε teaches nothing.
+    return (scales / scales[scales > 0].log().mean().exp()).float()

@@ -20,7 +20,7 @@ from ..models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, se
 from ..models.soft_tokens import SoftTokens
 from ..models.text import Text
 from ..sampling.differentiable_sampling import drawn_steps, roll_out
-from ..sampling.generate import ADAPTER, default_batch_size, noise_of, solver
+from ..sampling.generate import ADAPTER, default_batch_size, noise_of
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +156,7 @@ class Alignment(Resumable):
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.peak_rate, weight_decay=1e-2)
         named = {f"{number:05}": parameter for number, parameter in enumerate(self.parameters)}
         self.averages = {"average": Ema(named, settings.average)}
-        self.scheduler = solver(base)
+        self.scheduler = base.family.solver(base)
         self.cell = base.unet.config.sample_size
         # With gradients an image takes several times the memory that sampling it does.
         rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))

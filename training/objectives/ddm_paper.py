@@ -75,7 +75,7 @@ class DDMPaperTraining(FairTraining):
         self.learning = {"debias": self.parameters}
         self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.learning_rate)
         rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
-        self.draws = PlainSampler(rows, self.captions, settings, len(self.schedule))
+        self.draws = PlainSampler(rows, self.captions, settings, len(base.schedule))
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""

@@ -84,10 +84,9 @@ def h_space(
     try:
         for done, t in enumerate(TIMESTEPS):
             report("h-space", done, len(TIMESTEPS))
-            # DDPM (arXiv 2006.11239, eq. 4)
-            kept = float(base.scheduler.alphas_cumprod[t])
+            signal, spread = base.rates(t)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
-            noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
+            noisy = signal * latents + spread * noise
             with torch.inference_mode():
                 found = torch.cat(list(in_batches(len(latents), size, read)))
             yield t, found

@@ -76,7 +76,7 @@ class InvariantTraining(Resumable):
         self.concept, self.empty = concept, len(names)
         errors = denoising_errors(
             base.denoise,
-            base.scheduler.alphas_cumprod,
+            base.rates,
             images.squares[torch.arange(len(concept))],
             [self.table],
             torch.as_tensor(concept, device=base.device),

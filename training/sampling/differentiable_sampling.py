@@ -22,33 +22,6 @@ if TYPE_CHECKING:
     from ..models.base import Base
 
 
-def gradient_scales(alphas_cumprod: "torch.Tensor", timesteps: "torch.Tensor", prediction: str) -> "torch.Tensor":
-    """The inverse of a prediction's weight in the final latent, over its geometric mean: every step counts alike.
-
-    Of ε it is √ᾱ_t √(1 − ᾱ_t) / (1 − α_t) (2311.07604, eq. 10). Of v the paper says nothing: with cos φ_t = √ᾱ_t, a
-    step of DDIM from t to s is x_s = cos(φ_t − φ_s) x_t − sin(φ_t − φ_s) v, so it is 1 / sin(φ_t − φ_{t−1}).
-
-    Args:
-        alphas_cumprod: [T] ᾱ of the base's training schedule.
-        timesteps: [S] integers.
-        prediction: "epsilon" or "v_prediction".
-
-    Returns:
-        [S], float32.
-    """
-    import torch
-
-    kept, at = alphas_cumprod.double(), timesteps.long().to(alphas_cumprod.device)
-    before = torch.cat([torch.ones_like(kept[:1]), kept[:-1]])
-    if prediction == "epsilon":
-        scales = (kept * (1 - kept)).sqrt() / (1 - kept / before)
-    else:
-        scales = 1 / torch.sin(kept.sqrt().acos() - before.sqrt().acos())
-    scales = scales[at]
-    # Where the last step is noise alone (arXiv 2305.08891), ᾱ = 0 and ε teaches nothing.
-    return (scales / scales[scales > 0].log().mean().exp()).float()
-
-
 @dataclass(frozen=True)
 class Trajectory:
     """One sampling of N latents.
@@ -77,7 +50,7 @@ class Trajectory:
         """
         import torch
 
-        scales = gradient_scales(base.scheduler.alphas_cumprod, self.timesteps, base.prediction)
+        scales = base.family.gradient_scales(base, self.timesteps)
         scales = scales * (len(self.inputs) / len(chosen))
         for step in chosen:
             gradient = self.predictions[step].grad * scales[step].to(base.device)
@@ -97,7 +70,7 @@ class Trajectory:
 def predict(
     base: "Base", latents: "torch.Tensor", timestep: "torch.Tensor", text: Text, empty: Text | None, guidance: float
 ) -> "torch.Tensor":
-    """What the base predicts [N, C, h, w] (ε or v) with classifier-free guidance (arXiv 2207.12598)."""
+    """What the base predicts [N, C, h, w] (ε, v or flow) with classifier-free guidance (arXiv 2207.12598)."""
     import torch
 
     if empty is None:
@@ -120,17 +93,17 @@ def roll_out(
     """Sample latents from noise [N, C, h, w]; no gradient enters the U-Net or the texts.
 
     Args:
-        scheduler: a diffusers scheduler without randomness (see `sampler.solver`).
+        scheduler: a diffusers scheduler without randomness (see `Family.solver`).
         text, empty: [N] texts; `empty` is None for no guidance.
         rows: images at a time.
     """
     import torch
 
     scheduler.set_timesteps(steps, device=base.device)
-    latents = noise.to(base.device) * scheduler.init_noise_sigma
+    latents = noise.to(base.device)
     inputs, predictions = [], []
     for timestep in scheduler.timesteps:
-        inputs.append(scheduler.scale_model_input(latents.detach(), timestep))
+        inputs.append(latents.detach())
         with torch.no_grad():
             parts = torch.arange(len(noise)).split(rows)
             answers = [
