@@ -9,7 +9,7 @@ import torch
 
 from ..debias.adapter.lora_file import Adapter, AdapterCard, check_layers, parse_adapter
 from ..debias.core.error import DDMError
-from ..debias.core.io import load_tensors, read_metadata
+from ..debias.core.io import check_finite, load_tensors, read_metadata
 from ..hosts.adapter_card import UNKNOWN_BASE, LoadedCard
 from .files import ADAPTERS, resolve
 from .native import BASE_HASH
@@ -36,6 +36,7 @@ class AdapterFile:
         """
         path = resolve(ADAPTERS, name)
         tensors, metadata = load_tensors(path)
+        check_finite(path, tensors)
         ours = AdapterCard.from_metadata(metadata) is not None
         return cls(name, tensors, parse_adapter(path, tensors, metadata) if ours else None)
 

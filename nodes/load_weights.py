@@ -4,8 +4,8 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..debias.core.error import DDMError
-from ..debias.core.io import read_metadata
+from ..debias.core.error import DDMError, out_of_memory, reason_of
+from ..debias.core.io import check_finite_files, read_metadata
 from .files import resolve_weights, stamp, weights_names
 from .native import BASE_HASH, load_folder, weight_files
 from .types import CATEGORY, known
@@ -61,15 +61,18 @@ class LoadWeights(io.ComfyNode):
         from ..training.models.file_hash import hash_files
 
         path = resolve_weights(weights)
+        check_finite_files([file for part in weight_files(path).values() for file in part] if path.is_dir() else [path])
         if path.is_dir():
             return io.NodeOutput(*load_folder(path))
         try:
             parts = comfy.sd.load_checkpoint_guess_config(
                 str(path), embedding_directory=folder_paths.get_folder_paths("embeddings")
             )[:3]
-        except RuntimeError as error:
+        except Exception as error:
+            if out_of_memory(error):
+                raise
             raise DDMError(
-                f"ComfyUI cannot load {path.name} as a checkpoint ({error}). Choose another file."
+                f"ComfyUI cannot load {path.name} as a checkpoint ({reason_of(error)}). Choose another file."
             ) from error
         if None in parts:
             raise DDMError(

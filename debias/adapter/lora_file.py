@@ -7,6 +7,7 @@ every value is JSON). Nothing of the date or the machine is written: training tw
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -26,14 +27,27 @@ FORMAT_VERSION = 1
 # SDXL's files call the first one lora_te1_ (see `ldm`).
 TEXT_PARTS = {"text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+# What else a layer may have in a file, by the method that it is part of: without it, other images would be made.
+METHODS = {
+    "a DoRA": r"dora_scale",
+    "a LoHa": r"hada_.+",
+    "a LoKr": r"lokr_.+",
+    "an OFT": r"oft_.+",
+    "a GLoRA": r"[ab][12]\.weight",
+    "an IA³": r"on_input",
+    "a LoCon with decomposed kernels": r"lora_mid\..+",
+    "a LoRA that also replaces weights": r"diff(_b)?|set_weight|reshape_weight|[wb]_norm|bias_.+",
+}
+# Embeddings that some trainers put beside a LoRA; without their words in a prompt they change nothing.
+EMBEDDINGS = "bundle_emb."
 
 
 class Lora(NamedTuple):
     """The update of one layer: W + strength · alpha / rank · up @ down.
 
     Attributes:
-        down: [rank, in] or, for a convolution, [rank, in, kernel, kernel].
-        up: [out, rank] or [out, rank, 1, 1].
+        down: [rank, in] or, for a convolution, [rank, in, kernel, kernel]; of 1×1 either.
+        up: [out, rank] or [out, rank, 1, 1], as `down`.
         alpha: kohya's scale, not the strength α of the adapter.
     """
 
@@ -123,10 +137,12 @@ class Adapter:
         modules: updates by kohya's layer name, for instance "lora_unet_mid_block_resnets_0_conv1"; a file of SDXL has
             LDM's names, which are translated (see `ldm`).
         card: None for a LoRA that this project did not write.
+        left_out: a sentence on what in the file is not used; empty if there is nothing.
     """
 
     modules: dict[str, Lora]
     card: AdapterCard | None = None
+    left_out: str = ""
 
 
 def kohya_name(module: str) -> str:
@@ -174,10 +190,11 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
 
 
 def load_adapter(path: str | Path) -> Adapter:
-    """Read a LoRA file in kohya's key names, ours or foreign.
+    """Read a LoRA file in kohya's key names, ours or foreign. Nothing in it is passed over in silence.
 
     Raises:
-        DDMError: missing, pickled or truncated file; no LoRA; incomplete layers; a card that cannot be read.
+        DDMError: missing, pickled or truncated file; no LoRA, or of another method; incomplete layers; a card that
+            cannot be read.
     """
     return parse_adapter(path, *load_tensors(path))
 
@@ -185,24 +202,49 @@ def load_adapter(path: str | Path) -> Adapter:
 def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> Adapter:
     """The LoRA in what was read from `path`; errors as in `load_adapter`."""
     check_finite(path, tensors)
-    modules = {}
-    for key, down in tensors.items():
-        if not key.endswith(DOWN):
-            continue
-        name = key.removesuffix(DOWN)
-        up = tensors.get(name + UP)
-        if up is None or up.ndim != down.ndim or down.ndim < 2 or up.shape[1] != down.shape[0] or 0 in down.shape:
-            raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
-        alpha = tensors.get(name + ALPHA)
-        if alpha is not None and alpha.numel() != 1:
-            raise DDMError(f"{path} is broken: the alpha of its layer {name} is no number. Copy or train it again.")
-        modules[from_ldm(name)] = Lora(down, up, float(down.shape[0] if alpha is None else alpha))
-    if not modules:
+    for key in sorted(tensors):
+        method = next((kind for kind, part in METHODS.items() if re.fullmatch(part, key.partition(".")[2])), None)
+        if method:
+            raise DDMError(
+                f"{path} is {method}, which is not read here: without its {key} it would make other images. Choose a "
+                "plain LoRA."
+            )
+    if not any(key.endswith(DOWN) for key in tensors):
         raise DDMError(
             f"{path} is not a LoRA in kohya's format: it holds no key that ends in {DOWN}. "
             "Choose an adapter file, or convert it to kohya's names first."
         )
-    return Adapter(modules, AdapterCard.from_metadata(metadata))
+    modules: dict[str, Lora] = {}
+    embeddings = {key for key in tensors if key.startswith(EMBEDDINGS)}
+    for key in sorted(tensors.keys() - embeddings):
+        name, dot, part = key.partition(".")
+        if dot + part not in (DOWN, UP, ALPHA) or name + DOWN not in tensors:
+            raise DDMError(f"{path} holds {key}, which is no part of a LoRA that is known here. Choose another file.")
+        if dot + part == DOWN:
+            ours = from_ldm(name)
+            if ours in modules:
+                raise DDMError(f"{path} is broken: it holds the layer {ours} twice. Copy or train it again.")
+            modules[ours] = _layer(path, name, tensors)
+    left_out = f"The file also brings embeddings ({len(embeddings)} tensors), which are left out." if embeddings else ""
+    return Adapter(modules, AdapterCard.from_metadata(metadata), left_out)
+
+
+def _layer(path: str | Path, name: str, tensors: "Mapping[str, torch.Tensor]") -> Lora:
+    """The matrices of a layer, whose down matrix is there; a 1×1 convolution may have them as a linear layer has."""
+    down, up, alpha = (tensors.get(name + part) for part in (DOWN, UP, ALPHA))
+    if (
+        up is None
+        or min(down.ndim, up.ndim) < 2
+        or up.shape[1] != down.shape[0]
+        or up.numel() != up.shape[0] * up.shape[1]
+        or 0 in (*down.shape, *up.shape)
+        or not (down.is_floating_point() and up.is_floating_point())
+    ):
+        raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
+    if alpha is not None and alpha.numel() != 1:
+        raise DDMError(f"{path} is broken: the alpha of its layer {name} is no number. Copy or train it again.")
+    up = up.reshape(*up.shape[:2], *[1] * (down.ndim - 2))
+    return Lora(down, up, float(down.shape[0] if alpha is None else alpha))
 
 
 def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -214,7 +256,7 @@ def check_base(adapter: Adapter, base_hash: str, base_shapes: Mapping[str, tuple
         base_shapes: weight shape (out, in, ...) of the base's layers by diffusers module name.
 
     Returns:
-        A warning when it fits but was trained on another base's weights, otherwise None.
+        A warning when it fits but was trained on another base's weights, or not all of its file is used; else None.
 
     Raises:
         DDMError: the base has no such layers, or of another shape.
@@ -234,19 +276,20 @@ def check_layers(adapter: Adapter, base_hash: str, shapes: Mapping[str, tuple[in
                 "Use the base it was trained on, or one of the same architecture."
             )
         shape = (up.shape[0], *down.shape[1:])
-        if shape != tuple(shapes[name]):
+        if _plain(shape) != _plain(shapes[name]):
             raise DDMError(
                 f"The adapter was made for another base model: its layer {name} changes weights of shape "
                 f"{_times(shape)}, here they are {_times(shapes[name])}. "
                 "Use the base it was trained on, or one of the same architecture."
             )
+    warning = ""
     if adapter.card and adapter.card.base_hash and base_hash and adapter.card.base_hash != base_hash:
-        return (
+        warning = (
             f"The adapter was trained on another base (hash {adapter.card.base_hash[:10]}, this one is "
             f"{base_hash[:10]}). It fits, but its effect was never measured here: "
             "sample and report before you rely on it."
         )
-    return None
+    return " ".join(filter(None, (warning, adapter.left_out))) or None
 
 
 def update_card(path: str | Path, card: AdapterCard) -> None:
@@ -266,6 +309,11 @@ def content_hash(path: str | Path) -> str:
     """
     data = check_tensors(path).read_bytes()
     return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+
+
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a weight; a 1×1 convolution has that of a linear layer, which some files take it for."""
+    return tuple(shape[:2]) if set(shape[2:]) <= {1} else tuple(shape)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -54,10 +54,12 @@ class LoraHooks:
                 return None
             x = inputs[0]
             down, up = down.to(x), up.to(x)  # where the layer computes; the first call moves them
-            if down.ndim == 4:
-                change = F.conv2d(F.conv2d(x, down, None, module.stride, module.padding, module.dilation), up)
+            if isinstance(module, nn.Conv2d):
+                kernel = down.reshape(*down.shape[:2], *module.kernel_size)
+                inner = F.conv2d(x, kernel, None, module.stride, module.padding, module.dilation)
+                change = F.conv2d(inner, up.reshape(*up.shape[:2], 1, 1))
             else:
-                change = F.linear(F.linear(x, down), up)
+                change = F.linear(F.linear(x, down.flatten(1)), up.flatten(1))
             # A layer may see each row of the U-Net in several pieces, one after the other.
             alpha = self.alpha.repeat_interleave(len(output) // len(self.alpha))
             return output + change.to(output.dtype) * (alpha * scale).to(output).view(-1, *[1] * (output.ndim - 1))

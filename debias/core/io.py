@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,6 +186,14 @@ def check_finite(path: str | os.PathLike, tensors: Mapping[str, "torch.Tensor"])
                 f"{path} cannot be used: its {name} is not finite (NaN or infinite), so its training diverged or the "
                 "file was damaged. Train it again with a lower learning rate, or use another file."
             )
+
+
+def check_finite_files(paths: Iterable[str | os.PathLike]) -> None:
+    """As `check_finite`, for all of some files; one tensor is in memory at a time."""
+    for path in paths:
+        with open_tensors(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                check_finite(path, {name: file.get_tensor(name)})
 
 
 def fill(path: str | os.PathLike, module: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"]) -> None:

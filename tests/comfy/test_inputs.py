@@ -246,6 +246,20 @@ def test_a_model_folder_that_lacks_a_part_says_which(server, models):
     assert "pickled weights" in refusal(server, graphs.load("half") | graphs.sample(), "base")
 
 
+def test_weights_that_are_not_finite_make_no_black_images(server, models, loras):
+    from comfyui_ddm.debias.core.io import load_tensors, save_tensors
+
+    for source, path, node in (
+        (PACK / "examples/tiny_people/unet", copy_embedded(models, "nan") / "unet", graphs.load("nan")),
+        (SHIPPED.parent, loras, graph("nan.safetensors")),
+    ):
+        file = next(source.glob("*.safetensors"))
+        tensors, metadata = load_tensors(file)
+        tensors[next(iter(tensors))].fill_(torch.nan)
+        save_tensors(path / ("nan.safetensors" if path == loras else file.name), tensors, metadata)
+        assert "is not finite" in failure(server, node | graphs.sample("base" if len(node) == 1 else "adapter"))
+
+
 @pytest.mark.parametrize(
     ("part", "changed", "said"),
     [

@@ -1,5 +1,6 @@
 """Killed during training, a run goes on as if nothing had happened."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.debias.core.io import read_metadata, save_tensors
+from comfyui_ddm.debias.core.io import load_tensors, read_metadata, save_tensors
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
 
 from .runs import prepare
@@ -93,6 +94,33 @@ def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
     save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {"ddm.fingerprint": "print"})
     with pytest.raises(DDMError, match="is no checkpoint of a training"):
         load_checkpoint(tmp_path / "state.safetensors", run.training, "print")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tensors, state: tensors.pop("00000.weight"),
+        lambda tensors, state: tensors.update({"00000.weight": torch.zeros(1)}),  # would be broadcast
+        lambda tensors, state: tensors["00001.weight"].fill_(torch.nan),
+        lambda tensors, state: tensors.update({"99999.exp_avg": torch.zeros(1)}),
+        lambda tensors, state: tensors.update({"stray": torch.zeros(1)}),
+        lambda tensors, state: state.pop("groups"),
+        lambda tensors, state: state.update(groups=[{"params": [0]}]),
+        lambda tensors, state: state.update(step="x"),
+        lambda tensors, state: state.update(step=float("inf")),
+        lambda tensors, state: state.update(numbers=[]),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_its_run_is_refused_in_a_sentence(run, tmp_path, spoil):
+    run.training.advance()
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, run.training, "print")
+    tensors, metadata = load_tensors(path)
+    state = json.loads(metadata["ddm.state"])
+    spoil(tensors, state)
+    save_tensors(path, tensors, metadata | {"ddm.state": json.dumps(state)})
+    with pytest.raises(DDMError, match=r"is broken|is not finite"):
+        load_checkpoint(path, run.training, "print")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(run, tmp_path, monkeypatch):

@@ -308,6 +308,22 @@ def test_an_adapter_of_another_base_is_refused(unet):
         load_lora_into(unet, Adapter({kohya_name("mid_block.resnets.0.time_emb_proj"): layer}), "debias")
 
 
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+def test_a_convolution_of_one_by_one_is_changed_alike_by_a_file_that_takes_it_for_a_linear_layer(unet, inputs, kernel):
+    name = "mid_block.attentions.0.proj_in"
+    assert base_shapes(unet)[name] == (32, 32, 1, 1)
+    random = torch.Generator().manual_seed(0)
+    down, up = torch.randn(3, 32, generator=random), torch.randn(32, 3, generator=random)
+    file = Adapter({kohya_name(name): Lora(down.view(3, 32, *kernel), up.view(32, 3, *kernel), 3.0)})
+    load_lora_into(unet, file, "style")
+    got = run(unet, inputs)
+    set_alpha(unet, "style", 0.0)
+    with torch.no_grad():
+        weight = unet.get_submodule(name).base_layer.weight
+        weight += (up @ down).view_as(weight)
+    torch.testing.assert_close(run(unet, inputs), got, atol=1e-4, rtol=1e-4)
+
+
 def test_text_encoder_layers_are_left_out_and_said(unet):
     text = {"lora_te_text_model_encoder_layers_0_mlp_fc1": Lora(torch.ones(2, 32), torch.ones(64, 2), 2.0)}
     with pytest.raises(DDMError, match="no layer of the U-Net"):

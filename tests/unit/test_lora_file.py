@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from comfyui_ddm.debias.adapter.lora_file import (
     AdapterCard,
     Lora,
     check_base,
+    check_layers,
     content_hash,
     kohya_name,
     load_adapter,
@@ -155,6 +157,90 @@ def test_a_truncated_adapter_is_a_sentence(lora, tmp_path):
 def test_a_file_that_is_no_lora_is_refused(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"conv.weight": torch.ones(2)})
     with pytest.raises(DDMError, match="not a LoRA"):
+        load_adapter(tmp_path / "a.safetensors")
+
+
+PLAIN = {"lora_unet_x.lora_down.weight": torch.ones(2, 3), "lora_unet_x.lora_up.weight": torch.ones(4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("key", "method"),
+    [
+        ("lora_unet_x.dora_scale", "a DoRA"),
+        ("lora_unet_y.hada_w1_a", "a LoHa"),
+        ("lora_unet_y.lokr_w2", "a LoKr"),
+        ("lora_unet_y.oft_blocks", "an OFT"),
+        ("lora_unet_y.a1.weight", "a GLoRA"),
+        ("lora_unet_y.on_input", "an IA³"),
+        ("lora_unet_x.lora_mid.weight", "a LoCon with decomposed kernels"),
+        ("lora_unet_y.diff", "a LoRA that also replaces weights"),
+        ("lora_unet_y.w_norm", "a LoRA that also replaces weights"),
+    ],
+)
+def test_a_lora_of_another_method_is_refused_by_its_name_and_never_read_by_half(tmp_path, key, method):
+    more = {key: torch.ones(1), key.partition(".")[0] + ".alpha": torch.ones(())}
+    for tensors in (more, PLAIN | more):
+        save_tensors(tmp_path / "a.safetensors", tensors)
+        with pytest.raises(DDMError, match=f"is {method}, which is not read here: without its {re.escape(key)}"):
+            load_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lora_unet_x.scalar": torch.ones(())},
+        {"lora_unet_y.alpha": torch.ones(())},
+        {"lora_unet_y.lora_up.weight": torch.ones(4, 2)},
+        {"model.diffusion_model.out.2.bias": torch.ones(4)},
+    ],
+)
+def test_a_key_that_is_not_known_is_not_passed_over(tmp_path, more):
+    save_tensors(tmp_path / "a.safetensors", PLAIN | more)
+    with pytest.raises(DDMError, match=f"holds {re.escape(*more)}, which is no part of a LoRA that is known"):
+        load_adapter(tmp_path / "a.safetensors")
+
+
+def test_embeddings_that_a_lora_brings_are_named(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", PLAIN | {"bundle_emb.smile.string_to_param.*": torch.ones(1, 8)})
+    warning = check_layers(load_adapter(tmp_path / "a.safetensors"), "", {"lora_unet_x": (4, 3)})
+    assert warning == "The file also brings embeddings (1 tensors), which are left out."
+
+
+@pytest.mark.parametrize("kernel", [(), (1, 1)])
+@pytest.mark.parametrize("held", [(), (1, 1)])
+def test_a_convolution_of_one_by_one_is_a_linear_layer_in_some_files(tmp_path, kernel, held):
+    down, up = torch.ones(2, 3).view(2, 3, *held), torch.ones(4, 2)
+    save_tensors(tmp_path / "a.safetensors", {"lora_unet_x.lora_down.weight": down, "lora_unet_x.lora_up.weight": up})
+    adapter = load_adapter(tmp_path / "a.safetensors")
+    assert check_layers(adapter, "", {"lora_unet_x": (4, 3, *kernel)}) is None
+    with pytest.raises(DDMError, match="another base"):
+        check_layers(adapter, "", {"lora_unet_x": (4, 3, 3, 3)})
+
+
+def test_a_layer_under_two_names_is_refused(tmp_path):
+    first, second = "lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in"
+    twice = {
+        key.replace("lora_unet_x", name): value.clone() for name in (first, second) for key, value in PLAIN.items()
+    }
+    save_tensors(tmp_path / "a.safetensors", twice)
+    with pytest.raises(DDMError, match=f"the layer {second} twice"):
+        load_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        (torch.ones(0, 3), torch.ones(4, 0)),  # of rank 0
+        (torch.ones(2, 3), torch.ones(0, 2)),
+        (torch.ones(2, 3), torch.ones(4, 2, 3, 3)),
+        (torch.ones(2, 3, dtype=torch.int8), torch.ones(4, 2, dtype=torch.int8)),
+        (torch.ones(2), torch.ones(2)),
+        (torch.ones(()), torch.ones(4, 2)),
+    ],
+)
+def test_matrices_that_are_no_update_are_refused(tmp_path, down, up):
+    save_tensors(tmp_path / "a.safetensors", {"lora_unet_x.lora_down.weight": down, "lora_unet_x.lora_up.weight": up})
+    with pytest.raises(DDMError, match="no up matrix that fits"):
         load_adapter(tmp_path / "a.safetensors")
 
 

@@ -86,3 +86,18 @@ def test_it_is_asked_at_each_call_for_its_timestep_and_rows(net, lora):
 def test_it_computes_in_the_type_of_the_layer(net, lora):
     LoraHooks(net.double(), lora, lambda timestep, rows: [1.0] * rows)
     assert net(X.double(), T).dtype == torch.float64
+
+
+@pytest.mark.parametrize("held", [(), (1, 1)])
+def test_a_convolution_of_one_by_one_and_a_linear_layer_take_the_matrices_of_each_other(held):
+    draw = torch.Generator().manual_seed(1)
+    down, up = torch.randn(2, 4, generator=draw), torch.randn(4, 2, generator=draw)
+    update = Lora(down.view(2, 4, *held), up.view(4, 2, *held), 2.0)
+    x = torch.randn(1, 4, 3, 3, generator=draw)
+    for layer, rows in ((nn.Conv2d(4, 4, 1), x), (nn.Linear(4, 4), x.movedim(1, 3))):
+        before = layer(rows)
+        LoraHooks(layer, {layer: update}, lambda timestep, rows: [1.0]).alpha = torch.ones(1)
+        (hook,) = list(layer._forward_hooks.values())[-1:]
+        change = torch.einsum("oi,bihw->bohw", up @ down, x)
+        expected = change if rows is x else change.movedim(1, 3)
+        torch.testing.assert_close(hook(layer, (rows,), before) - before, expected)

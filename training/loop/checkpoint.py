@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError, OutOfMemory
-from ...debias.core.io import load_tensors, remove_temporaries, save_tensors
+from ...debias.core.io import check_finite, load_tensors, remove_temporaries, save_tensors
 from .distributed import Ranks
 
 if TYPE_CHECKING:
@@ -139,8 +139,6 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
         OtherRun: the file is of a run with other images, groups, base or settings.
         DDMError: it is broken, or no checkpoint.
     """
-    import torch
-
     try:
         tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
     except DDMError as error:
@@ -154,24 +152,42 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
             f"{path} belongs to a run with other images, groups, base or settings. Give the ones it started with, "
             "or train anew with --restart, which throws this checkpoint away."
         )
-    state = json.loads(metadata["ddm.state"])
-    device = training.base.device
+    own = {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
+    own |= {f"{name}.{key}": value for name, ema in training.averages.items() for key, value in ema.state.items()}
+    try:
+        wrong = next((name for name, value in own.items() if tensors[name].shape != value.shape), None)
+        if wrong:
+            raise ValueError(f"{wrong} has another shape")
+        check_finite(path, {name: tensors[name] for name in own})
+        _restore(training, tensors, json.loads(metadata["ddm.state"]), own)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"it holds no {error}" if isinstance(error, KeyError) else error
+        raise DDMError(f"{path} is broken ({reason}). Remove it to train anew.") from error
+
+
+def _restore(
+    training: Resumable,
+    tensors: "dict[str, torch.Tensor]",
+    state: Mapping[str, Any],
+    own: "Mapping[str, torch.Tensor]",
+) -> None:
+    """Put a checkpoint's tensors and state into a run, whose own tensors of weights and averages are `own`."""
+    import torch
+
+    for name in training.FIGURES:
+        if name in tensors:  # an older version kept fewer
+            setattr(training, name, tensors.pop(name).to(training.base.device))
     with torch.no_grad():
-        for name in training.FIGURES:
-            if name in tensors:  # an older version kept fewer
-                setattr(training, name, tensors.pop(name).to(device))
-        for number, parameter in enumerate(training.parameters):
-            parameter.copy_(tensors.pop(f"{number:05}.weight"))
-        for name, ema in training.averages.items():
-            ema.step = state["averaged"][name]
-            for key, value in ema.state.items():
-                value.copy_(tensors.pop(f"{name}.{key}"))
+        for name, value in own.items():
+            value.copy_(tensors.pop(name))
+    for name, ema in training.averages.items():
+        ema.step = int(state["averaged"][name])
     moments = {int(key): values for key, values in state["numbers"].items()}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         moments[int(number)][name] = value
     training.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
-    training.step, training.pieces = state["step"], state["pieces"]
+    training.step, training.pieces = int(state["step"]), int(state["pieces"])
     if state["checkpointing"]:
         training.save_memory()
 

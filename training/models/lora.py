@@ -237,8 +237,8 @@ def _load_part(model: "torch.nn.Module", loras: Mapping[str, Lora], name: str) -
         lora = loras[module]
         layer.scaling[name] = lora.alpha / lora.rank
         with torch.no_grad():
-            layer.lora_A[name].weight.copy_(lora.down)
-            layer.lora_B[name].weight.copy_(lora.up)
+            for matrix, values in ((layer.lora_A[name], lora.down), (layer.lora_B[name], lora.up)):
+                matrix.weight.copy_(values.reshape(matrix.weight.shape))
 
 
 def base_shapes(model: "torch.nn.Module") -> dict[str, tuple[int, ...]]:
