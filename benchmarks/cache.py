@@ -24,7 +24,7 @@ began = time.time()
 sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
-from comfyui_ddm.training import loop
+from comfyui_ddm.training.loop import fair_training as loop
 from comfyui_ddm.training.commands.app import app
 advance = loop.FairTraining.advance
 def first(self, stop=None):

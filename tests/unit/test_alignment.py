@@ -13,7 +13,7 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.objectives.alignment import MOST_SKIPPED, TRAINED, Alignment, AlignmentSettings, Original
+from comfyui_ddm.training.objectives.alignment import MAX_SKIPPED, TRAINED, Alignment, AlignmentSettings, Original
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
 from comfyui_ddm.training.sampling.generate import generate
 
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_bas
     training.advance()
     assert training.step == 2
     assert all(torch.equal(one, now) for one, now in zip(before, training.parameters, strict=True))
-    training.skipped = MOST_SKIPPED - 1
+    training.skipped = MAX_SKIPPED - 1
     with pytest.raises(DDMError, match="--learning-rate"):
         training.advance()
 
@@ -195,7 +195,7 @@ def test_checkpointing_comes_next_and_then_a_sentence(tiny_base, monkeypatch):
     monkeypatch.setattr(Base, "predict", full)
     with pytest.raises(DDMError, match="does not suffice to learn through one image"):
         training.advance()
-    assert training.checkpointing
+    assert training.gradient_checkpointing
 
 
 def test_checkpointing_changes_nothing_that_is_learnt(tiny_base, monkeypatch):

@@ -10,7 +10,14 @@ from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
-from comfyui_ddm.training.objectives.calibration import FEWEST, STRENGTHS, GroupReader, groups_of, progress_of, scale_of
+from comfyui_ddm.training.objectives.calibration import (
+    MIN_IMAGES,
+    STRENGTHS,
+    GroupReader,
+    groups_of,
+    progress_of,
+    scale_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +123,8 @@ def test_a_set_that_is_in_balance_asks_for_no_other_scale(trained):
 
 
 def test_the_fewest_images_that_teach_anything_are_no_crash(trained):
-    labels = ["man"] * (FEWEST - 1) + ["woman"]
-    assert 0.25 <= run(trained, FEWEST, labels=labels)[0].scale <= 3
+    labels = ["man"] * (MIN_IMAGES - 1) + ["woman"]
+    assert 0.25 <= run(trained, MIN_IMAGES, labels=labels)[0].scale <= 3
 
 
 def test_each_prompt_is_read_by_itself(trained):

@@ -47,7 +47,7 @@ def whole(prepared):
 def test_a_run_is_stopped_between_the_pieces_of_a_step_which_is_then_made_anew(prepared):
     def begun(name):
         run = prepared(name)
-        run.training.pieces = 2
+        run.training.micro_batches = 2
         return run
 
     whole, run = begun("whole"), begun("fair")
@@ -59,7 +59,7 @@ def test_a_run_is_stopped_between_the_pieces_of_a_step_which_is_then_made_anew(p
 
 
 def test_the_state_is_kept_after_some_minutes_however_few_steps_there_were(prepared, monkeypatch):
-    monkeypatch.setattr(checkpointing, "SECONDS", -1.0)
+    monkeypatch.setattr(checkpointing, "CHECKPOINT_SECONDS", -1.0)
     run, there = prepared("fair", checkpoint_every=100), []
     assert run.train(stop=lambda: bool(there.append(run.checkpoint.exists())))
     assert there == [False, True, True, True]
@@ -133,9 +133,9 @@ def test_a_run_that_began_without_looking_at_the_base_does_not_look_when_it_goes
         changes = {"calibrate": calibrate, "steps": 2}
         return prepare(tiny_base, folder, tmp_path / "fair.safetensors", "labels:tone", changes=changes)
 
-    assert begun(4).looks_first and not begun(0).train(stop=after(1))
+    assert begun(4).needs_base_shares and not begun(0).train(stop=after(1))
     run = begun(4)
-    assert run.resume() and not run.looks_first
+    assert run.resume() and not run.needs_base_shares
     assert run.train() and load_adapter(run.out).card.training["calibration"]["scale"]
 
 

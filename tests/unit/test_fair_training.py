@@ -51,17 +51,17 @@ def draws(style=False, words=(), bucket=None, **changes):
 
 def test_the_plan_of_a_step_depends_on_seed_and_step_alone():
     first, second = draws(), draws()
-    second.plan(3)
-    one, other = first.plan(7), second.plan(7)
+    second.draw(3)
+    one, other = first.draw(7), second.draw(7)
     assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in vars(one))
-    assert not np.array_equal(one.timestep, first.plan(8).timestep)
-    assert not np.array_equal(one.timestep, draws(seed=1).plan(7).timestep)
+    assert not np.array_equal(one.timestep, first.draw(8).timestep)
+    assert not np.array_equal(one.timestep, draws(seed=1).draw(7).timestep)
 
 
 @pytest.mark.parametrize("alpha_max", [1.5, 1.0, 3.0])
 def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_images_share_cancels(alpha_max):
     made = draws(alpha_max=alpha_max)
-    alpha = np.concatenate([made.plan(step).alpha for step in range(50)])
+    alpha = np.concatenate([made.draw(step).alpha for step in range(50)])
     assert (alpha != 0).all() and (np.abs(alpha) <= alpha_max).all()
     assert alpha.mean() == pytest.approx(0, abs=alpha_max / 50)
     assert np.abs(alpha).mean() == pytest.approx(alpha_max / 2, rel=0.02)
@@ -69,8 +69,8 @@ def test_strengths_lie_on_both_sides_of_the_dial_so_that_what_all_images_share_c
 
 def test_images_are_drawn_in_proportion_to_their_weights():
     made = draws(batch_size=64)
-    plans = [made.plan(step) for step in range(150)]
-    alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
+    batches = [made.draw(step) for step in range(150)]
+    alpha, image = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("alpha", "image"))
     for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
         weights = made.weighting.weights((low + high) / 2)
@@ -83,7 +83,7 @@ BUCKETS = np.array([0, 0, 1, 1, 1, 0, 2, 0, 1, 2, 2, 0])
 
 def test_the_images_of_a_step_are_of_one_bucket():
     made = draws(bucket=BUCKETS)
-    seen = [set(BUCKETS[made.plan(step).image]) for step in range(40)]
+    seen = [set(BUCKETS[made.draw(step).image]) for step in range(40)]
     assert all(len(one) == 1 for one in seen) and set.union(*seen) == {0, 1, 2}
 
 
@@ -104,8 +104,8 @@ def test_with_buckets_too_every_strength_is_as_frequent_and_images_are_drawn_by_
 
 def test_what_is_drawn_from_buckets_has_these_chances():
     made = draws(bucket=BUCKETS, batch_size=64)
-    plans = [made.plan(step) for step in range(400)]
-    alpha, image = (np.concatenate([getattr(plan, name) for plan in plans]) for name in ("alpha", "image"))
+    batches = [made.draw(step) for step in range(400)]
+    alpha, image = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("alpha", "image"))
     assert np.histogram(alpha, 6, (-1.5, 1.5))[0] / len(alpha) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
     for low, high in ((-1.3, -1.1), (0, 0.3), (0.9, 1.1), (1.3, 1.5)):
         rows = (alpha > low) & (alpha <= high)
@@ -125,7 +125,7 @@ def test_a_bucket_has_its_share_of_the_steps_evenly():
 def test_timesteps_cover_the_schedule_evenly_for_a_style_and_with_more_noise_for_the_adapter():
     made = draws(style=True, style_share=0.5, steps=40)
     style, adapter = (
-        np.concatenate([made.plan(step).timestep for step in range(at, at + 20)]) / 1000 for at in (0, 20)
+        np.concatenate([made.draw(step).timestep for step in range(at, at + 20)]) / 1000 for at in (0, 20)
     )
     quarters = np.arange(5) / 4
     assert np.histogram(style, quarters)[0] / len(style) == pytest.approx(np.diff(quarters), abs=0.01)
@@ -133,43 +133,43 @@ def test_timesteps_cover_the_schedule_evenly_for_a_style_and_with_more_noise_for
 
 
 def test_without_a_style_no_step_teaches_one():
-    assert not draws().plan(0).style
+    assert not draws().draw(0).style
 
 
 @pytest.mark.parametrize("words", [(), ("man", "woman")])
 def test_the_first_steps_teach_the_style_on_plain_rows(words):
     made = draws(style=True, words=words, style_share=0.4, steps=10)
-    plans = [made.plan(step) for step in range(10)]
-    assert [plan.style for plan in plans] == [True] * 4 + [False] * 6
-    for plan in plans:
-        assert (plan.alpha == 0).all() if plan.style else (plan.alpha != 0).all()
-        assert not plan.style or (plan.teacher == -1).all()
+    batches = [made.draw(step) for step in range(10)]
+    assert [batch.style for batch in batches] == [True] * 4 + [False] * 6
+    for batch in batches:
+        assert (batch.alpha == 0).all() if batch.style else (batch.alpha != 0).all()
+        assert not batch.style or (batch.anchor == -1).all()
 
 
 def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_prompt():
     made = draws(caption_dropout=0.0)
-    plans = [made.plan(step) for step in range(20)]
-    taught = np.concatenate([plan.teacher >= 0 for plan in plans])
+    batches = [made.draw(step) for step in range(20)]
+    taught = np.concatenate([batch.anchor >= 0 for batch in batches])
     assert taught.mean() == pytest.approx(0.25, abs=0.01)
-    for plan in plans:
-        rows = plan.teacher >= 0
-        assert (plan.text[rows] == plan.teacher[rows]).all()
-        assert not set(plan.text[rows]) & set(made.captions.neutral[:, 0])
-        assert (plan.text[~rows] == made.captions.neutral[plan.image[~rows], 0]).all()
+    for batch in batches:
+        rows = batch.anchor >= 0
+        assert (batch.text[rows] == batch.anchor[rows]).all()
+        assert not set(batch.text[rows]) & set(made.captions.neutral[:, 0])
+        assert (batch.text[~rows] == made.captions.neutral[batch.image[~rows], 0]).all()
 
 
 def test_groups_with_words_are_taught_by_the_base_under_the_words():
     made = draws(words=("man", "woman"), keep=0.0, caption_dropout=0.5)
-    for plan in map(made.plan, range(5)):
-        said = [made.sentences[row] for row in plan.teacher]
-        expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in plan.image]
+    for batch in map(made.draw, range(5)):
+        said = [made.sentences[row] for row in batch.anchor]
+        expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in batch.image]
         assert said == expected
-        assert {made.sentences[row] for row in plan.text} <= {"", *CAPTIONS}
+        assert {made.sentences[row] for row in batch.text} <= {"", *CAPTIONS}
 
 
 def test_the_empty_caption_is_said_as_often_as_asked():
     made = draws(keep=0.0, caption_dropout=0.3)
-    assert np.mean([made.plan(step).text == 0 for step in range(100)]) == pytest.approx(0.3, abs=0.04)
+    assert np.mean([made.draw(step).text == 0 for step in range(100)]) == pytest.approx(0.3, abs=0.04)
 
 
 @pytest.fixture
@@ -185,9 +185,11 @@ def training(tiny_base):
     return make
 
 
-@pytest.mark.parametrize(("side", "batch", "pieces"), [(8, 128, 1), (64, 2, 1), (64, 5, 3), (128, 2, 2)])
-def test_a_cpu_takes_large_images_in_pieces_so_that_it_can_be_stopped_between_them(training, side, batch, pieces):
-    assert training(side=side, batch_size=batch).pieces == pieces
+@pytest.mark.parametrize(("side", "batch", "micro_batches"), [(8, 128, 1), (64, 2, 1), (64, 5, 3), (128, 2, 2)])
+def test_a_cpu_takes_large_images_in_pieces_so_that_it_can_be_stopped_between_them(
+    training, side, batch, micro_batches
+):
+    assert training(side=side, batch_size=batch).micro_batches == micro_batches
 
 
 @torch.no_grad()
@@ -225,18 +227,18 @@ def masked(run, rows):
 
 def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training):
     run = training(words=("man", "woman"), keep=0.0)
-    plan = run.draws.plan(0)
-    _, _, weight = run.latents.fetch(plan.image, plan.flip)
+    batch = run.sampler.draw(0)
+    _, _, weight = run.latents.fetch(batch.image, batch.flip)
     assert weight is None
     masked(run, range(12))
-    _, _, weight = run.latents.fetch(plan.image, plan.flip)
+    _, _, weight = run.latents.fetch(batch.image, batch.flip)
     assert weight.mean((1, 2, 3)) == pytest.approx(np.ones(4)) and weight[0, 0, 0].tolist() == pytest.approx(
         [1 / 0.55] * 4 + [0.1 / 0.55] * 4
     )
     taught, plain = training(words=("man", "woman"), keep=0.0), training(words=("man", "woman"), keep=0.0)
     masked(taught, range(12))
     taught.advance(), plain.advance()
-    assert (plan.teacher >= 0).all() and torch.equal(taught.loss, plain.loss)
+    assert (batch.anchor >= 0).all() and torch.equal(taught.loss, plain.loss)
 
 
 def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch):
@@ -281,21 +283,23 @@ def test_a_batch_of_one_is_no_crash(training):
 
 def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
     run = training(steps=200, learning_rate=1e-2)
-    rates = [run.rate(step) for step in range(201)]
+    rates = [run.learning_rate(step) for step in range(201)]
     assert rates[0] == pytest.approx(1e-2 / 20) and max(rates) == pytest.approx(1e-2, rel=0.03)
     assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)
 
 
 def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training):
     run = training(by_prompt=8, prompt_share=0.25, steps=400, learning_rate=1e-2)
-    rates = [run.rate(step) for step in range(401)]
+    rates = [run.learning_rate(step) for step in range(401)]
     assert (
-        run.turn == 300 and rates[299] == pytest.approx(1e-2 / 20, rel=0.1) and rates[400] == pytest.approx(5e-3 / 20)
+        run.correction_start_step == 300
+        and rates[299] == pytest.approx(1e-2 / 20, rel=0.1)
+        and rates[400] == pytest.approx(5e-3 / 20)
     )
     assert rates[300] == rates[0] / 2 and max(rates[300:]) == pytest.approx(5e-3, rel=0.1)
 
 
 def test_style_and_adapter_have_a_learning_rate_of_their_own(training):
     run = training(style=True, style_share=0.25, steps=400, learning_rate=1e-2)
-    rates = [run.rate(step) for step in range(400)]
+    rates = [run.learning_rate(step) for step in range(400)]
     assert rates[99] == pytest.approx(1e-2 / 20, rel=0.1) and rates[100] == rates[0] and max(rates[100:]) > 9e-3

@@ -45,7 +45,7 @@ def predict(monkeypatch):
 def test_a_step_in_pieces_has_the_gradients_of_the_whole(make, pieces, text_encoder, monkeypatch):
     monkeypatch.setattr(Base, "half_is_native", False)  # the rounding of bfloat16 hides what is to be seen
     whole, parts = (make(changes={"text_encoder": text_encoder}).training for _ in range(2))
-    parts.pieces = pieces
+    parts.micro_batches = pieces
     for _ in range(3):
         whole.advance()
         parts.advance()
@@ -71,7 +71,7 @@ def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predic
     changes = {"text_encoder": text_encoder}
     said, exact = [], make(changes=changes)
     small = make(note=lambda text: said.append(text), changes=changes)
-    exact.training.pieces = 2
+    exact.training.micro_batches = 2
     exact.training.advance()
 
     def only_two(_, answer):
@@ -81,7 +81,7 @@ def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predic
 
     predict(only_two)
     small.training.advance()
-    assert small.training.pieces == 2 and not small.training.checkpointing
+    assert small.training.micro_batches == 2 and not small.training.gradient_checkpointing
     assert said == [
         "The memory does not suffice for more images at a time: from step 1 on, each step takes its 4 in 2 parts. "
         "What is learnt is the same."
@@ -91,9 +91,13 @@ def test_out_of_memory_makes_the_pieces_smaller_says_so_and_goes_on(make, predic
 
 def test_out_of_memory_with_one_image_turns_checkpointing_on_and_then_ends_with_a_sentence(make, predict):
     said, run = [], make(note=lambda text: said.append(text))
-    predict(lambda number, answer: answer if run.training.checkpointing else _full())
+    predict(lambda number, answer: answer if run.training.gradient_checkpointing else _full())
     run.training.advance()
-    assert run.training.pieces == 4 and run.training.checkpointing and "--gradient-checkpointing" in said[-1]
+    assert (
+        run.training.micro_batches == 4
+        and run.training.gradient_checkpointing
+        and "--gradient-checkpointing" in said[-1]
+    )
     predict(lambda number, answer: _full())
     with pytest.raises(DDMError, match="does not suffice to learn from one image"):
         run.training.advance()
@@ -105,11 +109,11 @@ def _full():
 
 def test_how_memory_was_saved_is_kept_with_the_state(make):
     run = make()
-    run.training.pieces = 2
+    run.training.micro_batches = 2
     run.training.save_memory()
     assert not run.train(stop=after(2))
     again = make()
-    assert again.resume() and again.training.pieces == 2 and again.training.checkpointing
+    assert again.resume() and again.training.micro_batches == 2 and again.training.gradient_checkpointing
 
 
 def after(count):
@@ -132,9 +136,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(make, predict,
     assert torch.equal(weights(training), before) and training.loss == loss
     after = [value for state in training.optimizer.state.values() for value in state.values()]
     assert all(torch.equal(one, other) for one, other in zip(moments, after, strict=True))
-    assert (training.step, training.skipped, training.in_a_row) == (3, 1, 1)
+    assert (training.step, training.skipped, training.consecutive_skips) == (3, 1, 1)
     training.advance()
-    assert (training.step, training.skipped, training.in_a_row) == (4, 1, 0)
+    assert (training.step, training.skipped, training.consecutive_skips) == (4, 1, 0)
     assert not torch.equal(weights(training), before)
 
 

@@ -91,9 +91,9 @@ def test_what_the_base_teaches_it_says_with_its_own_words_or_with_those_of_the_s
 
         with monkeypatch.context() as patch:
             patch.setattr(Base, "predict", watched)
-            plan = run.training.draws.plan(run.training.step)
+            batch = run.training.sampler.draw(run.training.step)
             run.training.advance()
-        return asked[0], run.training.captions.table[plan.teacher[plan.teacher >= 0]].tokens
+        return asked[0], run.training.captions.table[batch.anchor[batch.anchor >= 0]].tokens
 
     assert torch.equal(*taught(make()))
     run = make(style=tmp_path / "style.safetensors", changes={"style_share": 0.5})
@@ -124,7 +124,7 @@ def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it
     adapter = load_adapter(run.out)
     scale = adapter.card.training["calibration"]["scale"]
     strengths = {lora.alpha for lora in adapter.modules.values()}
-    assert len(strengths) == 1 and strengths.pop() == pytest.approx(2 * scale / run.training.reach)
+    assert len(strengths) == 1 and strengths.pop() == pytest.approx(2 * scale / run.training.alpha_range_scale)
     fresh = load_base(tiny_base)
     assert encoders_hash(base) == plain == encoders_hash(fresh)
     said = torch.arange(1)

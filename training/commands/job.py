@@ -95,8 +95,8 @@ class Job:
             self.checkpoint.unlink(missing_ok=True)
         with ExitStack() as phases:
             stop = phases.enter_context(stop_signals())
-            looking = phases.enter_context(self.reporter.images("base")) if run.looks_first else None
-            comparing = phases.enter_context(self.reporter.images("prompts")) if run.compares else None
+            looking = phases.enter_context(self.reporter.images("base")) if run.needs_base_shares else None
+            comparing = phases.enter_context(self.reporter.images("prompts")) if run.needs_prompt_shares else None
             steps = phases.enter_context(self.reporter.steps())
             calibrating = phases.enter_context(self.reporter.images("calibration"))
             previews = self._previews(base, run) if config.sample_dir else None
@@ -183,7 +183,7 @@ class Job:
                 self.ranks,
                 self.reporter.note,
             )
-        run.training.pieces = max(run.training.pieces, config.gradient_accumulation_steps)
+        run.training.micro_batches = max(run.training.micro_batches, config.gradient_accumulation_steps)
         if config.gradient_checkpointing:
             run.training.save_memory()
         self.reporter.groups(run.grouping)

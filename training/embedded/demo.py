@@ -193,7 +193,7 @@ class Demo:
             self.say(f"An earlier run stopped at step {run.training.step}; training goes on from there.")
         self.say("From that it trains a fair adapter, a LoRA whose strength is α.")
         with steps_progress("Training") as report, image_progress("Calibrating α") as calibrating:
-            run.train(report, calibrating=calibrating)
+            run.train(report, calibration_progress=calibrating)
         return found
 
     def _look(self, probes: "list[Probe]") -> "EvaluationData":

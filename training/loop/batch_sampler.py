@@ -23,7 +23,7 @@ class Batch:
     """One step's rows [B]: images, strengths, timesteps, texts, and where the target comes from.
 
     Attributes:
-        teacher: text row under which the base itself gives the target, or −1 where the images do.
+        anchor: text row under which the base itself gives the target, or −1 where the images do.
         flip: whether the image's mirror image is learnt.
         style: whether the step teaches the style LoRA, and it alone (α is 0).
     """
@@ -33,7 +33,7 @@ class Batch:
     alpha: np.ndarray
     timestep: np.ndarray
     text: np.ndarray
-    teacher: np.ndarray
+    anchor: np.ndarray
     style: bool
 
     def __getitem__(self, rows: np.ndarray) -> "Batch":
@@ -61,7 +61,7 @@ class BatchSampler:
         bucket: [N] number of each image's bucket.
         timesteps: (shares [B], style) → timesteps [B] (see `Family.timesteps`).
         style: whether the first steps teach a style.
-        reach: how many times `TrainSettings.alpha_max` the α go up to.
+        alpha_range_scale: how many times `TrainSettings.alpha_max` the α go up to.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class BatchSampler:
         bucket: np.ndarray,
         timesteps: Callable[[np.ndarray, bool], np.ndarray],
         style: bool,
-        reach: float = 1.0,
+        alpha_range_scale: float = 1.0,
     ):
         self.weighting, self.captions, self.settings = weighting, captions, settings
         self.timesteps = timesteps
         self.style_steps = round(settings.style_share * settings.steps) if style else 0
-        most = settings.alpha_max * reach
+        most = settings.alpha_max * alpha_range_scale
         grid = np.linspace(-most, most, GRID)
         # The cell of each strength of the grid: what is nearest to it.
         self.edges = np.concatenate([grid[:1], (grid[1:] + grid[:-1]) / 2, grid[-1:]])
@@ -97,7 +97,7 @@ class BatchSampler:
         start = np.random.default_rng([self.settings.seed, 0, 1]).random()
         return int(np.searchsorted(np.cumsum(self.share[style])[:-1], (start + step * GOLDEN) % 1, side="right"))
 
-    def plan(self, step: int) -> Batch:
+    def draw(self, step: int) -> Batch:
         """Draw the rows of one step, with α, timestep and image stratified over the batch."""
         settings, captions = self.settings, self.captions
         rng = np.random.default_rng([settings.seed, step])
@@ -116,7 +116,7 @@ class BatchSampler:
         silent = rng.random(count) < settings.caption_dropout
         own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
         text = np.where(silent, captions.empty, own)
-        teacher = np.full(count, -1)
+        anchor = np.full(count, -1)
         if captions.said_by_group is not None:
             membership = self.weighting.membership[image] * np.exp(alpha[:, None] * self.weighting.log_ratio[image])
             known = membership.sum(1) > 0
@@ -126,10 +126,10 @@ class BatchSampler:
             if style:
                 text = np.where(known & (rng.random(count) < 0.5), word, text)
             else:
-                teacher = np.where(known, word, teacher)
+                anchor = np.where(known, word, anchor)
         if captions.said.shape[1] and not style:
             keep = stratified() < settings.keep
             said = captions.said[image, rng.integers(captions.said.shape[1], size=count)]
-            text, teacher = np.where(keep, said, text), np.where(keep, said, teacher)
+            text, anchor = np.where(keep, said, text), np.where(keep, said, anchor)
         flip = rng.random(count) < 0.5
-        return Batch(image, flip, alpha.astype(np.float32), timestep, text, teacher, style)
+        return Batch(image, flip, alpha.astype(np.float32), timestep, text, anchor, style)

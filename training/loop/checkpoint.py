@@ -34,7 +34,7 @@ class Resumable:
         averages: of what is learnt, by name.
         ranks: the processes that share each step.
         note: told when memory has to be saved.
-        pieces, checkpointing: how it saves memory, see `FairTraining`.
+        micro_batches, gradient_checkpointing: how it saves memory, see `FairTraining`.
     """
 
     FIGURES: tuple[str, ...] = ("loss",)
@@ -45,11 +45,11 @@ class Resumable:
     averages: "Mapping[str, Ema]" = MappingProxyType({})
     ranks = Ranks()
     note: Callable[[str], None]
-    pieces, checkpointing = 1, False
+    micro_batches, gradient_checkpointing = 1, False
 
     def save_memory(self) -> None:
         """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
-        self.checkpointing = True
+        self.gradient_checkpointing = True
         self.base.unet.enable_gradient_checkpointing()
 
     def need_less(self, fewer: str, way: str, option: str) -> None:
@@ -69,7 +69,7 @@ class Resumable:
             self.note(
                 f"The memory does not suffice for more images at a time: {begins} {fewer}. What is learnt is the same."
             )
-        elif not self.checkpointing:
+        elif not self.gradient_checkpointing:
             self.save_memory()
             self.note(
                 f"The memory does not suffice for one image at a time: {begins} activations are computed twice "
@@ -122,8 +122,8 @@ def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
         numbers[str(key)] = {name: value for name, value in values.items() if not torch.is_tensor(value)}
     state = {
         "step": training.step,
-        "pieces": training.pieces,
-        "checkpointing": training.checkpointing,
+        "micro_batches": training.micro_batches,
+        "gradient_checkpointing": training.gradient_checkpointing,
         "averaged": {name: ema.step for name, ema in training.averages.items()},
         "numbers": numbers,
         "groups": optimizer["param_groups"],
@@ -187,8 +187,8 @@ def _restore(
         number, name = key.split(".", 1)
         moments[int(number)][name] = value
     training.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
-    training.step, training.pieces = int(state["step"]), int(state["pieces"])
-    if state["checkpointing"]:
+    training.step, training.micro_batches = int(state["step"]), int(state["micro_batches"])
+    if state["gradient_checkpointing"]:
         training.save_memory()
 
 

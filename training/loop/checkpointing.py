@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from .fair_training import FairTraining
 
 # So many steps in a row that are not finite end a run.
-PATIENCE = 10
+MAX_CONSECUTIVE_SKIPS = 10
 # A step may take a minute: no more than so many seconds of training are lost, however the run ends.
-SECONDS = 300.0
+CHECKPOINT_SECONDS = 300.0
 
 
 class Checkpointing:
@@ -70,7 +70,7 @@ class Checkpointing:
 
         training = self.training
         finite = torch.stack([value.isfinite().all() for value in training.parameters]).all()
-        if not finite or training.in_a_row >= PATIENCE:
+        if not finite or training.consecutive_skips >= MAX_CONSECUTIVE_SKIPS:
             raise DDMError(
                 f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
                 f"with a rate lower than {training.settings.learning_rate:g} (--learning-rate and --restart)."
@@ -87,11 +87,11 @@ class Checkpointing:
         """Write it after so many steps, after so many minutes, and after the last step. Errors as in `check`."""
         step = self.training.step
         due = step % self.every == 0 or step == self.training.settings.steps
-        if due or time.monotonic() - self._time > SECONDS:
+        if due or time.monotonic() - self._time > CHECKPOINT_SECONDS:
             self.keep()
 
     @contextmanager
-    def rescuing(self) -> Iterator[None]:
+    def save_on_failure(self) -> Iterator[None]:
         """Whatever ends the context, what was learnt since the last time is written, if it can be.
 
         Raises:
@@ -100,7 +100,7 @@ class Checkpointing:
         try:
             yield
         except Exception as error:
-            if self.training.whole and self.training.step > self._step:
+            if self.training.consistent and self.training.step > self._step:
                 with suppress(DDMError):
                     self.keep()
             if self.path.exists() and out_of_memory(error):

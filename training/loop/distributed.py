@@ -1,6 +1,6 @@
 """The processes of one training: alone as a rule, several where `accelerate launch` has started them.
 
-All of them plan the same steps, each computes its share of the rows, and the gradients are added up: so N processes
+All of them batch the same steps, each computes its share of the rows, and the gradients are added up: so N processes
 make the file that one makes. Whatever is decided or written, the first one decides and writes.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # The others wait for the first one while it encodes a folder, finds groups or makes images.
-PATIENCE = timedelta(days=7)
+TIMEOUT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ranks:
             return
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        state = PartialState(cpu=device == "cpu", timeout=TIMEOUT)
         yield cls(state)
         state.destroy_process_group()
 

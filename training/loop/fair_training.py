@@ -6,7 +6,7 @@ q_α. Both sides of 0 are drawn so that what the images have in common is not le
 A step takes its images from one bucket, so that all have one shape; over the steps, nothing changes.
 All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file: bit
 for bit on a CPU, on a GPU up to the rounding of sums whose order is not fixed there. A step's rows may be computed in
-pieces, one after another or by several processes: their gradients add up to those of the whole.
+micro-batches, one after another or by several processes: their gradients add up to those of the whole.
 
 A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
 style. Learnt side by side, the adapter takes up a part of what sets the images apart from the base, and its strength
@@ -73,18 +73,18 @@ class FairTraining(Resumable):
         parts: what the LoRAs are on, as `Base.parts` names it.
         step: steps made.
         loss: of a step, smoothed; NaN before the first.
-        skipped, in_a_row: steps left out because something was not finite; in all, and since the last good one.
+        skipped, consecutive_skips: steps left out as something was not finite; in all, and since the last good one.
         scale: factor on the loss while gradients are computed.
-        start: shares of every group in the base's own images; empty if nobody has looked.
-        prompts: those of each prompt (`GroupReader.shares_by_prompt`); empty if nobody has looked.
-        turn: the first of the steps that correct each prompt by itself; their number if there are none.
-        reach: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
-        pieces: a process takes its rows of a step in so many pieces.
-        whole: whether weights and optimizer are those of `step`; they are not while the optimizer works.
-        checkpointing: whether activations are computed again for the gradients instead of kept (arXiv 1604.06174).
+        base_group_shares: shares of every group in the base's own images; empty if nobody has looked.
+        prompt_group_shares: those of each prompt (`GroupReader.shares_by_prompt`); empty if not measured.
+        correction_start_step: the first of the steps that correct each prompt by itself; `steps` if there are none.
+        alpha_range_scale: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
+        micro_batches: a process takes its rows of a step in so many parts.
+        consistent: whether weights and optimizer are those of `step`; they are not while the optimizer works.
+        gradient_checkpointing: whether activations are computed again instead of kept (arXiv 1604.06174).
     """
 
-    FIGURES = ("loss", "skipped", "in_a_row", "scale", "start", "prompts")
+    FIGURES = ("loss", "skipped", "consecutive_skips", "scale", "base_group_shares", "prompt_group_shares")
     TARGETS = TARGETS
 
     def __init__(
@@ -124,17 +124,20 @@ class FairTraining(Resumable):
         self.weight = None
         if settings.min_snr:
             self.weight = min_snr_weight(base.schedule, settings.min_snr, base.prediction)
-        self.reach = 1.0
-        self.draws = self._draws(weighting)
-        self.step, self.pieces, self.checkpointing, self.whole = 0, self._pieces(), False, True
+        self.alpha_range_scale = 1.0
+        self.sampler = self._sampler(weighting)
+        self.step, self.micro_batches, self.gradient_checkpointing = 0, self._micro_batches(), False
+        self.consistent = True
         self.loss = torch.tensor(float("nan"), device=base.device)
-        self.skipped, self.in_a_row = (torch.zeros((), device=base.device) for _ in range(2))
+        self.skipped, self.consecutive_skips = (torch.zeros((), device=base.device) for _ in range(2))
         self.scale = torch.tensor(HALF_SCALE if base.dtype == torch.float16 else 1.0, device=base.device)
-        self.start = self.prompts = torch.empty(0, device=base.device)
-        left = settings.steps - self.draws.style_steps
-        self.turn = settings.steps - round(settings.prompt_share * left) if settings.by_prompt else settings.steps
+        self.base_group_shares = self.prompt_group_shares = torch.empty(0, device=base.device)
+        left = settings.steps - self.sampler.style_steps
+        self.correction_start_step = (
+            settings.steps - round(settings.prompt_share * left) if settings.by_prompt else settings.steps
+        )
 
-    def _pieces(self) -> int:
+    def _micro_batches(self) -> int:
         """A GPU takes all rows at once and says when it has no room; a CPU only as many as it works on at a time.
 
         So a CPU that takes a minute for a few images is asked to stop between these, and not after the whole step.
@@ -144,29 +147,29 @@ class FairTraining(Resumable):
             return 1
         return -(-rows // fitting_rows(self.base.device, max(h * w for h, w in self.latents.cells), rows))
 
-    def _draws(self, weighting: Weighting) -> BatchSampler:
+    def _sampler(self, weighting: Weighting) -> BatchSampler:
         bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
         style, timesteps = "style" in self.names, partial(self.base.family.timesteps, self.base)
-        return BatchSampler(weighting, self.captions, self.settings, bucket, timesteps, style, self.reach)
+        return BatchSampler(weighting, self.captions, self.settings, bucket, timesteps, style, self.alpha_range_scale)
 
-    def reweigh(self, weighting: Weighting, reach: float = 1.0) -> None:
+    def reweigh(self, weighting: Weighting, alpha_range_scale: float = 1.0) -> None:
         """Draw the images by other weights from now on.
 
         Args:
-            reach: how many times as far as usual the α go. The LoRA has so much less strength, so that what it learns
-                at the ends of the dial takes weights of the usual size.
+            alpha_range_scale: how many times as far as usual the α go. The LoRA has so much less strength, so that what
+                it learns at the ends of the dial takes weights of the usual size.
         """
         for model in self.parts.values():
-            scale_lora(model, "debias", self.reach / reach)
-        self.reach = reach
-        self.draws = self._draws(weighting)
+            scale_lora(model, "debias", self.alpha_range_scale / alpha_range_scale)
+        self.alpha_range_scale = alpha_range_scale
+        self.sampler = self._sampler(weighting)
 
-    def rate(self, step: int) -> float:
+    def learning_rate(self, step: int) -> float:
         """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each.
 
         The steps that correct each prompt have half of it.
         """
-        ends = (0, self.draws.style_steps, self.turn, self.settings.steps)
+        ends = (0, self.sampler.style_steps, self.correction_start_step, self.settings.steps)
         phase = bisect_right(ends, min(step, self.settings.steps - 1))
         done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
         late = 0.5 * (1 + np.cos(np.pi * done / steps))
@@ -177,7 +180,7 @@ class FairTraining(Resumable):
         """Make one optimizer step; it changes nothing that is learnt if loss or gradients are not finite.
 
         Args:
-            stop: asked between the pieces of the step; once it says True the step is given up, as if it had not begun.
+            stop: asked between the micro-batches of the step; after True the step is given up as if it had not begun.
 
         Returns:
             Whether the step was made.
@@ -187,9 +190,9 @@ class FairTraining(Resumable):
         """
         import torch
 
-        plan = self.draws.plan(self.step)
-        name = "style" if plan.style else "debias"
-        loss = self._gradients(plan, stop)
+        batch = self.sampler.draw(self.step)
+        name = "style" if batch.style else "debias"
+        loss = self._gradients(batch, stop)
         if loss is None:
             return False
         gradients = [parameter.grad for parameter in self.learning[name]]
@@ -198,25 +201,25 @@ class FairTraining(Resumable):
         norm = torch.nn.utils.clip_grad_norm_(self.learning[name], self.settings.max_grad_norm or float("inf"))
         bad = 1 - (norm.isfinite() & loss.isfinite()).float()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
-        self.whole = False
+            group["lr"] = self.learning_rate(self.step)
+        self.consistent = False
         step_unless(self.optimizer, bad)
         if self.averages:
             self.averages[name].update()
         smoothed = torch.where(self.loss.isnan(), loss, torch.lerp(self.loss, loss, 0.02))
         self.loss = torch.where(bad > 0, self.loss, smoothed)
-        self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + 1) * bad
+        self.skipped, self.consecutive_skips = self.skipped + bad, (self.consecutive_skips + 1) * bad
         self.scale = (self.scale * (1 - bad / 2)).clamp(min=1)
         self.step += 1
-        if name == "style" and self.averages and self.step == self.draws.style_steps:
+        if name == "style" and self.averages and self.step == self.sampler.style_steps:
             self.averages["style"].swap()  # the adapter starts from the style that is kept
-        self.whole = True
+        self.consistent = True
         return True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """What is learnt has its averaged values (EMA) meanwhile, if they are kept."""
-        ema = self.averages.get("style" if self.step < self.draws.style_steps else "debias")
+        ema = self.averages.get("style" if self.step < self.sampler.style_steps else "debias")
         if ema:
             ema.swap()
         try:
@@ -225,19 +228,19 @@ class FairTraining(Resumable):
             if ema:
                 ema.swap()
 
-    def _gradients(self, plan: Batch, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
+    def _gradients(self, batch: Batch, stop: Callable[[], bool] | None) -> "torch.Tensor | None":
         """Gradients and loss of this process's rows, with less memory each time that it does not suffice.
 
         None once `stop` said True.
         """
         import torch
 
-        gradients = self._zeros(self.learning["style" if plan.style else "debias"])
-        rows = self.ranks.rows(len(plan.image))
+        gradients = self._zeros(self.learning["style" if batch.style else "debias"])
+        rows = self.ranks.rows(len(batch.image))
         while True:
             torch._foreach_zero_(gradients)
             try:
-                return self._backward(plan, rows, stop)
+                return self._backward(batch, rows, stop)
             except torch.cuda.OutOfMemoryError:
                 # What follows needs the memory that the error's traceback holds.
                 pass
@@ -255,12 +258,14 @@ class FairTraining(Resumable):
 
     def _need_less(self, rows: int) -> None:
         fewer = ""
-        if self.pieces < rows:
-            self.pieces = min(2 * self.pieces, rows)
-            fewer = f"each step takes its {rows} in {self.pieces} parts"
+        if self.micro_batches < rows:
+            self.micro_batches = min(2 * self.micro_batches, rows)
+            fewer = f"each step takes its {rows} in {self.micro_batches} parts"
         self.need_less(fewer, "from", "--rank")
 
-    def _backward(self, plan: Batch, rows: np.ndarray, stop: Callable[[], bool] | None = None) -> "torch.Tensor | None":
+    def _backward(
+        self, batch: Batch, rows: np.ndarray, stop: Callable[[], bool] | None = None
+    ) -> "torch.Tensor | None":
         """Add the gradients of some rows' part of the batch's mean loss to those that are there; give that part.
 
         None once `stop` said True.
@@ -268,59 +273,59 @@ class FairTraining(Resumable):
         import torch
 
         generator = torch.Generator("cpu").manual_seed((self.settings.seed << 32) + self.step)
-        count, loss, random = len(plan.image), torch.zeros((), device=self.base.device), None
+        count, loss, random = len(batch.image), torch.zeros((), device=self.base.device), None
         if "style" in self.names:
             for model in self.parts.values():
-                set_trainable(model, "style", plan.style)
-        for number, piece in enumerate(np.array_split(rows, self.pieces)):
+                set_trainable(model, "style", batch.style)
+        for number, piece in enumerate(np.array_split(rows, self.micro_batches)):
             if not len(piece):
                 continue
             if number and stop and stop():
                 return None
-            part = plan[piece]
-            mean, deviation, weight = self.latents.fetch(part.image, part.flip)
+            part = batch[piece]
+            mean, std, weight = self.latents.fetch(part.image, part.flip)
             if random is None:  # of all rows, so that each has its own, whoever computes it
                 random = [torch.randn((count, *mean.shape[1:]), generator=generator) for _ in range(2)]
                 if self.settings.noise_offset:
                     shift = torch.randn((count, mean.shape[1], 1, 1), generator=generator)
                     random[1] = random[1] + self.settings.noise_offset * shift
-            jitter, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
-            loss += self._add_gradients(part, mean + deviation * jitter, noise, weight, self.scale / count)
+            posterior_noise, noise = (self.base.moved(values[torch.as_tensor(piece)]) for values in random)
+            loss += self._add_gradients(part, mean + std * posterior_noise, noise, weight, self.scale / count)
         return loss / self.scale
 
     def _add_gradients(
         self,
-        plan: Batch,
+        batch: Batch,
         latents: "torch.Tensor",
         noise: "torch.Tensor",
-        cells: "torch.Tensor | None",
+        loss_mask: "torch.Tensor | None",
         factor: "torch.Tensor",
     ) -> "torch.Tensor":
         """Add the gradients of `factor` times the rows' summed loss to those that are there; give that product.
 
         Args:
             latents, noise: [B, C, h, w].
-            cells: [B, 1, h, w] weights of the cells; None for 1.
+            loss_mask: [B, 1, h, w] weight of each latent cell in the loss; None for 1.
             factor: a number on the device.
         """
         import torch
 
         base = self.base
-        t = base.moved(torch.as_tensor(plan.timestep))
+        t = base.moved(torch.as_tensor(batch.timestep))
         noisy = base.noisy(latents, noise, t)
         target = base.target(latents, noise, t)
-        taught = np.flatnonzero(plan.teacher >= 0)
+        taught = np.flatnonzero(batch.anchor >= 0)
         if len(taught):
             rows = base.moved(torch.as_tensor(taught))
             self._set_alpha(0.0)
             with torch.no_grad():
-                answer = base.predict(noisy[rows], t[rows], self._text(plan.teacher[taught]))
+                answer = base.predict(noisy[rows], t[rows], self._text(batch.anchor[taught]))
             target = target.index_copy(0, rows, answer)
-            if cells is not None:  # what the base answers holds for the whole image
-                cells = cells.index_fill(0, rows, 1.0)
-        self._set_alpha(plan.alpha)
-        error = (base.predict(noisy, t, self._text(plan.text)) - target).square()
-        error = error if cells is None else error * cells
+            if loss_mask is not None:  # what the base answers holds for the whole image
+                loss_mask = loss_mask.index_fill(0, rows, 1.0)
+        self._set_alpha(batch.alpha)
+        error = (base.predict(noisy, t, self._text(batch.text)) - target).square()
+        error = error if loss_mask is None else error * loss_mask
         weights = factor if self.weight is None else self.weight[t] * factor
         loss = (error.mean((1, 2, 3)) * weights).sum()
         loss.backward()
@@ -340,5 +345,7 @@ class FairTraining(Resumable):
         said = [self.captions.sentences[row] for row in rows]
         read = partial(self.base.encode_text, said, gradient=torch.is_grad_enabled())
         # The encoders' own checkpointing is for their training mode alone, with its dropout.
-        text = checkpoint(read, use_reentrant=False, preserve_rng_state=False) if self.checkpointing else read()
+        text = (
+            checkpoint(read, use_reentrant=False, preserve_rng_state=False) if self.gradient_checkpointing else read()
+        )
         return text.float()

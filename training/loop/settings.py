@@ -34,7 +34,7 @@ class TrainSettings:
             leaves captions as they are.
         optimizer: see `build_optimizer`.
         max_grad_norm: a step's gradient is shortened to this length; 0 leaves it as it is.
-        noise_offset: deviation of what is added to the noise of each channel as a whole; 0 for none.
+        noise_offset: std of what is added to the noise of each channel as a whole; 0 for none.
         min_snr: γ of the loss's weights over timesteps (see `min_snr_weight`); 0 weighs all alike.
         ema: decay of the weights' average, which is then what is saved; 0 for none.
         objective: "ddm", or "ddm-paper", the published method, to compare with (see `paper`).

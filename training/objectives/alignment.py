@@ -34,7 +34,7 @@ TRAINED = ("unet", "text-encoder", "both", "tokens")
 # λ_img of features or, for soft tokens, of latents; a LoRA that keeps its images' latents so much hardly moves.
 KEEP, KEEP_LATENTS = 8.0, 1.0
 # A run of so many steps without a finite gradient will not find back.
-MOST_SKIPPED = 20
+MAX_SKIPPED = 20
 
 Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float images [N, 3, H, W] in 0…1 → features [N, D]
 
@@ -167,7 +167,7 @@ class Alignment(Resumable):
     @property
     def rows(self) -> int:
         """How many images are made, and learnt through, at a time."""
-        return max(1, self.most // self.pieces)
+        return max(1, self.most // self.micro_batches)
 
     def draw(self, step: int) -> Draw:
         """Draw what a step makes; stateless."""
@@ -202,7 +202,7 @@ class Alignment(Resumable):
                 loss = self._gradients()
             if loss is None:  # what follows needs the memory that the error's traceback held
                 alone = self.rows == 1
-                self.pieces *= 1 if alone else 2
+                self.micro_batches *= 1 if alone else 2
                 self.need_less("" if alone else f"it is {self.rows}", "through", "--batch-size")
         self._update(loss)
         self.step += 1
@@ -268,9 +268,9 @@ class Alignment(Resumable):
         gradients = [parameter.grad for parameter in self.parameters]
         finite = loss.isfinite() and all(part is None or part.isfinite().all() for part in gradients)
         self.skipped = 0 if finite else self.skipped + 1
-        if self.skipped >= MOST_SKIPPED:
+        if self.skipped >= MAX_SKIPPED:
             raise DDMError(
-                f"The gradient has not been finite for {MOST_SKIPPED} steps. Train again with a rate lower than "
+                f"The gradient has not been finite for {MAX_SKIPPED} steps. Train again with a rate lower than "
                 f"{self.settings.peak_rate:g} (--learning-rate and --restart)."
             )
         if finite:

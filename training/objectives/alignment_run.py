@@ -30,7 +30,7 @@ class AlignmentRun:
         depends: hashes of the files behind probes and `keep`: a checkpoint belongs to these.
         checkpoint_every: steps between checkpoints.
         checkpoint: where the state is kept; beside `out` if None.
-        checkpointing: save memory from the start; see `Alignment.save_memory`.
+        gradient_checkpointing: save memory from the start; see `Alignment.save_memory`.
         note: told what a user should know of the training.
     """
 
@@ -44,14 +44,14 @@ class AlignmentRun:
     depends: Sequence[str] = ()
     checkpoint_every: int = 20
     checkpoint: Path | None = None
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     note: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         self.training = Alignment(
             self.base, self.probes, self.targets, self.families, self.settings, self.keep, self.note
         )
-        if self.checkpointing:
+        if self.gradient_checkpointing:
             self.training.save_memory()
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         facts = [self.base.identity, list(map(list, self.families)), list(map(str, self.targets)), list(self.depends)]

@@ -36,7 +36,7 @@ SCALES = (0.25, 3.0)
 # To count groups, images need not be finished to the last detail.
 SAMPLING_STEPS = 10
 # Fewer images teach no classifier; less progress than this is rounding.
-FEWEST, LEAST = 8, 1e-3
+MIN_IMAGES, MIN_PROGRESS = 8, 1e-3
 # The base's shares are read from so many times the images of a strength, and count as if a few more were the set's.
 FIRST, PRIOR = 2, 20
 # A prompt's shares are read from few images, and count as if so many more were as those of all prompts together:
@@ -92,7 +92,7 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
     It is 1 where nothing moves towards the goal.
     """
     moved = np.maximum.accumulate(progress)
-    if moved[-1] <= LEAST:
+    if moved[-1] <= MIN_PROGRESS:
         return 1.0
     beyond = strengths[0] + (strengths[-1] - strengths[0]) / moved[-1]
     return float(np.clip(np.interp(1.0, moved, strengths) if moved[-1] >= 1 else beyond, *SCALES))

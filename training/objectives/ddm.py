@@ -27,7 +27,7 @@ from ..loop.settings import TrainSettings
 from ..models.base import Base
 from ..models.lora import export_parts, scale_lora
 from ..sampling.previews import Previews
-from .calibration import FEWEST, Calibration, GroupReader
+from .calibration import MIN_IMAGES, Calibration, GroupReader
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,9 @@ class Run:
         self.fingerprint = self._fingerprint(settings)
         # Calibration comes after the last step: a run may be gone on with without it, or with more images.
         del settings["calibrate"]
-        self.keeper = Checkpointing(self.checkpoint, self.training, self._fingerprint(settings), self.checkpoint_every)
+        self.checkpointing = Checkpointing(
+            self.checkpoint, self.training, self._fingerprint(settings), self.checkpoint_every
+        )
 
     def _fingerprint(self, settings: dict[str, Any]) -> str:
         """Of everything that a run with these settings depends on."""
@@ -110,8 +112,8 @@ class Run:
         """Why the shares of each prompt cannot be read; empty if they can."""
         if self.grouping.weighting.by_indicator:
             return "no groups were found whose shares could be counted"
-        if (count := len(self.images.captions)) < FEWEST:
-            return f"{count} images do not teach what to count, {FEWEST} do"
+        if (count := len(self.images.captions)) < MIN_IMAGES:
+            return f"{count} images do not teach what to count, {MIN_IMAGES} do"
         return ""
 
     def _training(self, captions: CaptionTable) -> FairTraining:
@@ -129,7 +131,7 @@ class Run:
 
     def resume(self) -> bool:
         """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
-        return self.keeper.resume()
+        return self.checkpointing.resume()
 
     @property
     def files(self) -> list[Path]:
@@ -148,21 +150,21 @@ class Run:
         self,
         progress: Callable[[int, int, float, float, float], None] | None = None,
         stop: Callable[[], bool] | None = None,
-        calibrating: Callable[[int, int], None] | None = None,
+        calibration_progress: Callable[[int, int], None] | None = None,
         previews: Previews | None = None,
-        looking: Callable[[int, int], None] | None = None,
-        comparing: Callable[[int, int], None] | None = None,
+        base_progress: Callable[[int, int], None] | None = None,
+        prompts_progress: Callable[[int, int], None] | None = None,
     ) -> bool:
         """Train to the end, or until `stop` says so; the state is kept either way.
 
         Args:
             progress: called every 10 steps with (step, steps, loss, ESS at α = 1, learning rate).
             stop: asked before each step, of training and of all that is sampled before and after it; and between the
-                pieces of one that is made in several. Once it says True, it must keep to that.
-            calibrating: called with (done, total) while the scale is calibrated.
+                micro-batches of one that is made in several. Once it says True, it must keep to that.
+            calibration_progress: called with (done, total) while the scale is calibrated.
             previews: makes images now and then, and of the finished adapter.
-            looking: called with (done, total) while the base's own images are looked at, where that is needed.
-            comparing: called with (done, total) while each prompt is looked at, where each is corrected by itself.
+            base_progress: called with (done, total) while the base is measured, where that is needed.
+            prompts_progress: likewise while each prompt is measured, where each is corrected by itself.
 
         Returns:
             Whether the run is complete; then the files are written and the checkpoint is gone.
@@ -171,47 +173,49 @@ class Run:
             DDMError: step after step is not finite, a file cannot be written or will have no room, or the memory does
                 not suffice. Whatever is raised, what was learnt is kept.
         """
-        training, steps, keeper = self.training, self.settings.steps, self.keeper
+        training, steps, checkpointing = self.training, self.settings.steps, self.checkpointing
         # Several processes cannot agree in the middle of a step.
         within = None if self.ranks.several else stop
         if self.ranks.first:
             remove_strays(*self.files, *map(page_path, self.files))
-        keeper.check_room(self.files)
-        with keeper.rescuing():
-            if self.looks_first and not self._look("start", self.base_shares, stop, looking):
+        checkpointing.check_room(self.files)
+        with checkpointing.save_on_failure():
+            if self.needs_base_shares and not self._look("base_group_shares", self.base_shares, stop, base_progress):
                 return False
             ess = self._reweigh()
             while training.step < steps:
-                if training.step == training.turn and self.compares:
-                    if not self._look("prompts", self.shares_by_prompt, stop, comparing):
+                if training.step == training.correction_start_step and self.needs_prompt_shares:
+                    if not self._look("prompt_group_shares", self.shares_by_prompt, stop, prompts_progress):
                         return False
                     ess = self._reweigh()
                 if stop and self._agreed(stop):
-                    keeper.keep()
+                    checkpointing.keep()
                     return False
                 if not training.advance(within):
                     continue
                 if training.step % READ_EVERY == 0 or training.step == steps:
-                    keeper.check()
+                    checkpointing.check()
                     if progress:
-                        progress(training.step, steps, training.loss.item(), ess, training.rate(training.step - 1))
-                keeper.keep_if_due()
+                        progress(
+                            training.step, steps, training.loss.item(), ess, training.learning_rate(training.step - 1)
+                        )
+                checkpointing.keep_if_due()
                 if previews and training.step % previews.every == 0 and training.step < steps:
                     self._preview(previews, stop)
             skipped = int(training.skipped)
             if skipped and self.note:
                 self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
-            complete = self._finish(stop, calibrating)
+            complete = self._finish(stop, calibration_progress)
         if complete and previews:
             self._preview(previews, stop)
         return complete
 
-    def _finish(self, stop: Callable[[], bool] | None, calibrating: Callable[[int, int], None] | None) -> bool:
+    def _finish(self, stop: Callable[[], bool] | None, calibration_progress: Callable[[int, int], None] | None) -> bool:
         """Calibrate and write the files; if that is stopped or fails, the checkpoint of the last step is there."""
         with self.training.averaged():
-            calibrate = partial(self.calibrate, start=_known(self.training.start))
+            calibrate = partial(self.calibrate, start=_known(self.training.base_group_shares))
             try:
-                calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibrating))
+                calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibration_progress))
             except Exception as error:
                 raise DDMError(
                     f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
@@ -237,25 +241,25 @@ class Run:
         if complete:
             setattr(self.training, name, self.base.moved(torch.as_tensor(shares, dtype=torch.float32)))
         else:
-            self.keeper.keep()
+            self.checkpointing.keep()
         return complete
 
     def _reweigh(self) -> float:
         """Draw by the weights for the shares that are known of the model's images; returns their ESS at α = 1."""
         grouping, weighting = self.grouping, self.grouping.weighting
-        start, prompts = _known(self.training.start), _known(self.training.prompts)
+        start, prompts = _known(self.training.base_group_shares), _known(self.training.prompt_group_shares)
         if start is not None:
             # Of two groups, calibration makes up for where the base stands.
             several = [own if len(own) > 2 else None for own in grouping.by_attribute(start)]
             weighting = weighting.starting_from(grouping.groups, several)
-        reach = self._reach(weighting)
+        scale = self._alpha_range_scale(weighting)
         if prompts is not None:
             weighting = weighting.corrected(grouping.targets, grouping.by_attribute(prompts))
-        if weighting is not grouping.weighting or reach != self.training.reach:
-            self.training.reweigh(weighting, reach)
+        if weighting is not grouping.weighting or scale != self.training.alpha_range_scale:
+            self.training.reweigh(weighting, scale)
         return weighting.effective_share(1.0)
 
-    def _reach(self, weighting: Weighting) -> float:
+    def _alpha_range_scale(self, weighting: Weighting) -> float:
         """How far the dial is trained; of the weights that training begins with, so that it stays as it is."""
         return weighting.reach
 
@@ -296,13 +300,13 @@ class Run:
             return None, False
 
     @property
-    def looks_first(self) -> bool:
+    def needs_base_shares(self) -> bool:
         """Whether the base's own shares are still to be found: no scale could make up for those of many groups.
 
         With a style the adapter starts from what that makes of the base: the set's own shares.
         """
         # A run that began without calibrating is not turned round when it is gone on with.
-        grouping, unknown = self.grouping, not len(self.training.start) and not self.training.step
+        grouping, unknown = self.grouping, not len(self.training.base_group_shares) and not self.training.step
         several = any(len(part.names) > 2 for part in grouping.groups)
         return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
 
@@ -311,9 +315,9 @@ class Run:
         return self._reader(progress).base_shares()
 
     @property
-    def compares(self) -> bool:
+    def needs_prompt_shares(self) -> bool:
         """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
-        return bool(self.settings.by_prompt) and not len(self.training.prompts)
+        return bool(self.settings.by_prompt) and not len(self.training.prompt_group_shares)
 
     def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Shares of every group in the images of each prompt, at the strength that would be α = 1 now."""
@@ -335,7 +339,7 @@ class Run:
     @property
     def _reads(self) -> bool:
         """Whether the model's images are looked at, and there are enough to learn from what to see in them."""
-        return bool(self.settings.calibrate) and len(self.images.captions) >= FEWEST
+        return bool(self.settings.calibrate) and len(self.images.captions) >= MIN_IMAGES
 
     def _reader(self, progress: Callable[[int, int], None] | None) -> GroupReader:
         images, settings = self.images, self.settings
@@ -356,7 +360,7 @@ class Run:
 
         Captions of few images are one of these together.
         """
-        shares = _known(self.training.prompts)
+        shares = _known(self.training.prompt_group_shares)
         if shares is None:
             return []
         grouping, (names, index) = self.grouping, concepts(self.images.captions)

@@ -38,7 +38,7 @@ class PlainSampler:
     def __init__(self, rows: np.ndarray, captions: "CaptionTable", settings: TrainSettings, timesteps: int):
         self.rows, self.captions, self.settings, self.timesteps = rows, captions, settings, timesteps
 
-    def plan(self, step: int, count: int | None = None) -> Batch:
+    def draw(self, step: int, count: int | None = None) -> Batch:
         """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
         rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch_size
         image = rng.choice(self.rows, count)
@@ -48,7 +48,7 @@ class PlainSampler:
             alpha=np.ones(count, dtype=np.float32),
             timestep=rng.integers(self.timesteps, size=count),
             text=self.captions.neutral[image, 0],
-            teacher=np.full(count, -1),
+            anchor=np.full(count, -1),
             style=False,
         )
 
@@ -75,52 +75,52 @@ class DDMPaperTraining(FairTraining):
         self.learning = {"debias": self.parameters}
         self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.learning_rate)
         rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
-        self.draws = PlainSampler(rows, self.captions, settings, len(base.schedule))
+        self.sampler = PlainSampler(rows, self.captions, settings, len(base.schedule))
 
-    def rate(self, step: int) -> float:
+    def learning_rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""
         return self.settings.learning_rate
 
     def entropy(self) -> tuple[float, float]:
-        """Mean and deviation of the indicator's entropy on noisy images, as the paper evaluates itself."""
+        """Mean and std of the indicator's entropy on noisy images, as the paper evaluates itself."""
         import torch
 
-        plan = self.draws.plan(self.settings.steps, MEASURED)
-        mean, _, _ = self.latents.fetch(plan.image, plan.flip)
+        batch = self.sampler.draw(self.settings.steps, MEASURED)
+        mean, _, _ = self.latents.fetch(batch.image, batch.flip)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(mean)
         with torch.no_grad():
-            return indicator_entropy(self.indicator(self._denoised(plan, mean, noise)))
+            return indicator_entropy(self.indicator(self._denoised(batch, mean, noise)))
 
     def _add_gradients(
         self,
-        plan: Batch,
+        batch: Batch,
         latents: "torch.Tensor",
         noise: "torch.Tensor",
-        cells: "torch.Tensor | None",
+        loss_mask: "torch.Tensor | None",
         factor: "torch.Tensor",
     ) -> "torch.Tensor":
         import torch
 
-        predicted = self._denoised(plan, latents, noise)
-        classes = self.classes[self.base.moved(torch.as_tensor(plan.image))]
+        predicted = self._denoised(batch, latents, noise)
+        classes = self.classes[self.base.moved(torch.as_tensor(batch.image))]
         losses = paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
         loss = losses.sum() * factor
         loss.backward()
         return loss.detach()
 
-    def _denoised(self, plan: Batch, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
+    def _denoised(self, batch: Batch, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
         """ε̂ [B, C, h, w], with the LoRA at strength 1."""
         import torch
 
-        t = self.base.moved(torch.as_tensor(plan.timestep))
+        t = self.base.moved(torch.as_tensor(batch.timestep))
         set_alpha(self.base.unet, "debias", 1.0)
-        return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[plan.text])
+        return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[batch.text])
 
 
 class DDMPaperRun(Run):
     """A whole training with the published objective; nothing is predicted, and nothing calibrated."""
 
-    looks_first = False  # its loss does not ask where the base stands
+    needs_base_shares = False  # its loss does not ask where the base stands
 
     def _training(self, captions: "CaptionTable") -> DDMPaperTraining:
         return DDMPaperTraining(
@@ -135,7 +135,7 @@ class DDMPaperRun(Run):
             self.note,
         )
 
-    def _reach(self, weighting: object) -> float:
+    def _alpha_range_scale(self, weighting: object) -> float:
         """Its strength is 1 all the time."""
         return 1.0
 
@@ -149,7 +149,7 @@ class DDMPaperRun(Run):
 
     def card(self, calibration: Calibration | None = None) -> AdapterCard:
         """What the adapter was trained for, and what the paper measures of itself."""
-        mean, deviation = self.training.entropy()
+        mean, std = self.training.entropy()
         card = super().card(calibration)
         return replace(
             card,
@@ -157,6 +157,6 @@ class DDMPaperRun(Run):
             target=None,
             alpha_max=1.0,
             predicted=[],
-            training=card.training | {"indicator_entropy": {"mean": round(mean, 4), "deviation": round(deviation, 4)}},
+            training=card.training | {"indicator_entropy": {"mean": round(mean, 4), "deviation": round(std, 4)}},
             description="Trained with the objective of arXiv 2503.12536, to compare with: use it at strength 1.",
         )

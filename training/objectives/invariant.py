@@ -118,9 +118,9 @@ class InvariantTraining(Resumable):
         text = np.where(rng.random(count) < settings.caption_dropout, self.empty, self.concept[rows])
         times = (rng.permutation(np.arange(count) + rng.random(count)) / count * len(base.schedule)).astype(int)
         image, t, text = (torch.as_tensor(part, device=device) for part in (rows, times, text))
-        mean, deviation, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
-        jitter, noise = (torch.randn(mean.shape, generator=generator).to(device) for _ in range(2))
-        latents = mean + deviation * jitter
+        mean, std, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
+        posterior_noise, noise = (torch.randn(mean.shape, generator=generator).to(device) for _ in range(2))
+        latents = mean + std * posterior_noise
         noisy = base.noisy(latents, noise, t)
         with torch.no_grad():
             answer = base.predict(noisy, t, self.table[text])
