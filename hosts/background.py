@@ -1,8 +1,9 @@
 """A training in the background of a host: a thread that listens to the trainer, and can be asked how it goes."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from ..debias.core.error import DDMError
 from .progress_panel import TrainPanel
@@ -18,7 +19,7 @@ class BackgroundTraining:
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        config: Mapping[str, Any],
         panel: TrainPanel,
         finish: Callable[[TrainPanel], None],
         occupy: Callable[[], AbstractContextManager] = nullcontext,
@@ -26,13 +27,13 @@ class BackgroundTraining:
         """Prepare it; `start` begins.
 
         Args:
-            arguments: see `train_arguments`.
+            config: see `hosts.train_inputs.train_config`.
             panel: a new one.
             finish: called with the panel when the adapter is there.
             occupy: a context for as long as the trainer works, such as one in which the host's model is put away.
         """
         self.panel = panel
-        self._arguments, self._finish, self._occupy = arguments, finish, occupy
+        self._config, self._finish, self._occupy = config, finish, occupy
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ddm-train", daemon=True)
 
@@ -56,7 +57,7 @@ class BackgroundTraining:
 
     def _work(self) -> None:
         try:
-            with self._occupy(), Trainer(self._arguments) as trainer:
+            with self._occupy(), Trainer(self._config) as trainer:
                 for event in trainer.events():
                     if self._cancelled.is_set():
                         break
@@ -67,6 +68,6 @@ class BackgroundTraining:
             else:
                 self._finish(self.panel)
         except DDMError as error:
-            self.panel.fail(str(error))
+            self.panel.fail(error)
         except Exception as error:  # nobody else would ever see it
-            self.panel.fail(f"The training ended with an error of the host: {error}")
+            self.panel.fail(DDMError(f"The training ended with an error of the host: {error}"))

@@ -1,11 +1,13 @@
 """What a host's page shows of a training: its state as plain values, kept up to date by the trainer's events."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..debias.core.error import named
 from ..training.commands.reporters import TITLES
-from .wording import as_inputs
+from .train_inputs import input_name
 
 # What a page says of each phase.
 DOING = TITLES | {
@@ -25,14 +27,15 @@ class TrainPanel:
     Args:
         title: name of the adapter.
         reference: how the host's /view finds a preview file.
+        names: inputs of the page that are not called like the option.
 
     Attributes:
         values: the panel, JSON-able: `phase` is one of `DOING`, and `doing` what that says of it.
         preview: the last preview file.
     """
 
-    def __init__(self, title: str, reference: Callable[[Path], dict[str, str]]):
-        self.reference = reference
+    def __init__(self, title: str, reference: Callable[[Path], dict[str, str]], names: Mapping[str, str] | None = None):
+        self.reference, self.names = reference, names or {}
         self.preview: Path | None = None
         self.values: dict[str, Any] = {
             "kind": "train",
@@ -66,7 +69,7 @@ class TrainPanel:
         elif "groups" in event:
             values["attributes"] = event["groups"]
         elif "note" in event:
-            values["remarks"].append(as_inputs(event["note"]))
+            values["remarks"].append(self.said(event["note"], event.get("options", ())))
 
     def stop(self, kept: bool) -> str:
         """The run was cancelled; returns what to say of it.
@@ -87,9 +90,15 @@ class TrainPanel:
         self._end("stopped", said)
         return said
 
-    def fail(self, sentence: str) -> None:
-        """The run ended for a reason that the sentence says."""
+    def said(self, sentence: str, options: Sequence[str]) -> str:
+        """A sentence of the trainer with the inputs that it is about."""
+        return named(sentence, options, partial(input_name, self.names))
+
+    def fail(self, error: Exception) -> str:
+        """The run ended for this reason; returns what is said of it."""
+        sentence = self.said(str(error), getattr(error, "options", ()))
         self._end("stopped", sentence)
+        return sentence
 
     def finish(self, card: Mapping[str, Any], summary: str) -> None:
         """The adapter is there, and this is its card."""

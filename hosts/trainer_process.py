@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -13,28 +13,34 @@ from typing import Any
 
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
-from ..debias.core.io import read_metadata
+from ..debias.core.io import read_metadata, write_text
+from ..training.commands.config_file import write_config
 from ..training.commands.parent_process import CUT_OFF, GRACE, STOPPED
-from .wording import as_inputs
 
 COMMAND = Path(__file__).resolve().parent.parent / "training" / "__main__.py"
-DEVICES = ("cpu", "cuda", "mps")
 # Seconds between two looks for a cancel.
 TICK = 0.02
 # Seconds that a stopped trainer has to end, longer than it gives itself; and those that its last words may take.
 PATIENCE, LISTEN = GRACE + 10, 30
-SAID = "ddm: "
 
 
 class Trainer:
     """`ddm train` as a child that ends with us: it stops when its standard input is closed.
 
     As a context it is always ended: told to stop first, so that it keeps its state, and killed if it does not.
+
+    Args:
+        config: fields of a `TrainConfig`. They are written to a TOML file beside its `checkpoint`, which stays there:
+            `ddm train` takes it as well.
     """
 
-    def __init__(self, arguments: Sequence[str]):
+    def __init__(self, config: Mapping[str, Any]):
+        file = config["checkpoint"].with_suffix(".toml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, write_config(config))
+        # How to say mistakes comes first, so that those in the file are said so.
         self.process = subprocess.Popen(
-            [sys.executable, str(COMMAND), "train", *arguments, "--progress=json", "--stdin-stops"],
+            [sys.executable, str(COMMAND), "train", "--progress=json", "--stdin-stops", str(file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -59,8 +65,9 @@ class Trainer:
         """What it says, as `JSONReporter` writes it, until it is done; None every fiftieth of a second without any.
 
         Raises:
-            DDMError: it failed; with its own sentence.
+            DDMError: it failed; with its own sentence, and the options that this is about.
         """
+        refused = None
         while True:
             try:
                 line = self.lines.get(timeout=TICK)
@@ -70,10 +77,16 @@ class Trainer:
             if line is None:
                 break
             try:
-                yield json.loads(line)
+                event = json.loads(line)
             except ValueError:  # a package that it uses has printed something
                 continue
+            if "error" in event:
+                refused = DDMError(event["error"], *event["options"])
+            else:
+                yield event
         code = self.process.wait()
+        if code == 2 and refused:
+            raise refused
         if code:
             self.threads[1].join(LISTEN)
             raise DDMError(sentence("".join(self.errors), code))
@@ -106,120 +119,6 @@ class Trainer:
             self.errors.extend(lines)
 
 
-def train_arguments(
-    images: Path,
-    base: Path,
-    out: Path,
-    *,
-    checkpoint: Path,
-    previews: Path,
-    device: str,
-    groups: str,
-    target: str,
-    caption: str,
-    style: bool,
-    steps: int,
-    rank: int,
-    calibrate: int,
-    seed: int,
-    overwrite: bool,
-    tokenizer: Path | None = None,
-    options: Sequence[str] = (),
-) -> list[str]:
-    """The command line of a run. It goes on where one of the same name was stopped.
-
-    Args:
-        images: the folder to learn from.
-        base: the model, as a folder or a checkpoint.
-        out: the adapter file; a style goes beside it.
-        checkpoint: where a stopped run is kept.
-        previews: a folder for images that are made while it trains.
-        device: the host's; another one than cpu, cuda or mps leaves the choice to the trainer.
-        overwrite: replace an adapter of this name, and a stopped run with other settings.
-        tokenizer: see `find_tokenizer`.
-        options: more of `ddm train`'s, as `more_options` writes them.
-
-    The other arguments are as those of `ddm train`.
-    """
-    arguments = [
-        str(images),
-        f"--base={base}",
-        f"--out={out}",
-        f"--groups={groups.strip()}",
-        f"--target={target.strip() or 'uniform'}",
-        f"--steps={steps}",
-        f"--rank={rank}",
-        f"--calibrate={calibrate}",
-        f"--seed={seed}",
-        f"--checkpoint={checkpoint}",
-        f"--sample-dir={previews}",
-        f"--device={device if device in DEVICES else 'auto'}",
-        "--overwrite" if overwrite else "--no-overwrite",
-    ]
-    arguments += [f"--caption={caption.strip()}"] if caption.strip() else []
-    arguments += [f"--style={out.with_stem(out.stem + '_style')}"] if style else []
-    arguments += [f"--tokenizer={tokenizer}"] if tokenizer else []
-    arguments += options
-    return arguments + (["--resume", *(["--restart"] if overwrite else [])] if checkpoint.exists() else [])
-
-
-def more_options(
-    *,
-    trigger: str = "",
-    shuffle_caption: bool = False,
-    flip: bool = False,
-    buckets: bool = True,
-    text_encoder: bool = False,
-    by_prompt: int = 0,
-    learning_rate: float = 0.0,
-    resolution: int = 0,
-    batch_size: int = 32,
-    gradient_accumulation_steps: int = 1,
-    gradient_checkpointing: bool = False,
-    reg_data: Path | None = None,
-    prior_prompts: str = "",
-    prior_count: int = 24,
-    probes: Sequence[Path] = (),
-    clip: Path | None = None,
-    measure: int = 16,
-) -> list[str]:
-    """Options of `ddm train` besides those of `train_arguments`, by the names that hosts' pages give them.
-
-    0, nothing and False leave a choice to the trainer.
-
-    Args:
-        prior_prompts: prompts with semicolons between them; never a file, since a page's text shall name none.
-        clip: the folder of the CLIP model that the probes read.
-    """
-    options = [
-        "--buckets" if buckets else "--no-buckets",
-        f"--batch-size={batch_size}",
-        f"--gradient-accumulation-steps={gradient_accumulation_steps}",
-    ]
-    switches = {
-        "--shuffle-caption": shuffle_caption,
-        "--flip": flip,
-        "--text-encoder": text_encoder,
-        "--gradient-checkpointing": gradient_checkpointing,
-    }
-    options += [name for name, wanted in switches.items() if wanted]
-    values = {
-        "--trigger": trigger.strip(),
-        "--by-prompt": by_prompt,
-        "--learning-rate": learning_rate,
-        "--resolution": resolution,
-        "--reg-data": reg_data,
-        "--clip": clip,
-    }
-    options += [f"{name}={value}" for name, value in values.items() if value]
-    if prior_prompts.strip():
-        # The semicolon at the end makes it a list of prompts, whatever files there are.
-        options += [f"--prior-prompts={prior_prompts.strip()};", f"--prior-count={prior_count}"]
-    if probes:
-        options += [*(f"--probe={path}" for path in probes), f"--measure={measure}"]
-    return options
-
-
 def check_same(out: Path, groups: str | None, settings: Mapping[str, int | None]) -> None:
     """Refuse to write to a file that obviously is of another run; the trainer itself compares everything.
 
@@ -238,10 +137,7 @@ def check_same(out: Path, groups: str | None, settings: Mapping[str, int | None]
 
 
 def sentence(errors: str, code: int) -> str:
-    """What a user should read of a trainer that ended with an exit code other than 0, by what it wrote to stderr."""
-    _, said, text = errors.rpartition(SAID)
-    if said and code == 2:
-        return as_inputs(text.strip())
+    """What a user should read of a trainer that ended without a sentence, by exit code and what it wrote to stderr."""
     if code == STOPPED:
         return "The trainer was stopped from outside. What it has trained is kept: start it again to go on."
     last = next((line.strip() for line in reversed(errors.splitlines()) if line.strip()), "")

@@ -2,9 +2,10 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import folder_paths
@@ -50,26 +51,6 @@ class Train(io.ComfyNode):
                     default=False,
                     tooltip="Also learn the images' style or subject, as a second LoRA: its name ends in _style.",
                 ),
-                io.Int.Input(
-                    "steps", default=300, min=1, max=100_000, tooltip="Steps of the training. More take longer."
-                ),
-                io.Int.Input("rank", default=8, min=1, max=256, tooltip="Rank of the LoRA: 8 is enough for most."),
-                io.Int.Input(
-                    "calibrate",
-                    default=160,
-                    min=0,
-                    max=2000,
-                    tooltip="Images to make at each of three strengths after training, so that α = 1 is what it "
-                    "should be. 0: none, which is faster and less exact.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=False,
-                    tooltip="Of everything: the same inputs give the same file.",
-                ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
@@ -94,10 +75,10 @@ class Train(io.ComfyNode):
         groups: str,
         target: str,
         style: bool,
-        steps: int,
-        rank: int,
-        seed: int,
         overwrite: bool,
+        steps: int | None = None,
+        rank: int | None = None,
+        seed: int | None = None,
         reg_data: str | None = None,
         probe: str | None = None,
         second_probe: str | None = None,
@@ -132,16 +113,12 @@ class Train(io.ComfyNode):
         target: str,
         caption: str,
         style: bool,
-        steps: int,
-        rank: int,
-        calibrate: int,
-        seed: int,
         overwrite: bool,
         **options: object,
     ) -> io.NodeOutput:
         """Free the host's memory, run the trainer, tell the page how it goes, and hand out what it made."""
         from ..hosts.progress_panel import TrainPanel
-        from ..hosts.trainer_process import train_arguments
+        from ..hosts.train_inputs import train_config
         from ..training.models.tokenizer import find_tokenizer
 
         images, base = image_folders.resolve(folder), files.resolve_weights(weights)
@@ -150,37 +127,34 @@ class Train(io.ComfyNode):
         checkpoint = Path(folder_paths.get_output_directory()) / "ddm" / f"{out.stem}.checkpoint.safetensors"
         shown = f"ddm/train_{uuid.uuid4().hex[:8]}"
         device = comfy.model_management.get_torch_device()
-        arguments = train_arguments(
+        config = train_config(
             images,
             base,
             out,
             checkpoint=checkpoint,
-            previews=Path(folder_paths.get_temp_directory()) / shown,
+            sample_dir=Path(folder_paths.get_temp_directory()) / shown,
             device=device.type,
+            style=style,
+            overwrite=overwrite,
             groups=source,
             target=goal,
             caption=caption,
-            style=style,
-            steps=steps,
-            rank=rank,
-            calibrate=calibrate,
-            seed=seed,
-            overwrite=overwrite,
             # The host's own: the trainer runs elsewhere.
             tokenizer=None if base.is_dir() else find_tokenizer(base),
-            options=train_options.arguments(**options),
+            **train_options.options(**options),
         )
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
-        panel = TrainPanel(out.stem, lambda file: {"filename": file.name, "subfolder": shown, "type": "temp"})
-        run(arguments, panel, cls.hidden.unique_id)
+        place = {"subfolder": shown, "type": "temp"}
+        panel = TrainPanel(out.stem, lambda file: {"filename": file.name, **place}, train_options.NAMES)
+        run(config, panel, cls.hidden.unique_id)
         return result(out, panel)
 
 
 AdapterName = io.Custom("COMBO,STRING")  # a choice of DDM Load Adapter, and text
 
 
-def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
+def run(config: Mapping[str, Any], panel: "TrainPanel", node: str) -> None:
     """Train to the end, with the state of the run in the host's bar and in the node.
 
     Raises:
@@ -205,7 +179,7 @@ def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
     tell()
     progress = Progress(1)
     try:
-        with Trainer(arguments) as trainer:
+        with Trainer(config) as trainer:
             for event in trainer.events():
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 if event is None:
@@ -221,9 +195,9 @@ def run(arguments: list[str], panel: "TrainPanel", node: str) -> None:
         tell()
         raise
     except DDMError as error:
-        panel.fail(str(error))
+        sentence = panel.fail(error)
         tell()
-        raise
+        raise DDMError(sentence) from error
 
 
 def result(out: Path, panel: "TrainPanel") -> io.NodeOutput:

@@ -1,159 +1,67 @@
-"""The inputs of DDM Train that may be left as they are, and what the trainer is told of them."""
+"""The inputs of DDM Train that may be left as they are: the trainer's own options, and choices of files."""
 
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
+from ..debias.core.option import Setting
+from ..hosts.train_inputs import asked, choices, explained
 from . import files, image_folders
 from .types import advanced
 
-# What `masks` offers, and the trainer's options for it.
+# What `masks` offers, and what that is for the trainer.
 FILES = "mask files"
-MASKS = {FILES: ["--masks"], "mask files, else opacity": ["--masks", "--alpha-mask"], "none": ["--no-masks"]}
+MASKS = {
+    FILES: {"masks": True},
+    "mask files, else opacity": {"masks": True, "alpha_mask": True},
+    "none": {"masks": False},
+}
 NONE = "(none)"
+# Inputs that are not called like the option.
+NAMES = {"folder": "folder", "base": "weights", "out": "name", "style": "style"} | dict.fromkeys(
+    ("overwrite", "restart"), "overwrite"
+)
 
 
 def inputs() -> list[io.Input]:
     """The inputs; those that few need are hidden until one asks for advanced ones."""
-    probes = [NONE, *files.names(files.DDM, "probe")]
-    return [
-        io.String.Input(
-            "trigger",
-            default="",
-            optional=True,
-            tooltip="A word that is said at the beginning of every caption.",
-        ),
-        io.Boolean.Input(
-            "shuffle_caption",
-            default=False,
-            optional=True,
-            tooltip="Put what a caption has between commas into another order each time; the first part and "
-            "the trigger stay.",
-        ),
-        io.Boolean.Input(
-            "flip",
-            default=False,
-            optional=True,
-            tooltip="Learn from mirror images too; not where left and right matter, as in writing.",
-        ),
-        io.Combo.Input(
-            "masks",
-            options=list(MASKS),
-            default=FILES,
-            optional=True,
-            tooltip="What is learnt most of all: what is white in the mask beside an image "
-            "(face-masklabel.png for face.png), or what is opaque where there is no such file.",
-        ),
-        io.Boolean.Input(
-            "buckets",
-            default=True,
-            optional=True,
-            tooltip="Keep about the shape of each image; off: all are cropped to their centre square.",
-        ),
-        io.Boolean.Input(
-            "text_encoder",
-            default=False,
-            optional=True,
-            tooltip="Let the text encoders learn as well. Then connect clip to DDM Load Adapter too.",
-        ),
-        io.Int.Input(
-            "by_prompt",
-            default=0,
-            min=0,
-            max=200,
-            optional=True,
-            tooltip="Correct each prompt by itself in the last steps, so that not only all together are in "
-            "balance: so many images of each caption are looked at, at three strengths; 16 are enough. Give "
-            "more steps then, 500 for instance. 0: no.",
-        ),
-        *advanced(
-            io.Float.Input(
-                "learning_rate",
-                default=0.0,
-                min=0.0,
-                max=1.0,
-                step=0.00001,
-                round=False,
-                optional=True,
-                tooltip="Peak learning rate. 0: the usual one for a model of this size, which is 0.0003 for Stable "
-                "Diffusion.",
-            ),
-            io.Int.Input(
-                "resolution",
-                default=0,
-                min=0,
-                max=4096,
-                step=8,
-                optional=True,
-                tooltip="Side in pixels of the square whose area images are learnt at. Smaller needs less memory and "
-                "time; previews and what α is calibrated on have this size too. 0: the model's own.",
-            ),
-            io.Int.Input("batch_size", default=32, min=1, max=1024, optional=True, tooltip="Images in a step."),
-            io.Int.Input(
-                "gradient_accumulation_steps",
-                default=1,
-                min=1,
-                max=1024,
-                optional=True,
-                tooltip="Take the images of a step in so many parts, one after another: less memory, the same "
-                "result. When memory runs out, the trainer does so by itself.",
-            ),
-            io.Boolean.Input(
-                "gradient_checkpointing",
-                default=False,
-                optional=True,
-                tooltip="Needs much less memory, and a third more time. Done by itself when memory runs out.",
-            ),
-            io.Combo.Input(
-                "reg_data",
-                options=[NONE, *image_folders.names()],
-                default=NONE,
-                optional=True,
-                tooltip="Images that keep what the model knows already: as many of them as of your own are mixed in, "
-                "without labels and without the trigger.",
-            ),
-            io.String.Input(
-                "prior_prompts",
-                default="",
-                optional=True,
-                tooltip="Mix in the model's own images of these prompts, so that your subject does not spread to "
-                "everyone: 'a doctor;a pilot'.",
-            ),
-            io.Int.Input(
-                "prior_count",
-                default=24,
-                min=1,
-                max=1000,
-                optional=True,
-                tooltip="How many of the model's own images of each of prior_prompts.",
-            ),
-            io.Combo.Input(
-                "probe",
-                options=probes,
-                default=NONE,
-                optional=True,
-                tooltip="Measure the finished adapter with this probe of models/ddm, and write the figures into its "
-                "card.",
-            ),
-            io.Combo.Input(
-                "second_probe",
-                options=probes,
-                default=NONE,
-                optional=True,
-                tooltip="A probe for another attribute, measured along.",
-            ),
-            io.Int.Input(
-                "measure",
-                default=16,
-                min=1,
-                max=1000,
-                optional=True,
-                tooltip="Images that the probes measure at each α, for each of at most 20 captions. From 60 on, the "
-                "recommended α is the measured one.",
-            ),
-        ),
-    ]
+    return [one for setting in asked() for one in _inputs(setting)]
+
+
+def _inputs(setting: Setting) -> "tuple[io.Input, ...]":
+    """The inputs that stand for an option."""
+    option, kind, named = setting.option, setting.kind, {"id": setting.name, "optional": True}
+    named["tooltip"] = explained(setting)
+    if setting.name == "masks":
+        named["tooltip"] = (
+            "What is learnt most of all: what is white in the mask beside an image (face-masklabel.png for face.png), "
+            "or what is opaque where there is no such file."
+        )
+        made = [io.Combo.Input(options=list(MASKS), default=FILES, **named)]
+    elif setting.name == "reg_data":
+        made = [io.Combo.Input(options=[NONE, *image_folders.names()], default=NONE, **named)]
+    elif setting.name == "probe":
+        probes = [NONE, *files.names(files.DDM, "probe")]
+        made = [io.Combo.Input(options=probes, default=NONE, **named)]
+        second = named | {"id": "second_probe", "tooltip": "A probe for another attribute, measured along."}
+        made.append(io.Combo.Input(options=probes, default=NONE, **second))
+    elif option.choices:
+        made = [io.Combo.Input(options=choices(setting), default=choices(setting)[0], **named)]
+    elif kind is bool:
+        made = [io.Boolean.Input(default=setting.default, **named)]
+    elif kind is str:
+        made = [io.String.Input(default=setting.default or "", **named)]
+    else:
+        # 0 stands for a number that is not given.
+        least = 0 if setting.default is None else option.least
+        named |= {"default": setting.default or 0, "min": least, "max": option.most or 2**31 - 1}
+        if kind is int:
+            made = [io.Int.Input(**named | ({"control_after_generate": False} if setting.name == "seed" else {}))]
+        else:
+            step = 0.00001 if setting.default is None else 0.001
+            made = [io.Float.Input(step=step, round=False, **named)]
+    return advanced(*made) if option.expert else tuple(made)
 
 
 def check(reg_data: str | None, *probes: str | None) -> None:
@@ -186,18 +94,19 @@ def stamp(reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **r
     return repr([image_folders.stamp(reg_data), probes])
 
 
-def arguments(
-    masks: str = FILES, reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **options: Any
-) -> list[str]:
-    """The options of `ddm train` that these inputs stand for; `options` are those that `more_options` calls alike.
+def options(
+    masks: str = FILES, reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: Any
+) -> dict[str, Any]:
+    """The options of a training that these inputs stand for.
 
     Raises:
         DDMError: a folder or a probe is not there.
     """
-    from ..hosts.trainer_process import more_options
-
-    return MASKS[masks] + more_options(
-        reg_data=None if reg_data == NONE else image_folders.resolve(reg_data),
-        probes=[files.resolve(files.DDM, name) for name in (probe, second_probe) if name != NONE],
-        **options,
+    return (
+        rest
+        | MASKS[masks]
+        | {
+            "reg_data": None if reg_data == NONE else image_folders.resolve(reg_data),
+            "probe": [files.resolve(files.DDM, name) for name in (probe, second_probe) if name != NONE],
+        }
     )

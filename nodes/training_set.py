@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..debias.core.option import settings_of
+from ..training.commands.config import TrainConfig
 from . import files, image_folders
 
 UNIFORM = "uniform"
@@ -9,6 +11,7 @@ UNIFORM = "uniform"
 
 def inputs(purpose: str) -> list[io.Input]:
     """The inputs folder, weights, groups, target and caption; `purpose` says which model is wanted."""
+    declared = settings_of(TrainConfig)
     return [
         io.Combo.Input(
             "folder",
@@ -23,18 +26,17 @@ def inputs(purpose: str) -> list[io.Input]:
         io.String.Input(
             "groups",
             default="discovered",
-            tooltip="Where groups come from: discovered (nothing to say), auto, words:man|woman, or labels:COLUMN.",
+            tooltip=declared["groups"].option.help,
         ),
         io.String.Input(
             "target",
             default=UNIFORM,
-            tooltip="'uniform', or shares such as 'man=.75,woman=.25' (with words or labels only).",
+            tooltip=declared["target"].option.help,
         ),
         io.String.Input(
             "caption",
             default="",
-            tooltip="What images without a caption show, such as 'a portrait'. {role} stands for a column of "
-            "metadata.jsonl.",
+            tooltip=declared["caption"].option.help,
         ),
     ]
 

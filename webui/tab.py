@@ -14,17 +14,26 @@ from modules.ui_components import ToolButton
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import named_file, read_metadata, write_text
+from ..debias.core.option import Setting, settings_of
 from ..debias.probes.probe import Probe
 from ..debias.rendering.panel_html import fragment, problem
 from ..hosts.background import BackgroundTraining
 from ..hosts.progress_panel import TrainPanel
-from ..hosts.trainer_process import check_same, more_options, train_arguments
+from ..hosts.train_inputs import asked, choices, explained, train_config
+from ..hosts.trainer_process import check_same
+from ..training.commands.config import TrainConfig
 from . import files, host, pages
 from .cards import card_html
 
 EMBEDDED, SELECTED = "tiny_people (comes with ComfyUI-DDM)", "the selected checkpoint"
 MODELS = [SELECTED, EMBEDDED]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+# Inputs that are not called like the option.
+NAMES = {name: name for name in ("folder", "style", "overwrite")} | {
+    "base": "model",
+    "out": "name",
+    "restart": "overwrite",
+}
 # Seconds between two looks at a training.
 PAUSE = 0.5
 # The training of this server: there is one at a time.
@@ -68,12 +77,7 @@ def _train(page: gr.Blocks) -> None:
             with gr.Row():
                 name = gr.Textbox("my_fair_adapter", label="Name", lines=1, elem_id="ddm_train_name")
                 style = gr.Checkbox(False, label="Learn the style as well", elem_id="ddm_train_style")
-            with gr.Row():
-                steps = gr.Number(300, label="Steps", precision=0, elem_id="ddm_train_steps")
-                rank = gr.Number(8, label="Rank", precision=0, elem_id="ddm_train_rank")
-                calibrate = gr.Number(160, label="Images to calibrate", precision=0, elem_id="ddm_train_calibrate")
-                seed = gr.Number(0, label="Seed", precision=0, elem_id="ddm_train_seed")
-            more = _more_inputs()
+            options = _options()
             overwrite = gr.Checkbox(
                 False, label="Overwrite an adapter of this name, and a stopped run of it", elem_id="ddm_train_overwrite"
             )
@@ -81,84 +85,52 @@ def _train(page: gr.Blocks) -> None:
                 start = gr.Button("Train", variant="primary", elem_id="ddm_train_start")
                 stop = gr.Button("Stop, and keep what was trained", elem_id="ddm_train_stop")
         said = gr.HTML("", elem_id="ddm_train")
-    settings = [name, style, steps, rank, calibrate, seed, overwrite]
-    start.click(partial(_started, list(more)), inputs=[*inputs, *settings, *more.values()], outputs=[said])
+    inputs += [name, style, overwrite]
+    start.click(partial(_started, list(options)), inputs=[*inputs, *options.values()], outputs=[said])
     stop.click(cancel, outputs=[said])
     page.load(watch, outputs=[said])
 
 
-def _more_inputs() -> dict[str, Any]:
-    """Inputs of a training that may be left as they are, by the names that `more_options` gives them."""
-    inputs: dict[str, Any] = {}
-
-    def add(kind: type, name: str, value: Any, label: str, **more: Any) -> None:
-        inputs[name] = kind(value=value, label=label, elem_id=f"ddm_train_{name}", **more)
-
+def _options() -> dict[str, Any]:
+    """Inputs of the trainer's options, by their names; those that few need are in an accordion."""
+    few = [setting for setting in asked() if setting.option.expert]
+    made = {setting.name: _option(setting) for setting in asked() if not setting.option.expert}
     with gr.Accordion("More", open=False, elem_id="ddm_train_more"):
-        add(
-            gr.Number,
-            "by_prompt",
-            0,
-            "Images to correct each prompt by (16 and 500 steps; 0: all prompts together)",
-            precision=0,
-        )
-        add(gr.Textbox, "trigger", "", "Trigger: a word that is said at the beginning of every caption", lines=1)
-        with gr.Row():
-            add(gr.Checkbox, "shuffle_caption", False, "Shuffle captions between commas")
-            add(gr.Checkbox, "flip", False, "Learn from mirror images too")
-            add(gr.Checkbox, "buckets", True, "Keep the shape of each image")
-            add(gr.Checkbox, "text_encoder", False, "Let the text encoders learn as well")
-        with gr.Row():
-            add(gr.Number, "learning_rate", 0, "Learning rate (0: the usual one)")
-            add(gr.Number, "resolution", 0, "Resolution in pixels (0: the model's own)", precision=0)
-        with gr.Row():
-            add(gr.Number, "batch_size", 32, "Batch size: images in a step", precision=0)
-            add(
-                gr.Number,
-                "gradient_accumulation_steps",
-                1,
-                "Gradient accumulation steps: parts of a step, for less memory",
-                precision=0,
-            )
-        with gr.Row():
-            add(
-                gr.Checkbox,
-                "gradient_checkpointing",
-                False,
-                "Gradient checkpointing: much less memory, a third more time",
-            )
-        add(
-            gr.Textbox,
-            "reg_data",
-            "",
-            "Regularisation: a folder of images that keep what the model knows",
-            lines=1,
-        )
-        with gr.Row():
-            add(gr.Textbox, "prior_prompts", "", "Mix in the model's own images of a doctor;…", lines=1)
-            add(gr.Number, "prior_count", 24, "Images of each", precision=0)
-        with gr.Row():
-            add(
-                gr.Dropdown, "probes", [], "Measure the adapter with", choices=files.probe_names()[1:], multiselect=True
-            )
-            add(gr.Number, "measure", 16, "Images of each caption, at each α", precision=0)
-    return inputs
+        return made | {setting.name: _option(setting) for setting in few}
+
+
+def _option(setting: Setting) -> Any:
+    """The input of an option; of what is not given, it shows 0 or nothing."""
+    given = {"label": setting.name.replace("_", " ").capitalize(), "info": explained(setting)}
+    given["elem_id"] = f"ddm_train_{setting.name}"
+    if setting.name == "probe":
+        return gr.Dropdown(files.probe_names()[1:], value=[], multiselect=True, **given)
+    if setting.option.choices:
+        return gr.Dropdown(choices(setting), value=choices(setting)[0], **given)
+    if setting.kind is bool:
+        return gr.Checkbox(setting.default, **given)
+    if setting.kind in (int, float):
+        return gr.Number(setting.default or 0, precision=0 if setting.kind is int else None, **given)
+    return gr.Textbox(setting.default or "", lines=1, **given)
 
 
 def _set_inputs(what: str) -> list:
     """What an audit and a training ask for alike: folder, model, groups, target and caption."""
     hint = "A folder of images on this machine, with captions beside them"
-    return [
+    declared = settings_of(TrainConfig)
+    places = [
         gr.Textbox("", label=hint, lines=1, elem_id=f"ddm_{what}_folder"),
         gr.Radio(MODELS, value=SELECTED, label="Model", elem_id=f"ddm_{what}_model"),
+    ]
+    return places + [
         gr.Textbox(
-            "discovered",
-            label="Groups: discovered, auto, words:man|woman, or labels:COLUMN",
+            declared[name].default or "",
+            label=name.capitalize(),
+            info=declared[name].option.help,
             lines=1,
-            elem_id=f"ddm_{what}_groups",
-        ),
-        gr.Textbox("uniform", label="Target", lines=1, elem_id=f"ddm_{what}_target"),
-        gr.Textbox("", label="Caption of images without one", lines=1, elem_id=f"ddm_{what}_caption"),
+            elem_id=f"ddm_{what}_{name}",
+        )
+        for name in ("groups", "target", "caption")
     ]
 
 
@@ -199,47 +171,38 @@ def train(
     caption: str,
     name: str,
     style: bool,
-    steps: int | None,
-    rank: int | None,
-    calibrate: int | None,
-    seed: int | None,
     overwrite: bool,
-    **more: Any,
+    **options: Any,
 ) -> Iterator[str]:
-    """Start a training, and show how it goes; closing the page does not stop it. `more`: see `_more_inputs`."""
+    """Start a training, and show how it goes; closing the page does not stop it. `options`: see `_options`."""
     global _job
     try:
         if _job is not None and _job.running:
             raise DDMError("A training is running already. Stop it, or wait for its end.")
-        if None in (steps, rank, calibrate, seed):
-            raise DDMError("Steps, rank, images to calibrate and seed each need a number.")
-        numbers = {"steps": steps, "rank": rank, "seed": seed}
         out = named_file(host.lora_folder(), name)
         if out.exists() and not overwrite:
-            check_same(out, groups.strip(), numbers)
+            check_same(out, groups.strip(), {name: options.get(name) for name in ("steps", "rank", "seed")})
         kept = host.outputs_folder()
-        arguments = train_arguments(
+        config = train_config(
             _folder(folder),
             _base(model),
             out,
             checkpoint=kept / f"{out.stem}.checkpoint.safetensors",
-            previews=kept / f"{out.stem}_previews",
+            sample_dir=kept / f"{out.stem}_previews",
             device=host.device(),
+            style=style,
+            overwrite=overwrite,
             groups=groups,
             target=target,
             caption=caption,
-            style=style,
-            calibrate=calibrate,
-            overwrite=overwrite,
             tokenizer=host.tokenizer() if model == SELECTED else None,
-            options=_more_options(**more),
-            **numbers,
+            **_with_files(**options),
         )
     except DDMError as error:
         yield problem(str(error))
         return
-    panel = TrainPanel(out.stem, lambda file: {"filename": file.name})
-    _job = BackgroundTraining(arguments, panel, lambda panel: _finish(panel, out), host.model_put_away)
+    panel = TrainPanel(out.stem, lambda file: {"filename": file.name}, NAMES)
+    _job = BackgroundTraining(config, panel, lambda panel: _finish(panel, out), host.model_put_away)
     _job.start()
     yield from watch()
 
@@ -247,25 +210,24 @@ def train(
 def _started(names: list[str], *values: Any) -> Iterator[str]:
     """`train`, as the page calls it: the last values are of the inputs with these names, None of an emptied one."""
     first = len(values) - len(names)
-    more = dict(zip(names, values[first:], strict=True))
-    yield from train(*values[:first], **{name: value for name, value in more.items() if value is not None})
+    options = dict(zip(names, values[first:], strict=True))
+    yield from train(*values[:first], **{name: value for name, value in options.items() if value is not None})
 
 
-def _more_options(reg_data: str = "", probes: Sequence[str] = (), **rest: Any) -> list[str]:
-    """What the trainer is told of `_more_inputs`.
+def _with_files(reg_data: str = "", probe: Sequence[str] = (), **rest: Any) -> dict[str, Any]:
+    """The options with the files that their texts name.
 
     Raises:
         DDMError: a folder, a probe or its CLIP model is not there.
     """
-    paths = [files.probe_path(name) for name in probes]
+    paths = [files.probe_path(name) for name in probe]
     # The trainer opens the CLIP model itself, in its own process.
-    identities = [probe.identity for probe in map(Probe.load, paths) if probe.network is None]
-    return more_options(
-        reg_data=_folder(reg_data) if reg_data.strip() else None,
-        probes=paths,
-        clip=files.clip_folder(identities[0]) if identities else None,
-        **rest,
-    )
+    identities = [one.identity for one in map(Probe.load, paths) if one.network is None]
+    return rest | {
+        "reg_data": _folder(reg_data) if reg_data.strip() else None,
+        "probe": paths,
+        "clip": files.clip_folder(identities[0]) if identities else None,
+    }
 
 
 def watch() -> Iterator[str]:

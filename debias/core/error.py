@@ -1,6 +1,7 @@
 """The one exception that users see."""
 
 import re
+from collections.abc import Callable, Sequence
 
 LONGEST = 2000  # characters of a message
 # Control characters, line and paragraph separators, and what turns the direction of the text around it.
@@ -12,10 +13,25 @@ class DDMError(Exception):
 
     Faces (command line, nodes, web UI) print the message without a traceback; anything else that is raised is a bug.
     The message can be shown everywhere, whatever names and values of a file are in it (see `printable`).
+
+    Args:
+        message: the sentence. It names no option, since each face has its own words for these.
+        options: the fields of the configuration that it is about (see `named`).
     """
 
-    def __init__(self, message: object = "") -> None:
+    def __init__(self, message: object = "", *options: str) -> None:
         super().__init__(printable(message))
+        self.options = options
+
+
+def named(sentence: str, options: Sequence[str], name: Callable[[str], str | None]) -> str:
+    """A sentence with the options that it is about, as a face calls them: “Choose a lower rank (--rank).”
+
+    Args:
+        name: what the face calls an option; None if it has none, which is then left out.
+    """
+    words = [word for option in options if (word := name(option))]
+    return f"{sentence.removesuffix('.')} ({', '.join(words)})." if words else sentence
 
 
 class OutOfMemory(DDMError):

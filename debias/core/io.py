@@ -264,19 +264,19 @@ def check_suffix(path: Path) -> None:
         raise DDMError(f"Results are .safetensors files, and {path.name} is none. Name it {path.stem}.safetensors.")
 
 
-def check_output(path: Path, kind: str, advice: str = "Choose another name.") -> None:
+def check_output(path: Path, kind: str, advice: str = "Choose another name.", *options: str) -> None:
     """Refuse to write a result in a file that is none of ours of the same kind, before anything is done.
 
     Args:
         kind: as of `kind_of`.
-        advice: what can be done where such a file is there.
+        advice: what can be done where such a file is there, and by which `options`.
 
     Raises:
         DDMError: no name of a safetensors file; or another file of that name is there.
     """
     check_suffix(path)
     if path.exists() and kind_of(path) != kind:
-        raise DDMError(f"There is a file {path} already, and it is no {kind} that ddm wrote. {advice}")
+        raise DDMError(f"There is a file {path} already, and it is no {kind} that ddm wrote. {advice}", *options)
 
 
 def named_file(folder: str | os.PathLike, name: str, what: str = "an adapter") -> Path:

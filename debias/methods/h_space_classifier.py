@@ -185,7 +185,8 @@ def fit_head(
         rare = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count < 5)
         raise DDMError(
             f"The head for {attribute} has too few images to learn from: {rare}. Add images of these, or make more "
-            "of them (--prior-count)."
+            "of them.",
+            "prior_count",
         )
     held_out = hold_out(truth, 0.2, seed)
     found = []

@@ -108,7 +108,8 @@ class InvariantModule(nn.Module):
         """
         if not all(torch.isfinite(parameter).all() for parameter in self.parameters()):
             raise DDMError(
-                f"The module is not saved to {path}: it is not finite. Train again with a lower --learning-rate."
+                f"The module is not saved to {path}: it is not finite. Train again with a lower learning rate.",
+                "learning_rate",
             )
         metadata = {f"ddm.{key}": write_json(value) for key, value in asdict(self.card).items()}
         save_tensors(path, self.state_dict(), metadata | {"ddm.kind": KIND, "ddm.version": VERSION})

@@ -84,7 +84,7 @@ class Probe:
         if not hasattr(self.extractor, "embed"):
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
-                "passes. Train one on images instead: `ddm probe` without CLIP (--clip)."
+                "passes. Train one on images instead: `ddm probe` without CLIP."
             )
         return self.extractor.embed(images)
 
@@ -119,7 +119,8 @@ class Probe:
         if self.network is None and self.extractor is None:
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, which is not at hand. "
-                "Give the folder of that model (--clip), or train a probe without one."
+                "Give the folder of that model, or train a probe without one.",
+                "clip",
             )
 
     def predict(self, images: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder, ca
 
 
 def test_a_stopped_run_with_other_inputs_is_thrown_away_only_with_overwrite(server, folder, cancelled):
-    with pytest.raises(Failed, match=r"other images, groups, base or settings.*overwrite switched on"):
+    with pytest.raises(Failed, match=r"other images, groups, base or settings.*\(overwrite\)"):
         server.run(graphs.train(folder, name="other", seed=1))
     made = server.run(graphs.train(folder, name="other", seed=1, overwrite=True))
     assert any("thrown away" in one for one in made["train"]["ddm_panel"][0]["remarks"])
@@ -290,15 +290,14 @@ from pack.nodes import files, image_folders, train
 files.register_folders()
 happened = []
 comfy.model_management.unload_all_models = lambda: happened.append("unloaded")
-train.run = lambda arguments, panel, node: happened.append(arguments)
+train.run = lambda config, panel, node: happened.append(config)
 train.result = lambda out, panel: None
 train.Train.hidden = SimpleNamespace(unique_id="1")
 values = dict(folder=image_folders.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
 values |= dict(target="uniform", caption="", style=False, steps=3, rank=2, calibrate=0, seed=0, overwrite=False)
 train.Train.execute(**values, prior_prompts=sys.argv[2])
 from pack.training.sampling.prompts import read_prompts
-given = next(one for one in happened[1] if one.startswith("--prior-prompts="))
-print(json.dumps([happened[0], len(happened), read_prompts(given.removeprefix("--prior-prompts="))]))
+print(json.dumps([happened[0], len(happened), read_prompts(happened[1]["prior_prompts"])]))
 """
 
 

@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_bas
     assert training.step == 2
     assert all(torch.equal(one, now) for one, now in zip(before, training.parameters, strict=True))
     training.skipped = MAX_SKIPPED - 1
-    with pytest.raises(DDMError, match="--learning-rate"):
+    with pytest.raises(DDMError, match="learning rate lower"):
         training.advance()
 
 

@@ -18,8 +18,8 @@ class Trainer:
     kept = True
     error: Exception | None = None
 
-    def __init__(self, arguments):
-        self.arguments = arguments
+    def __init__(self, config):
+        self.config = config
 
     def __enter__(self):
         return self
@@ -49,7 +49,9 @@ def start(monkeypatch):
     def run(**behaviour):
         monkeypatch.setattr(background, "Trainer", type("Child", (Trainer,), behaviour))
         panel = TrainPanel("fair", lambda file: {})
-        made = background.BackgroundTraining(["folder"], panel, lambda panel: panel.finish({}, "There it is."), occupy)
+        made = background.BackgroundTraining(
+            {"folder": "images"}, panel, lambda panel: panel.finish({}, "There it is."), occupy
+        )
         made.start()
         return made, panel.values, away
 

@@ -76,7 +76,7 @@ def test_an_error_ends_the_run_but_what_was_learnt_is_kept(prepared, whole):
 def test_without_memory_a_sentence_says_where_what_was_learnt_is(prepared, whole):
     run = prepared("fair")
     failing_at(run, 2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
-    with pytest.raises(DDMError, match=r"memory of the GPU ran out.*kept in .*fair\.checkpoint.*--resume"):
+    with pytest.raises(DDMError, match=r"memory of the GPU ran out.*kept in .*fair\.checkpoint.*to resume from"):
         run.train()
     assert finished(run, prepared) == whole
 
@@ -110,7 +110,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(prepared):
 def test_a_training_whose_calibration_fails_is_finished_without_it(prepared, whole, error):
     run = prepared("fair", changes={"calibrate": 4})
     run.calibrate = lambda *_, **__: (_ for _ in ()).throw(error)
-    with pytest.raises(DDMError, match=r"All steps are made and kept in .*--resume; with --calibrate 0"):
+    with pytest.raises(DDMError, match=r"All steps are made and kept in .*Resume it; with 0 images to calibrate"):
         run.train()
     assert not run.out.exists()
     assert finished(run, prepared) == whole

@@ -144,7 +144,7 @@ def test_a_file_that_is_no_adapter_of_ours_is_replaced_only_if_that_is_said(ddm,
     save_tensors(foreign, {"lora_unet_x.lora_up.weight": torch.zeros(1)}, {"ss_network_dim": "8"})
     before = foreign.read_bytes()
     said = ddm(*given, option, foreign, code=2).said
-    assert "it is no adapter that ddm wrote" in said and "--overwrite" in said and foreign.read_bytes() == before
+    assert "it is no adapter that ddm wrote" in said and "(--overwrite)" in said and foreign.read_bytes() == before
     ddm(*given, option, foreign, "--overwrite")
     ddm(*given, option, foreign, "--learning-rate", 1e-4)  # one that it wrote itself
     assert load_adapter(foreign).card.training["learning_rate"] == 1e-4
@@ -181,7 +181,7 @@ def test_a_regularisation_set_is_as_large_as_the_images_and_has_neither_labels_n
     assert data["images"] == 16 and data["found"][0]["shares"] == {"man": 0.75, "woman": 0.25}
     card = load_adapter(tmp_path / "fair.safetensors").card
     assert sorted(card.concepts) == ["a doctor", "a judge", "sks, a doctor", "sks, a judge"]
-    assert "Give a FOLDER too" in ddm("--prior-prompts", "a judge", "--reg-data", plain, code=2).said
+    assert "Give a folder of these too" in ddm("--prior-prompts", "a judge", "--reg-data", plain, code=2).said
 
 
 def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
@@ -198,7 +198,7 @@ def test_images_can_be_learnt_at_another_size(ddm, folder, tmp_path):
         made.append(load_adapter(tmp_path / "fair.safetensors"))
     assert [one.card.training["resolution"] for one in made] == [64, 48]
     assert made[0].card.training["fingerprint"] != made[1].card.training["fingerprint"]
-    assert "Give --resolution 32 or 48" in ddm(folder, "--resolution", 40, code=2).said
+    assert "Give 32 or 48 (--resolution)." in ddm(folder, "--resolution", 40, code=2).said
 
 
 def test_a_step_is_taken_in_as_many_parts_as_one_says(ddm, folder, monkeypatch):
@@ -206,4 +206,7 @@ def test_a_step_is_taken_in_as_many_parts_as_one_says(ddm, folder, monkeypatch):
     monkeypatch.setattr(Latents, "fetch", lambda self, rows, flip: seen.append(len(rows)) or fetch(self, rows, flip))
     ddm(folder, "--groups", "labels:gender", "--gradient-accumulation-steps", 2)
     assert seen == [2, 2] * 3
-    assert "Give fewer --gradient-accumulation-steps" in ddm(folder, "--gradient-accumulation-steps", 5, code=2).said
+    assert (
+        "Take it in fewer parts (--batch-size, --gradient-accumulation-steps)."
+        in ddm(folder, "--gradient-accumulation-steps", 5, code=2).said
+    )

@@ -109,7 +109,7 @@ def test_an_adapter_that_hardly_learnt_what_it_should_says_so(tiny_base, tmp_pat
     run = prepare(tiny_base, write_folder(tmp_path / "images"), tmp_path / "fair.safetensors", note=said.append)
     run.calibrate = lambda *_, **__: Calibration(scale, (0, 1, 2), (0.0, 0.06, 0.11), ((0.5, 0.5),) * 3, (0.5, 0.5))
     assert run.train()
-    assert any("6% of the way" in text and "--steps" in text for text in said) == warned
+    assert any("6% of the way" in text and "more steps" in text for text in said) == warned
 
 
 def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(tiny_base, tmp_path):
@@ -192,7 +192,14 @@ def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does
 
     def begun(name, by_prompt):
         changes = {"by_prompt": by_prompt, "prompt_share": 0.5, "steps": 2}
-        return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", groups, changes=changes, note=notes.append)
+        return prepare(
+            tiny_base,
+            folder,
+            tmp_path / f"{name}.safetensors",
+            groups,
+            changes=changes,
+            note=lambda text, *_: notes.append(text),
+        )
 
     run, plain = begun("each", 2), begun("plain", 0)
     assert (
@@ -254,7 +261,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_state_survives
         return made
 
     run.training.advance = diverge
-    with pytest.raises(DDMError, match=r"no longer finite at step 3,.*--learning-rate"):
+    with pytest.raises(DDMError, match=r"no longer finite at step 3,.*learning rate lower"):
         run.train()
     again = prepare(tiny_base, folder, run.out, changes={"steps": 30})
     assert again.resume() and again.training.step == 2 and not run.out.exists()

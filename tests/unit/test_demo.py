@@ -89,7 +89,7 @@ def test_more_images_need_no_other_adapter_but_another_seed_does(small, tmp_path
 
 def test_a_folder_of_somebody_else_is_left_alone(small, tmp_path):
     (tmp_path / "my work.txt").write_text("mine")
-    with pytest.raises(DDMError, match="Name another folder with --out"):
+    with pytest.raises(DDMError, match="Name another folder"):
         small(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["my work.txt"]
 

@@ -104,7 +104,7 @@ def test_a_damaged_shard_is_encoded_again_and_no_temporary_file_stays(base, fold
 def test_a_full_disk_is_said_before_any_work(base, folder, tmp_path, encoded, monkeypatch):
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DDMError, match="--no-cache"):
+    with pytest.raises(DDMError, match="keep these elsewhere, or nowhere"):
         encode(base, read_folder(folder), cache=tmp_path / "cache")
     assert encoded == []
 

@@ -141,7 +141,7 @@ def test_a_linear_probe_refuses_to_guess_without_its_extractor(linear, tmp_path)
     images, _ = squares(count=2)
     linear.save(tmp_path / "linear.safetensors")
     loaded = Probe.load(tmp_path / "linear.safetensors")
-    with pytest.raises(DDMError, match=r"colour means, which is not at hand.*--clip"):
+    with pytest.raises(DDMError, match=r"colour means, which is not at hand\. Give the folder"):
         loaded.predict(images)
     with pytest.raises(DDMError, match=r"made with colour means, but an unnamed"):
         Probe.load(tmp_path / "linear.safetensors", extractor=lambda images: images.mean(axis=(1, 2)))

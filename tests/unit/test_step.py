@@ -96,7 +96,7 @@ def test_out_of_memory_with_one_image_turns_checkpointing_on_and_then_ends_with_
     assert (
         run.training.micro_batches == 4
         and run.training.gradient_checkpointing
-        and "--gradient-checkpointing" in said[-1]
+        and "gradient checkpointing" in said[-1]
     )
     predict(lambda number, answer: _full())
     with pytest.raises(DDMError, match="does not suffice to learn from one image"):
@@ -153,7 +153,7 @@ def test_a_run_says_how_many_steps_were_left_out_also_after_it_was_stopped(make,
 def test_steps_that_stay_not_finite_end_the_run_and_keep_the_last_good_state(make, predict):
     predict(lambda number, answer: answer * float("nan") if number >= 3 else answer)
     run = make(changes={"steps": 40}, checkpoint_every=3)
-    with pytest.raises(DDMError, match=r"no longer finite at step 15, and did not recover.*--learning-rate"):
+    with pytest.raises(DDMError, match=r"no longer finite at step 15, and did not recover.*lower than"):
         run.train()
     again = make(changes={"steps": 40})
     assert again.resume() and torch.isfinite(weights(again.training)).all()

@@ -50,9 +50,6 @@ def test_a_cancel_says_what_is_kept(panel):
 @pytest.mark.parametrize(
     ("errors", "code", "said"),
     [
-        ("a warning\nddm: There is no folder.\n", 2, "There is no folder."),
-        ("ddm: Give what it started with, or train anew with --restart.", 2, "train anew with overwrite switched on."),
-        ("ddm: Go on with --resume; with --calibrate 0 besides.", 2, "with the same inputs; with calibrate 0 besides."),
         ("", 130, "stopped from outside"),
         ("", -9, "The memory ran out"),
         ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.\n", 1, "The memory ran out"),
@@ -64,13 +61,25 @@ def test_the_end_of_a_trainer_is_a_sentence(errors, code, said):
     assert said in sentence(errors, code)
 
 
-def test_a_trainer_that_cannot_begin_raises_its_own_sentence(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "words", "options"),
+    [
+        ({"out": Path("fair.pt")}, "Name it fair.safetensors", ()),
+        ({"out": Path("fair.safetensors"), "reg_data": Path("images"), "prior_prompts": "a;"}, "go with images", None),
+        ({"rank": 0}, "fair.checkpoint.toml: rank is 0. It must be at least 1.", ()),
+    ],
+)
+def test_a_trainer_that_cannot_begin_raises_its_own_sentence_with_the_options_that_it_is_about(
+    tmp_path, config, words, options
+):
     with (
-        Trainer([f"--out={tmp_path / 'fair.pt'}"]) as trainer_process,
-        pytest.raises(DDMError, match=r"Name it fair\.safetens"),
+        Trainer({"checkpoint": tmp_path / "fair.checkpoint.safetensors", **config}) as started,
+        pytest.raises(DDMError) as raised,
     ):
-        list(trainer_process.events())
-    assert trainer_process.process.returncode == 2
+        list(started.events())
+    assert started.process.returncode == 2
+    assert words in str(raised.value)
+    assert raised.value.options == (("reg_data", "folder") if options is None else options)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +98,7 @@ def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_e
     script.write_text(child)
     monkeypatch.setattr(trainer_process, "COMMAND", script)
     monkeypatch.setattr(trainer_process, "PATIENCE", 3)
-    with Trainer([]) as started:
+    with Trainer({"checkpoint": tmp_path / "fair.checkpoint.safetensors"}) as started:
         pass
     assert started.process.poll() is not None and started.kept is kept
 
@@ -98,10 +107,14 @@ def test_a_trainer_gives_up_by_itself_before_it_is_killed():
     assert parent_process.GRACE < trainer_process.PATIENCE and parent_process.CUT_OFF not in (0, parent_process.STOPPED)
 
 
-def test_remarks_and_the_last_sentence_name_inputs_in_place_of_options(panel):
-    panel.take({"note": "Prompts are not corrected one by one (--by-prompt): 4 images do not teach it."})
-    assert panel.values["remarks"] == ["Prompts are not corrected one by one (by_prompt): 4 images do not teach it."]
-    assert sentence("ddm: Choose a lower --rank, or nothing (--no-cache).\n", 2) == "Choose a lower rank, or nothing."
+def test_remarks_and_the_last_sentence_say_which_inputs_they_are_about():
+    names = {"base": "weights", "restart": "overwrite"}
+    panel = TrainPanel("fair", lambda file: {}, names)
+    panel.take({"note": "Prompts are not corrected one by one: 4 do not teach it.", "options": ["by_prompt", "cache"]})
+    assert panel.values["remarks"] == ["Prompts are not corrected one by one: 4 do not teach it (by_prompt)."]
+    said = panel.fail(DDMError("Choose a smaller one, or begin anew.", "rank", "base", "restart", "checkpoint"))
+    assert said == panel.values["summary"] == "Choose a smaller one, or begin anew (rank, weights, overwrite)."
+    assert panel.fail(DDMError("There is no tokenizer.", "tokenizer")) == "There is no tokenizer."
 
 
 def test_a_cancel_while_measuring_says_that_the_adapter_is_there(panel):

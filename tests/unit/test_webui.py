@@ -330,8 +330,8 @@ def tab(door, monkeypatch):
     started = []
 
     class Trainer:
-        def __init__(self, arguments):
-            started.append((arguments, call_queue.queue_lock.locked(), list(door.registered["memory"])))
+        def __init__(self, config):
+            started.append((config, call_queue.queue_lock.locked(), list(door.registered["memory"])))
 
         def __enter__(self):
             return self
@@ -340,33 +340,29 @@ def tab(door, monkeypatch):
             pass
 
         def events(self):
-            out = next(one for one in started[-1][0] if one.startswith("--out=")).removeprefix("--out=")
-            save_adapter(out, LORA, CARD)
+            save_adapter(started[-1][0]["out"], LORA, CARD)
             yield {"phase": "training", "done": 5, "total": 5, "seconds_left": 0.0, "loss": 0.5, "ess": 1.0}
 
     monkeypatch.setattr(background, "Trainer", Trainer)
     return SimpleNamespace(module=tab, started=started)
 
 
-def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder", steps=5):
-    return (str(folder), model, groups, "uniform", "a shade", name, False, steps, 2, 0, 0, False)
+def training(folder, name="mine", model="the selected checkpoint", groups="labels:folder"):
+    return (str(folder), model, groups, "uniform", "a shade", name, False, False)
 
 
 def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands_among_the_loras(tab, door, tmp_path):
-    more = {"by_prompt": 16, "batch_size": None, "probes": ["gender"], "reg_data": str(tmp_path), "flip": True}
+    more = {"steps": 5, "rank": 2, "calibrate": 0, "by_prompt": 16, "batch_size": None, "learning_rate": 0.0}
+    more |= {"probe": ["gender"], "reg_data": str(tmp_path), "flip": True}
     *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
     assert "mine.safetensors is among your LoRAs" in shown
-    ((arguments, locked, memory),) = tab.started
+    ((config, locked, memory),) = tab.started
     assert locked and memory == ["away"] and door.registered["memory"] == ["away", "back"]
-    assert arguments[0] == str(tmp_path)
-    wanted = {f"--base={tmp_path / 'models' / 'chosen.safetensors'}", "--steps=5", "--by-prompt=16"}
-    wanted |= {
-        f"--reg-data={tmp_path}",
-        f"--probe={ROOT / 'examples' / 'probes' / 'gender.safetensors'}",
-        "--batch-size=32",
-        "--flip",
-    }
-    assert wanted | {"--caption=a shade"} <= set(arguments)
+    wanted = {"folder": tmp_path, "base": tmp_path / "models" / "chosen.safetensors", "reg_data": tmp_path}
+    wanted |= {"probe": [ROOT / "examples" / "probes" / "gender.safetensors"], "caption": "a shade"}
+    wanted |= {"steps": 5, "by_prompt": 16, "flip": True}
+    assert {name: config.get(name) for name in wanted} == wanted
+    assert not {"batch_size", "learning_rate", "resolution"} & set(config)
     assert (tmp_path / "models" / "Lora" / "mine.safetensors").is_file()
     from comfyui_ddm.webui import files
 
@@ -381,11 +377,11 @@ def test_the_trainer_is_told_where_the_model_is_that_a_probe_reads_and_the_host_
     Probe(("man", "woman"), "gender", torch.nn.Linear(4, 2), identity="CLIP small (0a1b)").save(
         folder.parent / "read.safetensors"
     )
-    more = {"probes": ["read"], "measure": 2}
+    more = {"probe": ["read"], "measure": 2}
     *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
-    ((arguments, *_),) = tab.started
-    wanted = {f"--probe={folder.parent / 'read.safetensors'}", f"--clip={folder}", "--measure=2"}
-    assert wanted <= set(arguments) and "mine.safetensors is among your LoRAs" in shown
+    ((config, *_),) = tab.started
+    wanted = {"probe": [folder.parent / "read.safetensors"], "clip": folder, "measure": 2}
+    assert wanted.items() <= config.items() and "mine.safetensors is among your LoRAs" in shown
     (folder / "config.json").unlink()
     (shown,) = tab.module._started(list(more), *training(tmp_path, name="other"), *more.values())
     assert "CLIP small (0a1b), which is not there" in shown and len(tab.started) == 1
@@ -398,7 +394,6 @@ def test_the_trainer_is_told_where_the_model_is_that_a_probe_reads_and_the_host_
         ({"folder": ""}, "There is no folder"),
         ({"name": "../mine"}, "is no name for an adapter"),
         ({"name": "foreign"}, "was not made by ComfyUI-DDM"),
-        ({"steps": None}, "Steps, rank, images to calibrate and seed each need a number"),
     ],
 )
 def test_what_cannot_be_trained_is_a_sentence_and_nothing_is_started(tab, tmp_path, given, said):

@@ -9,15 +9,15 @@ import typer
 
 from .options import (
     BaseOption,
+    CheckpointEveryOption,
     ClipOption,
     DeviceOption,
     PredictionOption,
-    PreviewEveryOption,
-    PreviewsOption,
     Progress,
     ProgressOption,
     ResumeOption,
-    SaveEveryOption,
+    SampleDirOption,
+    SampleEveryOption,
     StdinStopsOption,
     TokenizerOption,
     VAEOption,
@@ -102,14 +102,14 @@ def align(
             help="Need much less memory, and a third more time. Done by itself when memory runs out.",
         ),
     ] = False,
-    checkpoint_every: SaveEveryOption = 20,
+    checkpoint_every: CheckpointEveryOption = 20,
     resume: ResumeOption = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where a stopped run is kept; beside the file if not given.")
     ] = None,
-    sample_dir: PreviewsOption = None,
-    sample_every: PreviewEveryOption = None,
+    sample_dir: SampleDirOption = None,
+    sample_every: SampleEveryOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
     progress: ProgressOption = Progress.BARS,
@@ -191,7 +191,8 @@ def align(
     if not complete:
         reporter.note(
             f"Stopped at step {run.training.step} of {settings.steps}; the state is kept in {checkpoint}. "
-            "Go on with the same command and --resume."
+            "Start it again to resume.",
+            "resume",
         )
         if stdin_stops:
             leave(STOPPED)

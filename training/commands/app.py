@@ -4,13 +4,15 @@ Importing a command's module must stay light: torch and what is built on it belo
 answers at once.
 """
 
+import json
 from importlib import import_module
 
 import click
 import typer
 from typer.core import TyperGroup
 
-from ...debias.core.error import DDMError, out_of_memory, reason_of
+from ...debias.core.error import DDMError, named, out_of_memory, reason_of
+from .options import Progress, as_given
 
 COMMANDS = ("audit", "train", "align", "sample", "probe", "head", "invariant", "report", "sweep", "base", "demo")
 
@@ -25,7 +27,10 @@ class Commands(TyperGroup):
         except Exception as error:
             if not isinstance(error, DDMError) and not out_of_memory(error):
                 raise
-            typer.echo(f"ddm: {reason_of(error)}", err=True)
+            sentence, options = reason_of(error), getattr(error, "options", ())
+            if ctx.obj is Progress.JSON:
+                typer.echo(json.dumps({"error": sentence, "options": options}, ensure_ascii=False))
+            typer.echo(f"ddm: {named(sentence, options, as_given)}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Stopped.", err=True)
@@ -47,4 +52,5 @@ def ddm() -> None:
 
 
 for _name in COMMANDS:
-    app.command(_name)(getattr(import_module(f".{_name}", __package__), _name))
+    _module = import_module(f".{_name}", __package__)
+    app.command(_name, cls=getattr(_module, "Command", None))(getattr(_module, _name))

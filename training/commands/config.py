@@ -1,284 +1,298 @@
-"""The configuration of `ddm train`: every option once, for the command line, for a TOML file and for Python."""
+"""The configuration of `ddm train`: every option once, for all faces (see `debias.core.option`)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated
-
-from typer import Argument, Option
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
-from ..loop.optimizer import OptimizerName
-from ..loop.settings import LARGE, LARGE_RATE, TrainSettings
-from .options import (
-    BaseOption,
-    CaptionOption,
-    ClipOption,
-    DeviceOption,
-    PredictionOption,
-    PreviewEveryOption,
-    PreviewsOption,
-    ResumeOption,
-    SaveEveryOption,
-    SelfCountOption,
-    SelfOption,
-    TokenizerOption,
-    VAEOption,
-)
-
-OBJECTIVES = ("ddm", "ddm-paper")
+from ...debias.core.option import option
+from ..loop.settings import LARGE, LARGE_RATE, MEASURING, TrainSettings
+from ..models.unet import PREDICTIONS
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that a training depends on. The fields are the options of `ddm train`, in the words of its help.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainSettings):
+    """Everything that a training depends on: what the loop itself does (`TrainSettings`), and the options of a run.
 
     Raises:
         DDMError: fields that do not go together.
     """
 
-    out: Annotated[Path, Option(metavar="FILE", help="The adapter to write, a .safetensors file; always needed.")]
-    folder: Annotated[
-        Path | None,
-        Argument(help="Images, with captions beside them where there are any; or a .toml file with all options."),
-    ] = None
-    base: BaseOption = None
-    tokenizer: TokenizerOption = None
-    prediction: PredictionOption = None
-    vae: VAEOption = None
-    groups: Annotated[
-        str,
-        Option(
-            help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN; several '
-            "columns, or lists of words, are separated by commas and balanced jointly."
-        ),
-    ] = "discovered"
-    target: Annotated[
-        str,
-        Option(help="uniform, or shares such as 'man=.75,woman=.25'; one for each attribute, separated by semicolons."),
-    ] = "uniform"
-    objective: Annotated[
-        str, Option(help="ddm; or ddm-paper, the published method with one fixed α, to compare with.")
-    ] = TrainSettings.objective
-    paper_alpha: Annotated[
-        float, Option(min=0.0, max=1.0, help="ddm-paper: how much its indicator counts in the loss.")
-    ] = TrainSettings.paper_alpha
-    style: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="Also learn the images' style or subject, and write it to this file."),
-    ] = None
-    prior_prompts: SelfOption = None
-    prior_count: SelfCountOption = 24
-    reg_data: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER",
-            help="Images that keep what the base knows already (regularisation): as many of them as of your own are "
-            "mixed in, without labels and without the trigger word.",
-        ),
-    ] = None
-    caption: CaptionOption = None
-    trigger: Annotated[
-        str, Option(metavar="WORD", help="Said at the beginning of every caption of your own images.")
-    ] = ""
-    caption_dropout: Annotated[
-        float, Option(min=0.0, max=0.9, help="Share of the images that are learnt without their caption.")
-    ] = TrainSettings.caption_dropout
-    shuffle_caption: Annotated[
-        bool, Option("--shuffle-caption", help="Put what a caption has between commas into another order each time.")
-    ] = False
-    keep_tokens: Annotated[
-        int, Option(min=0, help="So many parts stay at the beginning of a shuffled caption; the trigger word always.")
-    ] = 1
-    buckets: Annotated[
-        bool, Option(help="Keep about the shape of each image; without, all are cropped to their centre square.")
-    ] = True
-    flip: Annotated[
-        bool, Option("--flip", help="Learn from mirror images too; not where left and right matter, as in writing.")
-    ] = False
-    masks: Annotated[
-        bool,
-        Option(help="Learn mostly what is white in an image's mask: face-masklabel.png beside face.png."),
-    ] = True
-    alpha_mask: Annotated[
-        bool, Option("--alpha-mask", help="Learn mostly what is opaque in images that have no mask beside them.")
-    ] = False
-    cache: Annotated[
-        Path | None,
-        Option(
-            metavar="DIR",
-            help="Where encoded images are kept for the next run; without one, .ddm_cache in FOLDER. "
-            "It may be deleted, but not while it is used.",
-        ),
-    ] = None
-    no_cache: Annotated[bool, Option("--no-cache", help="Keep no encoded images on disk.")] = False
-    steps: Annotated[int, Option(min=1, help="Optimizer steps.")] = TrainSettings.steps
-    rank: Annotated[int, Option(min=1, help="Rank of the LoRA.")] = TrainSettings.rank
-    text_encoder: Annotated[
-        bool,
-        Option("--text-encoder", help="Let the text encoders learn as well: the LoRA then changes both, at one α."),
-    ] = False
-    resolution: Annotated[
-        int | None,
-        Option(
-            min=1,
-            metavar="PIXELS",
-            help="Side of the square whose area images are learnt at; the base's own if not given. What the trainer "
-            "makes itself, to calibrate, preview or measure, has this size too.",
-        ),
-    ] = None
-    batch_size: Annotated[int, Option(min=1, help="Images per step, of all processes together.")] = (
-        TrainSettings.batch_size
+    folder: Path | None = option(
+        None,
+        "Images, with captions beside them where there are any.",
+        "Images",
+        names=("train-data-dir", "instance-data-dir"),
+        expert=False,
     )
-    gradient_accumulation_steps: Annotated[
-        int,
-        Option(
-            min=1,
-            help="Parts that a step's images are taken in, one after another: less memory, the same result. More "
-            "by itself when memory runs out.",
-        ),
-    ] = 1
-    learning_rate: Annotated[
-        float | None,
-        Option(
-            min=0.0,
-            help=f"Peak learning rate. If not given, {LARGE_RATE:g} for a base of Stable Diffusion's size and "
-            f"{TrainSettings.learning_rate:g} for a small one. Prodigy finds its own: 1.",
-        ),
-    ] = None
-    optimizer: Annotated[OptimizerName, Option(help="adamw8bit needs bitsandbytes, prodigy needs prodigyopt.")] = (
-        OptimizerName.ADAMW
+    caption: str | None = option(
+        None,
+        "Caption of images that have none, such as 'a portrait'. {role} stands for a column of metadata.jsonl.",
+        "Images",
+        expert=False,
     )
-    min_snr: Annotated[
-        float, Option(min=0.0, help="Min-SNR weights of the loss over timesteps, with this γ (5 is usual); 0 for none.")
-    ] = TrainSettings.min_snr
-    max_grad_norm: Annotated[
-        float, Option(min=0.0, help="Longest gradient of a step; longer ones are shortened to it. 0 for any length.")
-    ] = TrainSettings.max_grad_norm
-    noise_offset: Annotated[
-        float,
-        Option(
-            min=0.0,
-            help="Shift the noise of each channel as a whole, so that very dark and bright images are learnt (.05).",
-        ),
-    ] = TrainSettings.noise_offset
-    ema: Annotated[
-        float, Option(min=0.0, max=0.9999, help="Save the average of the weights with this decay (.99); 0 for none.")
-    ] = TrainSettings.ema
-    gradient_checkpointing: Annotated[
-        bool,
-        Option(
-            "--gradient-checkpointing",
-            help="Need much less memory, and a third more time. Done by itself when memory runs out.",
-        ),
-    ] = False
-    calibrate: Annotated[
-        int, Option(min=0, help="Images made at each of three strengths to calibrate α; 0 for none.")
-    ] = TrainSettings.calibrate
-    by_prompt: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Correct each prompt by itself in the last steps, from so many images of each at three strengths "
-            "(16 are enough); 0 balances all prompts together.",
-        ),
-    ] = TrainSettings.by_prompt
-    checkpoint_every: SaveEveryOption = 100
-    resume: ResumeOption = False
-    restart: Annotated[
-        bool,
-        Option(help="Throw the checkpoint of a stopped run away; with --resume, only if it is of another run."),
-    ] = False
-    checkpoint: Annotated[
-        Path | None, Option(metavar="FILE", help="Where a stopped run is kept; beside the adapter if not given.")
-    ] = None
-    overwrite: Annotated[
-        bool | None,
-        Option(
-            help="Replace whatever file has the adapter's name, or none; one of just this run is then left as it is. "
-            "If neither is said, an adapter that ddm wrote is replaced, and no other file."
-        ),
-    ] = None
-    sample_dir: PreviewsOption = None
-    sample_every: PreviewEveryOption = None
-    probe: Annotated[
-        list[Path] | None,
-        Option(
-            metavar="FILE",
-            help="Measure the finished adapter with this probe, made by `ddm probe`, and write the figures into its "
-            "card; give the option again for another attribute.",
-        ),
-    ] = None
-    clip: ClipOption = None
-    measure: Annotated[
-        int,
-        Option(
-            min=1,
-            help="Images that a probe measures at each α, for each of at most 20 captions; from 60 on, the "
-            "recommended α is the measured one.",
-        ),
-    ] = 16
-    log: Annotated[
-        Path | None, Option(metavar="DIR", help="Write loss, learning rate and previews for TensorBoard, in here.")
-    ] = None
-    card: Annotated[
-        bool, Option(help="Write a page in Markdown beside the adapter: groups, data sheet, figures, limits.")
-    ] = True
-    seed: Annotated[int, Option(min=0, help="Seed of everything.")] = TrainSettings.seed
-    device: DeviceOption = "auto"
+    trigger: str = option(
+        "",
+        "A word that is said at the beginning of every caption of your own images.",
+        "Images",
+        metavar="WORD",
+        expert=False,
+    )
+    shuffle_caption: bool = option(
+        False,
+        "Put what a caption has between commas into another order each time; the first part and the trigger stay.",
+        "Images",
+        expert=False,
+    )
+    keep_tokens: int = option(
+        1, "So many parts stay at the beginning of a shuffled caption; the trigger word always.", "Images", least=0
+    )
+    flip: bool = option(
+        False,
+        "Learn from mirror images too; not where left and right matter, as in writing.",
+        "Images",
+        names=("flip-aug", "random-flip"),
+        expert=False,
+    )
+    masks: bool = option(
+        True,
+        "Learn mostly what is white in an image's mask: face-masklabel.png beside face.png.",
+        "Images",
+        expert=False,
+    )
+    alpha_mask: bool = option(
+        False, "Learn mostly what is opaque in images that have no mask beside them.", "Images", expert=False
+    )
+    buckets: bool = option(
+        True,
+        "Keep about the shape of each image; without, all are cropped to their centre square.",
+        "Images",
+        names=("enable-bucket",),
+        expert=False,
+    )
+    reg_data: Path | None = option(
+        None,
+        "Images that keep what the model knows already (regularisation): as many of them as of your own are mixed in, "
+        "without labels and without the trigger.",
+        "Images",
+        metavar="FOLDER",
+        names=("reg-data-dir", "class-data-dir"),
+    )
+    prior_prompts: str | None = option(
+        None,
+        "Use the model's own images of these prompts, such as 'a doctor;a pilot', together with your own if there are "
+        "any: so your subject does not spread to everyone.",
+        "Images",
+        metavar="TEXT|FILE",
+    )
+    prior_count: int = option(24, "How many of the model's own images of each of these prompts.", "Images", least=1)
+    cache: Path | None = option(
+        None,
+        "Where encoded images are kept for the next run. It may be deleted, but not while it is used.",
+        "Images",
+        unset=".ddm_cache in the folder of images",
+        metavar="DIR",
+    )
+    no_cache: bool = option(False, "Keep no encoded images on disk.", "Images")
+    groups: str = option(
+        "discovered",
+        "Where groups come from: discovered or auto (nothing to say), words:man|woman, or labels:COLUMN; several "
+        "columns, or lists of words, are separated by commas and balanced jointly.",
+        "Groups",
+        expert=False,
+    )
+    target: str = option(
+        "uniform",
+        "uniform, or shares such as 'man=.75,woman=.25' (with words or labels only); one for each attribute, separated "
+        "by semicolons.",
+        "Groups",
+        expert=False,
+    )
+    style: Path | None = option(
+        None,
+        "Also learn the images' style or subject, as a LoRA of its own, and write it to this file.",
+        "Groups",
+        metavar="FILE",
+        expert=False,
+    )
+    base: Path | None = option(
+        None,
+        "Base model: a checkpoint (.safetensors) or a diffusers folder.",
+        "Model",
+        unset="the embedded model",
+        metavar="FILE|DIR",
+        names=("pretrained-model-name-or-path",),
+        expert=False,
+    )
+    tokenizer: Path | None = option(
+        None, "CLIP's tokenizer for a checkpoint.", "Model", unset="the one found in ComfyUI", metavar="DIR"
+    )
+    prediction: str | None = option(
+        None,
+        "What the model predicts, where its file does not say so or is wrong.",
+        "Model",
+        choices=PREDICTIONS,
+        unset="what its file says",
+    )
+    vae: Path | None = option(
+        None,
+        "A VAE in place of the model's own: a file, or a diffusers folder.",
+        "Model",
+        unset="the model's own",
+        metavar="FILE|DIR",
+    )
+    resolution: int | None = option(
+        None,
+        "Side in pixels of the square whose area images are learnt at. Smaller needs less memory and time; what the "
+        "trainer makes itself, to calibrate, preview or measure, has this size too.",
+        "Model",
+        least=1,
+        unset="the model's own",
+        metavar="PIXELS",
+    )
+    device: str = option("auto", "auto, cpu or cuda.", "Model")
+    learning_rate: float | None = option(
+        None,
+        "Peak learning rate.",
+        least=0.0,
+        unset=f"{LARGE_RATE:g} for the size of Stable Diffusion, {TrainSettings.learning_rate:g} for a small one, "
+        "and 1 for prodigy, which finds its own",
+    )
+    gradient_accumulation_steps: int = option(
+        1,
+        "Take the images of a step in so many parts, one after another: less memory, the same result. More by itself "
+        "when memory runs out.",
+        least=1,
+    )
+    gradient_checkpointing: bool = option(
+        False, "Need much less memory, and a third more time. Done by itself when memory runs out."
+    )
+    probe: list[Path] | None = option(
+        None,
+        "Measure the finished adapter with this probe, and write the figures into its card; several probes measure "
+        "several attributes.",
+        MEASURING,
+        metavar="FILE",
+    )
+    clip: Path | None = option(None, "The CLIP model that a probe was made with.", MEASURING, metavar="DIR")
+    measure: int = option(
+        16,
+        "Images that a probe measures at each α, for each of at most 20 captions. From 60 on, the recommended α is the "
+        "measured one.",
+        MEASURING,
+        least=1,
+    )
+    sample_dir: Path | None = option(
+        None,
+        "While training, make images at α = 0 and 1 with the same seeds, in here.",
+        MEASURING,
+        metavar="DIR",
+    )
+    sample_every: int | None = option(
+        None,
+        "Steps between two previews.",
+        MEASURING,
+        least=1,
+        unset="a fifth of all",
+        names=("sample-every-n-steps", "validation-steps"),
+    )
+    out: Path = option(
+        MISSING, "The adapter to write, a .safetensors file; always needed.", "Files", metavar="FILE", expert=False
+    )
+    overwrite: bool | None = option(
+        None,
+        "Replace whatever file has the adapter's name, or none; one of just this run is then left as it is.",
+        "Files",
+        unset="an adapter that ddm wrote is replaced, and no other file",
+        expert=False,
+    )
+    checkpoint_every: int = option(
+        100,
+        "Steps between checkpoints, from which a stopped run is resumed.",
+        "Files",
+        least=1,
+        names=("checkpointing-steps", "save-state-every-n-steps"),
+    )
+    checkpoint: Path | None = option(
+        None, "Where a stopped run is kept.", "Files", unset="beside the adapter", metavar="FILE"
+    )
+    resume: bool = option(False, "Go on where a stopped run of the same name was.", "Files")
+    restart: bool = option(
+        False, "Throw the checkpoint of a stopped run away; with resume, only if it is of another run.", "Files"
+    )
+    card: bool = option(
+        True, "Write a page in Markdown beside the adapter: groups, data sheet, figures, limits.", "Files"
+    )
+    log: Path | None = option(
+        None,
+        "Write loss, learning rate and previews for TensorBoard, in here.",
+        "Files",
+        metavar="DIR",
+        names=("logging-dir",),
+    )
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.out, self.style)):
             check_suffix(path)
         if self.style is not None and self.style.resolve() == self.out.resolve():
-            raise DDMError(f"--style and --out are the same file, {self.out}. They are two LoRAs: give two names.")
-        if self.objective not in OBJECTIVES:
-            raise DDMError(f"The objective {self.objective!r} is not known. Use {' or '.join(OBJECTIVES)}.")
-        if self.objective == "ddm-paper" and not self.groups.startswith(("labels:", "words:")):
             raise DDMError(
-                f"The objective ddm-paper learns from labels, and the groups “{self.groups}” are none. Use --groups "
-                "labels:… or words:…, or the objective ddm."
+                f"Style and adapter are the same file, {self.out}. They are two LoRAs: give two names.", "style", "out"
             )
-        if self.objective == "ddm-paper" and "," in self.groups:
-            raise DDMError("The objective ddm-paper learns one attribute. Name one, or use the objective ddm.")
-        if self.objective == "ddm-paper" and self.style is not None:
-            raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave --style out.")
-        if self.objective == "ddm-paper" and self.text_encoder:
-            raise DDMError("The objective ddm-paper teaches the U-Net alone. Leave --text-encoder out.")
-        if self.objective == "ddm-paper" and self.by_prompt:
-            raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Leave --by-prompt out.")
+        if self.objective == "ddm-paper":
+            self._check_paper()
         if self.folder is None and self.prior_prompts is None:
             raise DDMError(
-                "There is nothing to train on. Give a FOLDER of images, or --prior-prompts with prompts, or both."
+                "There is nothing to train on. Give a folder of images, or prompts for images of the model's own, or "
+                "both.",
+                "folder",
+                "prior_prompts",
             )
         if self.reg_data is not None and self.folder is None:
             raise DDMError(
-                "--reg-data goes with images to learn. Give a FOLDER too, or make the other folder the FOLDER."
+                "Regularisation images go with images to learn. Give a folder of these too, or make the other one the "
+                "folder.",
+                "reg_data",
+                "folder",
             )
         if self.gradient_accumulation_steps > self.batch_size:
             raise DDMError(
-                f"A step has {self.batch_size} images, which are not {self.gradient_accumulation_steps} parts. Give "
-                "fewer --gradient-accumulation-steps."
+                f"A step has {self.batch_size} images, which are not {self.gradient_accumulation_steps} parts. Take it "
+                "in fewer parts.",
+                "batch_size",
+                "gradient_accumulation_steps",
             )
         if self.cache is not None and self.no_cache:
-            raise DDMError("Two options exclude each other (--cache and --no-cache). Give one of them.")
+            raise DDMError("Two options exclude each other. Give one of them.", "cache", "no_cache")
+
+    def _check_paper(self) -> None:
+        if not self.groups.startswith(("labels:", "words:")):
+            raise DDMError(
+                f"The objective ddm-paper learns from labels, and the groups “{self.groups}” are none. Use labels:… or "
+                "words:…, or the objective ddm.",
+                "groups",
+            )
+        if "," in self.groups:
+            raise DDMError(
+                "The objective ddm-paper learns one attribute. Name one, or use the objective ddm.", "groups"
+            )
+        if self.style is not None:
+            raise DDMError("The objective ddm-paper learns no style beside the adapter. Leave it out.", "style")
+        if self.text_encoder:
+            raise DDMError(
+                "The objective ddm-paper teaches the U-Net alone. Leave the text encoders as they are.", "text_encoder"
+            )
+        if self.by_prompt:
+            raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Give 0.", "by_prompt")
 
     def settings(self, parameters: int) -> TrainSettings:
         """What the loop itself depends on, for a U-Net of so many parameters."""
-        same = {field.name: getattr(self, field.name) for field in fields(TrainSettings) if hasattr(self, field.name)}
+        values = {one.name: getattr(self, one.name) for one in fields(TrainSettings)}
         shuffle = self.keep_tokens + bool(self.trigger.strip()) if self.shuffle_caption else None
-        return TrainSettings(
-            **same
-            | {
-                "learning_rate": self._learning_rate(parameters),
-                "optimizer": self.optimizer.value,
-                "shuffle": shuffle,
-            }
-        )
+        return TrainSettings(**values | {"learning_rate": self._learning_rate(parameters), "shuffle": shuffle})
 
     def _learning_rate(self, parameters: int) -> float:
         if self.learning_rate is not None:
             return self.learning_rate
-        if self.optimizer is OptimizerName.PRODIGY:
+        if self.optimizer == "prodigy":
             return 1.0
         return LARGE_RATE if parameters >= LARGE else TrainSettings.learning_rate

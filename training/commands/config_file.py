@@ -3,16 +3,15 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
-from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import read_text
+from ...debias.core.option import Setting, settings_of
 from ...debias.core.strict_json import fits
 from .config import TrainConfig
+from .other_trainers import our_name
 
 LONGEST = 1 << 20  # bytes of a file
 KINDS = {
@@ -24,57 +23,57 @@ KINDS = {
 }
 
 
-def key_of(name: str) -> str:
-    """The option of a field, and its key in a file."""
-    return name.replace("_", "-")
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Read the fields of a `TrainConfig` that a TOML file gives, by name.
 
-    Relative paths are relative to the file's folder. A key may be written with underscores too.
+    Relative paths are relative to the file's folder. A key may be written with underscores too, and as other trainers
+    call it.
 
     Raises:
         DDMError: the file cannot be read, a key is unknown, or a value is not of its kind or out of its bounds.
     """
-    known = {key_of(field.name): field for field in fields(TrainConfig)}
+    known = {setting.key: setting for setting in settings_of(TrainConfig).values()}
     found = {}
     for key, value in _load(path).items():
-        field = known.get(key.replace("_", "-"))
-        if field is None:
-            near = get_close_matches(key.replace("_", "-"), known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-            raise DDMError(f"{path} has a key that is not known: {key}. {hint}")
-        kind, several, option = _kind(field.type)
-        values = value if several and isinstance(value, list) else [value]
-        if not all(_fits(one, kind) for one in values):
-            wanted = " or ".join(kind) if issubclass(kind, Enum) else KINDS[kind]
-            more = ", or several in brackets" if several else ""
-            raise DDMError(f"{path}: {key} is {value!r}. Give {wanted}{more}.")
-        bounds = [("least", getattr(option, "min", None)), ("most", getattr(option, "max", None))]
-        if any(bound is not None and (value < bound if side == "least" else value > bound) for side, bound in bounds):
-            said = " and ".join(f"at {side} {bound:g}" for side, bound in bounds if bound is not None)
-            raise DDMError(f"{path}: {key} is {value!r}. It must be {said}.")
-        read = [path.parent / one if kind is Path else kind(one) for one in values]
-        found[field.name] = read if several else read[0]
+        try:
+            setting = known[our_name(key)]
+        except DDMError as error:
+            raise DDMError(f"{path} has a key that is not known: {key}. {error}") from error
+        values = value if setting.several and isinstance(value, list) else [value]
+        if wrong := next((said for one in values if (said := misfit(one, setting))), ""):
+            raise DDMError(f"{path}: {key} is {value!r}. {wrong}")
+        read = [path.parent / one if setting.kind is Path else setting.kind(one) for one in values]
+        found[setting.name] = read if setting.several else read[0]
     return found
+
+
+def misfit(value: Any, setting: Setting) -> str:
+    """What to give instead of a value that an option does not take; empty if it does."""
+    option = setting.option
+    if option.choices and value not in option.choices:
+        return f"Give {' or '.join(option.choices)}."
+    if not _fits(value, setting.kind):
+        return f"Give {KINDS[setting.kind]}{', or several in brackets' if setting.several else ''}."
+    bounds = [(side, bound) for side, bound in (("least", option.least), ("most", option.most)) if bound is not None]
+    if any(value < bound if side == "least" else value > bound for side, bound in bounds):
+        return f"It must be {' and '.join(f'at {side} {bound:g}' for side, bound in bounds)}."
+    return ""
 
 
 def write_config(values: Mapping[str, Any]) -> str:
     """A TOML file that gives these fields of a `TrainConfig`, with absolute paths and a remark on each key.
 
-    What is None is written as a remark too, so that one sees what else there is.
+    What is None or left out is written as a remark too, so that one sees what else there is.
     """
     return "\n".join(_lines(values)) + "\n"
 
 
 def _lines(values: Mapping[str, Any]) -> Iterator[str]:
     yield "# All options of a training. Use it with: ddm train FILE.toml"
-    for field in fields(TrainConfig):
-        _, _, option = _kind(field.type)
-        value, key = values[field.name], key_of(field.name)
-        yield f"\n# {option.help}"
-        yield f"# {key} =" if value is None else f"{key} = {_value(value)}"
+    for setting in settings_of(TrainConfig).values():
+        value = values.get(setting.name)
+        yield f"\n# {setting.option.help}"
+        yield f"# {setting.key} =" if value is None else f"{setting.key} = {_value(value)}"
 
 
 def _value(value: Any) -> str:
@@ -87,8 +86,6 @@ def _value(value: Any) -> str:
 
 
 def _fits(value: Any, kind: type) -> bool:
-    if issubclass(kind, Enum):
-        return value in list(kind)
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     if kind in (int, float):
@@ -99,14 +96,6 @@ def _fits(value: Any, kind: type) -> bool:
 def _text(text: str) -> str:
     # A JSON string is a TOML string, but for this one character.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _kind(annotation: Any) -> tuple[type, bool, Any]:
-    """The type of a field, None aside; whether it may have several values; and its option."""
-    kind, option = get_args(annotation)
-    kind = next(part for part in (*get_args(kind), kind) if part is not type(None))
-    several = get_origin(kind) is list
-    return get_args(kind)[0] if several else kind, several, option
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -123,5 +112,5 @@ def _load(path: Path) -> Mapping[str, Any]:
         return tomllib.loads(read_text(path, LONGEST))
     except (ValueError, RecursionError, OverflowError) as error:
         raise DDMError(
-            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one (--print-config)."
+            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one: `ddm train --print-config`."
         ) from error

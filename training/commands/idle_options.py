@@ -1,10 +1,9 @@
 """Options of a training that were given, and that have no effect beside what else was given or left out."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import fields
 
+from ...debias.core.option import settings_of
 from .config import TrainConfig
-from .config_file import key_of
 
 # What does nothing without what else.
 NEEDS = {
@@ -23,30 +22,24 @@ NEEDS = {
 NOT_PUBLISHED = ("calibrate", "min_snr", "caption_dropout", "shuffle_caption", "buckets", "flip", "masks", "alpha_mask")
 
 
-def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[str]:
-    """A sentence for each option that does nothing.
+def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[tuple[str, ...]]:
+    """A sentence for each option that does nothing, and the options that it is about.
 
     Args:
         given: fields that the command line names. Others count as given if they are not as usual: a printed file names
             all of them.
     """
-    usual = {field.name: field.default for field in fields(config)}
-
-    def said(name: str) -> bool:
-        return name in given or getattr(config, name) != usual[name]
-
-    published = config.objective == "ddm-paper"
-    for name, other in NEEDS.items():
-        if said(name) and not getattr(config, other):
-            wanted = "a FOLDER" if other == "folder" else _option(other)
-            yield f"{_option(name)} has no effect without {wanted}."
-    if said("paper_alpha") and not published:
-        yield "--paper-alpha has no effect without --objective ddm-paper."
-    for name in NOT_PUBLISHED if published else ():
-        if said(name):
-            yield f"{_option(name, getattr(config, name))} has no effect with --objective ddm-paper."
+    usual = {name: setting.default for name, setting in settings_of(TrainConfig).items()}
+    used = [name for name in usual if name in given or getattr(config, name) != usual[name]]
+    for name in used:
+        other = NEEDS.get(name)
+        if other and not getattr(config, other):
+            yield f"{_words(name)} has no effect without {_words(other)}.", name, other
+        if name == "paper_alpha" and config.objective != "ddm-paper":
+            yield "paper alpha has no effect without the objective ddm-paper.", name, "objective"
+        if name in NOT_PUBLISHED and config.objective == "ddm-paper":
+            yield f"{_words(name)} has no effect with the objective ddm-paper.", name, "objective"
 
 
-def _option(name: str, value: object = True) -> str:
-    """An option as it is given."""
-    return f"--{'no-' if value is False else ''}{key_of(name)}"
+def _words(option: str) -> str:
+    return option.replace("_", " ")

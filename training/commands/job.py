@@ -104,7 +104,8 @@ class Job:
         if not complete:
             note(
                 f"Stopped at step {run.training.step} of {config.steps}; the state is kept in {self.checkpoint}. "
-                "Go on with the same command and --resume."
+                "Start it again to resume.",
+                "resume",
             )
             raise Stopped
         if config.card and self.ranks.first:
@@ -128,7 +129,7 @@ class Job:
             refuse_left(self.checkpoint)
         for file in filter(None, (config.out, config.style)):
             if config.overwrite is None:
-                check_output(file, "adapter", "Choose another name, or replace it with --overwrite.")
+                check_output(file, "adapter", "Choose another name, or allow to overwrite it.", "overwrite")
         check_source(config.groups, config.target)
         check_weights(self.path)
 
@@ -190,7 +191,7 @@ class Job:
         return run
 
     def _is_made(self, run: Run) -> bool:
-        """Whether the files are there already and shall stay: with --no-overwrite, or with --resume as the run's end.
+        """Whether the files are there already and shall stay: as nothing is overwritten, or as the run's end.
 
         Only a preview is made then.
         """

@@ -1,10 +1,15 @@
-"""Options that several commands have, each said once: what it is called there, and what its help says."""
+"""Options on the command line: those of a training as they are declared, and what several commands have."""
 
 from enum import Enum
-from pathlib import Path
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
-from typer import Option
+import typer
+
+from ...debias.core.option import Setting, settings_of
+from .config import TrainConfig
+
+DECLARED = settings_of(TrainConfig)
 
 
 class Progress(str, Enum):
@@ -14,44 +19,59 @@ class Progress(str, Enum):
     JSON = "json"
 
 
-BaseOption = Annotated[
-    Path | None,
-    Option(
-        metavar="FILE|DIR",
-        help="Base model: a checkpoint (.safetensors) or a diffusers folder; without one, the embedded model.",
-    ),
+def as_given(option: str) -> str:
+    """An option as it is given on the command line."""
+    return "FOLDER" if option == "folder" else f"--{option.replace('_', '-')}"
+
+
+def as_option(setting: Setting, **more: Any) -> Any:
+    """A declared option as an annotation of a command's parameter; `more` is as in `typer.Option`."""
+    option, kind = setting.option, setting.kind
+    names = [as_given(setting.name)]
+    if kind is bool and setting.default is not False:
+        names = [f"{names[0]}/--no-{setting.key}"]
+    given = {
+        "help": option.help + (f" If not given: {option.unset}." if option.unset else ""),
+        "metavar": "|".join(option.choices) or option.metavar,
+        "min": option.least,
+        "max": option.most,
+        "parser": partial(_choice, option.choices) if option.choices else None,
+        "rich_help_panel": option.section,
+    }
+    annotation = list[kind] if setting.several else kind
+    required = setting.default not in (None, False) and kind is not bool
+    return Annotated[annotation if required else annotation | None, typer.Option(*names, **given | more)]
+
+
+def _choice(choices: tuple[str, ...], value: str) -> str:
+    """One of the choices, in whatever case it is given."""
+    if value.lower() not in choices:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}.")
+    return value.lower()
+
+
+def _shared(name: str) -> Any:
+    """An option of a training that other commands have as well."""
+    return as_option(DECLARED[name], rich_help_panel=None)
+
+
+BaseOption, TokenizerOption, PredictionOption, VAEOption = map(_shared, ("base", "tokenizer", "prediction", "vae"))
+CaptionOption, ClipOption, DeviceOption = map(_shared, ("caption", "clip", "device"))
+PriorPromptsOption, PriorCountOption = map(_shared, ("prior_prompts", "prior_count"))
+CheckpointEveryOption, ResumeOption = map(_shared, ("checkpoint_every", "resume"))
+SampleDirOption, SampleEveryOption = map(_shared, ("sample_dir", "sample_every"))
+
+
+def _say_so(context: typer.Context, value: Progress) -> Progress:
+    """Let mistakes in the options that follow be said the same way."""
+    context.find_root().obj = value
+    return value
+
+
+ProgressOption = Annotated[
+    Progress,
+    typer.Option(help="Bars on stderr, or JSON lines on stdout for another program.", is_eager=True, callback=_say_so),
 ]
-TokenizerOption = Annotated[
-    Path | None,
-    Option(metavar="DIR", help="CLIP's tokenizer for a checkpoint; found in ComfyUI if none is given."),
+StdinStopsOption = Annotated[
+    bool, typer.Option("--stdin-stops", help="Stop as at Ctrl-C when standard input is closed.")
 ]
-PredictionOption = Annotated[
-    str | None,
-    Option(metavar="epsilon|v_prediction", help="What the base predicts, where its file does not say."),
-]
-VAEOption = Annotated[Path | None, Option("--vae", metavar="FILE|DIR", help="A VAE in place of the base's own.")]
-CaptionOption = Annotated[str | None, Option(help="Caption of images that have none.")]
-SelfOption = Annotated[
-    str | None,
-    Option(
-        "--prior-prompts",
-        metavar="TEXT|FILE",
-        help="Use the base's own images of these prompts ('a;b', or a file), together with a FOLDER if given.",
-    ),
-]
-SelfCountOption = Annotated[int, Option(min=1, help="Images of each --prior-prompts prompt.")]
-SaveEveryOption = Annotated[int, Option(min=1, help="Steps between checkpoints.")]
-ResumeOption = Annotated[bool, Option(help="Go on where a stopped run of the same name was.")]
-PreviewsOption = Annotated[
-    Path | None,
-    Option(metavar="DIR", help="While training, make images at α = 0 and 1 with the same seeds, in here."),
-]
-PreviewEveryOption = Annotated[
-    int | None, Option(min=1, help="Steps between two previews; a fifth of all if not given.")
-]
-ProgressOption = Annotated[Progress, Option(help="Bars on stderr, or JSON lines on stdout for another program.")]
-StdinStopsOption = Annotated[bool, Option("--stdin-stops", help="Stop as at Ctrl-C when standard input is closed.")]
-ClipOption = Annotated[
-    Path | None, Option(metavar="DIR", help="The CLIP model that a probe was made with (`ddm probe --clip`).")
-]
-DeviceOption = Annotated[str, Option(help="auto, cpu or cuda.")]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ...debias.core.error import named
 from ..loop.progress_bars import image_progress, steps_progress
+from .options import as_given
 
 if TYPE_CHECKING:
     from ..data.group_images import Grouping
@@ -31,8 +33,8 @@ PAUSE = 0.2
 class Reporter:
     """Told what happens in a training; this one keeps it to itself."""
 
-    def note(self, text: str) -> None:
-        """Say a sentence."""
+    def note(self, text: str, *options: str) -> None:
+        """Say a sentence, and which options it is about."""
 
     @contextmanager
     def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:
@@ -57,9 +59,9 @@ class Reporter:
 class TerminalReporter(Reporter):
     """Bars and sentences on stderr, so that stdout stays free for results."""
 
-    def note(self, text: str) -> None:
-        """Say a sentence."""
-        typer.echo(text, err=True)
+    def note(self, text: str, *options: str) -> None:
+        """Say a sentence, and which options it is about."""
+        typer.echo(named(text, options, as_given), err=True)
 
     def images(self, phase: str) -> AbstractContextManager[Callable[[float, int], None]]:
         """A bar for a phase of `TITLES`; gives a function to call with (done, total)."""
@@ -85,12 +87,13 @@ class JSONReporter(Reporter):
 
     Lines have a `phase` (cache, own, groups, base, prompts, training, calibration, sampling, looking) with `done`,
     `total` and `seconds_left`, and while training `loss`, `ess` and `rate` (null where there is none); or one of the
-    keys `note`, `groups`, `preview` (a file, with its `step`) and `result`.
+    keys `note` (with `options`, the fields of `TrainConfig` that it is about), `groups`, `preview` (a file, with its
+    `step`) and `result`.
     """
 
-    def note(self, text: str) -> None:
-        """Say a sentence."""
-        self._say({"note": text})
+    def note(self, text: str, *options: str) -> None:
+        """Say a sentence, and which options it is about."""
+        self._say({"note": text, "options": options})
 
     @contextmanager
     def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:

@@ -25,8 +25,9 @@ class TensorBoardReporter(Reporter):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise DDMError(
-                f"Curves (--log) need the package tensorboard, which cannot be used here ({error}). Install it with "
-                "pip install tensorboard, or train without."
+                f"Curves need the package tensorboard, which cannot be used here ({error}). Install it with "
+                "pip install tensorboard, or train without.",
+                "log",
             ) from error
         self.other, self.folder, self.config, self.open = other, folder, config, SummaryWriter
         self.writer: SummaryWriter | None = None

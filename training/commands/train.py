@@ -1,17 +1,19 @@
 """`ddm train`: from a folder of images to a fair adapter."""
 
 import json
-from copy import copy
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from ...debias.core.error import DDMError
 from .config import TrainConfig
-from .options import Progress, ProgressOption, StdinStopsOption
+from .options import DECLARED, Progress, ProgressOption, StdinStopsOption, as_option
+from .other_trainers import as_ours
 
 
 def train(
@@ -39,7 +41,7 @@ def train(
         typer.echo(write_config(options), nl=False)
         return
     if options["out"] is None:
-        raise DDMError("There is no file for the adapter. Name one: --out fair.safetensors.")
+        raise DDMError("There is no file for the adapter. Name one, such as fair.safetensors.", "out")
     config = TrainConfig(**options)
     from ..loop.distributed import Ranks
     from .idle_options import idle_options
@@ -48,8 +50,8 @@ def train(
 
     reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     with Ranks.joined(config.device) as ranks:
-        for remark in idle_options(config, _given(context)) if ranks.first else ():
-            reporter.note(remark)
+        for remark, *options in idle_options(config, _given(context)) if ranks.first else ():
+            reporter.note(remark, *options)
         try:
             result = Job(config, reporter, ranks).run()
         except Stopped as stopped:
@@ -83,23 +85,31 @@ def _given(context: typer.Context) -> set[str]:
 
 def _said(value: Any) -> str | list[str]:
     """A value as the command line says it."""
-    return list(map(_said, value)) if isinstance(value, list) else str(getattr(value, "value", value))
+    return list(map(_said, value)) if isinstance(value, list) else str(value)
 
 
 def _with_config(own: Signature) -> Signature:
-    """The signature of the command: the fields of `TrainConfig`, then what is about the command line itself."""
+    """The signature of the command: the options of `TrainConfig`, then what is about the command line itself."""
     options = []
-    for field in fields(TrainConfig):
-        kind, option = get_args(field.type)
-        if field.name == "folder":  # read first: it may be a file that holds the others
-            option = copy(option)
-            option.callback, option.is_eager = _read_file, True
+    for setting in DECLARED.values():
+        annotation = as_option(setting)
+        if setting.name == "folder":  # read first: it may be a file that holds the others
+            text = f"{setting.option.help} Or a .toml file with all options."
+            argument = typer.Argument(help=text, callback=_read_file, is_eager=True)
+            annotation = Annotated[Path | None, argument]
         # Without a file to write, a configuration can still be printed.
-        default = None if field.default is MISSING else field.default
-        given = {"default": default, "annotation": Annotated[kind, option]}
-        options.append(Parameter(field.name, Parameter.KEYWORD_ONLY, **given))
+        default = None if setting.default is MISSING else setting.default
+        options.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     context, *rest = (one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD)
     return own.replace(parameters=[context, *options, *rest])
 
 
 train.__signature__ = _with_config(signature(train))
+
+
+class Command(TyperCommand):
+    """`ddm train` also takes the names that other trainers give its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse a command line; errors as in `as_ours`."""
+        return super().parse_args(ctx, as_ours(args))

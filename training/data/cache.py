@@ -198,8 +198,10 @@ class TensorCache:
         if size * 1.05 > free:
             raise DDMError(
                 f"The {self.kind} of this set need {size / 2**20:,.0f} MiB in {self.folder}, and only "
-                f"{free / 2**20:,.0f} MiB are free. Free some space, or move the images to a larger disk (or choose "
-                "another place with --cache, or keep nothing with --no-cache)."
+                f"{free / 2**20:,.0f} MiB are free. Free some space, or move the images to a larger disk, or "
+                "keep these elsewhere, or nowhere.",
+                "cache",
+                "no_cache",
             )
 
 

@@ -67,7 +67,9 @@ class ImageSet:
         """One label per image; images that the base made have none."""
         if self.folder is None:
             raise DDMError(
-                "Images that the base made (--prior-prompts) have no labels. Use --groups auto or words:… with them."
+                "Images that the model made have no labels. Find their groups by auto or words:….",
+                "groups",
+                "prior_prompts",
             )
         column = self.folder.column(name)
         labels = [column[row] for row in self.rows]
@@ -139,7 +141,7 @@ def _caption_notes(base: Base, folder: ImageFolder) -> list[str]:
     if bare := captions.count(""):
         notes.append(
             f"{bare} of {count} images in {name} have no caption; they are learnt without words. Give "
-            "one with --caption."
+            "one for all (caption)."
         )
     distinct = list(dict.fromkeys(captions))
     cut = {caption for caption, is_cut in zip(distinct, base.cuts(distinct), strict=True) if is_cut}

@@ -69,7 +69,8 @@ class Demo:
         ours = (self.out / STATE).is_file()
         if self.out.exists() and not ours and (not self.out.is_dir() or any(self.out.iterdir())):
             raise DDMError(
-                f"{self.out} holds something else than an earlier demo. Name another folder with --out; it is made."
+                f"{self.out} holds something else than an earlier demo. Name another folder; it is made.",
+                "out",
             )
 
     def run(self) -> dict[str, Any]:

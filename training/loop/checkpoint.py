@@ -73,12 +73,13 @@ class Resumable:
             self.save_memory()
             self.note(
                 f"The memory does not suffice for one image at a time: {begins} activations are computed twice "
-                "instead of kept, as with --gradient-checkpointing. What is learnt is the same."
+                "instead of kept (gradient checkpointing). What is learnt is the same."
             )
         else:
             raise OutOfMemory(
                 f"The memory of {self.base.device} does not suffice to learn {way} one image at a time. Close other "
-                f"programs that use it, or choose a lower {option} or a smaller base."
+                f"programs that use it, or choose a lower {option.replace('_', ' ')} or a smaller base.",
+                option,
             )
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -92,7 +93,7 @@ def checkpoint_path(out: Path) -> Path:
 def refuse_left(path: Path) -> None:
     """Refuse to begin anew where a stopped run left its checkpoint."""
     if path.exists():
-        raise DDMError(f"A stopped run left {path}. Go on with --resume, or begin anew with --restart.")
+        raise DDMError(f"A stopped run left {path}. Resume it, or begin anew.", "resume", "restart")
 
 
 def remove_strays(*paths: Path) -> None:
@@ -145,12 +146,14 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
         raise DDMError(f"{error} If that is not possible, remove it to train anew.") from error
     if metadata.get("ddm.kind") != KIND:
         raise DDMError(
-            f"{path} is no checkpoint of a training. Move it elsewhere, or name another file (--checkpoint)."
+            f"{path} is no checkpoint of a training. Move it elsewhere, or name another file.",
+            "checkpoint",
         )
     if metadata.get("ddm.fingerprint") != fingerprint:
         raise OtherRun(
             f"{path} belongs to a run with other images, groups, base or settings. Give the ones it started with, "
-            "or train anew with --restart, which throws this checkpoint away."
+            "or train anew, which throws this checkpoint away.",
+            "restart",
         )
     own = {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
     own |= {f"{name}.{key}": value for name, ema in training.averages.items() for key, value in ema.state.items()}

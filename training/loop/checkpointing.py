@@ -73,7 +73,9 @@ class Checkpointing:
         if not finite or training.consecutive_skips >= MAX_CONSECUTIVE_SKIPS:
             raise DDMError(
                 f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
-                f"with a rate lower than {training.settings.learning_rate:g} (--learning-rate and --restart)."
+                f"with a learning rate lower than {training.settings.learning_rate:g}.",
+                "learning_rate",
+                "restart",
             )
 
     def keep(self) -> None:
@@ -105,6 +107,7 @@ class Checkpointing:
                     self.keep()
             if self.path.exists() and out_of_memory(error):
                 raise DDMError(
-                    f"{reason_of(error)} What was learnt is kept in {self.path}: go on with --resume."
+                    f"{reason_of(error)} What was learnt is kept in {self.path}, to resume from.",
+                    "resume",
                 ) from error
             raise

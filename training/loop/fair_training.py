@@ -96,7 +96,7 @@ class FairTraining(Resumable):
         settings: TrainSettings,
         style: bool = False,
         ranks: Ranks | None = None,
-        note: Callable[[str], None] | None = None,
+        note: Callable[..., None] | None = None,
     ):
         import torch
 
@@ -261,7 +261,7 @@ class FairTraining(Resumable):
         if self.micro_batches < rows:
             self.micro_batches = min(2 * self.micro_batches, rows)
             fewer = f"each step takes its {rows} in {self.micro_batches} parts"
-        self.need_less(fewer, "from", "--rank")
+        self.need_less(fewer, "from", "rank")
 
     def _backward(
         self, batch: Batch, rows: np.ndarray, stop: Callable[[], bool] | None = None

@@ -1,7 +1,6 @@
 """The optimizers that a training can have, and how a step with a gradient that is not finite is left out."""
 
 from collections.abc import Sequence
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from ...debias.core.error import DDMError
@@ -10,14 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class OptimizerName(str, Enum):
-    """The optimizers of `ddm train --optimizer`."""
-
-    ADAMW = "adamw"
-    ADAMW8BIT = "adamw8bit"
-    PRODIGY = "prodigy"
-
-
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 BETAS = (0.9, 0.99)
 PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 

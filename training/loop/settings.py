@@ -3,66 +3,113 @@
 from dataclasses import asdict, dataclass
 
 from ...debias.adapter.alpha_schedule import ALPHA_MAX
+from ...debias.core.option import option
+from .optimizer import OPTIMIZERS
 
 # The usual rate for a base of Stable Diffusion's size (parameters of its U-Net). The other was found on the embedded
 # model, which is two hundred times smaller.
 LARGE, LARGE_RATE = 100_000_000, 3e-4
+MEASURING = "Calibration and measuring"
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a run depends on, besides base, images and groups.
+    """What a run depends on, besides base, images and groups; what is an option says itself what it does.
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: images per step (rows of all kinds).
-        rank: rank of the LoRAs.
-        text_encoder: put the LoRAs on the text encoders too, not on the U-Net alone.
         learning_rate: at its peak; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter
             each; half of it for the steps that correct each prompt.
         alpha_max: the dial is trained over (−alpha_max, alpha_max).
-        caption_dropout: share of rows trained under the empty caption, which guidance needs (CFG amplifies what
-            only one of its halves knows).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
         style_share: share of the steps that teach the style LoRA, when there is one; they come first.
-        by_prompt: images per strength and prompt that are looked at before the last steps, which then correct each
-            prompt by itself; 0 for none.
-        prompt_share: share of the adapter's steps that follow then.
-        calibrate: images per strength that `calibration` makes after training; 0 leaves the scale as it was trained.
+        prompt_share: share of the adapter's steps that correct each prompt (`by_prompt`).
         shuffle: how many parts of a caption stay at its beginning while the others, between commas, are shuffled; None
             leaves captions as they are.
-        optimizer: see `build_optimizer`.
-        max_grad_norm: a step's gradient is shortened to this length; 0 leaves it as it is.
-        noise_offset: std of what is added to the noise of each channel as a whole; 0 for none.
-        min_snr: γ of the loss's weights over timesteps (see `min_snr_weight`); 0 weighs all alike.
-        ema: decay of the weights' average, which is then what is saved; 0 for none.
-        objective: "ddm", or "ddm-paper", the published method, to compare with (see `paper`).
-        paper_alpha: weight of the indicator in "ddm-paper"; it is fixed, and not the adapter's strength α.
-        seed: of everything.
     """
 
-    steps: int = 300
-    batch_size: int = 32
-    rank: int = 8
-    text_encoder: bool = False
+    steps: int = option(300, "Optimizer steps. More take longer.", least=1, names=("max-train-steps",), expert=False)
+    batch_size: int = option(
+        32,
+        "Images per step, of all processes and all accumulation steps together.",
+        least=1,
+        names=("train-batch-size",),
+    )
+    rank: int = option(8, "Rank of the LoRA: 8 is enough for most.", least=1, names=("network-dim",), expert=False)
+    text_encoder: bool = option(
+        False,
+        "Let the text encoders learn as well: the LoRA then changes both, at one α. Where it is loaded, it then "
+        "needs CLIP too.",
+        expert=False,
+    )
     learning_rate: float = 3e-3
     alpha_max: float = ALPHA_MAX
-    caption_dropout: float = 0.15
+    caption_dropout: float = option(
+        0.15,
+        "Share of the images that are learnt without their caption, which guidance (CFG) needs.",
+        "Images",
+        least=0.0,
+        most=0.9,
+        names=("caption-dropout-rate",),
+    )
     keep: float = 0.05
     style_share: float = 0.4
-    by_prompt: int = 0
+    by_prompt: int = option(
+        0,
+        "Correct each prompt by itself in the last steps, so that not only all together are in balance: so many images "
+        "of each are looked at, at three strengths. 16 are enough; give more steps then, such as 500. 0: all prompts "
+        "together.",
+        MEASURING,
+        least=0,
+        expert=False,
+    )
     prompt_share: float = 0.4
-    calibrate: int = 160
+    calibrate: int = option(
+        160,
+        "Images to make at each of three strengths after training, so that α = 1 is what it should be. 0: none, which "
+        "is faster and less exact.",
+        MEASURING,
+        least=0,
+        expert=False,
+    )
     shuffle: int | None = None
-    optimizer: str = "adamw"
-    max_grad_norm: float = 1.0
-    noise_offset: float = 0.0
-    min_snr: float = 0.0
-    ema: float = 0.0
-    objective: str = "ddm"
-    paper_alpha: float = 0.05
-    seed: int = 0
+    optimizer: str = option(
+        "adamw",
+        "adamw8bit needs bitsandbytes, prodigy needs prodigyopt.",
+        choices=OPTIMIZERS,
+        names=("optimizer-type",),
+    )
+    max_grad_norm: float = option(
+        1.0, "Longest gradient of a step; longer ones are shortened to it. 0: any length.", least=0.0
+    )
+    noise_offset: float = option(
+        0.0,
+        "Shift the noise of each channel as a whole, so that very dark and bright images are learnt (.05). 0: not.",
+        least=0.0,
+    )
+    min_snr: float = option(
+        0.0,
+        "Min-SNR weights of the loss over timesteps, with this γ (5 is usual). 0: all weigh alike.",
+        least=0.0,
+        names=("min-snr-gamma", "snr-gamma"),
+    )
+    ema: float = option(
+        0.0, "Save the average of the weights with this decay (.99). 0: the last weights.", least=0.0, most=0.9999
+    )
+    objective: str = option(
+        "ddm",
+        "ddm; or ddm-paper, the published method with one fixed α, to compare with.",
+        "Groups",
+        choices=("ddm", "ddm-paper"),
+    )
+    paper_alpha: float = option(
+        0.05,
+        "ddm-paper: how much its indicator counts in the loss; it is not the adapter's strength α.",
+        "Groups",
+        least=0.0,
+        most=1.0,
+    )
+    seed: int = option(0, "Seed of everything: the same options give the same file.", least=0, expert=False)
 
     def as_dict(self) -> dict[str, float | str | None]:
         """Give the settings as JSON, for the adapter's metadata."""

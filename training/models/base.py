@@ -102,8 +102,8 @@ class Base:
             below = size // self.side_step * self.side_step
             fitting = " or ".join(str(side) for side in (below, below + self.side_step) if side)
             raise DDMError(
-                f"A side of {size} pixels is no multiple of {self.side_step}, which this model needs. "
-                f"Give --resolution {fitting}."
+                f"A side of {size} pixels is no multiple of {self.side_step}, which this model needs. Give {fitting}.",
+                "resolution",
             )
         self.size = None if size == self.native_size else size or None
 
@@ -296,7 +296,7 @@ def resolve_device(name: str = "auto") -> "torch.device":
     except RuntimeError as error:
         raise DDMError(f"There is no device called {name!r}. Use auto, cpu or cuda.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DDMError("No CUDA device can be used here. Use cpu, or auto (--device).")
+        raise DDMError("No CUDA device can be used here. Use cpu, or auto.", "device")
     return device
 
 
@@ -334,7 +334,8 @@ def load_base(
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if prediction not in (None, *PREDICTIONS):
         raise DDMError(
-            f"A base predicts {' or '.join(PREDICTIONS)}, not {prediction!r}. Give one of them (--prediction)."
+            f"A base predicts {' or '.join(PREDICTIONS)}, not {prediction!r}. Give one of them.",
+            "prediction",
         )
     files = check_weights(path)
     if path.is_dir():

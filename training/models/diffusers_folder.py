@@ -194,8 +194,8 @@ def _load_scheduler(kind: type, folder: Path, prediction: str | None):
     elif scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type == "epsilon":
         raise DDMError(
             f"The schedule in {folder / 'scheduler'} ends in noise alone (rescale_betas_zero_snr), where a model that "
-            "predicts noise learns nothing, but says that it does. Say what it predicts, v_prediction or epsilon "
-            "(--prediction)."
+            "predicts noise learns nothing, but says that it does. Say what it predicts, v_prediction or epsilon.",
+            "prediction",
         )
     return scheduler
 

@@ -98,7 +98,8 @@ def load_single_file(
     if words > rows:
         raise DDMError(
             f"The tokenizer in {folder} knows {words} tokens, and {path.name} only {rows}: it is another model's. Give "
-            "CLIP's (--tokenizer)."
+            "CLIP's.",
+            "tokenizer",
         )
     return {
         "family": family,
@@ -185,7 +186,8 @@ def prediction_of(family: Family, file: "safe_open", path: Path | None = None) -
     if told is None and path and NAMED_V.search(path.stem):
         raise DDMError(
             f"{path.name} is called after v-prediction, and nothing in the file tells whether it predicts v. Say what "
-            "it predicts, v_prediction or epsilon (--prediction)."
+            "it predicts, v_prediction or epsilon.",
+            "prediction",
         )
     return told or "epsilon"
 

@@ -39,14 +39,15 @@ def find_tokenizer(checkpoint: Path, given: str | Path | None = None) -> Path:
         for folder in (Path(given), Path(given) / "tokenizer"):
             if _holds(folder):
                 return folder
-        raise DDMError(f"{given} holds no tokenizer: it needs {' and '.join(FILES)}. Give another one (--tokenizer).")
+        raise DDMError(f"{given} holds no tokenizer: it needs {' and '.join(FILES)}. Give another one.", "tokenizer")
     for folder in _candidates(checkpoint):
         if _holds(folder):
             return folder
     raise DDMError(
         f"The checkpoint {checkpoint.name} needs CLIP's tokenizer, and none is found in a ComfyUI folder or in the "
-        "cache of transformers. Set COMFYUI_PATH to a ComfyUI, which has it as comfy/sd1_tokenizer, or give its folder "
-        "(--tokenizer). Nothing is downloaded."
+        "cache of transformers. Set COMFYUI_PATH to a ComfyUI, which has it as comfy/sd1_tokenizer, or give its "
+        "folder; nothing is downloaded.",
+        "tokenizer",
     )
 
 
@@ -63,7 +64,7 @@ def open_tokenizer(folder: Path, pad_token: str) -> "CLIPTokenizer":
         return CLIPTokenizer(vocabulary, merges, model_max_length=LENGTH, pad_token=pad_token)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise DDMError(f"The tokenizer in {folder} cannot be opened ({reason}). Give another (--tokenizer).") from error
+        raise DDMError(f"The tokenizer in {folder} cannot be opened ({reason}). Give another.", "tokenizer") from error
 
 
 def _candidates(checkpoint: Path) -> Iterator[Path]:

@@ -37,7 +37,7 @@ def load_vae(path: str | Path, config: Mapping[str, Any]) -> "tuple[AutoencoderK
     file = _file(Path(path), config)
     tensors = {key: tensor.to(torch.float32) for key, tensor in load_tensors(file)[0].items()}
     if not any(key.endswith("decoder.conv_in.weight") for key in tensors):
-        raise DDMError(f"{file} is no VAE: it holds no decoder.conv_in.weight. Give another one (--vae).")
+        raise DDMError(f"{file} is no VAE: it holds no decoder.conv_in.weight. Give another one.", "vae")
     if any(key.startswith("decoder.mid_block.") for key in tensors):
         for old, new in OLD_NAMES.items():
             tensors = {key.replace(old, new): tensor for key, tensor in tensors.items()}
@@ -54,12 +54,13 @@ def _file(path: Path, config: Mapping[str, Any]) -> Path:
     folder = path / "vae" if (path / "vae").is_dir() else path
     found = sorted(folder.glob("*.safetensors"), key=lambda file: len(file.name))  # the plain name before .fp16
     if not found:
-        raise DDMError(f"{path} holds no VAE: there is no .safetensors file in it. Give another one (--vae).")
+        raise DDMError(f"{path} holds no VAE: there is no .safetensors file in it. Give another one.", "vae")
     if (folder / "config.json").is_file():
         scale = read_config(folder, "", "config.json").get("scaling_factor", config["scaling_factor"])
         if scale != config["scaling_factor"]:
             raise DDMError(
                 f"The VAE in {folder} scales its latents by {scale}, and the base by {config['scaling_factor']}: it is "
-                "of another family. Give another one (--vae)."
+                "of another family. Give another one.",
+                "vae",
             )
     return found[0]

@@ -134,7 +134,7 @@ class Alignment(Resumable):
         families: Sequence[Sequence[str]],
         settings: AlignmentSettings,
         keep: Sequence[Extractor] = (),
-        note: Callable[[str], None] | None = None,
+        note: Callable[..., None] | None = None,
     ):
         import torch
 
@@ -203,7 +203,7 @@ class Alignment(Resumable):
             if loss is None:  # what follows needs the memory that the error's traceback held
                 alone = self.rows == 1
                 self.micro_batches *= 1 if alone else 2
-                self.need_less("" if alone else f"it is {self.rows}", "through", "--batch-size")
+                self.need_less("" if alone else f"it is {self.rows}", "through", "batch_size")
         self._update(loss)
         self.step += 1
 
@@ -270,8 +270,10 @@ class Alignment(Resumable):
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= MAX_SKIPPED:
             raise DDMError(
-                f"The gradient has not been finite for {MAX_SKIPPED} steps. Train again with a rate lower than "
-                f"{self.settings.peak_rate:g} (--learning-rate and --restart)."
+                f"The gradient has not been finite for {MAX_SKIPPED} steps. Train again with a learning rate lower "
+                f"than {self.settings.peak_rate:g}.",
+                "learning_rate",
+                "restart",
             )
         if finite:
             for group in self.optimizer.param_groups:

@@ -45,7 +45,7 @@ class AlignmentRun:
     checkpoint_every: int = 20
     checkpoint: Path | None = None
     gradient_checkpointing: bool = False
-    note: Callable[[str], None] | None = None
+    note: Callable[..., None] | None = None
 
     def __post_init__(self) -> None:
         self.training = Alignment(

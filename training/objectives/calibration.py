@@ -71,7 +71,7 @@ class Calibration:
             return ""
         return (
             f"The training hardly moved the shares ({max(0, self.progress[1]):.0%} of the way), so α = 1 is "
-            f"{self.scale:g} times what was learnt, and what should stay may move as much. Train with more --steps, or "
+            f"{self.scale:g} times what was learnt, and what should stay may move as much. Train with more steps, or "
             "measure the adapter before you rely on it."
         )
 

@@ -70,7 +70,7 @@ class Run:
     report: Callable[[str, int, int], None] | None = None
     checkpoint: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
-    note: Callable[[str], None] | None = None
+    note: Callable[..., None] | None = None
 
     def __post_init__(self) -> None:
         grouper = Grouper(
@@ -86,7 +86,7 @@ class Run:
         if self.settings.by_prompt and (why := self._no_prompts()):
             self.settings = replace(self.settings, by_prompt=0)
             if self.note:
-                self.note(f"Prompts are not corrected one by one (--by-prompt): {why}.")
+                self.note(f"Prompts are not corrected one by one: {why}.", "by_prompt")
         table = CaptionTable.build(
             self.base, self.images.captions, self.grouping, self.settings.shuffle, self.images.cache
         )
@@ -219,7 +219,9 @@ class Run:
             except Exception as error:
                 raise DDMError(
                     f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
-                    f"{reason_of(error)} Go on with --resume; with --calibrate 0 besides, it is left as it was trained."
+                    f"{reason_of(error)} Resume it; with 0 images to calibrate on, it is left as it was trained.",
+                    "resume",
+                    "calibrate",
                 ) from error
             if complete:
                 self.save(calibration)

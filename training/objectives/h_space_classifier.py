@@ -55,7 +55,9 @@ def make_head(
         (found,), attribute = grouper.group(groups, labels=images.column).groups, groups.partition(":")[2]
     else:
         raise DDMError(
-            f"A head learns named classes, and “{groups}” names none. Use labels:COLUMN, words:man|woman, or --probe."
+            f"A head learns named classes, and “{groups}” names none. Use labels:COLUMN, words:man|woman, or a probe.",
+            "groups",
+            "probe",
         )
     layers = h_space(base, latents, captions, seed, report)
     return fit_head(layers, found.membership, found.names, attribute, base.hash, seed)

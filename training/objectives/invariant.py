@@ -181,6 +181,8 @@ class InvariantTraining(Resumable):
     def _check(self) -> None:
         if not self.loss.isfinite():
             raise DDMError(
-                f"The loss is no longer finite at step {self.step}. Train again with a rate lower than "
-                f"{self.settings.learning_rate:g} (--learning-rate and --restart)."
+                f"The loss is no longer finite at step {self.step}. Train again with a learning rate lower "
+                f"than {self.settings.learning_rate:g}.",
+                "learning_rate",
+                "restart",
             )

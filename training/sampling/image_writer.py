@@ -186,7 +186,9 @@ def _settle(
     if foreign and not overwrite:
         raise DDMError(
             f"{folder} holds {len(foreign)} images that were made with another base, adapter or other settings, for "
-            f"instance {foreign[0].relative_to(root)}. Choose another folder, or replace them with --overwrite."
+            f"instance {foreign[0].relative_to(root)}. Choose another folder, or replace them.",
+            "out",
+            "overwrite",
         )
     for path in foreign:
         path.unlink(missing_ok=True)
