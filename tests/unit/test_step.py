@@ -94,9 +94,7 @@ def test_out_of_memory_with_one_image_turns_checkpointing_on_and_then_ends_with_
     predict(lambda number, answer: answer if run.training.gradient_checkpointing else _full())
     run.training.advance()
     assert (
-        run.training.micro_batches == 4
-        and run.training.gradient_checkpointing
-        and "gradient checkpointing" in said[-1]
+        run.training.micro_batches == 4 and run.training.gradient_checkpointing and "gradient checkpointing" in said[-1]
     )
     predict(lambda number, answer: _full())
     with pytest.raises(DDMError, match="does not suffice to learn from one image"):
