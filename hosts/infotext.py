@@ -36,6 +36,8 @@ class Dial:
         """
         if shape == "custom" and len(alphas) > 1:
             raise DDMError("The points of a custom schedule say α already: leave α per image empty, or take a ramp.")
+        if not alphas:
+            raise DDMError("There is no α. Write one, or several such as 0, .5, 1.")
         schedules, settings = [], []
         for alpha in alphas:
             schedules.append(make_schedule(shape, alpha, end, switch, points))

@@ -18,6 +18,7 @@ from ..core.error import DDMError
 from ..core.io import check_finite, check_tensors, load_tensors, save_tensors
 from ..core.strict_json import read_fields, write_json
 from .alpha_schedule import ALPHA_MAX
+from .card_fields import Measurement, Predicted, Training
 from .lora_keys import from_ldm, to_ldm
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ class AdapterCard:
     recommended_alpha: float = 1.0
     base_hash: str = ""
     concepts: list[str] = field(default_factory=list)
-    predicted: list[dict[str, Any]] = field(default_factory=list)
-    measured: dict[str, Any] | None = None
-    training: dict[str, Any] = field(default_factory=dict)
+    predicted: list[Predicted] = field(default_factory=list)
+    measured: Measurement | None = None
+    training: Training = field(default_factory=dict)
     title: str = "DDM adapter"
     description: str = "Fair adapter: its strength is α. 0 is the model as it was, 1 the target distribution."
     architecture: str = "stable-diffusion-v1/lora"

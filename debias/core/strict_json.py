@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .error import DDMError, printable
 
@@ -42,7 +42,8 @@ def read_fields(metadata: Mapping[str, str], types: Mapping[str, Any], what: str
     """The values of those `ddm.*` entries of a file's metadata that `types` names; others are ignored.
 
     Args:
-        types: an annotation for each name, such as `str`, `float`, `list[str]` or `dict[str, float] | None`.
+        types: an annotation for each name, such as `str`, `float`, `list[str]`, `dict[str, float] | None` or a
+            TypedDict, which may have other keys besides.
         what: names the file at the beginning of a sentence.
 
     Raises:
@@ -70,6 +71,10 @@ def fits(value: Any, wanted: Any) -> bool:
         return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(fits(item, parts[1]) for item in value.values())
+    if is_typeddict(wanted):
+        kinds = get_type_hints(wanted).items()
+        whole = isinstance(value, dict) and wanted.__required_keys__ <= value.keys()
+        return whole and all(fits(value[name], kind) for name, kind in kinds if name in value)
     if wanted in (int, float):
         # Whole numbers as Python has them do not fit into every tensor, nor into a float.
         return isinstance(value, (int, wanted)) and not isinstance(value, bool) and abs(value) < 2**63

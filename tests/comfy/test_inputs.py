@@ -133,7 +133,8 @@ def test_a_measured_adapter_shows_what_was_measured(server, loras, fd, tone):
     ]
     card = load_adapter(SHIPPED).card
     shutil.copy(SHIPPED, loras / "measured.safetensors")
-    measured = {"points": points, "recommended_alpha": 0.75}
+    measured = {"attribute": "gender", "classes": ["man", "woman"], "prompts": 1, "steps": 20, "cfg": 3.0}
+    measured |= {"points": points, "recommended_alpha": 0.75}
     update_card(loras / "measured.safetensors", replace(card, measured=measured, recommended_alpha=0.75))
     panel = server.run(graph("measured.safetensors"))["adapter"]["ddm_panel"][0]
     assert panel["measured"] and panel["n"] == 1200 and panel["points"] == points

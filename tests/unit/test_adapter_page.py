@@ -26,7 +26,8 @@ MEASURED = {
     "prompts": 1,
     "steps": 20,
     "cfg": 3.0,
-    "points": [{"alpha": 1.0, "images": 60, "shares": [0.55, 0.45], "fd": 0.07, "fd_high": 0.2}],
+    "points": [{"alpha": 1.0, "images": 60, "shares": [0.55, 0.45], "fd": 0.07, "fd_high": 0.2, "floor_high": 0.2}],
+    "recommended_alpha": 1.0,
 }
 
 

@@ -33,9 +33,11 @@ CARD = AdapterCard(
     recommended_alpha=0.9,
     base_hash="ab" * 32,
     concepts=["a firefighter", "a café owner"],
-    predicted=[{"alpha": 0.0, "ess": 1.0}],
+    predicted=[{"alpha": 0.0, "shares": [0.8, 0.2], "fd": 0.4, "ess": 1.0}],
     training={"steps": 300, "seed": 1},
 )
+MEASURED = {"attribute": "gender", "classes": ["man", "woman"], "prompts": 2, "steps": 20, "cfg": 3.0}
+MEASURED |= {"recommended_alpha": 0.7, "points": []}
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_new_card_leaves_the_matrices_and_the_content_hash(lora, tmp_path):
     path = tmp_path / "a.safetensors"
     save_adapter(path, lora, CARD)
     before, hashed = load_adapter(path), content_hash(path)
-    card = replace(CARD, recommended_alpha=0.7, measured={"images": 1200})
+    card = replace(CARD, recommended_alpha=0.7, measured=MEASURED)
     update_card(path, card)
     assert load_adapter(path).card == card
     assert content_hash(path) == hashed

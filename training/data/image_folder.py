@@ -267,8 +267,15 @@ class _Reading:
         """The number of each line of a table, and what is in it; None for what is no row."""
         text = self.read_text(table)
         if table.suffix.lower() == ".csv":
-            yield from enumerate(csv.DictReader(io.StringIO(text)), start=2)
-            return
+            rows = csv.DictReader(io.StringIO(text, newline=None))
+            while True:
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error:  # a cell that is longer than a table's may be
+                    row = None
+                yield rows.line_num, row
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
