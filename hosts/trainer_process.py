@@ -35,7 +35,8 @@ class Trainer:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        file = config["checkpoint"].with_suffix(".toml")
+        kept = config["checkpoint"]
+        file = kept.with_name(f"{kept.name.removesuffix('.checkpoint.safetensors')}.toml")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, write_config(config))
         # How to say mistakes comes first, so that those in the file are said so.

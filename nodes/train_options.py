@@ -1,14 +1,15 @@
 """The inputs of DDM Train that may be left as they are: the trainer's own options, and choices of files."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from ..debias.core.option import Setting
-from ..hosts.train_inputs import asked, choices, explained
 from . import files, image_folders
 from .types import advanced
+
+if TYPE_CHECKING:
+    from ..debias.core.option import Setting
 
 # What `masks` offers, and what that is for the trainer.
 FILES = "mask files"
@@ -26,11 +27,15 @@ NAMES = {"folder": "folder", "base": "weights", "out": "name", "style": "style"}
 
 def inputs() -> list[io.Input]:
     """The inputs; those that few need are hidden until one asks for advanced ones."""
+    from ..hosts.train_inputs import asked
+
     return [one for setting in asked() for one in _inputs(setting)]
 
 
-def _inputs(setting: Setting) -> "tuple[io.Input, ...]":
+def _inputs(setting: "Setting") -> "tuple[io.Input, ...]":
     """The inputs that stand for an option."""
+    from ..hosts.train_inputs import choices, explained
+
     option, kind, named = setting.option, setting.kind, {"id": setting.name, "optional": True}
     named["tooltip"] = explained(setting)
     if setting.name == "masks":

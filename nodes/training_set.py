@@ -2,8 +2,6 @@
 
 from comfy_api.latest import io
 
-from ..debias.core.option import settings_of
-from ..training.commands.config import TrainConfig
 from . import files, image_folders
 
 UNIFORM = "uniform"
@@ -11,6 +9,9 @@ UNIFORM = "uniform"
 
 def inputs(purpose: str) -> list[io.Input]:
     """The inputs folder, weights, groups, target and caption; `purpose` says which model is wanted."""
+    from ..debias.core.option import settings_of
+    from ..training.commands.config import TrainConfig
+
     declared = settings_of(TrainConfig)
     return [
         io.Combo.Input(

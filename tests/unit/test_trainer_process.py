@@ -66,7 +66,7 @@ def test_the_end_of_a_trainer_is_a_sentence(errors, code, said):
     [
         ({"out": Path("fair.pt")}, "Name it fair.safetensors", ()),
         ({"out": Path("fair.safetensors"), "reg_data": Path("images"), "prior_prompts": "a;"}, "go with images", None),
-        ({"rank": 0}, "fair.checkpoint.toml: rank is 0. It must be at least 1.", ()),
+        ({"rank": 0}, "fair.toml: rank is 0. It must be at least 1.", ()),
     ],
 )
 def test_a_trainer_that_cannot_begin_raises_its_own_sentence_with_the_options_that_it_is_about(

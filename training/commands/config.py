@@ -7,7 +7,7 @@ from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
 from ...debias.core.option import option
 from ..loop.settings import LARGE, LARGE_RATE, MEASURING, TrainSettings
-from ..models.unet import PREDICTIONS
+from ..models.family import PREDICTIONS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from ...debias.core.error import DDMError
 from ...debias.core.io import check_finite
 from .diffusers_folder import check_folder, load_folder
-from .family import Family
+from .family import PREDICTIONS, Family
 from .file_hash import hash_files
 from .text import Text
-from .unet import PREDICTIONS
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

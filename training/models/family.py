@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Each family is a module in here, with its configuration at full size beside it.
 FAMILIES = Path(__file__).parent / "families"
+# What the denoiser of a checkpoint may answer, where its file does not tell which.
+PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class TextEncoder(NamedTuple):

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .base import Base
 
-PREDICTIONS = ("epsilon", "v_prediction")
-
 
 class UNetFamily(Family):
     """A family of latent diffusion models with a U-Net (arXiv 2112.10752)."""
