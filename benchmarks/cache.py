@@ -24,14 +24,14 @@ began = time.time()
 sys.path.insert(0, "benchmarks")
 from package import load_package
 load_package()
-from comfyui_ddm.training.loop import fair_training as loop
+from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.commands.app import app
-advance = loop.FairTraining.advance
+advance = Training.advance
 def first(self, stop=None):
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(time.time() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
     return advance(self, stop)
-loop.FairTraining.advance = first
+Training.advance = first
 app(sys.argv[1:])
 """
 # A cache as Stable Diffusion 1.5 fills it: memory in MiB before and after drawing from it, seconds of a batch.

@@ -19,7 +19,7 @@ from ..training.embedded.tiny_people import TONE_WORDS, caption
 from ..training.loop.settings import TrainSettings
 from ..training.models.base import load_base
 from ..training.models.lora import load_lora_into
-from ..training.objectives.ddm import Run
+from ..training.objectives.ddm_run import Run
 from ..training.sampling.generate import generate
 from .cache import cache_costs
 from .host import host_costs

@@ -141,7 +141,7 @@ def _train(
     from ..training.loop.progress_bars import image_progress, steps_progress
     from ..training.loop.settings import TrainSettings
     from ..training.models.base import load_base
-    from ..training.objectives.ddm import Run
+    from ..training.objectives.ddm_run import Run
 
     torch.set_num_threads(threads)
     recipe = Recipe(**given)

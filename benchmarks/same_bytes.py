@@ -42,6 +42,15 @@ TRAININGS = {
     "options": "--groups labels:gender --calibrate 0 --learning-rate .002 --gradient-accumulation-steps 2 --ema .9",
     "prior": "--groups labels:gender --calibrate 0 --reg-data {images}",
 }
+ALIGN = (
+    "align --base {base} --probe {probe} --prompts a+doctor;a+judge --steps 3 --batch-size 4 --rank 2 --sampling 4 "
+    "--through 2 --device cpu "
+)
+OTHERS = (
+    ALIGN + "--train unet --out {out}/alignment.safetensors",
+    ALIGN + "--train tokens --out {out}/alignment-tokens.safetensors",
+    "invariant {images} --base {base} --steps 6 --batch-size 8 --device cpu --out {out}/invariant.safetensors",
+)
 SWEEP = (
     "sweep {out}/labels.safetensors --base {base} --probe {probe} --prompts a+doctor;a+judge --alpha 0,1 "
     "--per-prompt 4 --steps 4 --device cpu --no-save-card --out {out}/sweep"
@@ -111,7 +120,7 @@ def start(root: Path, data: Path, images: Path, out: Path, names: dict[str, str]
     out.mkdir()
     places = {"images": images, "out": out, "base": data / "examples" / "tiny_people"}
     places["probe"] = data / "examples" / "probes" / "gender.safetensors"
-    lines = [f"{TRAIN}{name}.safetensors {more}" for name, more in TRAININGS.items()] + [SWEEP]
+    lines = [f"{TRAIN}{name}.safetensors {more}" for name, more in TRAININGS.items()] + [*OTHERS, SWEEP]
     commands = [[names.get(word, word).format(**places).replace("+", " ") for word in line.split()] for line in lines]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(

@@ -265,8 +265,9 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     from ..training.data.caption_table import CaptionTable
     from ..training.data.latents import Latents
     from ..training.data.text_cache import Texts
-    from ..training.loop.fair_training import FairTraining
     from ..training.loop.settings import TrainSettings
+    from ..training.loop.training import Training
+    from ..training.objectives.ddm import DDM
 
     groups = Groups.from_labels(["man", "man", "man", "man", "woman", "man"] * (IMAGES // 6), "bench")
     weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(IMAGES, dtype=int))
@@ -280,7 +281,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     said = np.full((IMAGES, 1), 2)
     table = CaptionTable(texts, np.full((IMAGES, 1), 1), 0, said)
     latents = Latents.of(moments[0].to(base.device), moments[1].abs().to(base.device) * 0.1)
-    training = FairTraining(base, latents, table, weighting, TrainSettings(batch_size=batch))
+    training = Training(DDM(base, latents, table, weighting, TrainSettings(batch_size=batch)))
     if loop == SAVING:
         training.save_memory()
 

@@ -9,7 +9,7 @@ from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.models.base import load_base
-from comfyui_ddm.training.objectives.ddm import Run
+from comfyui_ddm.training.objectives.ddm_run import Run
 from PIL import Image
 
 

@@ -11,9 +11,11 @@ from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
+from comfyui_ddm.training.loop.checkpoint import MAX_CONSECUTIVE_SKIPS
+from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.objectives.alignment import MAX_SKIPPED, TRAINED, Alignment, AlignmentSettings, Original
+from comfyui_ddm.training.objectives.alignment import TRAINED, Alignment, AlignmentSettings, Original
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
 from comfyui_ddm.training.sampling.generate import generate
 
@@ -39,12 +41,17 @@ def prepare(base, out: Path = Path("none.safetensors"), target=(0.5, 0.5), **cha
     return AlignmentRun(load_base(base), [probe()], [goal], [PROMPTS], out, settings(**changes), checkpoint_every=1)
 
 
+def hold_draw(objective: Alignment) -> None:
+    """Let every step make what the first one makes."""
+    drawn = objective.draw(0)
+    objective.draw = lambda step: drawn
+
+
 @pytest.mark.parametrize("train", TRAINED)
 def test_the_images_move_towards_the_target(tiny_base, train):
     training = prepare(tiny_base, target=(0.0, 1.0), train=train, through=0, learning_rate=0.03, keep=0.0).training
     # The same noise in every step, so that the losses compare.
-    drawn = training.draw(0)
-    training.draw = lambda step: drawn
+    hold_draw(training.objective)
     training.advance()
     first = training.loss.item()
     for _ in range(5):
@@ -85,49 +92,47 @@ def test_what_is_saved_is_the_running_average(tiny_base, tmp_path):
     assert all(torch.equal(one, now) for one, now in zip(own, run.training.parameters, strict=True))
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_base):
-    training = prepare(tiny_base).training
+def test_a_gradient_that_is_not_finite_is_skipped_and_many_are_an_error(tiny_base, tmp_path):
+    run = prepare(tiny_base, tmp_path / "fair.safetensors", steps=2 * MAX_CONSECUTIVE_SKIPS)
+    training, good = run.training, run.objective.loss
     training.advance()
     before = [parameter.detach().clone() for parameter in training.parameters]
-    good = training.loss_of
-    training.loss_of = lambda made, original: good(made, original) * float("nan")
+    run.objective.loss = lambda *given: good(*given) * float("nan")
     training.advance()
-    assert training.step == 2
+    assert training.step == 2 and training.skipped == 1
     assert all(torch.equal(one, now) for one, now in zip(before, training.parameters, strict=True))
-    training.skipped = MAX_SKIPPED - 1
     with pytest.raises(DDMError, match="learning rate lower"):
-        training.advance()
+        run.train()
 
 
 def test_images_that_keep_their_class_are_held_more_than_those_that_change(tiny_base):
     """With nothing to push, only likeness counts; after a change of the model it pulls back."""
-    training = prepare(tiny_base, confidence=2.0).training
-    base, drawn = training.base, training.draw(0)
-    noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    original = training._original(drawn, noise)
-    text, none = (part[[0] * 4] for part in training._encode([drawn.prompt, ""]))
-    same = training._roll_out(noise, drawn.steps, text, none)
-    assert training.loss_of(same, original).item() == pytest.approx(0, abs=1e-5)
+    objective = prepare(tiny_base, confidence=2.0).objective
+    base, drawn = objective.base, objective.draw(0)
+    original = objective._original(drawn, 4)
+    text, none = (part[[0] * 4] for part in objective._encode([drawn.prompt, ""]))
+    same = objective._roll_out(drawn, text, none, 4)
+    assert objective.loss(drawn, same, original).item() == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
-        for parameter in training.parameters:
+        for parameter in objective.learning["debias"]:
             parameter.add_(0.2)
-    other = training._roll_out(noise, drawn.steps, text, none)
+    other = objective._roll_out(drawn, text, none, 4)
     (classes,) = original.classes
     # An image is held wholly where its aim is what the original shows, and else by a fifth; here once each.
-    held = [training.loss_of(other, Original(original.features, [kind])).item() for kind in (classes, 1 - classes)]
-    everything = prepare(tiny_base, confidence=2.0, keep_changed=1.0).training.loss_of(other, original).item()
+    held = [objective.loss(drawn, other, Original(original.features, [kind])).item() for kind in (classes, 1 - classes)]
+    everything = prepare(tiny_base, confidence=2.0, keep_changed=1.0).objective.loss(drawn, other, original).item()
     assert everything > 0 and sum(held) == pytest.approx(1.2 * everything, rel=1e-4)
     assert base.unet.lora_strengths["debias"].alpha == 1.0
 
 
 def test_every_family_and_every_prompt_of_it_is_trained_equally_often(tiny_base):
     families = [["a cook", "a pilot", "a judge"], ["a cat"]]
-    training = Alignment(load_base(tiny_base), [probe()], [Target.uniform(("man", "woman"))], families, settings())
-    drawn = Counter(training.draw(step).prompt for step in range(12))
+    objective = Alignment(load_base(tiny_base), [probe()], [Target.uniform(("man", "woman"))], families, settings())
+    drawn = Counter(objective.draw(step).prompt for step in range(12))
     assert drawn == {"a cook": 2, "a pilot": 2, "a judge": 2, "a cat": 6}
-    seeds = [seed for step in range(12) for seed in training.draw(step).seeds]
+    seeds = [seed for step in range(12) for seed in objective.draw(step).seeds]
     assert len(set(seeds)) == len(seeds)
-    assert {training.draw(step).steps for step in range(40)} == {1, 2, 3, 4}
+    assert {objective.draw(step).sampling_steps for step in range(40)} == {1, 2, 3, 4}
 
 
 def test_two_attributes_are_aligned_together(tiny_base, tmp_path):
@@ -143,19 +148,18 @@ def test_two_attributes_move_at_once_each_towards_its_target(tiny_base):
     probes = [probe(), probe(tones, "tone", seed=1)]
     goals = [Target(("man", "woman"), np.array([0.0, 1.0])), Target(tones, np.array([0.0, 1.0, 0.0]))]
     chosen = settings(through=0, learning_rate=0.03, keep=0.0, confidence=0.0)
-    training = Alignment(load_base(tiny_base), probes, goals, [PROMPTS], chosen)
-    drawn = training.draw(0)
-    training.draw = lambda step: drawn
+    objective = Alignment(load_base(tiny_base), probes, goals, [PROMPTS], chosen)
+    training, plain = Training(objective), objective.loss
+    hold_draw(objective)
     seen = {False: [], True: []}
-    plain = training.loss_of
 
-    def looked_at(made, original):
+    def looked_at(drawn, made, original):
         with torch.no_grad():
-            images = training._decode(made.latents)
+            images = objective._decode(made.latents)
             seen[training.step > 0].append([one.logits(images).softmax(1)[:, 1].mean().item() for one in probes])
-        return plain(made, original)
+        return plain(drawn, made, original)
 
-    training.loss_of = looked_at
+    objective.loss = looked_at
     for _ in range(6):
         training.advance()
     (before,), after = seen[False], seen[True][-1]
@@ -171,7 +175,7 @@ def test_out_of_memory_makes_fewer_images_at_a_time_says_so_and_learns_the_same(
     plain, room = Base.predict, [2 * 4, 2 * 2, 2 * 1]  # guidance doubles the rows
 
     def predicted(self, noisy, t, text):
-        if torch.is_grad_enabled() and self is small.base and len(noisy) >= room[0] and len(room) > 1:
+        if torch.is_grad_enabled() and self is small.objective.base and len(noisy) >= room[0] and len(room) > 1:
             room.pop(0)
             raise torch.cuda.OutOfMemoryError("no room")
         return plain(self, noisy, t, text)
@@ -180,20 +184,22 @@ def test_out_of_memory_makes_fewer_images_at_a_time_says_so_and_learns_the_same(
     for training in (exact, small):
         training.advance()
         training.advance()
-    assert small.rows == 1 and len(said) == 2 and "from step 1 on, it is 1" in said[-1]
+    assert (
+        small.micro_batches == 4 and len(said) == 2 and "from step 1 on, each step takes its 4 in 4 parts" in said[-1]
+    )
     for one, other in zip(small.parameters, exact.parameters, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
 
 
 def test_checkpointing_comes_next_and_then_a_sentence(tiny_base, monkeypatch):
     training = prepare(tiny_base, batch_size=2).training
-    training.most = 1
+    training.micro_batches = 2
 
     def full(self, noisy, t, text):
         raise torch.cuda.OutOfMemoryError("no room")
 
     monkeypatch.setattr(Base, "predict", full)
-    with pytest.raises(DDMError, match="does not suffice to learn through one image"):
+    with pytest.raises(DDMError, match="does not suffice to learn from one image"):
         training.advance()
     assert training.gradient_checkpointing
 
@@ -209,12 +215,12 @@ def test_checkpointing_changes_nothing_that_is_learnt(tiny_base, monkeypatch):
 
 
 def test_images_that_are_decoded_one_by_one_are_those_of_all_at_once_with_their_gradients(tiny_base, monkeypatch):
-    training = prepare(tiny_base).training
+    objective = prepare(tiny_base).objective
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
     def decoded():
         latents.grad = None
-        images = training._decode(latents)
+        images = objective._decode(latents)
         images.square().sum().backward()
         return images.detach(), latents.grad
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.loop import checkpointing, fair_training
+from comfyui_ddm.training.loop import checkpoint, training
 from comfyui_ddm.training.sampling.previews import Previews
 
 from .runs import prepare, write_folder, write_tones
@@ -59,7 +59,7 @@ def test_a_run_is_stopped_between_the_pieces_of_a_step_which_is_then_made_anew(p
 
 
 def test_the_state_is_kept_after_some_minutes_however_few_steps_there_were(prepared, monkeypatch):
-    monkeypatch.setattr(checkpointing, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SECONDS", -1.0)
     run, there = prepared("fair", checkpoint_every=100), []
     assert run.train(stop=lambda: bool(there.append(run.checkpoint.exists())))
     assert there == [False, True, True, True]
@@ -82,14 +82,14 @@ def test_without_memory_a_sentence_says_where_what_was_learnt_is(prepared, whole
 
 
 def test_a_step_that_was_half_made_when_it_failed_is_not_kept(prepared, monkeypatch):
-    run, step = prepared("fair", checkpoint_every=2), fair_training.step_unless
+    run, step = prepared("fair", checkpoint_every=2), training.step_unless
 
     def fail(*given):
         step(*given)
         if run.training.step == 2:
             raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(fair_training, "step_unless", fail)
+    monkeypatch.setattr(training, "step_unless", fail)
     with pytest.raises(DDMError, match="is kept in"):
         run.train()
     again = prepared("fair")

@@ -28,10 +28,10 @@ from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.objectives.alignment import TRAINED
 from comfyui_ddm.training.objectives.alignment import AlignmentSettings as AlignmentSettings
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun
-from comfyui_ddm.training.objectives.ddm import Run
 from comfyui_ddm.training.objectives.ddm_paper import DDMPaperRun
+from comfyui_ddm.training.objectives.ddm_run import Run
 from comfyui_ddm.training.objectives.h_space_classifier import make_head
-from comfyui_ddm.training.objectives.invariant import InvariantSettings, InvariantTraining
+from comfyui_ddm.training.objectives.invariant import InvariantRun, InvariantSettings
 from comfyui_ddm.training.sampling.generate import generate
 from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 
@@ -93,7 +93,9 @@ def use_guide(base: Base, file: Path, strength: float, mode: str) -> dict:
 def train_invariant(base: Path, folder: Path, out: Path, stop: Stop = None) -> None:
     model = load_base(base)
     settings = InvariantSettings(steps=4, batch_size=4, groups=2)
-    InvariantTraining(model, folder_set(model, read_folder(folder)), settings).train(out, stop=stop, resume=True)
+    run = InvariantRun(model, folder_set(model, read_folder(folder)), out, settings)
+    run.resume()
+    run.train(stop=stop)
 
 
 def use_invariant(base: Base, file: Path, strength: float) -> dict:

@@ -13,7 +13,7 @@ from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import load_lora_into, set_alpha
 from comfyui_ddm.training.objectives.calibration import Calibration
-from comfyui_ddm.training.objectives.ddm import Run
+from comfyui_ddm.training.objectives.ddm_run import Run
 
 from .runs import prepare, settings, write_folder, write_tones
 
@@ -99,7 +99,7 @@ def test_the_scale_is_calibrated_and_the_card_says_how(tiny_base, folder, tmp_pa
     found = adapter.card.training["calibration"]
     assert 0.5 <= found["scale"] <= 2 and len(found["progress"]) == 3 and len(found["goal"]) == 2
     assert [lora.alpha for lora in adapter.modules.values()] == pytest.approx(
-        [2 * found["scale"] / again.training.alpha_range_scale] * len(adapter.modules)
+        [2 * found["scale"] / again.objective.alpha_range_scale] * len(adapter.modules)
     )
 
 
@@ -120,8 +120,8 @@ def test_a_mild_target_is_learnt_from_further_along_the_dial_by_a_weaker_lora(ti
         run = prepare(tiny_base, folder, out, target=target, changes={"calibrate": 0, "steps": 2})
         assert run.train()
         (strength,) = {lora.alpha for lora in load_adapter(out).modules.values()}
-        drawn = [run.training.sampler.draw(step).alpha for step in range(200)]
-        return run.training.alpha_range_scale, strength, np.abs(drawn).max()
+        drawn = [run.objective.sampler.draw(step).alpha for step in range(200)]
+        return run.objective.alpha_range_scale, strength, np.abs(drawn).max()
 
     assert made("uniform") == (1.0, 2.0, pytest.approx(1.5, abs=0.05))
     reach, strength, furthest = made("man=.75,woman=.25")
@@ -150,7 +150,7 @@ def test_of_more_than_two_groups_the_weights_are_made_for_what_the_base_makes(ti
     assert last.resume() and not last.needs_base_shares
     assert last.train(base_progress=lambda *figures: looked.append(figures)) and not looked
     weights = last.grouping.weighting.starting_from(last.grouping.groups, [shares])
-    assert last.training.sampler.weighting.log_ratio == pytest.approx(weights.log_ratio, abs=1e-5)
+    assert last.objective.sampler.weighting.log_ratio == pytest.approx(weights.log_ratio, abs=1e-5)
     assert load_adapter(last.out).card.training["calibration"]["shares"][0] == pytest.approx(shares)
 
 
@@ -162,18 +162,18 @@ def test_each_prompt_is_corrected_by_what_it_lacks_before_the_last_steps(tiny_ba
         return prepare(tiny_base, folder, tmp_path / f"{name}.safetensors", changes=changes)
 
     run, looked = begun(), []
-    assert not begun(0).needs_prompt_shares and run.needs_prompt_shares and run.training.correction_start_step == 2
+    assert not begun(0).needs_prompt_shares and run.needs_prompt_shares and run.objective.correction_start_step == 2
     assert not run.train(stop=after(4), prompts_progress=lambda *figures: looked.append(figures))
-    assert looked and run.training.step == 2 and not len(run.training.prompt_group_shares)
+    assert looked and run.training.step == 2 and not len(run.objective.prompt_group_shares)
     again = begun()
     assert again.resume() and not again.train(stop=lambda: again.training.step == 3)
-    shares = again.training.prompt_group_shares.double().numpy()
+    shares = again.objective.prompt_group_shares.double().numpy()
     assert shares.shape == (2, 2) and (shares > 0).all()
     last, looked = begun(), []
     assert last.resume() and not last.needs_prompt_shares
     assert last.train(prompts_progress=lambda *figures: looked.append(figures)) and not looked
     wanted = last.grouping.weighting.corrected(last.grouping.targets, [shares])
-    assert last.training.sampler.weighting.log_ratio == pytest.approx(wanted.log_ratio)
+    assert last.objective.sampler.weighting.log_ratio == pytest.approx(wanted.log_ratio)
     training = load_adapter(last.out).card.training
     assert training["by_prompt"] == 2 and len(training["prompts"]) == 2
     (found,) = training["prompts"][1]["found"]
@@ -204,7 +204,7 @@ def test_a_run_that_cannot_look_at_each_prompt_says_so_and_is_like_one_that_does
     run, plain = begun("each", 2), begun("plain", 0)
     assert (
         [why in note for note in notes] == [True]
-        and run.training.correction_start_step == 2
+        and run.objective.correction_start_step == 2
         and not run.needs_prompt_shares
     )
     assert run.train() and plain.train() and content_hash(run.out) == content_hash(plain.out)

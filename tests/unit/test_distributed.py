@@ -20,9 +20,9 @@ from package import load_package
 load_package()
 from comfyui_ddm.training.models.base import Base
 from comfyui_ddm.training.commands.app import app
-from comfyui_ddm.training.loop.fair_training import FairTraining
+from comfyui_ddm.training.loop.training import Training
 Base.half_is_native = False
-advance, losses = FairTraining.advance, []
+advance, losses = Training.advance, []
 def logged(self, stop=None):
     made = advance(self, stop)
     losses.append(self.loss.item())
@@ -30,7 +30,7 @@ def logged(self, stop=None):
     file = Path(os.environ["LOG"]) / (os.environ.get("RANK", "alone") + ".json")
     file.write_text(json.dumps([losses, digest]))
     return made
-FairTraining.advance = logged
+Training.advance = logged
 app(sys.argv[1:])
 """
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

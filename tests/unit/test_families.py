@@ -14,6 +14,7 @@ from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
+from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.diffusers_folder import check_folder, read_config
@@ -27,7 +28,7 @@ from comfyui_ddm.training.models.lora import (
     set_alpha,
 )
 from comfyui_ddm.training.objectives.alignment import Alignment, AlignmentSettings
-from comfyui_ddm.training.objectives.ddm import Run
+from comfyui_ddm.training.objectives.ddm_run import Run
 from comfyui_ddm.training.sampling.generate import generate
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -193,11 +194,12 @@ def test_every_part_of_every_family_learns_through_its_own_sampling(folders, kin
         torch.manual_seed(0)
         probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
     settings = AlignmentSettings("both", batch_size=2, rank=2, sampling=2, through=2, confidence=0.0)
-    training = Alignment(load_base(folders / kind), [probe], [Target.uniform(probe.names)], [["a doctor"]], settings)
+    base, targets = load_base(folders / kind), [Target.uniform(probe.names)]
+    training = Training(Alignment(base, [probe], targets, [["a doctor"]], settings))
     for _ in range(2):
         training.advance()
     assert training.skipped == 0
-    for model in training.parts.values():
+    for model in training.objective.parts.values():
         # Half of a LoRA's matrices are 0 until it learns. SDXL leaves out the last layer of its first text encoder.
         matrices = lora_parameters(model, "debias")
         assert sum(bool(matrix.any()) for matrix in matrices) > 0.7 * len(matrices)

@@ -29,8 +29,9 @@ from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.loop.fair_training import FairTraining
 from comfyui_ddm.training.loop.settings import TrainSettings
+from comfyui_ddm.training.loop.training import Training
+from comfyui_ddm.training.objectives.ddm import DDM
 from comfyui_ddm.training.data.caption_table import CaptionTable
 
 base = load_base(path, "cpu", tokenizer=tokenizer)
@@ -40,7 +41,7 @@ weighting = Weighting.of_groups(groups, target, concepts(captions)[1])
 table = CaptionTable.build(base, captions, Grouping("test", [groups], [target], weighting))
 moments = torch.randn(2, 4, 4, 32, 32)
 latents = Latents.of(moments[0], moments[1].abs())
-training = FairTraining(base, latents, table, weighting, TrainSettings(steps=3, batch_size=2, rank=4))
+training = Training(DDM(base, latents, table, weighting, TrainSettings(steps=3, batch_size=2, rank=4)))
 losses = []
 for _ in range(3):
     training.advance()

@@ -79,4 +79,4 @@ def test_the_published_objective_learns_squares_as_they_are(prepared):
     other = prepared("other", kind=DDMPaperRun, changes=changes)
     assert plain.train() and other.train()
     assert content_hash(plain.out) == content_hash(other.out)
-    assert plain.training.latents is plain.images.squares
+    assert plain.objective.latents is plain.images.squares

@@ -12,7 +12,7 @@ from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash
 from comfyui_ddm.training.models.base import TEXTS, Base, load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.model import load_model
-from comfyui_ddm.training.objectives.ddm import Run
+from comfyui_ddm.training.objectives.ddm_run import Run
 from comfyui_ddm.training.sampling.generate import generate
 
 from .runs import settings
@@ -32,7 +32,8 @@ def make(prepared):
 def learnt(run, name="debias"):
     """How far the up matrices of a LoRA have come from 0, on the U-Net and on the text encoder."""
     return [
-        sum(float(up.abs().sum()) for up in lora_parameters(model, name)[1::2]) for model in run.training.parts.values()
+        sum(float(up.abs().sum()) for up in lora_parameters(model, name)[1::2])
+        for model in run.objective.parts.values()
     ]
 
 
@@ -57,7 +58,7 @@ def test_both_halves_are_in_one_file_which_gives_the_images_of_the_trained_model
 
 def test_without_the_option_no_text_encoder_is_touched(make):
     run = make(changes={"text_encoder": False})
-    assert list(run.training.parts) == [""] and not hasattr(run.base.text_encoder, "lora_layers")
+    assert list(run.objective.parts) == [""] and not hasattr(run.base.text_encoder, "lora_layers")
 
 
 def test_every_row_is_read_at_its_own_strength(make):
@@ -91,9 +92,9 @@ def test_what_the_base_teaches_it_says_with_its_own_words_or_with_those_of_the_s
 
         with monkeypatch.context() as patch:
             patch.setattr(Base, "predict", watched)
-            batch = run.training.sampler.draw(run.training.step)
+            batch = run.objective.sampler.draw(run.training.step)
             run.training.advance()
-        return asked[0], run.training.captions.table[batch.anchor[batch.anchor >= 0]].tokens
+        return asked[0], run.objective.captions.table[batch.anchor[batch.anchor >= 0]].tokens
 
     assert torch.equal(*taught(make()))
     run = make(style=tmp_path / "style.safetensors", changes={"style_share": 0.5})
@@ -124,7 +125,7 @@ def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it
     adapter = load_adapter(run.out)
     scale = adapter.card.training["calibration"]["scale"]
     strengths = {lora.alpha for lora in adapter.modules.values()}
-    assert len(strengths) == 1 and strengths.pop() == pytest.approx(2 * scale / run.training.alpha_range_scale)
+    assert len(strengths) == 1 and strengths.pop() == pytest.approx(2 * scale / run.objective.alpha_range_scale)
     fresh = load_base(tiny_base)
     assert encoders_hash(base) == plain == encoders_hash(fresh)
     said = torch.arange(1)

@@ -56,7 +56,7 @@ def invariant(
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.progress_bars import steps_progress, work_progress
     from ..loop.stop_signals import stop_signals
-    from ..objectives.invariant import InvariantSettings, InvariantTraining
+    from ..objectives.invariant import InvariantRun, InvariantSettings
     from .learning import learning_set
 
     began = time.monotonic()
@@ -68,21 +68,24 @@ def invariant(
     opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae}
     model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
     with work_progress() as report:
-        training = InvariantTraining(model, images, settings, report)
+        run = InvariantRun(model, images, out, settings, checkpoint_every, report)
     if restart:
         kept.unlink(missing_ok=True)
+    if resume:
+        run.resume()
     with steps_progress("Training") as bar, stop_signals() as stop:
-        complete = training.train(out, checkpoint_every, bar, stop, resume)
+        complete = run.train(bar, stop)
     if not complete:
-        typer.echo(f"Stopped at step {training.step} of {steps}; the state is kept in {kept}.", err=True)
+        typer.echo(f"Stopped at step {run.training.step} of {steps}; the state is kept in {kept}.", err=True)
         typer.echo("Go on with the same command and --resume.", err=True)
         raise typer.Exit(130)
-    share = training.module.parameter_count / model.unet.num_parameters()
+    module = run.objective.module
+    share = module.parameter_count / model.unet.num_parameters()
     facts = {
         "module": str(out),
-        "parameters": training.module.parameter_count,
+        "parameters": module.parameter_count,
         "share_of_base": round(share, 4),
-        "loss": training.loss.item(),
+        "loss": run.training.loss.item(),
         "steps": steps,
         "seconds": round(time.monotonic() - began, 1),
     }

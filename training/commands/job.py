@@ -25,8 +25,8 @@ from ..loop.distributed import Ranks
 from ..loop.stop_signals import stop_signals
 from ..models.base import Base, check_weights, load_base
 from ..models.model import EMBEDDED, Model, load_model
-from ..objectives.ddm import Run
 from ..objectives.ddm_paper import DDMPaperRun
+from ..objectives.ddm_run import Run
 from ..sampling.previews import Previews
 from ..sampling.prompts import read_prompts
 from .config import TrainConfig

@@ -118,7 +118,7 @@ class Demo:
         from ..loop.checkpoint import checkpoint_path
         from ..loop.settings import TrainSettings
         from ..models.base import resolve_device
-        from ..objectives.ddm import Run
+        from ..objectives.ddm_run import Run
 
         place = resolve_device(self.device)
         model = load_model(self.base, device=place)
@@ -164,7 +164,7 @@ class Demo:
         """Train the adapter unless it is there; gives what the model found in the folder."""
         from ..data.dataset import folder_set
         from ..loop.progress_bars import image_progress, steps_progress, work_progress
-        from ..objectives.ddm import Run
+        from ..objectives.ddm_run import Run
 
         if self.adapter.exists():
             self.say(f"The adapter {self.adapter} is there already, so it is used as it is.")

@@ -1,93 +1,44 @@
-"""The state of a run on disk: LoRA matrices, optimizer moments, step. Enough to go on as if nothing had happened."""
+"""The state of a run on disk: what is learnt, optimizer moments, step. Enough to go on as if nothing had happened.
 
+It is written every so many steps or minutes, and when the run ends early.
+"""
+
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...debias.core.error import DDMError, OutOfMemory
-from ...debias.core.io import check_finite, load_tensors, remove_temporaries, save_tensors
-from .distributed import Ranks
+from ...debias.core.error import DDMError, out_of_memory, reason_of
+from ...debias.core.io import check_finite, free_space, load_tensors, remove_temporaries, save_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.base import Base
-    from .ema import Ema
+    from .training import Training
 
 KIND = "checkpoint"
+# So many steps in a row that are not finite end a run.
+MAX_CONSECUTIVE_SKIPS = 10
+# A step may take a minute: no more than so many seconds of training are lost, however the run ends.
+CHECKPOINT_SECONDS = 300.0
 
 
 class OtherRun(DDMError):
     """A checkpoint is of a run with other images, groups, base or settings."""
 
 
-class Resumable:
-    """What a checkpoint keeps of a training, with what is so unless a training says otherwise.
-
-    Attributes:
-        FIGURES: names of its tensors besides those that are learnt.
-        base: its model; the device is that of the tensors.
-        parameters, optimizer, step: what is learnt, by what, and how far it is.
-        averages: of what is learnt, by name.
-        ranks: the processes that share each step.
-        note: told when memory has to be saved.
-        micro_batches, gradient_checkpointing: how it saves memory, see `FairTraining`.
-    """
-
-    FIGURES: tuple[str, ...] = ("loss",)
-    base: "Base"
-    parameters: "Sequence[torch.nn.Parameter]"
-    optimizer: "torch.optim.Optimizer"
-    step: int
-    averages: "Mapping[str, Ema]" = MappingProxyType({})
-    ranks = Ranks()
-    note: Callable[[str], None]
-    micro_batches, gradient_checkpointing = 1, False
-
-    def save_memory(self) -> None:
-        """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
-        self.gradient_checkpointing = True
-        self.base.unet.enable_gradient_checkpointing()
-
-    def need_less(self, fewer: str, way: str, option: str) -> None:
-        """The memory did not suffice: say that fewer images are taken at a time, or else keep no activations.
-
-        Args:
-            fewer: how few are taken now; empty if it was one already.
-            way: how one image is learnt, and `option` what could be lower, for the error.
-
-        Raises:
-            OutOfMemory: no activations are kept as it is.
-        """
-        import torch
-
-        begins = f"from step {self.step + 1} on,"
-        if fewer:
-            self.note(
-                f"The memory does not suffice for more images at a time: {begins} {fewer}. What is learnt is the same."
-            )
-        elif not self.gradient_checkpointing:
-            self.save_memory()
-            self.note(
-                f"The memory does not suffice for one image at a time: {begins} activations are computed twice "
-                "instead of kept (gradient checkpointing). What is learnt is the same."
-            )
-        else:
-            raise OutOfMemory(
-                f"The memory of {self.base.device} does not suffice to learn {way} one image at a time. Close other "
-                f"programs that use it, or choose a lower {option.replace('_', ' ')} or a smaller base.",
-                option,
-            )
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
 def checkpoint_path(out: Path) -> Path:
     """Where the checkpoint of the adapter `out` lies."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
+
+
+def fingerprint_of(*depends: Any) -> str:
+    """A hash of all that a run depends on, which is JSON."""
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_left(path: Path) -> None:
@@ -102,7 +53,7 @@ def remove_strays(*paths: Path) -> None:
         remove_temporaries(path.parent, escape(path.name))
 
 
-def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
+def save_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
     """Write the state of a run atomically.
 
     Args:
@@ -113,10 +64,7 @@ def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     import torch
 
     optimizer = training.optimizer.state_dict()
-    tensors = {name: getattr(training, name) for name in training.FIGURES}
-    tensors |= {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
-    for name, ema in training.averages.items():
-        tensors |= {f"{name}.{key}": value for key, value in ema.state.items()}
+    tensors = training.state() | training.objective.state() | _learnt(training)
     numbers: dict[str, dict[str, float]] = {}
     for key, values in optimizer["state"].items():
         tensors |= {f"{key:05}.{name}": value for name, value in values.items() if torch.is_tensor(value)}
@@ -133,7 +81,7 @@ def save_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
     save_tensors(path, tensors, metadata | {"ddm.state": json.dumps(state)})
 
 
-def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
+def load_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
     """Put a saved state into a fresh run.
 
     Raises:
@@ -141,7 +89,7 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
         DDMError: it is broken, or no checkpoint.
     """
     try:
-        tensors, metadata = training.ranks.agreed(lambda: load_tensors(path))
+        tensors, metadata = training.objective.ranks.agreed(lambda: load_tensors(path))
     except DDMError as error:
         raise DDMError(f"{error} If that is not possible, remove it to train anew.") from error
     if metadata.get("ddm.kind") != KIND:
@@ -155,36 +103,37 @@ def load_checkpoint(path: Path, training: Resumable, fingerprint: str) -> None:
             "or train anew, which throws this checkpoint away.",
             "restart",
         )
-    own = {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
-    own |= {f"{name}.{key}": value for name, ema in training.averages.items() for key, value in ema.state.items()}
+    own = _learnt(training)
     try:
         wrong = next((name for name, value in own.items() if tensors[name].shape != value.shape), None)
         if wrong:
             raise ValueError(f"{wrong} has another shape")
         check_finite(path, {name: tensors[name] for name in own})
-        _restore(training, tensors, json.loads(metadata["ddm.state"]), own)
+        _restore(training, tensors, json.loads(metadata["ddm.state"]))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise DDMError(f"{path} is broken ({reason}). Remove it to train anew.") from error
 
 
-def _restore(
-    training: Resumable,
-    tensors: "dict[str, torch.Tensor]",
-    state: Mapping[str, Any],
-    own: "Mapping[str, torch.Tensor]",
-) -> None:
-    """Put a checkpoint's tensors and state into a run, whose own tensors of weights and averages are `own`."""
+def _learnt(training: "Training") -> "dict[str, torch.Tensor]":
+    """Weights and averages, which are restored in place."""
+    weights = {f"{number:05}.weight": parameter for number, parameter in enumerate(training.parameters)}
+    averages = training.averages.items()
+    return weights | {f"{phase}.{key}": value for phase, ema in averages for key, value in ema.state.items()}
+
+
+def _restore(training: "Training", tensors: "dict[str, torch.Tensor]", state: Mapping[str, Any]) -> None:
+    """Put a checkpoint's tensors and state into a run."""
     import torch
 
-    for name in training.FIGURES:
-        if name in tensors:  # an older version kept fewer
-            setattr(training, name, tensors.pop(name).to(training.base.device))
+    for owner in (training, training.objective):
+        for name in owner.state():
+            setattr(owner, name, tensors.pop(name).to(training.objective.base.device))
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in _learnt(training).items():
             value.copy_(tensors.pop(name))
-    for name, ema in training.averages.items():
-        ema.step = int(state["averaged"][name])
+    for phase, ema in training.averages.items():
+        ema.step = int(state["averaged"][phase])
     moments = {int(key): values for key, values in state["numbers"].items()}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
@@ -195,7 +144,95 @@ def _restore(
         training.save_memory()
 
 
-def checkpoint_size(training: Resumable) -> int:
-    """About how many bytes a checkpoint takes: weights, two moments and averages."""
-    weights = sum(parameter.nbytes for parameter in training.parameters)
-    return weights * (4 if training.averages else 3)
+class Checkpointing:
+    """Keeps a training's state in a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        training: whose state it is.
+        fingerprint: of everything that the steps depend on.
+        every: steps between checkpoints.
+    """
+
+    def __init__(self, path: Path, training: "Training", fingerprint: str, every: int):
+        self.path, self.training, self.fingerprint, self.every = path, training, fingerprint, every
+        self._step, self._time = 0, time.monotonic()  # of what was kept last
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        if not self.training.objective.ranks.agreed(self.path.exists):
+            return False
+        load_checkpoint(self.path, self.training, self.fingerprint)
+        self._step = self.training.step
+        return True
+
+    def check_room(self, files: Iterable[Path]) -> None:
+        """Refuse to begin what could not be kept: two checkpoints for a moment, or one and the files.
+
+        Raises:
+            DDMError: a disk has too little room.
+        """
+        training = self.training
+        weights = sum(parameter.nbytes for parameter in training.parameters)
+        size = weights * (4 if training.averages else 3)  # weights, two moments, averages
+        needed = max(size, weights) + (0 if self.path.exists() else size)
+        folders = dict.fromkeys(path.absolute().parent for path in (self.path, *files))
+        for folder in folders if training.objective.ranks.first else ():
+            room = free_space(folder)
+            if room < needed:
+                raise DDMError(
+                    f"The training needs {needed / 2**20:,.0f} MiB in {folder} for its checkpoints and the adapter, "
+                    f"and only {room / 2**20:,.0f} MiB are free. Free some space, or choose another place."
+                )
+
+    def check(self) -> None:
+        """Refuse to go on with what is not finite.
+
+        Raises:
+            DDMError: weights are not finite, or the last steps were not.
+        """
+        import torch
+
+        training, rate = self.training, self.training.objective.settings.learning_rate
+        finite = torch.stack([value.isfinite().all() for value in training.parameters]).all()
+        if not finite or training.consecutive_skips >= MAX_CONSECUTIVE_SKIPS:
+            raise DDMError(
+                f"Loss or gradients are no longer finite at step {training.step}, and did not recover. Train again "
+                f"with a learning rate lower than {rate:g}.",
+                "learning_rate",
+                "restart",
+            )
+
+    def save(self) -> None:
+        """Write the checkpoint; a state that is not finite does not replace the last good one. Errors as in `check`."""
+        self.check()
+        if self.training.objective.ranks.first:
+            save_checkpoint(self.path, self.training, self.fingerprint)
+        self._step, self._time = self.training.step, time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Write it after so many steps, after so many minutes, and after the last step. Errors as in `check`."""
+        step = self.training.step
+        due = step % self.every == 0 or step == self.training.objective.settings.steps
+        if due or time.monotonic() - self._time > CHECKPOINT_SECONDS:
+            self.save()
+
+    @contextmanager
+    def save_on_failure(self) -> Iterator[None]:
+        """Whatever ends the context, what was learnt since the last time is written, if it can be.
+
+        Raises:
+            DDMError: the memory ran out; says where the state is.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.training.consistent and self.training.step > self._step:
+                with suppress(DDMError):
+                    self.save()
+            if self.path.exists() and out_of_memory(error):
+                raise DDMError(
+                    f"{reason_of(error)} What was learnt is kept in {self.path}, to resume from.",
+                    "resume",
+                ) from error
+            raise

@@ -1,21 +1,20 @@
 """Objective `alignment`: the model is taught through its own sampling until a probe sees the target (2311.07604).
 
 Each step makes a batch of images of one prompt, lets the probes say who is in them, asks optimal transport who should
-be (see `debias.assignment`), and moves the model towards that, while images stay like those that the frozen model
+be (see `optimal_assignment`), and moves the model towards that, while images stay like those that the frozen model
 makes of the same noise. All randomness of a step is a function of (seed, step), so a resumed run gives the same file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...debias.core.error import DDMError
 from ...debias.methods.optimal_assignment import aims
-from ..loop.checkpoint import Resumable
-from ..loop.ema import Ema
+from ..loop.objective import Objective
 from ..models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
 from ..models.soft_tokens import SoftTokens
 from ..models.text import Text
@@ -30,11 +29,10 @@ if TYPE_CHECKING:
     from ..models.base import Base
     from ..sampling.differentiable_sampling import Trajectory
 
-TRAINED = ("unet", "text-encoder", "both", "tokens")
+# What can be trained, at which rate if nothing is said: tried on the embedded model. The paper has 5e-5 for SD 1.5.
+TRAINED = {"unet": 2e-3, "text-encoder": 2e-3, "both": 2e-3, "tokens": 5e-3}
 # λ_img of features or, for soft tokens, of latents; a LoRA that keeps its images' latents so much hardly moves.
 KEEP, KEEP_LATENTS = 8.0, 1.0
-# A run of so many steps without a finite gradient will not find back.
-MAX_SKIPPED = 20
 
 Extractor = Callable[["torch.Tensor"], "torch.Tensor"]  # float images [N, 3, H, W] in 0…1 → features [N, D]
 
@@ -75,18 +73,11 @@ class AlignmentSettings:
     average: float = 0.996
     seed: int = 0
 
-    def as_dict(self) -> dict[str, object]:
-        """Give the settings as JSON, for the file's metadata."""
-        return asdict(self) | {"learning_rate": self.peak_rate}
-
-    @property
-    def peak_rate(self) -> float:
-        """The learning rate."""
-        return RATES[self.train] if self.learning_rate is None else self.learning_rate
-
-
-# Those of U-Net, text encoder and tokens were tried on the embedded model; for SD 1.5 the paper has 5e-5 for LoRAs.
-RATES = {"unet": 2e-3, "text-encoder": 2e-3, "both": 2e-3, "tokens": 5e-3}
+    def __post_init__(self) -> None:
+        if self.train not in TRAINED:
+            raise DDMError(f"There is no {self.train!r} to train. Choose among {', '.join(TRAINED)}.")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", TRAINED[self.train])
 
 
 def usual_keep(train: str, extractors: int) -> float:
@@ -96,11 +87,12 @@ def usual_keep(train: str, extractors: int) -> float:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step makes: a prompt, a seed for each image, sampling steps, and which of them are learnt through."""
+    """What a step makes: a prompt, a seed for each image, sampling steps, and which of them are learnt through."""
 
+    step: int
     prompt: str
     seeds: Sequence[int]
-    steps: int
+    sampling_steps: int
     through: Sequence[int]
 
 
@@ -112,8 +104,8 @@ class Original:
     classes: Sequence[np.ndarray]
 
 
-class Alignment(Resumable):
-    """A run: base, what is trained on it, optimizer, and one method that makes a step.
+class Alignment(Objective):
+    """The base, what is trained on it, and the probes that it is trained by.
 
     Args:
         base: opened by `load_base`; it gets the LoRA "debias" or the soft tokens.
@@ -123,8 +115,9 @@ class Alignment(Resumable):
             however many prompts they have.
         settings: see `AlignmentSettings`.
         keep: extractors whose features the images shall keep; without one, their latents are compared.
-        note: told when memory has to be saved.
     """
+
+    weight_decay, smoothing = 1e-2, 0.1
 
     def __init__(
         self,
@@ -134,14 +127,8 @@ class Alignment(Resumable):
         families: Sequence[Sequence[str]],
         settings: AlignmentSettings,
         keep: Sequence[Extractor] = (),
-        note: Callable[..., None] | None = None,
     ):
-        import torch
-
-        if settings.train not in TRAINED:
-            raise DDMError(f"There is no {settings.train!r} to train. Choose among {', '.join(TRAINED)}.")
         self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
-        self.note = note or (lambda text: None)
         self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
         unet, texts = {"": base.unet}, base.text_encoders
         self.parts = {"unet": unet, "text-encoder": texts, "both": base.parts, "tokens": {}}[settings.train]
@@ -149,25 +136,21 @@ class Alignment(Resumable):
             add_lora(
                 model, ADAPTER, settings.rank, TEXT_TARGETS if part else ATTENTION, seed=settings.seed * 3 + number
             )
-        self.parameters = [p for model in self.parts.values() for p in lora_parameters(model, ADAPTER)]
+        learning = [p for model in self.parts.values() for p in lora_parameters(model, ADAPTER)]
         if settings.train == "tokens":
             base.soft_tokens = SoftTokens.from_vocabulary(base, settings.tokens, settings.seed)
-            self.parameters = list(base.soft_tokens.rows.values())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.peak_rate, weight_decay=1e-2)
-        named = {f"{number:05}": parameter for number, parameter in enumerate(self.parameters)}
-        self.averages = {"average": Ema(named, settings.average)}
+            learning = list(base.soft_tokens.rows.values())
+        self.learning, self.ema = {ADAPTER: learning}, settings.average
         self.scheduler = base.family.solver(base)
         self.cell = base.unet.config.sample_size
+        self.images = settings.batch_size
         # With gradients an image takes several times the memory that sampling it does.
         rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
-        self.most = min(rows, settings.batch_size)
-        self.step, self.skipped = 0, 0
-        self.loss = torch.zeros((), device=base.device)
+        self.micro_batches = -(-self.images // rows)
 
-    @property
-    def rows(self) -> int:
-        """How many images are made, and learnt through, at a time."""
-        return max(1, self.most // self.micro_batches)
+    def learning_rate(self, step: int) -> float:
+        """Constant after a warm-up over 10 steps."""
+        return self.settings.learning_rate * min(1.0, (step + 1) / 10)
 
     def draw(self, step: int) -> Draw:
         """Draw what a step makes; stateless."""
@@ -181,50 +164,30 @@ class Alignment(Resumable):
         steps = int(rng.integers(max(1, settings.sampling - 2), settings.sampling + 3))
         first = 4_000_000 + settings.seed * 10_000_019 + step * settings.batch_size
         return Draw(
+            step,
             family[order[place]],
             range(first, first + settings.batch_size),
             steps,
             drawn_steps(rng, steps, settings.through),
         )
 
-    def advance(self) -> None:
-        """Make one optimizer step; one whose gradient is not finite leaves everything as it was.
-
-        Raises:
-            DDMError: this has been so for many steps in a row, or the memory does not suffice for one image.
-        """
-        import torch
-
-        loss = None
-        while loss is None:
-            self.optimizer.zero_grad(set_to_none=True)
-            with suppress(torch.cuda.OutOfMemoryError):
-                loss = self._gradients()
-            if loss is None:  # what follows needs the memory that the error's traceback held
-                alone = self.rows == 1
-                self.micro_batches *= 1 if alone else 2
-                self.need_less("" if alone else f"it is {self.rows}", "through", "batch_size")
-        self._update(loss)
-        self.step += 1
-
-    def _gradients(self) -> "torch.Tensor":
-        """Make a step's images and their gradients; give the loss."""
-        import torch
-
-        base, settings, drawn = self.base, self.settings, self.draw(self.step)
-        noise = torch.stack([noise_of(seed, base.latent_channels, self.cell) for seed in drawn.seeds])
-        original = self._original(drawn, noise)
+    def backward(
+        self, step: int, micro_batches: int, scale: "torch.Tensor", stop: Callable[[], bool] | None = None
+    ) -> "torch.Tensor":
+        """Make a step's images, and pass the gradient of their loss on through the sampling; see `Objective`."""
+        settings, drawn = self.settings, self.draw(step)
+        rows = -(-self.images // micro_batches)
+        original = self._original(drawn, rows)
         texts, empty = self._encode([drawn.prompt, ""])
-        rows = [0] * settings.batch_size
-        text, none = (_leaf(part[rows]) for part in (texts, empty))
-        made = self._roll_out(noise, drawn.steps, text, none)
-        loss = self.loss_of(made, original)
+        text, none = (_leaf(part[[0] * self.images]) for part in (texts, empty))
+        made = self._roll_out(drawn, text, none, rows)
+        loss = self.loss(drawn, made, original) * scale
         loss.backward()
-        made.backward(base, text, none, settings.guidance, drawn.through, self.rows)
+        made.backward(self.base, text, none, settings.guidance, drawn.through, rows)
         _pass_on((texts, text), (empty, none))
         return loss.detach()
 
-    def loss_of(self, made: "Trajectory", original: Original) -> "torch.Tensor":
+    def loss(self, drawn: Draw, made: "Trajectory", original: Original) -> "torch.Tensor":
         """L_align + λ_img · w · Σ (1 − cos f): of images against their aims, and of features against the original.
 
         L_align is the mean of the cross-entropy over the images that are sure (c ≥ .8), summed over attributes; w is
@@ -237,7 +200,7 @@ class Alignment(Resumable):
         images = self._decode(made.latents)
         logits = [probe.logits(images) for probe in self.probes]
         seen = [part.detach().double().softmax(1).cpu().numpy() for part in logits]
-        rng = np.random.default_rng([settings.seed, 2, self.step])
+        rng = np.random.default_rng([settings.seed, 2, drawn.step])
         wanted = aims(seen, self.targets, rng)
         loss = made.latents.new_zeros(())
         for part, aim in zip(logits, wanted, strict=True):
@@ -252,53 +215,24 @@ class Alignment(Resumable):
                 loss = loss + settings.keep * (weight * (1 - F.cosine_similarity(now, then))).mean()
         return loss
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Put the running average in place of the weights for a while."""
-        (average,) = self.averages.values()
-        average.swap()
-        try:
-            yield
-        finally:
-            average.swap()
-
-    def _update(self, loss: "torch.Tensor") -> None:
-        import torch
-
-        gradients = [parameter.grad for parameter in self.parameters]
-        finite = loss.isfinite() and all(part is None or part.isfinite().all() for part in gradients)
-        self.skipped = 0 if finite else self.skipped + 1
-        if self.skipped >= MAX_SKIPPED:
-            raise DDMError(
-                f"The gradient has not been finite for {MAX_SKIPPED} steps. Train again with a learning rate lower "
-                f"than {self.settings.peak_rate:g}.",
-                "learning_rate",
-                "restart",
-            )
-        if finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.peak_rate * min(1.0, (self.step + 1) / 10)
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
-            self.averages["average"].update()
-            self.loss = loss if self.step == 0 else torch.lerp(self.loss, loss, 0.1)
-
-    def _original(self, drawn: Draw, noise: "torch.Tensor") -> Original:
+    def _original(self, drawn: Draw, rows: int) -> Original:
         import torch
 
         with torch.no_grad(), self._off():
             texts = self.base.encode_text([drawn.prompt, ""])
-            text, none = (texts[[row] * len(noise)] for row in range(2))
-            latents = self._roll_out(noise, drawn.steps, text, none).latents
+            text, none = (texts[[row] * self.images] for row in range(2))
+            latents = self._roll_out(drawn, text, none, rows).latents
             images = self._decode(latents)
             classes = [probe.logits(images).argmax(1).cpu().numpy() for probe in self.probes]
             return Original(self._features(latents, images), classes)
 
-    def _roll_out(self, noise: "torch.Tensor", steps: int, text: Text, none: Text) -> "Trajectory":
+    def _roll_out(self, drawn: Draw, text: Text, none: Text, rows: int) -> "Trajectory":
+        import torch
+
         guidance = self.settings.guidance
-        return roll_out(
-            self.base, self.scheduler, noise, steps, text, none if guidance != 1 else None, guidance, self.rows
-        )
+        noise = torch.stack([noise_of(seed, self.base.latent_channels, self.cell) for seed in drawn.seeds])
+        unconditional = none if guidance != 1 else None
+        return roll_out(self.base, self.scheduler, noise, drawn.sampling_steps, text, unconditional, guidance, rows)
 
     def _encode(self, prompts: Sequence[str]) -> list[Text]:
         """The prompt as the trained model reads it, and the empty one, before which no tokens are said."""

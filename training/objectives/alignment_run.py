@@ -1,14 +1,14 @@
 """A whole alignment: probes, targets and prompts → training → adapter or embedding, with checkpoints and resume."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...debias.adapter.lora_file import AdapterCard, save_adapter
-from ..loop.checkpoint import checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
+from ..loop.fit import StepProgress, Stop, fit, preview
+from ..loop.training import Training
 from ..models.lora import export_parts
 from .alignment import ADAPTER, Alignment, AlignmentSettings, Extractor
 
@@ -30,7 +30,7 @@ class AlignmentRun:
         depends: hashes of the files behind probes and `keep`: a checkpoint belongs to these.
         checkpoint_every: steps between checkpoints.
         checkpoint: where the state is kept; beside `out` if None.
-        gradient_checkpointing: save memory from the start; see `Alignment.save_memory`.
+        gradient_checkpointing: save memory from the start; see `Training.save_memory`.
         note: told what a user should know of the training.
     """
 
@@ -48,61 +48,41 @@ class AlignmentRun:
     note: Callable[..., None] | None = None
 
     def __post_init__(self) -> None:
-        self.training = Alignment(
-            self.base, self.probes, self.targets, self.families, self.settings, self.keep, self.note
-        )
+        self.objective = Alignment(self.base, self.probes, self.targets, self.families, self.settings, self.keep)
+        self.training = Training(self.objective, self.note)
         if self.gradient_checkpointing:
             self.training.save_memory()
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
-        facts = [self.base.identity, list(map(list, self.families)), list(map(str, self.targets)), list(self.depends)]
-        facts.append(self.settings.as_dict())
-        self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        families, targets = list(map(list, self.families)), list(map(str, self.targets))
+        self.fingerprint = fingerprint_of(
+            self.base.identity, families, targets, list(self.depends), asdict(self.settings)
+        )
+        self.checkpointing = Checkpointing(self.checkpoint, self.training, self.fingerprint, self.checkpoint_every)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was."""
-        remove_strays(self.checkpoint, self.out)
-        if not self.checkpoint.exists():
-            return False
-        load_checkpoint(self.checkpoint, self.training, self.fingerprint)
-        return True
+        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        return self.checkpointing.resume()
 
     def train(
         self,
-        progress: Callable[[int, int, float], None] | None = None,
-        stop: Callable[[], bool] | None = None,
+        progress: StepProgress = None,
+        stop: Stop = None,
         previews: "Previews | None" = None,
     ) -> bool:
-        """Train to the end, or until `stop` says so; the state is kept either way.
+        """Train to the end, or until `stop` says so; see `fit`.
 
         Args:
-            progress: called after each step with (step, steps, loss).
-            stop: asked before each step.
             previews: makes images now and then, and at the end, with the running average that the file will hold.
 
         Returns:
             Whether the run is complete; then the file is written and the checkpoint is gone.
-
-        Raises:
-            DDMError: as in `Alignment.advance`; or a file cannot be written.
         """
-        training, steps = self.training, self.settings.steps
-        while training.step < steps:
-            if stop and stop():
-                self._keep()
-                return False
-            training.advance()
-            if progress:
-                progress(training.step, steps, training.loss.item())
-            if training.step % self.checkpoint_every == 0 or training.step == steps:
-                self._keep()
-            if previews and (training.step % previews.every == 0 or training.step == steps):
-                with training.averaged():
-                    previews.make(training.step, stop)
-        self.save()
-        return True
-
-    def _keep(self) -> None:
-        save_checkpoint(self.checkpoint, self.training, self.fingerprint)
+        complete = fit(self.checkpointing, [self.out], progress, stop, previews)
+        if complete:
+            self.save()
+            if previews:
+                preview(self.training, previews, stop)
+        return complete
 
     def save(self) -> None:
         """Write the running average to the file, then remove the checkpoint."""
@@ -117,12 +97,12 @@ class AlignmentRun:
             architecture=base.architecture,
             prediction=base.prediction,
             concepts=list(dict.fromkeys(prompt for family in self.families for prompt in family))[:200],
-            training={**settings.as_dict(), "fingerprint": self.fingerprint},
+            training={**asdict(settings), "fingerprint": self.fingerprint},
             title=self.out.stem,
         )
         with self.training.averaged():
             if base.soft_tokens:
                 base.soft_tokens.save(self.out, card)
             else:
-                save_adapter(self.out, export_parts(self.training.parts, ADAPTER), card)
+                save_adapter(self.out, export_parts(self.objective.parts, ADAPTER), card)
         self.checkpoint.unlink(missing_ok=True)

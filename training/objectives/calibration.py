@@ -132,17 +132,17 @@ class GroupReader:
         own = [grouping.weighting.predicted_shares(0.0, part.membership) for part in grouping.groups]
         return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
 
-    def calibrate(self, start: np.ndarray | None = None) -> Calibration:
+    def calibrate(self, base_shares: np.ndarray | None = None) -> Calibration:
         """Measure the trained LoRA and find the factor that makes α = 1 what was promised.
 
         Args:
-            start: the shares at strength 0, if `base_shares` has read them.
+            base_shares: the shares at strength 0, if the method of that name has read them.
         """
         weighting = self.grouping.weighting
-        strengths, drawn = STRENGTHS if start is None else STRENGTHS[1:], self._drawn(self.images)
+        strengths, drawn = STRENGTHS if base_shares is None else STRENGTHS[1:], self._drawn(self.images)
         shares = self._read(strengths, drawn).mean(1)
-        if start is not None:
-            shares = np.concatenate([start[None], shares])
+        if base_shares is not None:
+            shares = np.concatenate([base_shares[None], shares])
         pairs = zip(self.grouping.groups, self.grouping.targets, strict=True)
         promised = [
             weighting.predicted_shares(1.0, part.membership) if weighting.by_indicator else target.shares

@@ -1,450 +1,247 @@
-"""A whole training run: images → latents → groups → loop → adapter file, with checkpoints and resume."""
+"""Objective `ddm`: weighted denoising over the whole α dial, whose minimiser is the score of q_α.
 
-import hashlib
-import json
+Every image of a batch draws its own α ~ U(−α_max, α_max) and is itself drawn with probability ∝ w_i(α); the model
+runs with the debias LoRA at that strength, and its denoising loss is the weighted ERM. Both sides of 0 are drawn so
+that what the images have in common is not learnt (see `BatchSampler`).
+A step takes its images from one bucket, so that all have one shape; over the steps, nothing changes.
+All randomness of a step is a function of (seed, step), so a run that was killed and resumed gives the same file: bit
+for bit on a CPU, on a GPU up to the rounding of sums whose order is not fixed there. A step's rows may be computed in
+micro-batches, one after another or by several processes: their gradients add up to those of the whole.
+
+A style LoRA is learnt first, on the plain draw, and stays as it is from then on: the adapter starts from base and
+style. Learnt side by side, the adapter takes up a part of what sets the images apart from the base, and its strength
+then moves that too.
+"""
+
+from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.adapter.lora_file import AdapterCard, save_adapter
-from ...debias.core.error import DDMError, reason_of
-from ...debias.core.io import kind_of, read_metadata
-from ...debias.groups.groups import concepts
-from ...debias.groups.weighting import PredictedCurve, Weighting, predict_curve, recommended_alpha
-from ..data.caption_table import CaptionTable
-from ..data.dataset import ImageSet
-from ..data.group_images import Grouper, Grouping, attributes
-from ..evaluation.adapter_page import page_path
-from ..loop.checkpoint import checkpoint_path, remove_strays
-from ..loop.checkpointing import Checkpointing
+from ...debias.core.batching import fitting_rows
+from ...debias.groups.weighting import Weighting
+from ..loop.batch_sampler import Batch, BatchSampler
 from ..loop.distributed import Ranks
-from ..loop.fair_training import FairTraining
+from ..loop.min_snr import min_snr_weight
+from ..loop.objective import Objective
+from ..loop.optimizer import build_optimizer
 from ..loop.settings import TrainSettings
-from ..models.base import Base
-from ..models.lora import export_parts, scale_lora
-from ..sampling.previews import Previews
-from .calibration import MIN_IMAGES, Calibration, GroupReader
+from ..models.lora import (
+    TARGETS,
+    TEXT_TARGETS,
+    add_lora,
+    lora_acts,
+    lora_parameters,
+    scale_lora,
+    set_alpha,
+    set_trainable,
+)
+from ..models.text import Text
 
 if TYPE_CHECKING:
     import torch
 
-READ_EVERY = 10
-# A card lists so many prompts of a set at most.
-LISTED = 200
+    from ..data.caption_table import CaptionTable
+    from ..data.latents import Latents
+    from ..models.base import Base
+
+# The gradients of float16 would vanish: the loss is multiplied by this at first.
+HALF_SCALE = 2.0**16
 
 
-class _Stopped(Exception):
-    """A look at the model's images is to stop."""
-
-
-@dataclass
-class Run:
-    """A prepared run.
+class DDM(Objective):
+    """The base with its LoRAs, the images' weights, and the loss.
 
     Args:
-        base: gets the LoRAs.
-        images: the set.
-        out: the adapter file to write.
-        style: the style file to write, if a style is to be learnt as well.
-        groups, target: as on the command line.
-        settings: of the loop.
-        checkpoint_every: steps between checkpoints.
-        report: called with (what, done, total) while groups are found.
-        checkpoint: where the state is kept; beside `out` if None.
-        ranks: the processes that train together; this one alone if None.
-        note: told what a user should know of the training.
+        base: opened by `load_base`; its U-Net gets the LoRAs `debias` and, with `style`, `style`; if the settings say
+            so, its text encoders do as well.
+        latents: of the images (every draw samples them anew).
+        captions: text table and rows.
+        weighting: the tempered weights.
+        settings: see `TrainSettings`.
+        style: train a style LoRA before the adapter.
+        ranks: the processes that share each step.
+
+    Attributes:
+        parts: what the LoRAs are on, as `Base.parts` names it.
+        base_group_shares: shares of every group in the base's own images; empty if they were not measured.
+        prompt_group_shares: those of each prompt (`GroupReader.shares_by_prompt`); empty if they were not measured.
+        correction_start_step: the first of the steps that correct each prompt by itself; `steps` if there are none.
+        alpha_range_scale: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
     """
 
-    base: Base
-    images: ImageSet
-    out: Path
-    style: Path | None = None
-    groups: str = "discovered"
-    target: str = "uniform"
-    settings: TrainSettings = field(default_factory=TrainSettings)
-    checkpoint_every: int = 100
-    report: Callable[[str, int, int], None] | None = None
-    checkpoint: Path | None = None
-    ranks: Ranks = field(default_factory=Ranks)
-    note: Callable[..., None] | None = None
+    TARGETS = TARGETS
 
-    def __post_init__(self) -> None:
-        grouper = Grouper(
-            self.base,
-            self.images.squares,
-            self.images.captions,
-            self.settings.seed,
-            self.report,
-            self.images.cache,
-        )
-        self.grouping: Grouping = self.ranks.agreed(lambda: grouper.group(self.groups, self.target, self.images.column))
-        self.concepts = grouper.names
-        if self.settings.by_prompt and (why := self._no_prompts()):
-            self.settings = replace(self.settings, by_prompt=0)
-            if self.note:
-                self.note(f"Prompts are not corrected one by one: {why}.", "by_prompt")
-        table = CaptionTable.build(
-            self.base, self.images.captions, self.grouping, self.settings.shuffle, self.images.cache
-        )
-        self.training = self._training(table)
-        self.checkpoint = self.checkpoint or checkpoint_path(self.out)
-        settings = self.settings.as_dict()
-        self.fingerprint = self._fingerprint(settings)
-        # Calibration comes after the last step: a run may be gone on with without it, or with more images.
-        del settings["calibrate"]
-        self.checkpointing = Checkpointing(
-            self.checkpoint, self.training, self._fingerprint(settings), self.checkpoint_every
-        )
-
-    def _fingerprint(self, settings: dict[str, Any]) -> str:
-        """Of everything that a run with these settings depends on."""
-        labels = self.groups.startswith("labels:")
-        columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
-        depends = [self.base.identity, self.images.fingerprint, self.groups, self.target, settings]
-        depends += [self.style is not None, [label for column in columns for label in column] if labels else None]
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-
-    def _no_prompts(self) -> str:
-        """Why the shares of each prompt cannot be read; empty if they can."""
-        if self.grouping.weighting.by_indicator:
-            return "no groups were found whose shares could be counted"
-        if (count := len(self.images.captions)) < MIN_IMAGES:
-            return f"{count} images do not teach what to count, {MIN_IMAGES} do"
-        return ""
-
-    def _training(self, captions: CaptionTable) -> FairTraining:
-        """The loop's own state: LoRAs on the base, and an optimizer."""
-        return FairTraining(
-            self.base,
-            self.images.latents,
-            captions,
-            self.grouping.weighting,
-            self.settings,
-            self.style is not None,
-            self.ranks,
-            self.note,
-        )
-
-    def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
-        return self.checkpointing.resume()
-
-    @property
-    def files(self) -> list[Path]:
-        """All that is written: the checkpoint first."""
-        return [self.checkpoint, self.out, *([self.style] if self.style else [])]
-
-    @property
-    def made(self) -> bool:
-        """Whether the files are there already, made by a run like this one in everything."""
-        if not all(kind_of(file) == "adapter" for file in self.files[1:]):
-            return False
-        card = AdapterCard.from_metadata(read_metadata(self.out))
-        return card.training.get("fingerprint") == self.fingerprint
-
-    def train(
+    def __init__(
         self,
-        progress: Callable[[int, int, float, float, float], None] | None = None,
-        stop: Callable[[], bool] | None = None,
-        calibration_progress: Callable[[int, int], None] | None = None,
-        previews: Previews | None = None,
-        base_progress: Callable[[int, int], None] | None = None,
-        prompts_progress: Callable[[int, int], None] | None = None,
-    ) -> bool:
-        """Train to the end, or until `stop` says so; the state is kept either way.
-
-        Args:
-            progress: called every 10 steps with (step, steps, loss, ESS at α = 1, learning rate).
-            stop: asked before each step, of training and of all that is sampled before and after it; and between the
-                micro-batches of one that is made in several. Once it says True, it must keep to that.
-            calibration_progress: called with (done, total) while the scale is calibrated.
-            previews: makes images now and then, and of the finished adapter.
-            base_progress: called with (done, total) while the base is measured, where that is needed.
-            prompts_progress: likewise while each prompt is measured, where each is corrected by itself.
-
-        Returns:
-            Whether the run is complete; then the files are written and the checkpoint is gone.
-
-        Raises:
-            DDMError: step after step is not finite, a file cannot be written or will have no room, or the memory does
-                not suffice. Whatever is raised, what was learnt is kept.
-        """
-        training, steps, checkpointing = self.training, self.settings.steps, self.checkpointing
-        # Several processes cannot agree in the middle of a step.
-        within = None if self.ranks.several else stop
-        if self.ranks.first:
-            remove_strays(*self.files, *map(page_path, self.files))
-        checkpointing.check_room(self.files)
-        with checkpointing.save_on_failure():
-            if self.needs_base_shares and not self._look("base_group_shares", self.base_shares, stop, base_progress):
-                return False
-            ess = self._reweigh()
-            while training.step < steps:
-                if training.step == training.correction_start_step and self.needs_prompt_shares:
-                    if not self._look("prompt_group_shares", self.shares_by_prompt, stop, prompts_progress):
-                        return False
-                    ess = self._reweigh()
-                if stop and self._agreed(stop):
-                    checkpointing.keep()
-                    return False
-                if not training.advance(within):
-                    continue
-                if training.step % READ_EVERY == 0 or training.step == steps:
-                    checkpointing.check()
-                    if progress:
-                        progress(
-                            training.step, steps, training.loss.item(), ess, training.learning_rate(training.step - 1)
-                        )
-                checkpointing.keep_if_due()
-                if previews and training.step % previews.every == 0 and training.step < steps:
-                    self._preview(previews, stop)
-            skipped = int(training.skipped)
-            if skipped and self.note:
-                self.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
-            complete = self._finish(stop, calibration_progress)
-        if complete and previews:
-            self._preview(previews, stop)
-        return complete
-
-    def _finish(self, stop: Callable[[], bool] | None, calibration_progress: Callable[[int, int], None] | None) -> bool:
-        """Calibrate and write the files; if that is stopped or fails, the checkpoint of the last step is there."""
-        with self.training.averaged():
-            calibrate = partial(self.calibrate, start=_known(self.training.base_group_shares))
-            try:
-                calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibration_progress))
-            except Exception as error:
-                raise DDMError(
-                    f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
-                    f"{reason_of(error)} Resume it; with 0 images to calibrate on, it is left as it was trained.",
-                    "resume",
-                    "calibrate",
-                ) from error
-            if complete:
-                self.save(calibration)
-                if calibration and calibration.warning and self.note:
-                    self.note(calibration.warning)
-        return complete
-
-    def _look(
-        self,
-        name: str,
-        look: Callable[[Callable[[int, int], None]], np.ndarray],
-        stop: Callable[[], bool] | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> bool:
-        """Let a figure of the training be the shares that are found in images; if stopped, the state is kept."""
+        base: "Base",
+        latents: "Latents",
+        captions: "CaptionTable",
+        weighting: Weighting,
+        settings: TrainSettings,
+        style: bool = False,
+        ranks: Ranks | None = None,
+    ):
         import torch
 
-        shares, complete = self.ranks.agreed(lambda: self._watched(look, stop, progress))
-        if complete:
-            setattr(self.training, name, self.base.moved(torch.as_tensor(shares, dtype=torch.float32)))
-        else:
-            self.checkpointing.keep()
-        return complete
+        self.base, self.latents, self.captions, self.settings = base, latents, captions, settings
+        self.ranks, self.max_grad_norm, self.ema = ranks or Ranks(), settings.max_grad_norm, settings.ema
+        self.loss_scale = HALF_SCALE if base.dtype == torch.float16 else 1.0
+        self.parts = base.parts if settings.text_encoder else {"": base.unet}
+        names = ("debias", "style") if style else ("debias",)
+        for number, name in enumerate(names):
+            for place, (part, model) in enumerate(self.parts.items()):
+                targets = TEXT_TARGETS if part else self.TARGETS
+                add_lora(model, name, settings.rank, targets, (place << 32) + settings.seed * 2 + number)
+        if base.device.type == "cuda":
+            base.unet.to(memory_format=torch.channels_last)
+        self.learning = {
+            name: [matrix for model in self.parts.values() for matrix in lora_parameters(model, name)] for name in names
+        }
+        self.weight = None
+        if settings.min_snr:
+            self.weight = min_snr_weight(base.schedule, settings.min_snr, base.prediction)
+        self.base_group_shares = self.prompt_group_shares = torch.empty(0, device=base.device)
+        self.alpha_range_scale = 1.0
+        self.sampler = self._sampler(weighting)
+        corrected = round(settings.prompt_share * (settings.steps - self.sampler.style_steps))
+        self.correction_start_step = settings.steps - (corrected if settings.by_prompt else 0)
+        self.images = len(self.ranks.rows(settings.batch_size))
+        if base.device.type == "cpu" and self.images:
+            # Only as many as it works on at a time: one that takes a minute for them is asked to stop between these.
+            # A GPU takes all at once, and says when it has no room.
+            fitting = fitting_rows(base.device, max(h * w for h, w in latents.cells), self.images)
+            self.micro_batches = -(-self.images // fitting)
 
-    def _reweigh(self) -> float:
-        """Draw by the weights for the shares that are known of the model's images; returns their ESS at α = 1."""
-        grouping, weighting = self.grouping, self.grouping.weighting
-        start, prompts = _known(self.training.base_group_shares), _known(self.training.prompt_group_shares)
-        if start is not None:
-            # Of two groups, calibration makes up for where the base stands.
-            several = [own if len(own) > 2 else None for own in grouping.by_attribute(start)]
-            weighting = weighting.starting_from(grouping.groups, several)
-        scale = self._alpha_range_scale(weighting)
-        if prompts is not None:
-            weighting = weighting.corrected(grouping.targets, grouping.by_attribute(prompts))
-        if weighting is not grouping.weighting or scale != self.training.alpha_range_scale:
-            self.training.reweigh(weighting, scale)
-        return weighting.effective_share(1.0)
+    def _sampler(self, weighting: Weighting) -> BatchSampler:
+        bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
+        style, timesteps = "style" in self.learning, partial(self.base.family.timesteps, self.base)
+        return BatchSampler(weighting, self.captions, self.settings, bucket, timesteps, style, self.alpha_range_scale)
 
-    def _alpha_range_scale(self, weighting: Weighting) -> float:
-        """How far the dial is trained; of the weights that training begins with, so that it stays as it is."""
-        return weighting.reach
-
-    def _agreed(self, stop: Callable[[], bool]) -> bool:
-        """Whether to stop; several processes stop at the same step, and do not ask each other at every one."""
-        if self.ranks.several and self.training.step % READ_EVERY:
-            return False
-        return self.ranks.any(stop())
-
-    def _preview(self, previews: Previews, stop: Callable[[], bool] | None) -> None:
-        """Make a preview; whatever goes wrong with it, the training goes on."""
-        if not self.ranks.first:
-            return
-        try:
-            with self.training.averaged():
-                previews.make(self.training.step, stop)
-        except Exception as error:
-            if self.note:
-                self.note(f"The preview of step {self.training.step} could not be made. {reason_of(error)}")
-
-    def _watched(
-        self,
-        look: Callable[[Callable[[int, int], None]], Any],
-        stop: Callable[[], bool] | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> tuple[Any, bool]:
-        """What a look at the model's images found, and whether it was not stopped."""
-
-        def watched(done: int, total: int) -> None:
-            if stop and stop():
-                raise _Stopped
-            if progress:
-                progress(done, total)
-
-        try:
-            return look(watched), True
-        except _Stopped:
-            return None, False
-
-    @property
-    def needs_base_shares(self) -> bool:
-        """Whether the base's own shares are still to be found: no scale could make up for those of many groups.
-
-        With a style the adapter starts from what that makes of the base: the set's own shares.
-        """
-        # A run that began without calibrating is not turned round when it is gone on with.
-        grouping, unknown = self.grouping, not len(self.training.base_group_shares) and not self.training.step
-        several = any(len(part.names) > 2 for part in grouping.groups)
-        return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
-
-    def base_shares(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Shares of every group in the base's own images."""
-        return self._reader(progress).base_shares()
-
-    @property
-    def needs_prompt_shares(self) -> bool:
-        """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
-        return bool(self.settings.by_prompt) and not len(self.training.prompt_group_shares)
-
-    def shares_by_prompt(self, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Shares of every group in the images of each prompt, at the strength that would be α = 1 now."""
-        with self.training.averaged():
-            return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
-
-    def calibrate(
-        self, progress: Callable[[int, int], None] | None = None, start: np.ndarray | None = None
-    ) -> Calibration | None:
-        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few images teach it.
+    def reweigh(self, weighting: Weighting, alpha_range_scale: float = 1.0) -> None:
+        """Draw the images by other weights from now on.
 
         Args:
-            start: what `base_shares` found.
+            alpha_range_scale: how many times as far as usual the α go. The LoRA has so much less strength, so that what
+                it learns at the ends of the dial takes weights of the usual size.
         """
-        if not self._reads:
-            return None
-        return self._reader(progress).calibrate(start)
+        for model in self.parts.values():
+            scale_lora(model, "debias", self.alpha_range_scale / alpha_range_scale)
+        self.alpha_range_scale = alpha_range_scale
+        self.sampler = self._sampler(weighting)
 
-    @property
-    def _reads(self) -> bool:
-        """Whether the model's images are looked at, and there are enough to learn from what to see in them."""
-        return bool(self.settings.calibrate) and len(self.images.captions) >= MIN_IMAGES
+    def learning_rate(self, step: int) -> float:
+        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each.
 
-    def _reader(self, progress: Callable[[int, int], None] | None) -> GroupReader:
-        images, settings = self.images, self.settings
-        return GroupReader(
-            self.base,
-            images.squares,
-            images.captions,
-            self.grouping,
-            settings.calibrate,
-            settings.seed,
-            progress,
-            images.cache,
-        )
-
-    @property
-    def seen(self) -> list[dict[str, Any]]:
-        """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
-
-        Captions of few images are one of these together.
+        The steps that correct each prompt have half of it.
         """
-        shares = _known(self.training.prompt_group_shares)
-        if shares is None:
-            return []
-        grouping, (names, index) = self.grouping, concepts(self.images.captions)
-        return [
-            {
-                "prompts": [names[number] for number in np.unique(index[grouping.weighting.concept == one])[:LISTED]],
-                "found": grouping.named(grouping.by_attribute(shares[one])),
-            }
-            for one in range(len(shares[:LISTED]))
-        ]
+        ends = (0, self.sampler.style_steps, self.correction_start_step, self.settings.steps)
+        phase = bisect_right(ends, min(step, self.settings.steps - 1))
+        done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
+        late = 0.5 * (1 + np.cos(np.pi * done / steps))
+        peak = self.settings.learning_rate * (0.5 if phase == 3 else 1.0)
+        return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
 
-    @property
-    def curve(self) -> PredictedCurve:
-        """The predicted curve of the first attribute."""
-        return predict_curve(self.grouping.weighting, self.grouping.groups[0].membership, self.grouping.targets[0])
+    def phase(self, step: int) -> str:
+        """The style first, then the adapter."""
+        return "style" if step < self.sampler.style_steps else "debias"
 
-    @property
-    def recommended(self) -> float:
-        """The recommended α for all attributes together."""
-        return recommended_alpha(self.grouping.weighting, self.grouping.groups, self.grouping.targets)
+    def build_optimizer(self) -> "torch.optim.Optimizer":
+        """The one that the settings name; errors as in `build_optimizer`."""
+        return build_optimizer(self.settings.optimizer, self.parameters, self.settings.learning_rate)
 
-    def card(self, calibration: Calibration | None = None) -> AdapterCard:
-        """What the adapter was trained for."""
-        groups, curve = self.grouping.groups, self.curve
-        points = zip(curve.alphas, curve.shares, curve.distance, curve.effective_share, strict=True)
-        return AdapterCard(
-            groups=self.groups,
-            target={
-                name: round(float(share), 6)
-                for part, goal in zip(groups, self.grouping.targets, strict=True)
-                if part.source != "discovered"
-                for name, share in zip(part.names, goal.shares, strict=True)
-            }
-            or None,
-            alpha_max=self.settings.alpha_max,
-            recommended_alpha=self.recommended,
-            base_hash=self.base.hash,
-            architecture=self.base.architecture,
-            prediction=self.base.prediction,
-            concepts=self.concepts[:LISTED],
-            predicted=[
-                {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
-                for a, s, d, e in points
-            ],
-            training={
-                **self.settings.as_dict(),
-                "images": len(self.images.captions),
-                "resolution": self.base.image_size,
-                "found": self.grouping.found,
-                "calibration": asdict(calibration) if calibration else None,
-                "prompts": self.seen,
-                "fingerprint": self.fingerprint,
-            },
-            title=self.out.stem,
-        )
+    def state(self) -> "dict[str, torch.Tensor]":
+        """What the weights were corrected by."""
+        return {name: getattr(self, name) for name in ("base_group_shares", "prompt_group_shares")}
 
-    def save(self, calibration: Calibration | None = None) -> None:
-        """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""
-        parts = self.training.parts
-        if calibration:
-            for model in parts.values():
-                scale_lora(model, "debias", calibration.scale)
-        if not self.ranks.first:
-            return
-        card = self.card(calibration)
-        if self.style:
-            style = AdapterCard(
-                objective="style",
-                groups=self.groups,
-                base_hash=self.base.hash,
-                architecture=card.architecture,
-                prediction=card.prediction,
-                concepts=self.concepts[:LISTED],
-                training=card.training,
-                title=self.style.stem,
-                description="Style learnt with a DDM adapter; use it at strength 1.",
-            )
-            save_adapter(self.style, export_parts(parts, "style"), style)
-        save_adapter(self.out, export_parts(parts, "debias"), card)
-        self.checkpoint.unlink(missing_ok=True)
+    def draw(self, step: int) -> Batch:
+        """Draw the rows of a step (see `BatchSampler`)."""
+        return self.sampler.draw(step)
 
+    def backward(
+        self, step: int, micro_batches: int, scale: "torch.Tensor", stop: Callable[[], bool] | None = None
+    ) -> "torch.Tensor | None":
+        """Add the gradients of the batch's mean loss, one micro-batch after another; see `Objective`."""
+        import torch
 
-def _known(figure: "torch.Tensor") -> np.ndarray | None:
-    """A figure of the training; None if nobody has looked."""
-    return figure.double().cpu().numpy() if len(figure) else None
+        batch = self.draw(step)
+        count, total = len(batch.image), torch.zeros((), device=self.base.device)
+        if "style" in self.learning:
+            for model in self.parts.values():
+                set_trainable(model, "style", batch.style)
+        # Of all rows, so that each has its own, whoever computes it.
+        noises = self._noises(step, (count, self.base.latent_channels, *self.latents.cells[batch.image[0]]))
+        for number, rows in enumerate(np.array_split(self.ranks.rows(count), micro_batches)):
+            if not len(rows):
+                continue
+            if number and stop and stop():
+                return None
+            part = batch[rows]
+            mean, std, mask = self.latents.fetch(part.image, part.flip)
+            posterior_noise, noise = (self.base.moved(values[torch.as_tensor(rows)]) for values in noises)
+            losses = self.loss(part, mean + std * posterior_noise, noise, mask)
+            loss = (losses * (scale / count)).sum()
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _noises(self, step: int, shape: tuple[int, ...]) -> "tuple[torch.Tensor, torch.Tensor]":
+        """The noise that latents are drawn from their posterior with, and the noise that is put on them."""
+        import torch
+
+        generator = torch.Generator().manual_seed((self.settings.seed << 32) + step)
+        posterior_noise, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        if self.settings.noise_offset:
+            noise = noise + self.settings.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
+        return posterior_noise, noise
+
+    def loss(
+        self, batch: Batch, latents: "torch.Tensor", noise: "torch.Tensor", mask: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        """Each row's λ(t) ‖m · (f(x_t, t, c; α) − target)‖²: the target is the noise (or v), or the base's own answer.
+
+        Args:
+            latents, noise: [B, C, h, w].
+            mask: [B, 1, h, w] weight m of each latent cell; None for 1.
+
+        Returns:
+            [B], mean over the cells.
+        """
+        import torch
+
+        base = self.base
+        t = base.moved(torch.as_tensor(batch.timestep))
+        noisy, target = base.noisy(latents, noise, t), base.target(latents, noise, t)
+        anchored = np.flatnonzero(batch.anchor >= 0)
+        if len(anchored):
+            rows = base.moved(torch.as_tensor(anchored))
+            self._set_alpha(0.0)
+            with torch.no_grad():
+                answer = base.predict(noisy[rows], t[rows], self._text(batch.anchor[anchored]))
+            target = target.index_copy(0, rows, answer)
+            if mask is not None:  # what the base answers holds for the whole image
+                mask = mask.index_fill(0, rows, 1.0)
+        self._set_alpha(batch.alpha)
+        error = (base.predict(noisy, t, self._text(batch.text)) - target).square()
+        losses = (error if mask is None else error * mask).mean((1, 2, 3))
+        return losses if self.weight is None else losses * self.weight[t]
+
+    def _set_alpha(self, alpha: "float | np.ndarray") -> None:
+        for model in self.parts.values():
+            set_alpha(model, "debias", alpha)
+
+    def _text(self, rows: np.ndarray) -> Text:
+        """Sentences of the table as the text encoders read them: anew, with gradients, where a LoRA acts on these."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        if not any(map(lora_acts, self.base.text_encoders.values())):
+            return self.captions.table[rows]
+        said = [self.captions.sentences[row] for row in rows]
+        read = partial(self.base.encode_text, said, gradient=torch.is_grad_enabled())
+        # The encoders' own checkpointing is for their training mode alone, with its dropout.
+        again = self.base.unet.is_gradient_checkpointing
+        text = checkpoint(read, use_reentrant=False, preserve_rng_state=False) if again else read()
+        return text.float()

@@ -13,12 +13,10 @@ import numpy as np
 from ...debias.adapter.lora_file import AdapterCard
 from ...debias.methods.ddm_indicator import DDMIndicator, indicator_entropy, paper_loss
 from ..loop.batch_sampler import Batch
-from ..loop.fair_training import FairTraining
-from ..loop.optimizer import build_optimizer
-from ..loop.settings import TrainSettings
 from ..models.lora import set_alpha
 from .calibration import Calibration
-from .ddm import Run
+from .ddm import DDM
+from .ddm_run import Run
 
 if TYPE_CHECKING:
     import torch
@@ -30,35 +28,12 @@ if TYPE_CHECKING:
 MEASURED = 256
 
 
-class PlainSampler:
-    """Draws the rows of each step: images that have a class, and timesteps, evenly; stateless, as `BatchSampler` is."""
-
-    style_steps = 0
-
-    def __init__(self, rows: np.ndarray, captions: "CaptionTable", settings: TrainSettings, timesteps: int):
-        self.rows, self.captions, self.settings, self.timesteps = rows, captions, settings, timesteps
-
-    def draw(self, step: int, count: int | None = None) -> Batch:
-        """Draw the rows of one step; as many as a batch has, if `count` says nothing else."""
-        rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch_size
-        image = rng.choice(self.rows, count)
-        return Batch(
-            image=image,
-            flip=np.zeros(count, dtype=bool),
-            alpha=np.ones(count, dtype=np.float32),
-            timestep=rng.integers(self.timesteps, size=count),
-            text=self.captions.neutral[image, 0],
-            anchor=np.full(count, -1),
-            style=False,
-        )
-
-
-class DDMPaperTraining(FairTraining):
-    """The trainer's loop with the paper's draws and loss; the indicator is learnt along, and then discarded.
+class DDMPaper(DDM):
+    """The paper's draws and loss; the indicator is learnt along, and then discarded.
 
     Args:
         groups: the classes; images of none are left out.
-        given: what `FairTraining` takes; latents of one shape.
+        given: what `DDM` takes; latents of one shape.
     """
 
     TARGETS = ("to_q", "to_v")
@@ -71,42 +46,46 @@ class DDMPaperTraining(FairTraining):
         self.classes = torch.as_tensor(groups.membership.argmax(1), device=base.device)
         size = int(np.prod(self.latents.shape[1:]))
         self.indicator = DDMIndicator(size, len(groups.names), settings.seed).to(base.device)
-        self.parameters = [*self.parameters, *self.indicator.parameters()]
-        self.learning = {"debias": self.parameters}
-        self.optimizer = build_optimizer(settings.optimizer, self.parameters, settings.learning_rate)
-        rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
-        self.sampler = PlainSampler(rows, self.captions, settings, len(base.schedule))
+        self.learning = {"debias": [*self.learning["debias"], *self.indicator.parameters()]}
+        self.rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""
         return self.settings.learning_rate
 
+    def draw(self, step: int, count: int | None = None) -> Batch:
+        """Draw images that have a class, and timesteps, evenly: a batch, or `count` of them."""
+        rng, count = np.random.default_rng([self.settings.seed, step]), count or self.settings.batch_size
+        image = rng.choice(self.rows, count)
+        return Batch(
+            image=image,
+            flip=np.zeros(count, dtype=bool),
+            alpha=np.ones(count, dtype=np.float32),
+            timestep=rng.integers(len(self.base.schedule), size=count),
+            text=self.captions.neutral[image, 0],
+            anchor=np.full(count, -1),
+            style=False,
+        )
+
     def entropy(self) -> tuple[float, float]:
-        """Mean and std of the indicator's entropy on noisy images, as the paper evaluates itself."""
+        """Mean and standard deviation of the indicator's entropy on noisy images, as the paper evaluates itself."""
         import torch
 
-        batch = self.sampler.draw(self.settings.steps, MEASURED)
+        batch = self.draw(self.settings.steps, MEASURED)
         mean, _, _ = self.latents.fetch(batch.image, batch.flip)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(self.settings.seed)).to(mean)
         with torch.no_grad():
             return indicator_entropy(self.indicator(self._denoised(batch, mean, noise)))
 
-    def _add_gradients(
-        self,
-        batch: Batch,
-        latents: "torch.Tensor",
-        noise: "torch.Tensor",
-        loss_mask: "torch.Tensor | None",
-        factor: "torch.Tensor",
+    def loss(
+        self, batch: Batch, latents: "torch.Tensor", noise: "torch.Tensor", mask: "torch.Tensor | None" = None
     ) -> "torch.Tensor":
+        """Each row's (1 − α) ‖ε̂ − ε‖² + α times the cross-entropy of the indicator on ε̂ (see `paper_loss`): [B]."""
         import torch
 
         predicted = self._denoised(batch, latents, noise)
         classes = self.classes[self.base.moved(torch.as_tensor(batch.image))]
-        losses = paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
-        loss = losses.sum() * factor
-        loss.backward()
-        return loss.detach()
+        return paper_loss(predicted, noise, self.indicator(predicted), classes, self.settings.paper_alpha)
 
     def _denoised(self, batch: Batch, latents: "torch.Tensor", noise: "torch.Tensor") -> "torch.Tensor":
         """ε̂ [B, C, h, w], with the LoRA at strength 1."""
@@ -122,24 +101,24 @@ class DDMPaperRun(Run):
 
     needs_base_shares = False  # its loss does not ask where the base stands
 
-    def _training(self, captions: "CaptionTable") -> DDMPaperTraining:
-        return DDMPaperTraining(
-            self.grouping.groups[0],
+    def _objective(self, captions: "CaptionTable") -> DDMPaper:
+        grouping = self.grouping
+        return DDMPaper(
+            grouping.groups[0],
             self.base,
             self.images.squares,
             captions,
-            self.grouping.weighting,
+            grouping.weighting,
             self.settings,
             False,
             self.ranks,
-            self.note,
         )
 
     def _alpha_range_scale(self, weighting: object) -> float:
         """Its strength is 1 all the time."""
         return 1.0
 
-    def calibrate(self, progress: Callable[[int, int], None] | None = None, start: object = None) -> None:
+    def calibrate(self, progress: Callable[[int, int], None] | None = None, base_shares: object = None) -> None:
         """Nothing: the paper promises no shares that a scale could be set to."""
 
     @property
@@ -149,7 +128,7 @@ class DDMPaperRun(Run):
 
     def card(self, calibration: Calibration | None = None) -> AdapterCard:
         """What the adapter was trained for, and what the paper measures of itself."""
-        mean, std = self.training.entropy()
+        mean, std = self.objective.entropy()
         card = super().card(calibration)
         return replace(
             card,

@@ -1,28 +1,29 @@
 """Invariant guidance (arXiv 2412.08480): group inference, and training of the small module beside a frozen base."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...debias.core.error import DDMError
 from ...debias.groups.diffusion_classifier import denoising_errors
 from ...debias.groups.groups import concepts
 from ...debias.methods.group_inference import infer_groups, invariant_loss
 from ...debias.methods.invariant_module import new_module
-from ..loop.checkpoint import Resumable, checkpoint_path, load_checkpoint, remove_strays, save_checkpoint
+from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
+from ..loop.fit import StepProgress, Stop, fit
+from ..loop.objective import Objective
+from ..loop.training import Training
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data.dataset import ImageSet
     from ..models.base import Base
 
 # The noise levels over which an image's loss is averaged.
 TIMESTEPS = (100, 300, 500, 700, 900)
-READ_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,21 @@ class InvariantSettings:
     seed: int = 0
 
 
-class InvariantTraining(Resumable):
-    """A run: the frozen base, the module, the groups, and one method that makes a step.
+class Batch(NamedTuple):
+    """What B images of a step are: latents and noise [B, C, h, w], timesteps, rows of the text table, groups [B, G]."""
+
+    latents: "torch.Tensor"
+    noise: "torch.Tensor"
+    timestep: "torch.Tensor"
+    text: "torch.Tensor"
+    groups: "torch.Tensor"
+
+
+class Invariant(Objective):
+    """The frozen base, the module that is learnt beside it, and the groups that it is to serve alike.
 
     Args:
-        base: frozen; nothing on it is changed.
+        base: nothing on it is changed.
         images: their shares are those of the base, as far as one knows.
         settings: see `InvariantSettings`.
         report: called with (what, done, total) while the base is measured.
@@ -95,94 +106,77 @@ class InvariantTraining(Resumable):
             asdict(settings),
             settings.seed,
         ).to(base.device)
-        self.parameters = list(self.module.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
-        self.step = 0
-        self.loss = torch.zeros((), device=base.device)
+        self.learning = {"module": list(self.module.parameters())}
 
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that the run depends on."""
-        depends = [self.base.identity, self.images.fingerprint, asdict(self.settings)]
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    def learning_rate(self, step: int) -> float:
+        """A cosine down to 0."""
+        return self.settings.learning_rate * 0.5 * (1 + np.cos(np.pi * step / self.settings.steps))
 
-    def advance(self) -> None:
-        """Make one optimizer step; its randomness is a function of seed and step."""
+    def draw(self, step: int) -> Batch:
+        """Draw images, timesteps (stratified), captions and noise; stateless."""
         import torch
 
-        base, settings, device = self.base, self.settings, self.base.device
-        rng = np.random.default_rng([settings.seed, self.step])
-        generator = torch.Generator().manual_seed((settings.seed << 32) + self.step)
+        settings, moved = self.settings, self.base.moved
+        rng = np.random.default_rng([settings.seed, step])
+        generator = torch.Generator().manual_seed((settings.seed << 32) + step)
         count = settings.batch_size
         rows = rng.integers(len(self.concept), size=count)
         text = np.where(rng.random(count) < settings.caption_dropout, self.empty, self.concept[rows])
-        times = (rng.permutation(np.arange(count) + rng.random(count)) / count * len(base.schedule)).astype(int)
-        image, t, text = (torch.as_tensor(part, device=device) for part in (rows, times, text))
+        times = rng.permutation(np.arange(count) + rng.random(count)) / count * len(self.base.schedule)
         mean, std, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
-        posterior_noise, noise = (torch.randn(mean.shape, generator=generator).to(device) for _ in range(2))
-        latents = mean + std * posterior_noise
-        noisy = base.noisy(latents, noise, t)
+        posterior_noise, noise = (moved(torch.randn(mean.shape, generator=generator)) for _ in range(2))
+        image, timestep, text = (moved(torch.as_tensor(part)) for part in (rows, times.astype(int), text))
+        return Batch(mean + std * posterior_noise, noise, timestep, text, self.groups[image])
+
+    def loss(self, batch: Batch) -> "torch.Tensor":
+        """mean_g(L_g) + λ·Var_g(L_g) of the denoising losses, where the module adds to the base's answer."""
+        import torch
+
+        base, text = self.base, self.table[batch.text]
+        noisy = base.noisy(batch.latents, batch.noise, batch.timestep)
         with torch.no_grad():
-            answer = base.predict(noisy, t, self.table[text])
-        answer = answer + self.module(noisy, t, self.table[text].tokens)
-        losses = (answer - base.target(latents, noise, t)).square().mean((1, 2, 3))
-        loss = invariant_loss(losses, self.groups[image], settings.variance)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + np.cos(np.pi * self.step / settings.steps))
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
-        self.step += 1
+            answer = base.predict(noisy, batch.timestep, text)
+        answer = answer + self.module(noisy, batch.timestep, text.tokens)
+        target = base.target(batch.latents, batch.noise, batch.timestep)
+        losses = (answer - target).square().mean((1, 2, 3))
+        return invariant_loss(losses, batch.groups, self.settings.variance)
 
-    def train(
+
+class InvariantRun:
+    """A whole training, from images to the module's file.
+
+    Args:
+        base, images, settings, report: see `Invariant`.
+        out: the file to write.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    def __init__(
         self,
+        base: "Base",
+        images: "ImageSet",
         out: Path,
+        settings: InvariantSettings,
         checkpoint_every: int = 100,
-        progress: Callable[[int, int, float], None] | None = None,
-        stop: Callable[[], bool] | None = None,
-        resume: bool = False,
-    ) -> bool:
-        """Train to the end, or until `stop` says so; the state is kept beside `out` either way.
+        report: Callable[[str, int, int], None] | None = None,
+    ):
+        self.objective, self.out = Invariant(base, images, settings, report), out
+        self.training = Training(self.objective)
+        fingerprint = fingerprint_of(base.identity, images.fingerprint, asdict(settings))
+        self.checkpointing = Checkpointing(checkpoint_path(out), self.training, fingerprint, checkpoint_every)
 
-        Args:
-            out: the file to write.
-            checkpoint_every: steps between checkpoints.
-            progress: called every ten steps with (step, steps, loss).
-            stop: asked before each step.
-            resume: go on from the checkpoint, if there is one.
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        return self.checkpointing.resume()
+
+    def train(self, progress: StepProgress = None, stop: Stop = None) -> bool:
+        """Train to the end, or until `stop` says so; see `fit`.
 
         Returns:
             Whether the run is complete; then the file is written and the checkpoint is gone.
-
-        Raises:
-            DDMError: the loss is no longer finite, a checkpoint of another run, or a file cannot be written.
         """
-        kept, steps = checkpoint_path(out), self.settings.steps
-        if resume and kept.exists():
-            remove_strays(kept, out)
-            load_checkpoint(kept, self, self.fingerprint)
-        while self.step < steps:
-            if stop and stop():
-                save_checkpoint(kept, self, self.fingerprint)
-                return False
-            self.advance()
-            if self.step % READ_EVERY == 0 or self.step == steps:
-                self._check()
-                if progress:
-                    progress(self.step, steps, self.loss.item())
-            if self.step % checkpoint_every == 0:
-                save_checkpoint(kept, self, self.fingerprint)
-        self.module.save(out)
-        kept.unlink(missing_ok=True)
-        return True
-
-    def _check(self) -> None:
-        if not self.loss.isfinite():
-            raise DDMError(
-                f"The loss is no longer finite at step {self.step}. Train again with a learning rate lower "
-                f"than {self.settings.learning_rate:g}.",
-                "learning_rate",
-                "restart",
-            )
+        complete = fit(self.checkpointing, [self.out], progress, stop)
+        if complete:
+            self.objective.module.save(self.out)
+            self.checkpointing.path.unlink(missing_ok=True)
+        return complete

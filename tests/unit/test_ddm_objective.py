@@ -13,12 +13,13 @@ from comfyui_ddm.training.data.caption_table import CaptionTable
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.loop.batch_sampler import GRID, BatchSampler
-from comfyui_ddm.training.loop.fair_training import FairTraining
 from comfyui_ddm.training.loop.settings import TrainSettings
+from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.family import named_family
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.text import Text
+from comfyui_ddm.training.objectives.ddm import DDM
 
 CAPTIONS = ["a doctor", "a judge"] * 6
 LABELS = ["man"] * 8 + ["woman"] * 4
@@ -180,7 +181,7 @@ def training(tiny_base):
         table = CaptionTable.build(base, CAPTIONS, found)
         settings = TrainSettings(**{"steps": 6, "batch_size": 4, "rank": 2, **changes})
         latents = Latents.of(latents, torch.full_like(latents, 0.1))
-        return FairTraining(base, latents, table, found.weighting, settings, style)
+        return Training(DDM(base, latents, table, found.weighting, settings, style))
 
     return make
 
@@ -205,16 +206,16 @@ def test_a_step_is_finite_and_alpha_0_stays_what_the_base_was(training, tiny_bas
         run.advance()
     assert run.step == 3 and torch.isfinite(run.loss) and run.loss > 0
     assert all(torch.isfinite(parameter).all() for parameter in run.parameters)
-    set_alpha(run.base.unet, "debias", 0.0)
-    assert torch.equal(output(run.base.unet, latents), before)
-    set_alpha(run.base.unet, "debias", 1.0)
-    assert not torch.equal(output(run.base.unet, latents), before)
+    set_alpha(run.objective.base.unet, "debias", 0.0)
+    assert torch.equal(output(run.objective.base.unet, latents), before)
+    set_alpha(run.objective.base.unet, "debias", 1.0)
+    assert not torch.equal(output(run.objective.base.unet, latents), before)
 
 
 def test_the_base_itself_is_not_trained(training):
     run = training()
     names = {id(parameter) for parameter in run.parameters}
-    learning = {id(p) for p in run.base.unet.parameters() if p.requires_grad}
+    learning = {id(p) for p in run.objective.base.unet.parameters() if p.requires_grad}
     assert learning == names and len(names) > 0
 
 
@@ -222,16 +223,18 @@ def masked(run, rows):
     """The masks of the run's images: of some of them, the left half counts."""
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, :4] = 255
-    run.latents = replace(run.latents, masks=[(mask,) if row in rows else None for row in range(len(run.latents))])
+    run.objective.latents = replace(
+        run.objective.latents, masks=[(mask,) if row in rows else None for row in range(len(run.objective.latents))]
+    )
 
 
 def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training):
     run = training(words=("man", "woman"), keep=0.0)
-    batch = run.sampler.draw(0)
-    _, _, weight = run.latents.fetch(batch.image, batch.flip)
+    batch = run.objective.sampler.draw(0)
+    _, _, weight = run.objective.latents.fetch(batch.image, batch.flip)
     assert weight is None
     masked(run, range(12))
-    _, _, weight = run.latents.fetch(batch.image, batch.flip)
+    _, _, weight = run.objective.latents.fetch(batch.image, batch.flip)
     assert weight.mean((1, 2, 3)) == pytest.approx(np.ones(4)) and weight[0, 0, 0].tolist() == pytest.approx(
         [1 / 0.55] * 4 + [0.1 / 0.55] * 4
     )
@@ -246,8 +249,8 @@ def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch
     masked(run, range(12))
     error = torch.zeros(4, 4, 8, 8)
     error[..., 4:] = 2.0
-    monkeypatch.setattr(run.base, "target", lambda latents, noise, t: torch.zeros_like(latents))
-    monkeypatch.setattr(run.base, "predict", lambda *_: error + 0 * sum(p.sum() for p in run.parameters))
+    monkeypatch.setattr(run.objective.base, "target", lambda latents, noise, t: torch.zeros_like(latents))
+    monkeypatch.setattr(run.objective.base, "predict", lambda *_: error + 0 * sum(p.sum() for p in run.parameters))
     run.advance()
     assert run.loss == pytest.approx(4 * 0.1 / 0.55 / 2)
 
@@ -255,14 +258,14 @@ def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch
 def test_a_mask_is_mirrored_with_its_image(training):
     run = training()
     masked(run, [0])
-    run.latents = replace(run.latents, mirrors=[run.latents.rows[0], *[None] * 11])
-    mean, _, weight = run.latents.fetch(np.array([0, 0, 1]), np.array([True, False, True]))
+    run.objective.latents = replace(run.objective.latents, mirrors=[run.objective.latents.rows[0], *[None] * 11])
+    mean, _, weight = run.objective.latents.fetch(np.array([0, 0, 1]), np.array([True, False, True]))
     assert torch.allclose(weight[0], weight[1].flip(-1)) and not torch.allclose(weight[0], weight[1])
     assert (weight[2] == 1).all() and torch.equal(mean[0], mean[1])
 
 
 def gradient(run, name):
-    return sum(float(p.grad.abs().sum()) for p in lora_parameters(run.base.unet, name) if p.grad is not None)
+    return sum(float(p.grad.abs().sum()) for p in lora_parameters(run.objective.base.unet, name) if p.grad is not None)
 
 
 def test_the_style_is_learnt_first_and_then_left_as_it_is(training):
@@ -283,16 +286,16 @@ def test_a_batch_of_one_is_no_crash(training):
 
 def test_the_learning_rate_warms_up_and_decays_to_a_twentieth(training):
     run = training(steps=200, learning_rate=1e-2)
-    rates = [run.learning_rate(step) for step in range(201)]
+    rates = [run.objective.learning_rate(step) for step in range(201)]
     assert rates[0] == pytest.approx(1e-2 / 20) and max(rates) == pytest.approx(1e-2, rel=0.03)
     assert rates[20:] == sorted(rates[20:], reverse=True) and rates[-1] == pytest.approx(1e-2 / 20)
 
 
 def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training):
     run = training(by_prompt=8, prompt_share=0.25, steps=400, learning_rate=1e-2)
-    rates = [run.learning_rate(step) for step in range(401)]
+    rates = [run.objective.learning_rate(step) for step in range(401)]
     assert (
-        run.correction_start_step == 300
+        run.objective.correction_start_step == 300
         and rates[299] == pytest.approx(1e-2 / 20, rel=0.1)
         and rates[400] == pytest.approx(5e-3 / 20)
     )
@@ -301,5 +304,5 @@ def test_the_steps_that_correct_each_prompt_have_half_the_learning_rate(training
 
 def test_style_and_adapter_have_a_learning_rate_of_their_own(training):
     run = training(style=True, style_share=0.25, steps=400, learning_rate=1e-2)
-    rates = [run.learning_rate(step) for step in range(400)]
+    rates = [run.objective.learning_rate(step) for step in range(400)]
     assert rates[99] == pytest.approx(1e-2 / 20, rel=0.1) and rates[100] == rates[0] and max(rates[100:]) > 9e-3

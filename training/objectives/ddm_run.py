@@ -1,0 +1,375 @@
+"""A whole training run: images → latents → groups → loop → adapter file, with checkpoints and resume."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...debias.adapter.lora_file import AdapterCard, save_adapter
+from ...debias.core.error import DDMError, reason_of
+from ...debias.core.io import kind_of, read_metadata
+from ...debias.groups.groups import concepts
+from ...debias.groups.weighting import Weighting, predict_curve, recommended_alpha
+from ..data.caption_table import CaptionTable
+from ..data.dataset import ImageSet
+from ..data.group_images import Grouper, Grouping, attributes
+from ..evaluation.adapter_page import page_path
+from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
+from ..loop.distributed import Ranks
+from ..loop.fit import StepProgress, Stop, fit, preview
+from ..loop.settings import TrainSettings
+from ..loop.training import Training
+from ..models.base import Base
+from ..models.lora import export_parts, scale_lora
+from ..sampling.previews import Previews
+from .calibration import MIN_IMAGES, Calibration, GroupReader
+from .ddm import DDM
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int], None] | None
+# A card lists so many prompts of a set at most.
+LISTED = 200
+
+
+class _Stopped(Exception):
+    """The measuring of the model's images is to stop."""
+
+
+@dataclass
+class Run:
+    """A prepared run.
+
+    Args:
+        base: gets the LoRAs.
+        images: the set.
+        out: the adapter file to write.
+        style: the style file to write, if a style is to be learnt as well.
+        groups, target: as on the command line.
+        settings: of the loop.
+        checkpoint_every: steps between checkpoints.
+        report: called with (what, done, total) while groups are found.
+        checkpoint: where the state is kept; beside `out` if None.
+        ranks: the processes that train together; this one alone if None.
+        note: told what a user should know of the training.
+    """
+
+    base: Base
+    images: ImageSet
+    out: Path
+    style: Path | None = None
+    groups: str = "discovered"
+    target: str = "uniform"
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    checkpoint_every: int = 100
+    report: Callable[[str, int, int], None] | None = None
+    checkpoint: Path | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    note: Callable[..., None] | None = None
+
+    def __post_init__(self) -> None:
+        images, seed = self.images, self.settings.seed
+        grouper = Grouper(self.base, images.squares, images.captions, seed, self.report, images.cache)
+        self.grouping: Grouping = self.ranks.agreed(lambda: grouper.group(self.groups, self.target, images.column))
+        self.concepts = grouper.names
+        if self.settings.by_prompt and (why := self._no_prompts()):
+            self.settings = replace(self.settings, by_prompt=0)
+            if self.note:
+                self.note(f"Prompts are not corrected one by one: {why}.", "by_prompt")
+        table = CaptionTable.build(self.base, images.captions, self.grouping, self.settings.shuffle, images.cache)
+        self.objective = self._objective(table)
+        self.training = Training(self.objective, self.note)
+        self.checkpoint = self.checkpoint or checkpoint_path(self.out)
+        settings = self.settings.as_dict()
+        self.fingerprint = self._fingerprint(settings)
+        # Calibration comes after the last step: a run may be gone on with without it, or with more images.
+        del settings["calibrate"]
+        fingerprint = self._fingerprint(settings)
+        self.checkpointing = Checkpointing(self.checkpoint, self.training, fingerprint, self.checkpoint_every)
+
+    def _fingerprint(self, settings: dict[str, Any]) -> str:
+        """Of everything that a run with these settings depends on."""
+        labels = self.groups.startswith("labels:")
+        columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
+        said = [label for column in columns for label in column] if labels else None
+        of_images = (self.images.fingerprint, self.groups, self.target)
+        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, said)
+
+    def _no_prompts(self) -> str:
+        """Why the shares of each prompt cannot be read; empty if they can."""
+        if self.grouping.weighting.by_indicator:
+            return "no groups were found whose shares could be counted"
+        if (count := len(self.images.captions)) < MIN_IMAGES:
+            return f"{count} images do not teach what to count, {MIN_IMAGES} do"
+        return ""
+
+    def _objective(self, captions: CaptionTable) -> DDM:
+        """What is learnt: LoRAs on the base, by weights of the images."""
+        weighting, style = self.grouping.weighting, self.style is not None
+        return DDM(self.base, self.images.latents, captions, weighting, self.settings, style, self.ranks)
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        return self.checkpointing.resume()
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is written: the checkpoint first."""
+        return [self.checkpoint, self.out, *([self.style] if self.style else [])]
+
+    @property
+    def made(self) -> bool:
+        """Whether the files are there already, made by a run like this one in everything."""
+        if not all(kind_of(file) == "adapter" for file in self.files[1:]):
+            return False
+        card = AdapterCard.from_metadata(read_metadata(self.out))
+        return card.training.get("fingerprint") == self.fingerprint
+
+    def train(
+        self,
+        progress: StepProgress = None,
+        stop: Stop = None,
+        calibration_progress: Progress = None,
+        previews: Previews | None = None,
+        base_progress: Progress = None,
+        prompts_progress: Progress = None,
+    ) -> bool:
+        """Train to the end, or until `stop` says so; the state is kept either way.
+
+        Args:
+            progress, stop: see `fit`; `stop` is asked before each step of all that is sampled as well.
+            calibration_progress: called with (done, total) while the scale is calibrated.
+            previews: makes images now and then, and of the finished adapter.
+            base_progress: called with (done, total) while the base is measured, where that is needed.
+            prompts_progress: likewise while each prompt is measured, where each is corrected by itself.
+
+        Returns:
+            Whether the run is complete; then the files are written and the checkpoint is gone.
+
+        Raises:
+            DDMError: as in `fit`; or a file cannot be written.
+        """
+        before_step = partial(self._before_step, stop, base_progress, prompts_progress)
+        files = [*self.files, *map(page_path, self.files)]
+        complete = fit(self.checkpointing, files, progress, stop, previews, before_step)
+        complete = complete and self._finish(stop, calibration_progress)
+        if complete and previews:
+            preview(self.training, previews, stop)
+        return complete
+
+    def _finish(self, stop: Stop, calibration_progress: Progress) -> bool:
+        """Calibrate and write the files; if that is stopped or fails, the checkpoint of the last step is there."""
+        with self.training.averaged():
+            calibrate = partial(self.calibrate, base_shares=_known(self.objective.base_group_shares))
+            try:
+                calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibration_progress))
+            except Exception as error:
+                raise DDMError(
+                    f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
+                    f"{reason_of(error)} Resume it; with 0 images to calibrate on, it is left as it was trained.",
+                    "resume",
+                    "calibrate",
+                ) from error
+            if complete:
+                self.save(calibration)
+                if calibration and calibration.warning and self.note:
+                    self.note(calibration.warning)
+        return complete
+
+    def _before_step(self, stop: Stop, base_progress: Progress, prompts_progress: Progress) -> bool:
+        """Measure what the next steps' weights depend on, where it is time for that; False if that was stopped."""
+        if self.needs_base_shares and not self._measure("base_group_shares", self.base_shares, stop, base_progress):
+            return False
+        correct = self.training.step == self.objective.correction_start_step < self.settings.steps
+        correct = correct and self.needs_prompt_shares
+        if correct and not self._measure("prompt_group_shares", self.shares_by_prompt, stop, prompts_progress):
+            return False
+        if correct or self.objective.effective_share is None:
+            self._reweigh()
+        return True
+
+    def _measure(
+        self, name: str, measure: Callable[[Callable[[int, int], None]], np.ndarray], stop: Stop, progress: Progress
+    ) -> bool:
+        """Let an attribute of the objective be the shares that are found in images; False if that was stopped."""
+        import torch
+
+        shares, complete = self.ranks.agreed(lambda: self._watched(measure, stop, progress))
+        if complete:
+            setattr(self.objective, name, self.base.moved(torch.as_tensor(shares, dtype=torch.float32)))
+        return complete
+
+    def _reweigh(self) -> None:
+        """Draw by the weights for the shares that are known of the model's images."""
+        grouping, weighting, objective = self.grouping, self.grouping.weighting, self.objective
+        base_shares, prompt_shares = _known(objective.base_group_shares), _known(objective.prompt_group_shares)
+        if base_shares is not None:
+            # Of two groups, calibration makes up for where the base stands.
+            several = [own if len(own) > 2 else None for own in grouping.by_attribute(base_shares)]
+            weighting = weighting.starting_from(grouping.groups, several)
+        scale = self._alpha_range_scale(weighting)
+        if prompt_shares is not None:
+            weighting = weighting.corrected(grouping.targets, grouping.by_attribute(prompt_shares))
+        if weighting is not grouping.weighting or scale != objective.alpha_range_scale:
+            objective.reweigh(weighting, scale)
+        objective.effective_share = weighting.effective_share(1.0)
+
+    def _alpha_range_scale(self, weighting: Weighting) -> float:
+        """How far the dial is trained; of the weights that training begins with, so that it stays as it is."""
+        return weighting.reach
+
+    def _watched(
+        self, measure: Callable[[Callable[[int, int], None]], Any], stop: Stop, progress: Progress
+    ) -> tuple[Any, bool]:
+        """What was measured of the model's images, and whether it was not stopped."""
+
+        def watched(done: int, total: int) -> None:
+            if stop and stop():
+                raise _Stopped
+            if progress:
+                progress(done, total)
+
+        try:
+            return measure(watched), True
+        except _Stopped:
+            return None, False
+
+    @property
+    def needs_base_shares(self) -> bool:
+        """Whether the base's own shares are still to be found: no scale could make up for those of many groups.
+
+        With a style the adapter starts from what that makes of the base: the set's own shares.
+        """
+        # A run that began without calibrating is not turned round when it is gone on with.
+        grouping, unknown = self.grouping, not len(self.objective.base_group_shares) and not self.training.step
+        several = any(len(part.names) > 2 for part in grouping.groups)
+        return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
+
+    def base_shares(self, progress: Progress = None) -> np.ndarray:
+        """Shares of every group in the base's own images."""
+        return self._reader(progress).base_shares()
+
+    @property
+    def needs_prompt_shares(self) -> bool:
+        """Whether the shares of each prompt are still to be found, so that it is corrected by itself."""
+        return bool(self.settings.by_prompt) and not len(self.objective.prompt_group_shares)
+
+    def shares_by_prompt(self, progress: Progress = None) -> np.ndarray:
+        """Shares of every group in the images of each prompt, at the strength that would be α = 1 now."""
+        with self.training.averaged():
+            return self._reader(progress).shares_by_prompt(self.settings.by_prompt)
+
+    def calibrate(self, progress: Progress = None, base_shares: np.ndarray | None = None) -> Calibration | None:
+        """Find the scale that makes α = 1 what was promised; None if not asked for, or if too few images teach it.
+
+        Args:
+            base_shares: what the method of that name found.
+        """
+        if not self._reads:
+            return None
+        return self._reader(progress).calibrate(base_shares)
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the model's images are looked at, and there are enough to learn from what to see in them."""
+        return bool(self.settings.calibrate) and len(self.images.captions) >= MIN_IMAGES
+
+    def _reader(self, progress: Progress) -> GroupReader:
+        images, settings = self.images, self.settings
+        made, seed = settings.calibrate, settings.seed
+        return GroupReader(
+            self.base, images.squares, images.captions, self.grouping, made, seed, progress, images.cache
+        )
+
+    @property
+    def prompt_shares(self) -> list[dict[str, Any]]:
+        """What each prompt was corrected for (`shares_by_prompt`); nothing where prompts are not corrected one by one.
+
+        Captions of few images are one of these together.
+        """
+        shares = _known(self.objective.prompt_group_shares)
+        if shares is None:
+            return []
+        grouping, (names, index) = self.grouping, concepts(self.images.captions)
+        return [
+            {
+                "prompts": [names[number] for number in np.unique(index[grouping.weighting.concept == one])[:LISTED]],
+                "found": grouping.named(grouping.by_attribute(shares[one])),
+            }
+            for one in range(len(shares[:LISTED]))
+        ]
+
+    @property
+    def recommended(self) -> float:
+        """The recommended α for all attributes together."""
+        return recommended_alpha(self.grouping.weighting, self.grouping.groups, self.grouping.targets)
+
+    def card(self, calibration: Calibration | None = None) -> AdapterCard:
+        """What the adapter was trained for."""
+        groups, targets = self.grouping.groups, self.grouping.targets
+        curve = predict_curve(self.grouping.weighting, groups[0].membership, targets[0])
+        points = zip(curve.alphas, curve.shares, curve.distance, curve.effective_share, strict=True)
+        return AdapterCard(
+            groups=self.groups,
+            target={
+                name: round(float(share), 6)
+                for part, goal in zip(groups, targets, strict=True)
+                if part.source != "discovered"
+                for name, share in zip(part.names, goal.shares, strict=True)
+            }
+            or None,
+            alpha_max=self.settings.alpha_max,
+            recommended_alpha=self.recommended,
+            base_hash=self.base.hash,
+            architecture=self.base.architecture,
+            prediction=self.base.prediction,
+            concepts=self.concepts[:LISTED],
+            predicted=[
+                {"alpha": float(a), "shares": s.round(4).tolist(), "fd": round(float(d), 4), "ess": round(float(e), 4)}
+                for a, s, d, e in points
+            ],
+            training={
+                **self.settings.as_dict(),
+                "images": len(self.images.captions),
+                "resolution": self.base.image_size,
+                "found": self.grouping.found,
+                "calibration": asdict(calibration) if calibration else None,
+                "prompts": self.prompt_shares,
+                "fingerprint": self.fingerprint,
+            },
+            title=self.out.stem,
+        )
+
+    def save(self, calibration: Calibration | None = None) -> None:
+        """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""
+        parts = self.objective.parts
+        if calibration:
+            for model in parts.values():
+                scale_lora(model, "debias", calibration.scale)
+        if not self.ranks.first:
+            return
+        card = self.card(calibration)
+        if self.style:
+            style = AdapterCard(
+                objective="style",
+                groups=self.groups,
+                base_hash=self.base.hash,
+                architecture=card.architecture,
+                prediction=card.prediction,
+                concepts=self.concepts[:LISTED],
+                training=card.training,
+                title=self.style.stem,
+                description="Style learnt with a DDM adapter; use it at strength 1.",
+            )
+            save_adapter(self.style, export_parts(parts, "style"), style)
+        save_adapter(self.out, export_parts(parts, "debias"), card)
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def _known(shares: "torch.Tensor") -> np.ndarray | None:
+    """Measured shares; None if there are none."""
+    return shares.double().cpu().numpy() if len(shares) else None
