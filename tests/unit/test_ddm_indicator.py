@@ -62,4 +62,4 @@ def test_what_does_not_go_together_is_a_sentence(tmp_path, options, said):
     if "style" in options:
         options = options | {"style": tmp_path / options["style"]}
     with pytest.raises(DDMError, match=said):
-        TrainConfig(tmp_path / "x.safetensors", tmp_path, **options)
+        TrainConfig(out=tmp_path / "x.safetensors", folder=tmp_path, **options)

@@ -66,11 +66,11 @@ def test_every_row_is_read_at_its_own_strength(make):
     run.train()
     training, rows = run.training, np.array([1, 1, 2, 0])
     strengths = [0.0, 0.4, 0.8, 1.5]
-    training._set_alpha(np.array(strengths, np.float32))
+    training.objective._set_alpha(np.array(strengths, np.float32))
     read = training._text(rows).tokens
     assert torch.equal(read[0], training.captions.table[rows].tokens[0])
     for row, alpha in enumerate(strengths):
-        training._set_alpha(alpha)
+        training.objective._set_alpha(alpha)
         torch.testing.assert_close(read[row], training._text(rows).tokens[row], atol=1e-5, rtol=1e-5)
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Objective:
     """A method as `fit` trains it. A step depends on its number and the seed alone, so a resumed run is the same.
 
-    A method gives `learning`, `learning_rate`, `draw` and `loss`; one that computes a loss in parts gives `backward`
-    instead of the last two.
+    A method gives `learning`, `learning_rate`, `draw` and `loss`; one that computes a loss in parts gives `backward` as
+    well, and its `loss` is then what that asks for.
 
     Attributes:
         base: the frozen model.
