@@ -64,14 +64,14 @@ def test_without_the_option_no_text_encoder_is_touched(make):
 def test_every_row_is_read_at_its_own_strength(make):
     run = make()
     run.train()
-    training, rows = run.training, np.array([1, 1, 2, 0])
+    objective, rows = run.objective, np.array([1, 1, 2, 0])
     strengths = [0.0, 0.4, 0.8, 1.5]
-    training.objective._set_alpha(np.array(strengths, np.float32))
-    read = training._text(rows).tokens
-    assert torch.equal(read[0], training.captions.table[rows].tokens[0])
+    objective._set_alpha(np.array(strengths, np.float32))
+    read = objective._text(rows).tokens
+    assert torch.equal(read[0], objective.captions.table[rows].tokens[0])
     for row, alpha in enumerate(strengths):
-        training.objective._set_alpha(alpha)
-        torch.testing.assert_close(read[row], training._text(rows).tokens[row], atol=1e-5, rtol=1e-5)
+        objective._set_alpha(alpha)
+        torch.testing.assert_close(read[row], objective._text(rows).tokens[row], atol=1e-5, rtol=1e-5)
 
 
 def test_so_many_rows_that_they_would_be_encoded_in_parts_keep_their_strengths(make):
