@@ -85,10 +85,19 @@ def check_name(name: str | None) -> str | None:
     if name is None:  # comes from another node: known when it runs
         return None
     try:
-        AdapterCard.from_metadata(read_metadata(resolve(ADAPTERS, name)))
+        read_card(name)
     except DDMError as error:
         return str(error)
     return None
+
+
+def read_card(name: str) -> AdapterCard | None:
+    """What a LoRA file says of itself; None for one that this project did not write. Only its header is read.
+
+    Raises:
+        DDMError: it is not there, truncated, a pickle, or its card cannot be read.
+    """
+    return AdapterCard.from_metadata(read_metadata(resolve(ADAPTERS, name)))
 
 
 def recommended_alpha(name: str) -> float:
@@ -97,7 +106,7 @@ def recommended_alpha(name: str) -> float:
     Raises:
         DDMError: as in `AdapterFile.load`; or the file recommends none.
     """
-    card = AdapterCard.from_metadata(read_metadata(resolve(ADAPTERS, name)))
+    card = read_card(name)
     if card is None:
         raise DDMError(
             f"{name} recommends no strength: it was not made by ComfyUI-DDM. Set strength_from to alpha, and α to the "

@@ -1,23 +1,23 @@
 """DDM Alpha Sweep: the same seeds at several strengths of an adapter, measured, with the strength to recommend."""
 
-import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import comfy.samplers
 import comfy.sd
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..debias.core.error import DDMError
-from . import adapter_file, files
+from . import adapter_file, files, prompt_lists
+from .generation import SamplerSettings, sampler_inputs
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..debias.evaluation.accumulator import Accumulator
     from ..debias.evaluation.compare import Evaluation
+    from .measurement import Variant
 
 ROWS, COLUMNS = 3, 8
 WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
@@ -58,24 +58,7 @@ class AlphaSweep(io.ComfyNode):
                     max=4096,
                     tooltip="Images for each prompt and α. A verdict needs 60 of each prompt.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The host's own samplers."
-                ),
-                io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="The host's own schedulers."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The first seed. Every prompt has seeds of its own, the same at every α.",
-                ),
-                io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
-                io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
+                *sampler_inputs(),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
                 ),
@@ -98,6 +81,7 @@ class AlphaSweep(io.ComfyNode):
                 io.Float.Output(display_name="recommended_alpha"),
                 io.String.Output(display_name="text"),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             **known(search_aliases=["xy plot", "strength", "recommend", "pareto", "lora sweep"]),
         )
 
@@ -145,51 +129,37 @@ class AlphaSweep(io.ComfyNode):
         watch: Any = None,
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
-        from ..debias.core.image import fit
-        from ..debias.evaluation.accumulator import Accumulator
-        from ..debias.evaluation.compare import Evaluation
         from ..debias.groups.target import Target
-        from ..debias.rendering.image_grid import TILE
-        from .generation import Generator, SamplerSettings
-        from .progress import Progress
+        from . import measurement
+        from .generation import Generator
+        from .upstream import Upstream
 
-        strengths = read_alphas(alphas)
         probes = [probe, *([] if watch is None else [watch])]
-        goal = Target.parse(target.strip() or "uniform", probe.names)
-        seen = Accumulator(probes, [goal, *(None for _ in probes[1:])])
+        targets = [Target.parse(target.strip() or "uniform", probe.names), *(None for _ in probes[1:])]
         names = _prompts(prompts, positive, clip)
         lora = adapter_file.AdapterFile.load(adapter)
         warning = lora.check(model)
-        generator = Generator(vae, SamplerSettings(steps, cfg, sampler_name, scheduler, width, height))
-        seeds = {name: range(seed + i * count, seed + (i + 1) * count) for i, name in enumerate(names)}
-        batches = {name: generator.batches(model, own) for name, own in seeds.items()}
-        total = steps * len(strengths) * sum(len(own) for own in batches.values())
-        done, progress = 0, Progress(total)
+        settings = SamplerSettings(steps, cfg, sampler_name, scheduler, width, height)
+        upstream = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
+        stamp = files.stamp(files.resolve(files.ADAPTERS, adapter))
 
-        def step(preview: object) -> None:
-            nonlocal done
-            done += 1
-            # Multistep samplers may take a step or two more than asked for.
-            progress(min(done, total), total, preview)
+        def variant(alpha: float) -> "Variant":
+            def prepare() -> tuple[Any, dict[str, tuple[list, list]]]:
+                # The host's own loader, so that what is measured is what a graph will do; 0 is the model itself.
+                tensors = dict(lora.tensors)
+                own, text = (
+                    comfy.sd.load_lora_for_models(model, clip, tensors, alpha, alpha) if alpha else (model, clip)
+                )
+                return own, measurement.conditioning(names, text, positive, negative)
 
-        shown: dict[float, dict[str, list[Image]]] = {}
-        encoded: dict[bool, dict[str, tuple[list, list]]] = {}
-        for alpha in strengths:
-            # The host's own loader, so that what is measured is what a graph will do; 0 is the model itself.
-            patched = comfy.sd.load_lora_for_models(model, clip, lora.tensors, alpha, alpha) if alpha else (model, clip)
-            moved = bool(alpha) and _changes_text(lora.tensors)
-            if moved or not encoded.get(False):
-                encoded[moved] = _conditioning(names, patched[1], positive, negative)
-            shown[alpha] = {}
-            for name in names:
-                kept = shown[alpha].setdefault(name, [])
-                made = generator.generate(patched[0], *encoded[moved][name], batches[name], step)
-                for own, pixels in zip(batches[name], made, strict=True):
-                    images = _look(seen, probes, pixels, name, alpha, own)
-                    kept += [fit(one, TILE) for one in images[: max(0, ROWS * COLUMNS - len(kept))]]
-                    progress(min(done, total), total, images[-1])
-        study = Evaluation.of(seen.records(), f"Sweep of {adapter}")
-        return _output(study, shown, cfg, warning)
+            store = measurement.store_of(model, upstream, settings, stamp, alpha)
+            return measurement.Variant(alpha, store, prepare)
+
+        variants = [variant(alpha) for alpha in read_alphas(alphas)]
+        seeds = {name: measurement.seeds_of(name, seed, count) for name in names}
+        measurement.generate(Generator(vae, settings), variants, seeds, cls.hidden.unique_id)
+        study = measurement.evaluate(probes, targets, variants, seeds, f"Sweep of {adapter}")
+        return _output(study, variants, seeds, cfg, warning)
 
 
 def read_alphas(text: str) -> list[float]:
@@ -213,43 +183,14 @@ def read_alphas(text: str) -> list[float]:
 def _prompts(text: str, positive: list | None, clip: Any) -> list[str]:
     if positive is not None:
         return [" ".join(text.split())]
-    names = list(dict.fromkeys(" ".join(line.split()) for line in re.split(r"[;\n]", text) if line.strip()))
     if clip is None:
         raise DDMError("There is nothing to make: connect clip and write prompts, or connect positive.")
-    if not names:
-        raise DDMError("There is no prompt. Write what to make into prompts, one in a line, or connect positive.")
-    return names
+    return prompt_lists.split(text)
 
 
-def _changes_text(tensors: dict) -> bool:
-    return any(key.startswith("lora_te") for key in tensors)
-
-
-def _conditioning(
-    names: list[str], clip: Any, positive: list | None, negative: list | None
-) -> dict[str, tuple[list, list]]:
-    """Positive and negative conditioning of every prompt; without any for the negative, that of the empty prompt."""
-
-    def encode(text: str) -> list:
-        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
-
-    if negative is None:
-        if clip is None:
-            raise DDMError("There is no negative conditioning. Connect negative, or clip for an empty one.")
-        negative = encode("")
-    return {name: (positive if positive is not None else encode(name), negative) for name in names}
-
-
-def _look(seen: "Accumulator", probes: list, pixels: Any, prompt: str, alpha: float, seeds: Any) -> "list[Image]":
-    from ..debias.core.image import from_pixels
-    from ..debias.evaluation.accumulator import ImageMeta
-
-    images = [from_pixels(one) for one in pixels.cpu().numpy()]
-    seen.add(probes, images, [ImageMeta(prompt, alpha, seed) for seed in seeds])
-    return images
-
-
-def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -> io.NodeOutput:
+def _output(
+    study: "Evaluation", variants: "Sequence[Variant]", seeds: Mapping[str, range], cfg: float, warning: str | None
+) -> io.NodeOutput:
     from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
     from .report_files import chart_image, new_place, to_image, words
@@ -263,27 +204,26 @@ def _output(study: "Evaluation", shown: dict, cfg: float, warning: str | None) -
     chart = chart_image(sweep_overview(report, best.alpha))
     # Whatever takes its strength from here stops with the reason where there is none.
     alpha = ExecutionBlocker(best.reason) if best.alpha is None else best.alpha
-    return io.NodeOutput(to_image(_grid(study, shown)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
+    return io.NodeOutput(to_image(_grid(study, variants, seeds)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
 
 
-def _grid(study: "Evaluation", shown: "dict[float, dict[str, list[Image]]]") -> "Image":
+def _grid(study: "Evaluation", variants: "Sequence[Variant]", seeds: Mapping[str, range]) -> "Image":
     """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
     from ..debias.evaluation.report_text import percent
     from ..debias.rendering.image_grid import Block, draw_comparison
 
     first = study.report.attributes[0]
-    prompts = list(shown[0.0])[:COLUMNS]
-    room = min(COLUMNS // len(prompts), len(shown[0.0][prompts[0]]))
+    shown = dict(list(seeds.items())[:COLUMNS])
+    count = len(next(iter(shown.values())))
+    room = min(COLUMNS // len(shown), count)
     blocks = []
-    for overall in first.overall:
-        setting = study.report.conditions[overall.condition]
-        made = [shown[setting.alpha][prompt] for prompt in prompts]
+    for variant, overall in zip(variants, first.overall, strict=True):
         rows = [
-            [image for own in made for image in own[start : start + room]]
-            for start in range(0, min(ROWS, len(made[0]) // room) * room, room)
+            [variant.store.open(prompt, seed) for prompt, own in shown.items() for seed in own[start : start + room]]
+            for start in range(0, min(ROWS, count // room) * room, room)
         ]
         shares = ", ".join(
             f"{name} {percent(share.value)}" for name, share in zip(first.classes, overall.shares, strict=True)
         )
-        blocks.append(Block(setting.label, shares, rows))
-    return draw_comparison([prompt for prompt in prompts for _ in range(room)], blocks)
+        blocks.append(Block(study.report.conditions[overall.condition].label, shares, rows))
+    return draw_comparison([prompt for prompt in shown for _ in range(room)], blocks)

@@ -14,6 +14,7 @@ from .invariant_guidance import InvariantGuidance
 from .load_adapter import LoadAdapter
 from .load_probe import LoadProbe
 from .load_weights import LoadWeights
+from .measure_prompts import MeasurePrompts
 from .train import Train
 
 NODES: list[type[io.ComfyNode]] = [
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     InvariantGuidance,
     LoadProbe,
     FitProbe,
+    MeasurePrompts,
     FairnessReport,
     CompareReports,
     AlphaSweep,

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..hosts.session_store import SessionStore
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
+from .upstream import Origin, Upstream
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,8 @@ class FairnessReport(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="What the images were asked to show. Shares are measured for each prompt, then averaged.",
+                    tooltip="What the images were asked to show, where the graph does not say it. Shares are measured "
+                    "for each prompt, then averaged.",
                 ),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
@@ -55,8 +57,8 @@ class FairnessReport(io.ComfyNode):
                     min=-2.0,
                     max=3.0,
                     step=0.05,
-                    tooltip="The adapter's strength that these images were made with. Images of several strengths "
-                    "in one collection are compared with each other.",
+                    tooltip="The adapter's strength that these images were made with, where the graph does not say it. "
+                    "Images of several strengths in one collection are compared with each other.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -64,7 +66,8 @@ class FairnessReport(io.ComfyNode):
                     min=-1,
                     max=2**64 - 1,
                     control_after_generate=False,
-                    tooltip="The sampler's seed, so that images of one seed are compared as pairs. −1: not known.",
+                    tooltip="The sampler's seed, where the graph does not say it, so that images of one seed are "
+                    "compared as pairs. −1: not known.",
                 ),
                 io.Boolean.Input(
                     "collect",
@@ -76,6 +79,14 @@ class FairnessReport(io.ComfyNode):
                 ),
                 io.String.Input(
                     "collection", default="", tooltip="A name for the collection. A new name starts an empty one."
+                ),
+                io.Combo.Input(
+                    "values_from",
+                    options=["graph", "typed"],
+                    default="graph",
+                    optional=True,
+                    tooltip="Prompt, alpha and seed. graph: those that the images were made with, as the graph says; "
+                    "the typed ones where it does not, and what is wired to them. typed: always the typed ones.",
                 ),
                 Probe.Input(
                     "watch",
@@ -89,7 +100,7 @@ class FairnessReport(io.ComfyNode):
                 Report.Output(display_name="report", tooltip="For DDM Compare Reports."),
                 io.String.Output(display_name="text", tooltip="The report in sentences."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             **known(search_aliases=["bias", "fairness", "measure", "statistics", "diversity"]),
         )
 
@@ -109,6 +120,7 @@ class FairnessReport(io.ComfyNode):
         seed: list[int],
         collect: list[bool],
         collection: list[str],
+        values_from: Sequence[str] = ("graph",),
         watch: list | None = None,
     ) -> io.NodeOutput:
         """Add the images, measure everything that was collected, and write the report."""
@@ -118,6 +130,13 @@ class FairnessReport(io.ComfyNode):
         from .progress import Progress
         from .report_files import chart_image, new_place, words
 
+        origin = Origin()
+        if values_from[0] == "graph":
+            origin = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id).origin("images")
+        prompt, alpha, seed = (
+            given if found is None else [found]
+            for given, found in zip((prompt, alpha, seed), (origin.prompt, origin.alpha, origin.seed), strict=True)
+        )
         probes = [probe[0], *(watch or [])[:1]]
         owner = (cls.hidden.unique_id, _workflow(cls.hidden.extra_pnginfo))
         kept = _gatherings.get((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
@@ -134,6 +153,7 @@ class FairnessReport(io.ComfyNode):
         report = study.report
         kept.place = kept.place or new_place("report")
         panel = report_panel(report, files=kept.place.save(report))
+        panel["remarks"] += [f"As the graph says: {origin}."] if str(origin) else []
         return io.NodeOutput(chart_image(overview(report)), study, words(report), ui={"ddm_panel": [panel]})
 
 

@@ -1,13 +1,15 @@
 """Images of a MODEL by the host's own samplers: one noise per seed, in batches that fit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import latent_preview
 import torch
+from comfy_api.latest import io
 
 # Latent cells (height × width, over the batch) that a CPU works on at a time, and the most images in a batch. More
 # cells are no quicker on a CPU, and a cancel has to wait for a step.
@@ -28,6 +30,31 @@ class SamplerSettings:
     height: int
 
 
+def sampler_inputs(new_seeds: bool = False) -> list[io.Input]:
+    """Inputs of a node for `SamplerSettings`, and the first seed.
+
+    Args:
+        new_seeds: whether the page takes another seed after every run, unless it is told not to.
+    """
+    return [
+        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale."),
+        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The host's own samplers."),
+        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="The host's own schedulers."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=new_seeds,
+            tooltip="Where the seeds begin. Every prompt has seeds of its own. Another seed generates other images, "
+            "which are counted with the earlier ones.",
+        ),
+        io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
+        io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
+    ]
+
+
 class Generator:
     """Makes images of one size by one sampler.
 
@@ -43,16 +70,14 @@ class Generator:
         size = self._batch_size(model, len(seeds))
         return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
-    def generate(
-        self, model: Any, positive: list, negative: list, batches: Sequence[Sequence[int]], step: Step
-    ) -> Iterator[torch.Tensor]:
-        """Images [n, H, W, C] of every batch of seeds.
+    def generate(self, model: Any, positive: list, negative: list, seeds: Sequence[int], step: Step) -> torch.Tensor:
+        """Images [n, H, W, C] of a batch of seeds.
 
         Args:
             model: a MODEL, with the patches to sample with.
             positive: conditioning of all images.
             negative: conditioning of the unconditional half.
-            batches: from `batches`.
+            seeds: one of `batches`.
             step: called after each step with a preview, or None; what it raises stops the sampling.
         """
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
@@ -60,26 +85,25 @@ class Generator:
         def told(number: int, denoised: torch.Tensor, noisy: torch.Tensor, total: int) -> None:
             step(previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None)
 
-        for seeds in batches:
-            latent = self._latent(model, len(seeds))
-            samples = comfy.sample.sample(
-                model,
-                torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds]),
-                self.settings.steps,
-                self.settings.cfg,
-                self.settings.sampler,
-                self.settings.scheduler,
-                positive,
-                negative,
-                latent,
-                callback=told,
-                disable_pbar=True,
-                seed=seeds[0],
-            )
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            images = self.vae.decode(samples)
-            # A VAE for video has a dimension of frames as well.
-            yield images.reshape(-1, *images.shape[-3:])[: len(seeds)]
+        latent = self._latent(model, len(seeds))
+        samples = comfy.sample.sample(
+            model,
+            torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds]),
+            self.settings.steps,
+            self.settings.cfg,
+            self.settings.sampler,
+            self.settings.scheduler,
+            positive,
+            negative,
+            latent,
+            callback=told,
+            disable_pbar=True,
+            seed=seeds[0],
+        )
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        images = self.vae.decode(samples)
+        # A VAE for video has a dimension of frames as well.
+        return images.reshape(-1, *images.shape[-3:])[: len(seeds)]
 
     def _latent(self, model: Any, count: int) -> torch.Tensor:
         factor = self.vae.spacial_compression_encode()

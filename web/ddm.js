@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { adapterCard } from "./adapter.js";
 import { cardView } from "./panel/card.js";
 import { html } from "./panel/element.js";
+import { progressView } from "./panel/progress.js";
 import { trainingView } from "./panel/train.js";
 import { panelView } from "./panel/view.js";
 import { after, attachPanel, PENDING, valuesOf, watch } from "./panel/widget.js";
@@ -16,6 +17,7 @@ const hint = (text) => [html("p", { class: "ddm-hint" }, text)];
 const PANELS = {
   DDMLoadAdapter: adapterPanel,
   DDMAlphaSchedule: schedulePanel,
+  DDMMeasurePrompts: (node) => resultPanel(node, "Whom the model draws appears here, prompt by prompt."),
   DDMFairnessReport: (node) => resultPanel(node, "The report appears here when the graph has run."),
   DDMCompareReports: (node) => resultPanel(node, "Before and after appear here when the graph has run."),
   DDMAlphaSweep: (node) => resultPanel(node, "The shares at every α appear here when the sweep has run."),
@@ -24,10 +26,38 @@ const PANELS = {
   DDMTrain: trainPanel,
 };
 
-const trainings = new Map();
+// What the server tells of nodes at work, by event: functions by node.
+const told = { "ddm.train": new Map(), "ddm.progress": new Map(), "ddm.result": new Map() };
 
 function resultPanel(node, before) {
-  attachPanel(node, (panel) => (panel ? panelView(panel) : hint(before)));
+  let progress, shown, parts;
+  // A result stays the same elements while work goes on: what was unfolded would be folded otherwise.
+  const result = (panel) => {
+    if (panel !== shown) [shown, parts] = [panel, panelView(panel)];
+    return parts;
+  };
+  const draw = attachPanel(node, (panel) => [
+    progress && progressView(progress),
+    ...(panel ? result(panel) : progress ? [] : hint(before)),
+  ]);
+  const work = (now) => {
+    progress = now;
+    draw();
+  };
+  listen(node, "ddm.progress", work);
+  // A cancelled node has no outputs: what it measured until then comes by this way.
+  listen(node, "ddm.result", (panel) => node.onExecuted({ ddm_panel: [panel] }));
+  for (const end of ["execution_success", "execution_interrupted", "execution_error"]) {
+    const done = () => progress && work(undefined);
+    api.addEventListener(end, done);
+    after(node, "onRemoved", () => api.removeEventListener(end, done));
+  }
+}
+
+/** Call `show` with what the server tells of a node. */
+function listen(node, event, show) {
+  told[event].set(node, show);
+  after(node, "onRemoved", () => told[event].delete(node));
 }
 
 function adapterPanel(node) {
@@ -81,7 +111,7 @@ function trainPanel(node) {
   const view = trainingView();
   const before = () => hint("Loss and previews appear here while it trains. Cancel keeps what was trained.");
   const draw = attachPanel(node, (panel) => (live || panel ? view(live ?? panel) : before()));
-  trainings.set(node, (panel) => {
+  listen(node, "ddm.train", (panel) => {
     live = panel;
     draw();
   });
@@ -89,13 +119,12 @@ function trainPanel(node) {
     live = undefined;
     draw();
   });
-  after(node, "onRemoved", () => trainings.delete(node));
 }
 
-/** The server tells how a training goes; a node inside a subgraph has the ids of those around it before its own. */
-function showTraining({ detail: { node: id, panel } }) {
+/** A node inside a subgraph has the ids of those around it before its own. */
+function pass({ type, detail: { node: id, panel } }) {
   const own = String(id).split(":").at(-1);
-  for (const [node, show] of trainings) if (String(node.id) === own) show(panel);
+  for (const [node, show] of told[type]) if (String(node.id) === own) show(panel);
 }
 
 app.registerExtension({
@@ -106,7 +135,7 @@ app.registerExtension({
   },
   setup() {
     registerSidebar();
-    api.addEventListener("ddm.train", showTraining);
+    for (const event of Object.keys(told)) api.addEventListener(event, pass);
   },
   nodeCreated(node) {
     if (!(node.comfyClass in PANELS)) return;

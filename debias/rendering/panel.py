@@ -45,6 +45,7 @@ def report_panel(report: FairnessReport, kind: str = "report", files: Files | No
                 "n": row.images,
                 "undetermined": row.undetermined,
                 "fd": row.fd if first.targeted else None,
+                "verdict": {"tone": TONES[tone(row.verdict)], "text": row.verdict} if first.targeted else None,
                 "groups": _groups(first.classes, row.shares),
             }
             for row in rows[:LONGEST]

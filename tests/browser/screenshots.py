@@ -27,6 +27,7 @@ THUMBNAIL, JPEG_QUALITY = (640, 400), 86
 SCREENSHOTS = {
     "before_and_after": ("Before and after", (1720, 1110)),
     "alpha_sweep": ("Alpha sweep", (1560, 1400)),
+    "measure_my_model": ("Measure my model", (1560, 1400)),
     "fair_images": ("Fair images", (1500, 830)),
 }
 # All but the canvas and what lies on it.
@@ -41,6 +42,7 @@ FOCUS = {
     "Fair images": (2, 8),
     "Before and after": (13,),
     "Alpha sweep": (8,),
+    "Measure my model": (3,),
     "Audit a folder": (1, 2),
     "Train an adapter": (2,),
     "Alpha schedule": (2, 8),

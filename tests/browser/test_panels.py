@@ -135,6 +135,49 @@ def test_a_cloned_node_has_a_panel_of_its_own(comfy):
     assert "Another one." in texts[1]
 
 
+def texts(comfy):
+    """The text in the panel of every node."""
+    return comfy.js(
+        """() => app.graph._nodes.map((node) =>
+            node.widgets.find((one) => one.name === "ddm_panel").element.textContent)"""
+    )
+
+
+def test_a_pasted_node_shows_the_result_that_was_copied(comfy, vue):
+    comfy.open(vue=vue)
+    node = show(comfy, report_panel())
+    comfy.page.wait_for_timeout(500)
+    comfy.js("(id) => { app.canvas.selectNode(app.graph.getNodeById(id)); }", node)
+    comfy.page.locator("#graph-canvas").focus()
+    comfy.page.keyboard.press("Control+c")
+    comfy.page.keyboard.press("Control+v")
+    comfy.page.wait_for_function("() => app.graph._nodes.length === 2")
+    comfy.page.wait_for_timeout(800)
+    assert all("Men have most of the images." in text for text in texts(comfy))
+    heights = comfy.js(
+        """() => app.graph._nodes.map((node) =>
+            node.widgets.find((one) => one.name === "ddm_panel").element.firstChild.offsetHeight)"""
+    )
+    assert min(heights) > 200  # both are drawn
+
+
+def test_the_share_of_every_prompt_is_a_large_number_the_worst_first(comfy, vue):
+    comfy.open(vue=vue)
+    rows = []
+    for prompt, man in (("a nurse", 0.04), ("a pilot", 0.8)):
+        shares = {"man": man, "woman": 1 - man}
+        groups = [
+            {"name": name, "share": share, "low": share - 0.04, "high": min(share + 0.04, 1)}
+            for name, share in shares.items()
+        ]
+        verdict = {"tone": "unfair", "text": "not fair"}
+        rows.append({"prompt": prompt, "n": 60, "undetermined": 0, "fd": 0.5, "verdict": verdict, "groups": groups})
+    headline = {"fd": {"value": 0.5, "low": 0.4, "high": 0.6}, "floor": 0.1, "worst": None}
+    panel = comfy.panel(show(comfy, report_panel(prompts=rows, headline=headline)))
+    shown = panel.evaluate("(root) => [...root.querySelectorAll('.ddm-numbers li')].map((one) => one.textContent)")
+    assert shown == ["a nurse96% woman92–100 of 60", "a pilot80% man76–84 of 60"]
+
+
 def test_the_full_report_opens_in_a_tab_and_runs_no_script(comfy, server):
     folder = server.base / "output" / "ddm"
     folder.mkdir(exist_ok=True)

@@ -96,6 +96,7 @@ def probe(name: str = "gender.safetensors", node: str = "probe") -> dict:
 def report(node: str = "report", images: tuple = ("decoder", 0), **inputs) -> dict:
     """Node `report` on the images of `sample`."""
     defaults = {"prompt": PROMPT, "target": "uniform", "alpha": 1.0, "seed": 1, "collect": True, "collection": node}
+    defaults["values_from"] = "typed"
     wires = {"images": list(images), "probe": ["probe", 0]}
     return {node: {"class_type": "DDMFairnessReport", "inputs": {**wires, **defaults, **inputs}}}
 
@@ -143,3 +144,17 @@ def fit(folder: str, name: str = "shade", **inputs) -> dict:
     """Node `fit`."""
     values = {"folder": folder, "labels": "folder", "name": name, "steps": 10, "seed": 0}
     return {"fit": {"class_type": "DDMFitProbe", "inputs": values | inputs}}
+
+
+def measure(prompts: str = "a firefighter\na doctor", model: str = "base", **inputs) -> dict:
+    """Node `measure` on `base` and `probe`."""
+    wires = {"model": [model, 0], "clip": ["base", 1], "vae": ["base", 2], "probe": ["probe", 0]}
+    values = {"prompts": prompts, "prompt_list": "as written", "count": 3, "steps": 2, "cfg": 3.0, "seed": 1}
+    values |= {"sampler_name": "euler", "scheduler": "simple", "width": 64, "height": 64, "target": "uniform"}
+    return {"measure": {"class_type": "DDMMeasurePrompts", "inputs": wires | values | {"collect": True} | inputs}}
+
+
+def measured(prompts: str = "a firefighter\na doctor", **inputs) -> dict:
+    """A whole graph with node `measure`, and its gallery saved as `gallery`."""
+    save = {"class_type": "SaveImage", "inputs": {"images": ["measure", 0], "filename_prefix": "gallery"}}
+    return load() | probe() | measure(prompts, **inputs) | {"gallery": save}

@@ -6,13 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard
+from comfyui_ddm.debias.core.io import read_metadata
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 
 from . import graphs
-from .server import PACK, Failed, Refused
+from .server import ADAPTER, PACK, Failed, Refused
 
 GENDER = PACK / "examples" / "probes" / "gender.safetensors"
+FAIR = PACK / "examples" / "adapters" / ADAPTER
 
 
 def panel(outputs, node="report"):
@@ -228,3 +231,58 @@ def test_a_file_that_is_no_probe_is_a_sentence(server):
     own.write_bytes(own.read_bytes()[:1000])
     with pytest.raises(Failed, match="truncated"):
         server.run(constant() | graphs.probe(own.name) | graphs.report())
+
+
+def made_with(server, graph, node="report"):
+    """Prompt, α and first seed that a report of the graph's own values says."""
+    graph[node]["inputs"] |= {"values_from": "graph", "prompt": "typed", "alpha": 2.0, "seed": 99}
+    made = panel(server.run(graph), node)
+    figures = json.loads(server.view(made["files"]["json"]))
+    caption = figures["sheets"][0]["images"][0][0]["caption"]
+    return made["prompts"][0]["prompt"], figures["conditions"][0]["alpha"], caption.split(":")[0].split(",")[0]
+
+
+def test_alpha_prompt_and_seed_are_those_that_the_images_were_made_with(server):
+    graph = graphs.reported(seed=7, alpha=0.25, collection="graph")
+    assert made_with(server, graph) == (graphs.PROMPT, 0.25, "seed 7")
+    assert any(
+        "α = 0.25, seed 7" in line
+        for line in panel(server.run(graph | graphs.report(collection="said", values_from="graph")))["remarks"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["lora", "schedule", "primitive", "none", "recommended"])
+def test_alpha_is_read_from_whatever_puts_the_adapter_on(server, kind):
+    model, graph, expected = "base", {}, 0.0
+    if kind == "lora":
+        model, graph, expected = "lora", graphs.stock_lora(0.5), 0.5
+    if kind in ("primitive", "recommended"):
+        model, graph, expected = "adapter", graphs.adapter(0.5), 0.75
+    if kind == "primitive":
+        graph["adapter"]["inputs"]["alpha"] = ["number", 0]
+        graph["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.75}}
+    if kind == "recommended":
+        graph["adapter"]["inputs"]["strength_from"] = "recommended"
+        expected = AdapterCard.from_metadata(read_metadata(FAIR)).recommended_alpha
+    graph |= graphs.load() | graphs.probe() | graphs.sample(model, steps=1, seed=3)
+    if kind == "schedule":
+        graph |= graphs.schedule("constant", alpha=0.3)
+        graph["sampler"]["inputs"] |= {"positive": ["schedule", 0], "negative": ["schedule", 1]}
+        expected = 0.3
+    assert made_with(server, graph | graphs.report(collection=kind)) == (graphs.PROMPT, expected, "seed 3")
+
+
+def test_what_the_graph_does_not_say_is_taken_as_typed(server):
+    graph = constant(16, 16, 1) | graphs.probe() | graphs.report(collection="unknown")
+    assert made_with(server, graph) == ("typed", 2.0, "seed 99")
+
+
+def test_what_is_wired_and_what_is_asked_for_as_typed_goes_before_the_graph(server):
+    graph = graphs.reported(alpha=0.25, collection="wired")
+    graph["number"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.5}}
+    graph["report"]["inputs"] |= {"values_from": "graph", "alpha": ["number", 0]}
+    figures = json.loads(server.view(panel(server.run(graph))["files"]["json"]))
+    assert figures["conditions"][0]["alpha"] == 0.5
+    graph["report"]["inputs"] |= {"values_from": "typed", "alpha": 0.9, "collection": "as typed"}
+    figures = json.loads(server.view(panel(server.run(graph))["files"]["json"]))
+    assert figures["conditions"][0]["alpha"] == 0.9

@@ -60,12 +60,26 @@ def first_tile(grid):
 @pytest.mark.parametrize(("alphas", "first"), [("0", 0.0), ("-1, 0", -1.0)])
 def test_its_images_are_those_that_a_graph_makes_of_the_same_seed(server, alphas, first):
     outputs = server.run(graphs.sweep(alphas, "a firefighter", count=1, steps=6, seed=5))
-    graph = graphs.load() | graphs.adapter(first) | graphs.sample("adapter", seed=5, batch=1, steps=6)
+    sheets = json.loads(server.view(panel(outputs)["files"]["json"]))["sheets"]
+    seed = int(sheets[0]["images"][0][0]["caption"].removeprefix("seed ").split(":")[0])
+    graph = graphs.load() | graphs.adapter(first) | graphs.sample("adapter", seed=seed, batch=1, steps=6)
     alone = np.asarray(fit(saved(server, server.run(graph), "image"), 128), dtype=float)
     # The host cuts off where it saves and ours rounds: one step of 255, and a little more after scaling.
     difference = np.abs(first_tile(saved(server, outputs, "grid")) - alone)
     assert difference.mean() < 1
     assert difference.max() <= 4
+
+
+def test_images_that_are_there_are_not_generated_again(server):
+    server.run(graphs.measured("a lawyer", count=2))  # at α = 0 they are those of the sweep
+    files = server.base / "output" / "ddm" / "images"
+    before = set(files.rglob("a-lawyer*/*.png"))
+    assert len(before) == 2
+    server.run(graphs.sweep("0, 1", "a lawyer", count=2))
+    swept = set(files.rglob("a-lawyer*/*.png"))
+    assert len(swept - before) == 2
+    server.run(graphs.sweep("0, 1", "a lawyer", count=3))
+    assert len(set(files.rglob("a-lawyer*/*.png")) - swept) == 2
 
 
 def test_a_conditioning_will_do_in_place_of_prompts_and_clip(server):

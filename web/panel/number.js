@@ -3,9 +3,12 @@
 /** A share in whole percent. */
 export const percent = (share) => (known(share) ? `${Math.round(100 * share)}%` : "–");
 
+/** An interval of a share, as `83–88`; empty where it is not known. */
+export const bounds = ({ low, high }) =>
+  known(low) && known(high) ? `${Math.round(100 * low)}–${Math.round(100 * high)}` : "";
+
 /** A share with its interval, as `86% (83–88)`. */
-export const percentRange = ({ share, low, high }) =>
-  known(low) && known(high) ? `${percent(share)} (${Math.round(100 * low)}–${Math.round(100 * high)})` : percent(share);
+export const percentRange = (one) => (bounds(one) ? `${percent(one.share)} (${bounds(one)})` : percent(one.share));
 
 /** A distance with two digits. */
 export const distance = (value) => (known(value) ? value.toFixed(2) : "–");

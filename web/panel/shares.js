@@ -1,7 +1,7 @@
 // Shares of one attribute: a bar for each group with its interval, the target, and what it was before.
 
 import { html, svg } from "./element.js";
-import { distance, known, percent, percentRange, place } from "./number.js";
+import { bounds, distance, known, percent, percentRange, place } from "./number.js";
 
 const RAIL = 24;
 
@@ -53,8 +53,7 @@ export function shareBars(attribute) {
   return drawing;
 }
 
-const interval = ({ low, high }) =>
-  known(low) && html("small", {}, ` ${Math.round(100 * low)}–${Math.round(100 * high)}`);
+const interval = (group) => known(group.low) && html("small", {}, ` ${bounds(group)}`);
 
 /** FD on its scale, beside what a perfectly fair model would show with as many images. */
 export function distanceMeter({ fd, floor, groups }) {

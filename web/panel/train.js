@@ -6,6 +6,7 @@ import { plotOf } from "./curve.js";
 import { html } from "./element.js";
 import { imageAddress } from "./files.js";
 import { known, percent } from "./number.js";
+import { progressView } from "./progress.js";
 import { shareBars } from "./shares.js";
 import { remarksView } from "./view.js";
 
@@ -21,7 +22,7 @@ export function trainingView() {
   const preview = previewOf();
   return (panel) =>
     [
-      running(panel) ? progressView(panel) : panel.summary && html("p", { class: "ddm-summary" }, panel.summary),
+      running(panel) ? progressView(counted(panel)) : panel.summary && html("p", { class: "ddm-summary" }, panel.summary),
       running(panel) && stop,
       panel.losses?.length > 1 && lossPlot(panel),
       panel.preview && preview(panel.preview),
@@ -31,32 +32,14 @@ export function trainingView() {
     ].flat();
 }
 
+/** Before the first step nothing is counted. */
+function counted({ phase, total, ...panel }) {
+  return { ...panel, total: phase === "starting" ? 0 : total, unit: phase === "training" ? "step" : "" };
+}
+
 function actions() {
   const stop = html("button", { type: "button", onclick: () => api.interrupt() }, "Stop and keep what was trained");
   return html("div", { class: "ddm-actions" }, stop);
-}
-
-function progressView({ phase, doing, done, total, seconds_left: left }) {
-  const counted = total > 0 && phase !== "starting";
-  const unit = phase === "training" ? "step" : "";
-  return html(
-    "div",
-    { class: "ddm-progress" },
-    html(
-      "div",
-      { class: "ddm-head", role: "status" },
-      html("span", { class: "ddm-chip" }, doing),
-      counted && html("span", {}, `${unit} ${Math.floor(done)} of ${total}`.trim()),
-      known(left) && left > 0 && html("span", { class: "ddm-muted" }, `${duration(left)} left`),
-    ),
-    html("progress", { max: 1, value: counted ? done / total : undefined, "aria-label": doing }),
-  );
-}
-
-function duration(seconds) {
-  if (seconds < 90) return `${Math.ceil(seconds)} s`;
-  const minutes = Math.ceil(seconds / 60);
-  return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 function lossPlot({ losses, ess }) {

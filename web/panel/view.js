@@ -2,7 +2,7 @@
 
 import { html } from "./element.js";
 import { openReport, saveJson } from "./files.js";
-import { distance, known, percent } from "./number.js";
+import { bounds, distance, known, percent } from "./number.js";
 import { distanceMeter, legend, promptList, shareBars } from "./shares.js";
 import { priceOfBalance, sweepPlots } from "./sweep.js";
 import { numberTables } from "./table.js";
@@ -10,6 +10,7 @@ import { numberTables } from "./table.js";
 const SIGNS = { fair: "✓", unfair: "!", unknown: "?" };
 
 const LONG = 48;
+const MOST_NUMBERS = 24;
 
 /** Everything a panel says, from its verdict down to its files. */
 export function panelView(panel) {
@@ -17,6 +18,7 @@ export function panelView(panel) {
   return [
     heading(panel),
     panel.headline && headlineView(panel.headline),
+    panel.prompts?.length > 0 && panel.headline && promptNumbers(panel),
     panel.points?.length > 0 && panel.kind !== "audit" && sweepPlots(panel),
     asked.map(attributeView),
     asked.length > 0 && legend(asked),
@@ -57,6 +59,24 @@ function headlineView({ fd, floor, worst }) {
     worst &&
       html("small", { class: "ddm-worst" }, `Worst: “${worst.prompt}”, ${worst.group} ${percent(worst.share)}`),
   );
+}
+
+/** The share furthest above its target of each prompt, large, the worst prompt first. */
+function promptNumbers({ prompts, attributes }) {
+  const targets = attributes[0].groups.map((group) => group.target);
+  const numbers = prompts.slice(0, MOST_NUMBERS).map(({ prompt, n, groups, verdict }) => {
+    const excess = groups.map((group, k) => group.share - targets[k]);
+    const top = groups[excess.indexOf(Math.max(...excess))];
+    const { tone, text } = verdict ?? {};
+    return html(
+      "li",
+      { title: [prompt, text].filter(Boolean).join(": ") },
+      html("span", { class: "ddm-label" }, prompt),
+      top && html("span", {}, html("b", { class: tone && `ddm-${tone}` }, percent(top.share)), ` ${top.name}`),
+      html("small", {}, top ? `${bounds(top)} of ${n}` : `${n} undetermined`),
+    );
+  });
+  return html("ol", { class: "ddm-numbers" }, numbers);
 }
 
 /** One verdict; its tone is fair, unfair or unknown. */
