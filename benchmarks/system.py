@@ -68,6 +68,9 @@ class Task:
 GENDER = {"man": "man", "woman": "woman"}
 TASKS = {
     "gender": Task("gender, six men to one woman", "men", {"gender": GENDER}),
+    "gender-both-ways": Task(
+        "gender, some occupations six men to one woman and others one to six", "gender both ways", {"gender": GENDER}
+    ),
     "tone": Task("skin tones, as skewed as the base's", SKEWED, {"skin_tone": TONE_WORDS}),
     "gender-tone": Task("gender and skin tones jointly", SKEWED, {"gender": GENDER, "skin_tone": TONE_WORDS}),
     "gender-75-25": Task(
@@ -151,6 +154,7 @@ WORDS = DDM + "'words:{words}' --target '{said}'"
 PAPER = "train {images} --out {out} --calibrate 0 --objective ddm-paper --groups labels:{column} --paper-alpha "
 ALIGN = "align {probes} {prompts} --out {out} --train "
 HEAD = "head {images} --out {out} --probe {probe}"
+GROUPED = "head {images} --out {out} --groups "
 SYSTEMS = {
     "base": System("the base as it is"),
     "lora": System("an ordinary LoRA (the paper's objective at α 0)", command=PAPER + "0", joint=False, target=False),
@@ -174,12 +178,16 @@ SYSTEMS = {
         "distribution guidance, queue of single images", "a probe", HEAD, "guide", "queue", singly=True
     ),
     "guidance-batch": System("distribution guidance, batch", "a probe", HEAD, "guide", "batch"),
-    "guidance-words": System(
-        "distribution guidance by words, queue",
-        "words",
-        "head {images} --out {out} --groups 'words:{word}'",
-        "guide",
-    ),
+    **{
+        f"guidance-{source}": System(f"distribution guidance by {source}, queue", source, GROUPED + groups, "guide")
+        for source, groups in (("words", "'words:{word}'"), ("labels", "labels:{column}"))
+    },
+    **{
+        f"guidance-{source}": System(
+            f"distribution guidance, {source}, queue", command=GROUPED + source, uses="guide", joint=False, target=False
+        )
+        for source in ("auto", "discovered")
+    },
     "invariant": System("invariant guidance", "nothing", "invariant {images} --out {out}", "invariant", target=False),
     "combined": System(
         "ddm, discovered, at α ½, and distribution guidance",

@@ -27,6 +27,7 @@ from ..training.embedded.tiny_people import caption
 from ..training.models.model import Model, load_model
 from ..training.sampling.generate import generate
 from ..training.sampling.guidance import SamplingGuidance, load_steering
+from .imbalance import BOTH_WAYS
 from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
 from .recipe import image_folders
@@ -108,11 +109,11 @@ class SystemBench:
         if self.rounds:
             figures.append(Figure("time added to sampling, share", self.overhead(name)))
         fewer = max(1, self.bench.per_prompt // 2)
-        figures += [
-            Figure(f"FD, all prompts together, CFG {cfg:g}", float(fairness_distance(shares, self.target)))
-            for cfg in self.cfgs
-            for shares in [self.shares(self.sample(name, 0, cfg=cfg, per_prompt=fewer)).mean(0)]
-        ]
+        for cfg in self.cfgs:
+            shares = self.shares(self.sample(name, 0, cfg=cfg, per_prompt=fewer))
+            together, apart = fairness_distance(shares.mean(0), self.target), fairness_distance(shares, self.target)
+            figures.append(Figure(f"FD, all prompts together, CFG {cfg:g}", float(together)))
+            figures.append(Figure(f"FD, mean over prompts, CFG {cfg:g}", float(apart.mean())))
         if len(self.task.families) > 1:
             ends = np.cumsum([len(family) for family in self.task.families.values()])[:-1]
             for family, part in zip(self.task.families, np.split(prompts, ends), strict=True):
@@ -121,8 +122,12 @@ class SystemBench:
 
     @property
     def said(self) -> list[str]:
-        """Words that explicit prompts say: the last class of each attribute, which is among the rare ones."""
-        return [list(words.values())[-1] for words in self.task.words.values()]
+        """Words that explicit prompts say: the last class of each attribute, which is among the rare ones.
+
+        Where prompts lean to either side, each class is rare in some.
+        """
+        rare = slice(None if self.task.images in BOTH_WAYS else -1, None)
+        return [word for words in self.task.words.values() for word in list(words.values())[rare]]
 
     def _together(self, prompts: np.ndarray, what: str) -> list[Figure]:
         """How far prompts are from the target as a whole; shares [P, K]."""

@@ -4,6 +4,8 @@ An attribute that splits images p : 1 − p is a two-valued variable, and its sk
 in balance (2.04 at six to one). So independent components (FastICA, Hyvärinen 1999) that are skewed are attributes out
 of balance, and those that are not are left alone. Along one of them the groups overlap; in all features together they
 do not: two Gaussians of one covariance, begun at the tail, find the discriminant without labels (EM, O'Neill 1978).
+
+That is for captions that lean one way; in those that lean both ways skewness cancels, see `leaning`.
 """
 
 from collections.abc import Mapping
@@ -56,7 +58,7 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     count = len(next(iter(features.values())))
     if count < FEWEST:
         return []
-    space = _joint(features, min(MANY, count // PER_DIMENSION))
+    space = joint_space(features)
     directions = _independent(space[:, :FEW], seed)
     skewness = np.nan_to_num(skew(directions, axis=0))  # a constant has none
     found: list[Component] = []
@@ -70,12 +72,13 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     return found
 
 
-def _joint(features: Mapping[str, np.ndarray], components: int) -> np.ndarray:
-    """All features as whitened principal components [N, C], odd images pulled in."""
+def joint_space(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """All features [N, D] as at most `MANY` whitened principal components [N, C], odd images pulled in."""
     from .features import principal_components
 
     blocks = [principal_components(values, EACH) for values in features.values()]
-    return np.clip(principal_components(np.concatenate(blocks, 1), components), -ODD, ODD)
+    every = np.concatenate(blocks, 1)
+    return np.clip(principal_components(every, min(MANY, len(every) // PER_DIMENSION)), -ODD, ODD)
 
 
 def _independent(values: np.ndarray, seed: int) -> np.ndarray:

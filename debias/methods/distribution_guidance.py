@@ -45,7 +45,7 @@ class Guidance:
         scale: how far to push; 0 changes nothing. Neither the number of images in a batch nor that of steps matters.
         mode: one of MODES.
         tally: counts to go on with; of the same target.
-        words: prompts that say one of them, in whatever case, are left alone; the classes' names if None.
+        words: prompts that say one of them, in whatever case, are left alone; the head's own if None.
 
     Raises:
         DDMError: an unknown mode, or a target over other classes.
@@ -65,7 +65,7 @@ class Guidance:
         self.head, self.scale, self.mode = head, scale, mode
         self.target = (target or Target.uniform(head.names)).ordered_as(head.names)
         self.tally = tally or ClassCounts(self.target.shares)
-        self.words = tuple(head.names if words is None else words)
+        self.words = tuple(head.words if words is None else words)
         listed = "|".join(map(re.escape, sorted(self.words, key=len, reverse=True)))
         self._saying = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE) if listed else None
         self._prompts: list[Hashable] = []
@@ -210,7 +210,7 @@ def guides_for(
         targets: one for each head, or none for uniform ones.
         scale: of all of them.
         mode: of all of them.
-        words: as `read_words` takes them, one text for each head; none for the classes' own names.
+        words: as `read_words` takes them, one text for each head; none for the heads' own.
 
     Raises:
         DDMError: targets or words that do not fit, two heads for one attribute, or an unknown mode.
@@ -229,7 +229,7 @@ def guides_for(
 
 
 def read_words(text: str) -> list[str] | None:
-    """Read "man, woman, boy"; None, for the classes' own names, if the text is empty, and no word at all for "-"."""
+    """Read "man, woman, boy"; None, for the head's own, if the text is empty, and no word at all for "-"."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     return [] if words == ["-"] else words or None
 

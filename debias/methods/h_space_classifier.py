@@ -37,6 +37,8 @@ class HSpaceClassifier:
             as the classes lie apart, and shorter where the head is less often right.
         accuracy: [T] share of held-out images that it tells right, every class counted alike.
         base_hash: of the base whose h-space it reads.
+        words: by which a prompt says itself who is meant: the classes' names, if these are words; none of sides that
+            were discovered. A single letter is no such word (“a doctor” says nothing of a class “a”).
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class HSpaceClassifier:
         push: torch.Tensor,
         accuracy: Sequence[float],
         base_hash: str = "",
+        words: Sequence[str] | None = None,
     ):
         self.names, self.attribute, self.base_hash = tuple(names), attribute, base_hash
+        self.words = tuple(word for word in (names if words is None else words) if len(word) > 1 or not word.isalpha())
         self.timesteps, self.accuracy = tuple(timesteps), tuple(accuracy)
         self.weight, self.bias, self.push = weight, bias, push
 
@@ -101,7 +105,7 @@ class HSpaceClassifier:
     def save(self, path: str | os.PathLike) -> None:
         """Write the head as safetensors, atomically."""
         about = {"names": self.names, "attribute": self.attribute, "timesteps": self.timesteps}
-        about |= {"accuracy": self.accuracy, "base_hash": self.base_hash}
+        about |= {"accuracy": self.accuracy, "base_hash": self.base_hash, "words": self.words}
         metadata = {f"ddm.{key}": write_json(value) for key, value in about.items()}
         tensors = {"weight": self.weight, "bias": self.bias, "push": self.push}
         save_tensors(path, tensors, metadata | {"ddm.kind": KIND, "ddm.version": VERSION})
@@ -122,7 +126,7 @@ class HSpaceClassifier:
                 f"format {VERSION}. Update ComfyUI-DDM, or make the head again."
             )
         try:
-            about = read_fields(metadata, _ABOUT, "it")
+            about = read_fields(metadata, _ABOUT | {"words": list[str]}, "it")
             tables = {name: tensors[name].float() for name in ("weight", "bias", "push")}
             _check_shapes(about, tables)
         except (DDMError, KeyError) as error:
@@ -162,8 +166,13 @@ def fit_head(
     attribute: str,
     base_hash: str = "",
     seed: int = 0,
+    caption: np.ndarray | None = None,
+    words: Sequence[str] | None = None,
 ) -> HSpaceClassifier:
-    """Fit the head by logistic regression at each timestep; classes count alike, however rare they are.
+    """Fit the head by logistic regression at each timestep.
+
+    Classes count alike, however rare they are, within each caption too (`even_weights`): where captions lean, the
+    caption tells the class nearly as well as the image does, and a head must learn the image.
 
     Args:
         layers: per timestep, ascending, h [N, C, H, W] of the noisy images.
@@ -172,6 +181,8 @@ def fit_head(
         attribute: what they are classes of.
         base_hash: of the base.
         seed: of the choice of the fifth that accuracy and temperature are measured on.
+        caption: [N] index of the caption; None: one for all.
+        words: as in `HSpaceClassifier`.
 
     Raises:
         DDMError: a class with fewer than five images.
@@ -188,6 +199,7 @@ def fit_head(
             "of them.",
             "prior_count",
         )
+    even = even_weights(truth, np.zeros(len(truth), dtype=int) if caption is None else caption[known])
     held_out = hold_out(truth, 0.2, seed)
     found = []
     for t, h in layers:
@@ -197,12 +209,15 @@ def fit_head(
         scaled = (values - values.mean(0)) / spread
 
         def fitted(rows: np.ndarray, scaled: np.ndarray = scaled) -> tuple[np.ndarray, np.ndarray]:
-            model = LogisticRegression(C=1 / (PENALTY * scaled.shape[1]), class_weight="balanced", max_iter=500)
-            model.fit(scaled[rows], truth[rows], sample_weight=sure[rows])
+            model = LogisticRegression(C=1 / (PENALTY * scaled.shape[1]), max_iter=500)
+            model.fit(scaled[rows], truth[rows], sample_weight=(sure * even)[rows])
             weight, bias = model.coef_, model.intercept_
             if len(names) == 2:  # scikit-learn keeps one row of log-odds
                 weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
             return weight, bias
+
+        def mean(part: np.ndarray, values: np.ndarray) -> np.ndarray:
+            return np.average(values[part], 0, even[part])
 
         weight, bias = fitted(~held_out)
         guess = scaled[held_out] @ weight.T + bias
@@ -210,7 +225,7 @@ def fit_head(
         accuracy = float(np.mean([right[truth[held_out] == index].mean() for index in range(len(names))]))
         temperature = calibrate(guess, truth[held_out])
         weight, bias = fitted(np.ones(len(truth), dtype=bool))
-        means = np.stack([scaled[truth == index].mean(0) for index in range(len(names))])
+        means = np.stack([mean(truth == index, scaled) for index in range(len(names))])
         means -= means.mean(0)
         skill = max(0.0, (accuracy * len(names) - 1) / (len(names) - 1))
         push = weight * (skill * (weight * means).sum() / np.square(weight).sum())
@@ -227,4 +242,27 @@ def fit_head(
         )
     timesteps, *tables, accuracies = zip(*found, strict=True)
     weight, bias, push = (torch.as_tensor(np.stack(table)).float() for table in tables)
-    return HSpaceClassifier(names, attribute, timesteps, weight, bias, push, accuracies, base_hash)
+    return HSpaceClassifier(names, attribute, timesteps, weight, bias, push, accuracies, base_hash, words)
+
+
+def even_weights(truth: np.ndarray, caption: np.ndarray) -> np.ndarray:
+    """Weights [N], of mean 1, by which the classes of a caption count alike, and all classes.
+
+    A caption counts as much as its images can tell of the difference: the harmonic mean of its classes' counts. One
+    of a single class tells nothing of it and has weight 0, unless there are no others.
+
+    Args:
+        truth: [N] class of each image.
+        caption: [N] index of its caption.
+    """
+    counts = np.zeros((caption.max() + 1, truth.max() + 1))
+    np.add.at(counts, (caption, truth), 1)
+    classes = (counts > 0).sum(1)
+    telling = np.where(
+        classes > 1, classes / np.divide(1, counts, where=counts > 0, out=np.zeros_like(counts)).sum(1), 0
+    )
+    weights = (telling[:, None] / np.maximum(counts, 1))[caption, truth]
+    total = np.bincount(truth, weights)
+    if (total == 0).any():
+        weights, total = np.ones(len(truth)), np.bincount(truth).astype(float)
+    return weights * (len(truth) / len(total) / total)[truth]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
+from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance, begin_together, read_words
-from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier, fit_head
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier, even_weights, fit_head
 
 NAMES = ("man", "woman")
 
@@ -58,7 +59,30 @@ def test_a_saved_head_is_the_same(head, tmp_path):
     loaded = HSpaceClassifier.load(tmp_path / "head.safetensors")
     assert all(torch.equal(getattr(loaded, name), getattr(head, name)) for name in ("weight", "bias", "push"))
     assert (loaded.names, loaded.attribute, loaded.accuracy) == (head.names, "gender", head.accuracy)
-    assert (loaded.base_hash, loaded.digest) == ("base", head.digest)
+    assert (loaded.base_hash, loaded.digest, loaded.words) == ("base", head.digest, NAMES)
+
+
+def test_a_head_from_before_words_were_kept_has_its_classes_names(head, tmp_path):
+    head.save(tmp_path / "head.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "head.safetensors")
+    del metadata["ddm.words"]
+    save_tensors(tmp_path / "older.safetensors", tensors, metadata)
+    assert HSpaceClassifier.load(tmp_path / "older.safetensors").words == NAMES
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "prompt", "said"),
+    [
+        (("a", "b"), None, "a doctor", ""),
+        (("side A", "side B"), (), "a doctor seen from the side a", ""),
+        (("man", "woman"), None, "a Woman doctor", "Woman"),
+        (("man", "woman"), None, "a mandolin player", ""),
+        (("7", "8"), None, "the digit 7", "7"),
+    ],
+)
+def test_a_class_leaves_prompts_alone_that_say_it_as_a_word(head, names, words, prompt, said):
+    tables = (head.timesteps, head.weight, head.bias, head.push, head.accuracy)
+    assert Guidance(HSpaceClassifier(names, "gender", *tables, words=words)).said(prompt) == said
 
 
 def test_rare_classes_are_told_apart_too():
@@ -67,6 +91,43 @@ def test_rare_classes_are_told_apart_too():
     few = fit_head([(t, h[some]) for t, h in layers], membership[some], NAMES, "gender")
     found = few.logits(layers[0][1], 100).argmax(1).numpy()
     assert (found == membership.argmax(1)).mean() > 0.9
+
+
+def leaning_clouds(count=480, captions=8, seed=0):
+    """Images whose caption, nine in ten of one class, shows more clearly than the class does."""
+    rng = np.random.default_rng(seed)
+    caption = np.arange(count) % captions
+    truth = (rng.random(count) < 0.9) == (caption % 2 == 0)
+    h = rng.normal(size=(count, 4, 2, 2))
+    h[:, 0] += 1.0 * truth[:, None, None]
+    h[:, 1] += 4.0 * (caption % 2 == 0)[:, None, None]
+    return [(100, torch.as_tensor(h).float())], np.stack([~truth, truth], 1).astype(float), caption
+
+
+def test_a_head_learns_the_image_and_not_what_its_caption_leans_to():
+    layers, membership, caption = leaning_clouds()
+    push = {
+        name: fit_head(layers, membership, NAMES, "gender", caption=own).push[0, 1].mean((1, 2))
+        for name, own in (("one caption", None), ("its own", caption))
+    }
+    assert abs(push["one caption"][1]) > abs(push["one caption"][0])
+    assert abs(push["its own"][1]) < 0.3 * push["its own"][0]
+
+
+def test_both_sides_of_every_caption_count_alike_and_one_sided_captions_not_at_all():
+    truth, caption = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
+    weights = even_weights(truth, caption)
+    for one in (0, 1):
+        sides = [weights[(caption == one) & (truth == side)].sum() for side in (0, 1)]
+        assert sides[0] == pytest.approx(sides[1]) and sides[0] > 0
+    assert not weights[caption == 2].any() and weights.mean() == pytest.approx(1)
+    # The harmonic mean of 3 and 1 is 1.5 times that of 1 and 1.
+    assert weights[caption == 0].sum() == pytest.approx(1.5 * weights[caption == 1].sum())
+
+
+def test_where_no_caption_has_two_sides_classes_count_alike():
+    truth = np.array([0, 0, 0, 1])
+    assert even_weights(truth, truth) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
 
 
 def test_images_without_a_class_are_left_out_and_too_few_are_a_sentence():
@@ -99,7 +160,7 @@ def test_the_gradient_is_that_of_the_loss(head, mode, together):
 
 def test_of_more_classes_an_image_is_pushed_away_from_the_one_that_the_head_sees():
     names = ("light", "medium", "dark")
-    guidance = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([0.0, 1.0, 0.0])))
+    guidance = Guidance(SimpleNamespace(names=names, words=names, digest="0"), Target(names, np.array([0.0, 1.0, 0.0])))
     guidance.begin(["a"] * 2)
     from_light, from_dark = guidance.gradient(np.array([[5.0, 1.0, -5.0], [-5.0, 1.0, 5.0]]))
     assert from_light[0] > 100 * abs(from_light[2]) and from_dark[2] > 100 * abs(from_dark[0])
@@ -109,10 +170,11 @@ def test_of_more_classes_an_image_is_pushed_away_from_the_one_that_the_head_sees
 def test_of_several_attributes_each_pushes_less_an_image_that_its_head_is_sure_of():
     names, sure = ("man", "woman"), np.array([[8.0, 0.0]])
     several = [
-        Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0]))) for _ in range(2)
+        Guidance(SimpleNamespace(names=names, words=names, digest="0"), Target(names, np.array([1.0, 0.0])))
+        for _ in range(2)
     ]
-    alone = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.array([1.0, 0.0])))
-    idle = Guidance(SimpleNamespace(names=names, digest="0"), scale=0)
+    alone = Guidance(SimpleNamespace(names=names, words=names, digest="0"), Target(names, np.array([1.0, 0.0])))
+    idle = Guidance(SimpleNamespace(names=names, words=names, digest="0"), scale=0)
     begin_together(several, ["a"])
     begin_together([alone, idle], ["a"])
     pushes = [np.linalg.norm(guidance.gradient(sure)) for guidance in (*several, alone)]
@@ -123,7 +185,7 @@ def test_of_more_classes_a_push_is_about_as_long_as_of_two():
     lengths = []
     for count in (2, 3, 6):
         names = tuple(map(str, range(count)))
-        guidance = Guidance(SimpleNamespace(names=names, digest="0"), Target(names, np.eye(count)[0]))
+        guidance = Guidance(SimpleNamespace(names=names, words=names, digest="0"), Target(names, np.eye(count)[0]))
         guidance.begin(["a"])
         lengths.append(np.linalg.norm(guidance.gradient(np.zeros((1, count)))) / (1 - 1 / count))
     assert lengths == pytest.approx([2**0.5] * 3)

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, Verdict
+from comfyui_ddm.training.data import group_images
 from comfyui_ddm.training.data.group_images import Grouper, check_source, said_by_group
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.models.base import Base, load_base
@@ -21,9 +24,13 @@ def latents():
     return Latents.of(torch.randn(24, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
-def verdict(shares, gain=9.0):
-    """A verdict over 24 images with so many of them sure of each word; the last word explains its own by `gain`."""
+def verdict(shares, gain=9.0, by_caption=False):
+    """A verdict over 24 images with so many of them sure of each word; the last word explains its own by `gain`.
+
+    Both captions have as many of each, or the first caption those of the first words.
+    """
     truth = np.repeat(np.arange(len(shares)), shares)
+    truth = truth if by_caption else truth.reshape(12, 2).T.ravel()
     gains = np.append(np.zeros(len(shares) - 1), gain)
     return Verdict(np.eye(len(shares))[truth] * 0.98 + 0.02 / len(shares), 0.9, gains)
 
@@ -110,6 +117,16 @@ def test_discovery_makes_thirds_and_weighs_the_rare_one_up(base, latents):
     assert grouping.weighting.by_indicator
 
 
+def test_discovery_balances_each_caption_towards_its_own_rare_side(base, latents, monkeypatch):
+    truth = np.array(["man"] * 10 + ["woman"] * 2 + ["man"] * 2 + ["woman"] * 10) == "man"
+    found = SimpleNamespace(side=np.where(truth, 0.99, 0.01), spread=0.3, stability=0.9)
+    monkeypatch.setattr(group_images, "find_leaning", lambda *_: found)
+    grouping = Grouper(base, latents, CAPTIONS).group("discovered")
+    assert grouping.groups[0].names == ("side A", "side B")
+    by_caption = grouping.weighting.shares_by_concept(1.0, np.stack([truth, ~truth], 1))
+    assert by_caption[:, 0] == pytest.approx([0.5, 0.5], abs=0.15)  # from .83 and .17, drawn to both captions'
+
+
 def test_discovery_is_no_crash_when_every_caption_is_another(base, latents):
     grouping = Grouper(base, latents, [f"image {i}" for i in range(24)]).group("discovered")
     assert not np.allclose(grouping.weighting.weights(1.0), 1)
@@ -131,6 +148,14 @@ def test_auto_corrects_what_it_can_tell_apart_and_is_out_of_balance():
     # A hint on some of the images was followed on all of them, and was not enough.
     assert rows["hair"]["shares"] == pytest.approx([0.905, 0.095], abs=0.01)
     assert "shares" not in rows["glasses"]
+
+
+def test_auto_corrects_what_captions_lean_to_either_side_of():
+    grouper = Told(None, None, CAPTIONS)
+    grouper.verdicts = {ATTRIBUTES["gender"]: verdict((12, 12), by_caption=True)}
+    grouping = grouper.group("auto")
+    assert [part.source for part in grouping.groups] == ["auto:gender"]
+    assert grouper.imbalance(grouping.groups[0]) == pytest.approx(0.48, abs=0.03)
 
 
 def test_auto_falls_back_to_discovery(base, latents):

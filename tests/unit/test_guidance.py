@@ -188,6 +188,8 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
     made = json.loads(ddm("invariant", *given, "--steps", 2, "--batch-size", 4, "--groups", 2, "--out", module).stdout)
     assert made["share_of_base"] <= 0.05
     sample(ddm, tiny_base, head, tmp_path / "out", "--invariant", module)
+    refused = ddm("head", *given, "--groups", "discovered", "--out", tmp_path / "none.safetensors", code=2).stderr
+    assert "Nothing is out of balance here" in refused and not (tmp_path / "none.safetensors").exists()
     assert np.isfinite(InvariantModule.load(module).leave.weight.numpy()).all()
 
 
@@ -197,6 +199,7 @@ def test_the_commands_make_files_that_sample_takes(ddm, tiny_base, tmp_path):
         (("head", "images", "--out", "x.safetensors"), "Say once who is in the images"),
         (("head", "--groups", "labels:gender", "--out", "x.safetensors"), "nothing to learn from"),
         (("head", "images", "--groups", "labels:a,b", "--out", "x.safetensors"), "Make a head for each"),
+        (("head", "images", "--groups", "gender", "--out", "x.safetensors"), "“gender” is not known"),
         (("head", "images", "--groups", "labels:a", "--out", "x.pt"), "x.pt is none"),
         (("invariant", "--out", "x.safetensors"), "nothing to learn from"),
         (("invariant", "images", "--out", "x.ckpt"), "x.ckpt is none"),

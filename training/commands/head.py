@@ -23,7 +23,11 @@ def head(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The head to write, a .safetensors file.")],
     folder: Annotated[Path | None, typer.Argument(help="Images with captions of the kind you will ask for.")] = None,
     groups: Annotated[
-        str, typer.Option(help='Who is in them: labels:COLUMN, or words:"man|woman". Or give a --probe.')
+        str,
+        typer.Option(
+            help='Who is in them: discovered or auto (what is out of balance), words:"man|woman", or labels:COLUMN. '
+            "Or give a --probe."
+        ),
     ] = "",
     probe: Annotated[Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the images.")] = None,
     base: BaseOption = None,
@@ -44,7 +48,7 @@ def head(
     from ...debias.core.error import DDMError
     from ...debias.core.io import check_output
     from ...debias.probes.probe import Probe
-    from ..data.group_images import attributes
+    from ..data.group_images import attributes, check_source
     from ..loop.progress_bars import work_progress
     from ..objectives.h_space_classifier import make_head
     from .learning import learning_set
@@ -52,7 +56,12 @@ def head(
     began = time.monotonic()
     check_output(out, "head")
     if (probe is None) == (not groups):
-        raise DDMError("Say once who is in the images: by --groups labels:COLUMN or words:man|woman, or by --probe.")
+        raise DDMError(
+            "Say once who is in the images: by --groups discovered, auto, words:man|woman or labels:COLUMN, or by "
+            "--probe."
+        )
+    if groups:
+        check_source(groups)
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     judge = None if probe is None else Probe.load(probe)

@@ -22,6 +22,7 @@ from ...debias.groups.diffusion_classifier import (
 )
 from ...debias.groups.features import centre
 from ...debias.groups.groups import Groups, concepts, peers
+from ...debias.groups.leaning import Leaning, find_leaning
 from ...debias.groups.rarity import indicate
 from ...debias.groups.target import Target
 from ...debias.groups.weighting import Weighting
@@ -200,7 +201,7 @@ class Grouper:
                 groups = self._groups(f"auto:{name}", words, verdict)
                 row |= {"gain": round(float(verdict.gain.max()), 2), "shares": groups.shares.round(4).tolist()}
                 row["told_apart"] = bool(verdict.gain.max() >= KNOWN)
-                row["used"] = bool(row["told_apart"] and np.abs(groups.shares - 1 / len(words)).max() >= IMBALANCE)
+                row["used"] = bool(row["told_apart"] and self.imbalance(groups) >= IMBALANCE)
                 if row["used"]:
                     found.append(groups)
             tried.append(row)
@@ -210,10 +211,21 @@ class Grouper:
         grouping = self._balanced("auto", found, "uniform")
         return Grouping("auto", found, grouping.targets, grouping.weighting, tried)
 
-    def discover(self) -> Grouping:
-        """Balance the attributes that show as skewed components of the features (see `skewed_components`).
+    def imbalance(self, groups: Groups) -> float:
+        """How far groups are from equal shares: among all images, or within captions beyond chance, whichever is more.
 
-        Where there is none, the rarity indicator gives the weights, and the groups shown are thirds of its log-weight.
+        Within captions it is the root of the mean square distance, less the variance of a share of so few images.
+        """
+        equal, images = 1 / len(groups.names), np.bincount(self.peers)
+        own = np.stack([np.bincount(self.peers, column) for column in groups.membership.T], 1) / images[:, None]
+        beyond = np.square(own - equal).mean(0) - equal * (1 - equal) * (1 / images).mean()
+        return float(max(np.abs(groups.shares - equal).max(), np.sqrt(max(0.0, beyond.max()))))
+
+    def discover(self) -> Grouping:
+        """Balance the attributes that show in the features, among all images or within captions.
+
+        Those of `skewed_components`, or the one of `find_leaning`: whichever makes the images likelier. Where there is
+        none, the rarity indicator gives the weights, and the groups shown are thirds of its log-weight.
         """
         features = image_features(
             self.base,
@@ -226,6 +238,9 @@ class Grouper:
         )
         centred = centre(features, self.peers)
         found = skewed_components(centred, self.seed)
+        leaning = find_leaning(centred, self.peers, self.seed, [component.rare for component in found])
+        if leaning:
+            return self._balanced("discovered", [_sides(leaning)], "uniform")
         if found:
             return self._balanced("discovered", [_rare_and_common(*pair) for pair in enumerate(found, 1)], "uniform")
         level = indicate(centred)
@@ -262,6 +277,13 @@ def _rare_and_common(number: int, component: Component) -> Groups:
     membership = np.stack([component.rare, 1 - component.rare], 1)
     evidence = {"skewness": component.skewness, "apart": component.apart}
     return Groups((f"rare {number}", f"common {number}"), membership, "discovered", evidence=evidence)
+
+
+def _sides(leaning: Leaning) -> Groups:
+    """The two sides to which captions lean; neither is rare in all of them, and they have no words."""
+    membership = np.stack([leaning.side, 1 - leaning.side], 1)
+    evidence = {"spread": leaning.spread, "stability": leaning.stability}
+    return Groups(("side A", "side B"), membership, "discovered", evidence=evidence)
 
 
 def check_source(source: str, target: str = "uniform") -> None:

@@ -1,11 +1,11 @@
-"""From images to a head for distribution guidance: groups as labels, words or a probe say them, and h-space."""
+"""From images to a head for distribution guidance: groups from any source, or as a probe sees them, and h-space."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ...debias.core.batching import fitting_rows, in_batches
 from ...debias.core.error import DDMError
-from ...debias.groups.groups import Groups, concepts
+from ...debias.groups.groups import Groups, concepts, peers
 from ...debias.methods.h_space_classifier import TIMESTEPS, HSpaceClassifier, fit_head
 from ..data.group_images import Grouper
 
@@ -29,18 +29,18 @@ def make_head(
     seed: int = 0,
     report: Report | None = None,
 ) -> HSpaceClassifier:
-    """Fit a head on images that are grouped by labels or words, or by a probe.
+    """Fit a head on images that are grouped by a source, or by a probe.
 
     Args:
         base: whose h-space is read, under each image's caption.
         images: of a folder, or made by the base.
-        groups: `labels:COLUMN` or `words:man|woman`, as `Grouper.group` takes them.
+        groups: as `Grouper.group` takes it; of several attributes that are found, the one furthest from balance counts.
         probe: says instead who is in the images.
         seed: of the noises.
         report: called with (what, done, total).
 
     Raises:
-        DDMError: another source of groups, or a class with too few images.
+        DDMError: an unknown source, a source that finds nothing out of balance, or a class with too few images.
     """
     import torch
 
@@ -48,19 +48,25 @@ def make_head(
     captions = images.captions
     latents = images.squares[torch.arange(len(captions))]
     if probe is not None:
-        seen = probe.predict(base.decode(latents))
-        found, attribute = Groups(probe.names, seen, f"probe:{probe.attribute}"), probe.attribute
-    elif groups.startswith(("labels:", "words:")):
-        grouper = Grouper(base, images.squares, captions, seed, report, images.cache)
-        (found,), attribute = grouper.group(groups, labels=images.column).groups, groups.partition(":")[2]
+        found, attribute = Groups(probe.names, probe.predict(base.decode(latents)), "probe"), probe.attribute
     else:
-        raise DDMError(
-            f"A head learns named classes, and “{groups}” names none. Use labels:COLUMN, words:man|woman, or a probe.",
-            "groups",
-            "probe",
-        )
+        grouper = Grouper(base, images.squares, captions, seed, report, images.cache)
+        grouping = grouper.group(groups, labels=images.column)
+        if grouping.weighting.by_indicator:
+            raise DDMError(
+                f"Nothing is out of balance here, as far as “{groups}” can see, and no head was made. It needs a dozen "
+                "images or more of each of eight captions. If you know what to balance, say it: words:man|woman, "
+                "labels:COLUMN, or a probe.",
+                "groups",
+                "probe",
+            )
+        found = max(grouping.groups, key=grouper.imbalance)
+        attribute = found.source.partition(":")[2] or found.source
     layers = h_space(base, latents, captions, seed, report)
-    return fit_head(layers, found.membership, found.names, attribute, base.hash, seed)
+    # Sides that were discovered have no words, so no prompt says them.
+    words = () if found.source == "discovered" else found.names
+    caption = peers(concepts(captions)[1])
+    return fit_head(layers, found.membership, found.names, attribute, base.hash, seed, caption, words)
 
 
 def h_space(

@@ -1,0 +1,157 @@
+"""Imbalances within captions that lean to different sides, where the skewness of all images together cancels.
+
+Image i of caption c is x_i = (a_i − π_c) δ + ε: one direction δ for all captions, and a share π_c = P(a = 1 | c) of its
+own. Along δ the third moment within a caption is π_c (1 − π_c) (1 − 2 π_c) |δ|³, whose square does not cancel. So
+directions that maximise Σ_c n_c m₃,c² / Σ_c n_c propose δ, and EM fits δ, the shares and the covariance of ε. Some
+direction is always skewed by chance; an attribute is what is found again in other captions, and whose shares differ
+from caption to caption by more than chance. What captions of one lean show (`components`) is told from it by
+likelihood.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .components import FEWEST, joint_space
+
+# Fewer captions cannot be halved.
+CAPTIONS = 8
+# Random starts and steps of the ascent, its learning rate; how many of the directions are tried, and how much two of
+# them may be alike (cosine); beyond so many deviations an image is odd.
+STARTS, STEPS, RATE, TRIED, NEAR, ODD = 40, 100, 0.15, 6, 0.7, 3.0
+# The shares of a caption are drawn towards those of all as by so many images.
+PRIOR = 2.0
+# How often captions are halved; what an attribute must have: agreement of the halves, and spread of the shares.
+HALVINGS, STABLE, SPREAD = 3, 0.55, 0.22
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """An attribute to whose sides captions lean.
+
+    Attributes:
+        side: [N] probability of each image to be on the one side.
+        direction: [D] of the discriminant between the sides.
+        spread: standard deviation over captions of the side's share, beyond what so few images make by chance.
+        likelihood: of all images, in nats above that of one side for all.
+        stability: correlation with what is found in half of the captions, on the other half.
+    """
+
+    side: np.ndarray
+    direction: np.ndarray
+    spread: float
+    likelihood: float
+    stability: float = 0.0
+
+
+def find_leaning(
+    features: Mapping[str, np.ndarray], caption: np.ndarray, seed: int = 0, rivals: Sequence[np.ndarray] = ()
+) -> Leaning | None:
+    """Find the attribute to whose sides captions lean differently.
+
+    Args:
+        features: per place and timestep [N, D], each caption's mean subtracted (`features.centre`).
+        caption: [N] index of the caption.
+        seed: of starts and halvings.
+        rivals: sides [N] that explain the images otherwise, such as `skewed_components`.
+
+    Returns:
+        The one that is found again best in halves of the captions. None where none is, where the shares differ no more
+        than by chance, where a rival is likelier, and where there are fewer than sixty images or eight captions.
+    """
+    caption = np.unique(caption, return_inverse=True)[1]
+    if len(caption) < FEWEST or caption.max() + 1 < CAPTIONS:
+        return None
+    space = joint_space(features)
+    if not space.any():
+        return None
+    found = [one for one in proposals(space, caption, seed) if one.spread >= SPREAD]
+    best = max(_with_stability(found, space, caption, seed), key=lambda one: one.stability, default=None)
+    if best is None or best.stability < STABLE:
+        return None
+    return best if all(best.likelihood > _two_sides(space, caption, rival).likelihood for rival in rivals) else None
+
+
+def proposals(space: np.ndarray, caption: np.ndarray, seed: int = 0) -> list[Leaning]:
+    """What may be an attribute among images [N, D]: two sides along each of the directions most skewed in captions.
+
+    In a caption whose mean is subtracted, the rare side is far out, and the common one near 0 on the other side: so the
+    sides are begun with the sign.
+    """
+    caption = np.unique(caption, return_inverse=True)[1]
+    lines = [space @ direction for direction in _skewed_within(space, caption, seed)]
+    return [_two_sides(space, caption, 1 / (1 + np.exp(-4 * line / line.std()))) for line in lines]
+
+
+def _with_stability(found: list[Leaning], space: np.ndarray, caption: np.ndarray, seed: int) -> list[Leaning]:
+    """Look again in halves of the captions: of what is found there, what agrees most on the other half counts."""
+    agreements = []
+    for number in range(HALVINGS if found else 0):
+        first = np.random.default_rng([seed, number]).permutation(caption.max() + 1) % 2 == 0
+        for half in (first[caption], ~first[caption]):
+            rest, again = space[~half], proposals(space[half], caption[half], seed)
+            agreements.append([max(_alike(rest, one, other) for other in again) for one in found])
+    medians = np.median(agreements, axis=0) if found else []
+    return [replace(one, stability=float(value)) for one, value in zip(found, medians, strict=True)]
+
+
+def _alike(space: np.ndarray, one: Leaning, other: Leaning) -> float:
+    return abs(float(np.corrcoef(space @ one.direction, space @ other.direction)[0, 1]))
+
+
+def _skewed_within(space: np.ndarray, caption: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Directions [D] of large third moments within captions, by gradient ascent from the axes and at random."""
+    import torch
+
+    start = np.concatenate([np.eye(space.shape[1]), np.random.default_rng(seed).normal(size=(STARTS, space.shape[1]))])
+    ways = torch.nn.functional.normalize(torch.as_tensor(start)).requires_grad_()
+    values, index = torch.as_tensor(space), torch.as_tensor(caption)
+    count = torch.bincount(index).double()
+    optimizer = torch.optim.Adam([ways], lr=RATE)
+
+    def score() -> torch.Tensor:
+        along = values @ torch.nn.functional.normalize(ways).T
+        cubes = (along / along.std(0)).clamp(-ODD, ODD) ** 3
+        third = torch.zeros(len(count), len(ways), dtype=cubes.dtype).index_add_(0, index, cubes) / count[:, None]
+        return (count[:, None] * third.square()).sum(0) / count.sum()
+
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (-score().sum()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        order, ways = score().argsort(descending=True), torch.nn.functional.normalize(ways).numpy()
+    kept: list[np.ndarray] = []
+    for row in order:
+        if len(kept) < TRIED and all(abs(ways[row] @ other) < NEAR for other in kept):
+            kept.append(ways[row])
+    return kept
+
+
+def _two_sides(space: np.ndarray, caption: np.ndarray, side: np.ndarray, rounds: int = 200) -> Leaning:
+    """Fit the two sides of images [N, D] by EM, begun with probabilities [N]."""
+    count, ridge = np.bincount(caption), 1e-3 * np.eye(space.shape[1])
+    for _ in range(rounds):
+        share = ((np.bincount(caption, side) + PRIOR * side.mean()) / (count + PRIOR))[caption]
+        # Least squares of x = (a − π) δ, over what a may be.
+        delta = (side - share) @ space / (np.square(side - share) + side * (1 - side)).sum()
+        one, other = space - np.outer(1 - share, delta), space + np.outer(share, delta)
+        within = ((one.T * side) @ one + (other.T * (1 - side)) @ other) / len(space) + ridge
+        direction = np.linalg.solve(within, delta)
+        # log π N(x | one) − log (1 − π) N(x | other) is linear in x.
+        odds = np.log(share / (1 - share)) + (space + np.outer(share - 0.5, delta)) @ direction
+        before, side = side, 1 / (1 + np.exp(-np.clip(odds, -50, 50)))
+        if np.abs(side - before).max() < 1e-4:
+            break
+    likelihood = _log_density(other, within).sum() + (np.log(1 - share) + np.logaddexp(0, odds)).sum()
+    likelihood -= _log_density(space, space.T @ space / len(space) + ridge).sum()
+    chance = side.mean() * (1 - side.mean()) * (1 / count).mean()
+    spread = np.sqrt(max(0.0, (np.bincount(caption, side) / count).var() - chance))
+    return Leaning(side, direction, float(spread), float(likelihood))
+
+
+def _log_density(values: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Of a Gaussian of mean 0 [N], up to its constant."""
+    squares = np.einsum("nd,nd->n", values @ np.linalg.inv(covariance), values)
+    return -0.5 * (squares + np.linalg.slogdet(covariance)[1])
