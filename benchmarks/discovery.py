@@ -6,6 +6,7 @@ weighted images of a set at α = 1. The truth is read for that score alone.
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,7 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
     import torch
     from comfyui_ddm.benchmarks.variant import ALL_TIMESTEPS, Subject
     from comfyui_ddm.debias.core.io import load_tensors, save_tensors
-    from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, unet_features
+    from comfyui_ddm.debias.groups.features import TIMESTEPS, centre, denoiser_features
     from comfyui_ddm.training.data.group_images import Grouper
     from comfyui_ddm.training.data.latents import Latents
     from comfyui_ddm.training.loop.progress_bars import image_progress
@@ -113,10 +114,11 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
         timesteps = (*TIMESTEPS, *(t for t in ALL_TIMESTEPS if t not in TIMESTEPS))
 
         with image_progress(f"Features {cache.stem}") as report:
-            found = unet_features(
+            found = denoiser_features(
                 model.denoise,
                 model.family.features(model.unet)
                 | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
+                partial(model.family.hidden, latents=latents.shape),
                 model.rates,
                 latents,
                 model.encode_text(grouper.names),

@@ -7,7 +7,7 @@ import comfy.lora
 import comfy.model_patcher
 import torch
 
-from ..debias.adapter.lora_file import Adapter, AdapterCard, check_layers, parse_adapter
+from ..debias.adapter.lora_file import Adapter, AdapterCard, as_kohya, check_layers, parse_adapter
 from ..debias.core.error import DDMError
 from ..debias.core.io import check_finite, load_tensors, read_metadata
 from ..hosts.adapter_card import UNKNOWN_BASE, LoadedCard
@@ -60,9 +60,9 @@ class AdapterFile:
             DDMError: the adapter was made for another kind of model.
         """
         shapes = {
-            name: tuple(shape)
+            name: shape
             for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()
-            if isinstance(key, str) and (shape := _shape(model.model, key)) is not None
+            if (shape := _shape(model.model, key)) is not None
         }
         if self.adapter is None:
             if not any(key.startswith(name + ".") for name in shapes for key in self.tensors):
@@ -72,7 +72,7 @@ class AdapterFile:
                 )
             return None
         base = model.attachments.get(BASE_HASH, "")
-        warning = check_layers(self.adapter, base, shapes)
+        warning = check_layers(self.adapter, base, {as_kohya(name): shape for name, shape in shapes.items()})
         return warning or (None if base and self.card.base_hash else UNKNOWN_BASE)
 
     def loaded(self, alpha: float, *warnings: str | None) -> LoadedCard:
@@ -115,8 +115,11 @@ def recommended_alpha(name: str) -> float:
     return card.recommended_alpha
 
 
-def _shape(model: torch.nn.Module, key: str) -> tuple[int, ...] | None:
+def _shape(model: torch.nn.Module, key: str | tuple) -> tuple[int, ...] | None:
+    """The shape of the weight that the host's map names, or of those of its rows that are a layer of diffusers'."""
+    name, rows, *_ = key if isinstance(key, tuple) else (key, None)
     try:
-        return tuple(model.get_parameter(key).shape)
+        whole = tuple(model.get_parameter(name).shape)
     except AttributeError:
         return None
+    return whole if rows is None else (rows[2], *whole[1:])

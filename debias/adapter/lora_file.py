@@ -1,4 +1,6 @@
-"""The adapter file: a LoRA in kohya's key names, with a card that says what it was trained for.
+"""The adapter file: a LoRA with a card that says what it was trained for.
+
+Of a U-Net it has kohya's key names; of a transformer diffusers', without alphas, as ComfyUI and diffusers both take it.
 
 Only names, shapes and metadata are handled here; `training/models/lora.py` puts the matrices on a model. Metadata keys:
 `modelspec.*` (the model metadata standard sai_model_spec 1.0.0), `ss_*` (as kohya's trainer writes) and `ddm.*` (ours;
@@ -41,6 +43,9 @@ METHODS = {
 }
 # Embeddings that some trainers put beside a LoRA; without their words in a prompt they change nothing.
 EMBEDDINGS = "bundle_emb."
+# Of a transformer.
+TRANSFORMER, DIFFUSERS_DOWN, DIFFUSERS_UP = "transformer.", ".lora_A.weight", ".lora_B.weight"
+UNETS = ("stable-diffusion-v1", "stable-diffusion-v2", "stable-diffusion-xl")
 
 
 class Lora(NamedTuple):
@@ -78,7 +83,7 @@ class AdapterCard:
         measured: the measured fairness card, or None before a measurement.
         training: settings it was trained with (steps, seed, rank, ...).
         architecture: of the base, as `modelspec.architecture` names it, with "/lora".
-        prediction: what the base predicts, "epsilon" or "v_prediction".
+        prediction: what the base predicts, "epsilon", "v_prediction" or "flow_prediction".
     """
 
     objective: str = "ddm"
@@ -101,6 +106,11 @@ class AdapterCard:
     def is_xl(self) -> bool:
         """Whether it is made for SDXL."""
         return self.architecture.startswith("stable-diffusion-xl")
+
+    @property
+    def is_unet(self) -> bool:
+        """Whether it is made for a U-Net."""
+        return self.architecture.startswith(UNETS)
 
     def to_metadata(self) -> dict[str, str]:
         """The `ddm.*` metadata: a JSON text for each field."""
@@ -136,7 +146,7 @@ class Adapter:
 
     Attributes:
         modules: updates by kohya's layer name, for instance "lora_unet_mid_block_resnets_0_conv1"; a file of SDXL has
-            LDM's names, which are translated (see `ldm`).
+            LDM's names, which are translated (see `ldm`), one for a transformer diffusers'.
         card: None for a LoRA that this project did not write.
         left_out: a sentence on what in the file is not used; empty if there is nothing.
     """
@@ -165,7 +175,7 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
         path: a .safetensors file.
         lora: by diffusers module name (see `kohya_name`).
         card: without one, only `modelspec.*` and `ss_*` are written. Its architecture decides on the names in the file:
-            LDM's for SDXL (see `ldm`).
+            LDM's for SDXL (see `ldm`), diffusers' for transformers, where up holds the scale.
 
     Raises:
         DDMError: the LoRA is empty or not finite, the name is not .safetensors, or the disk refuses.
@@ -176,6 +186,11 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
         raise DDMError(f"An adapter is saved as .safetensors, not as {Path(path).name}. Change the name.")
     if not lora:
         raise DDMError(f"There is nothing to save to {path}: the LoRA has no layers.")
+    unet = card is None or card.is_unet
+    if not unet:
+        lora = {
+            module: Lora(one.down, one.up * (one.alpha / one.rank), float(one.rank)) for module, one in lora.items()
+        }
     tensors = {}
     for module, (down, up, alpha) in lora.items():
         if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
@@ -183,6 +198,10 @@ def save_adapter(path: str | Path, lora: Mapping[str, Lora], card: AdapterCard |
                 f"The adapter is not saved to {path}: its layer {module} is not finite, so training has diverged. "
                 "Train again with a lower learning rate."
             )
+        if not unet:
+            tensors[TRANSFORMER + module + DIFFUSERS_DOWN] = down
+            tensors[TRANSFORMER + module + DIFFUSERS_UP] = up
+            continue
         name = to_ldm(kohya_name(module)) if card and card.is_xl else kohya_name(module)
         tensors[name + DOWN] = down
         tensors[name + UP] = up
@@ -203,6 +222,7 @@ def load_adapter(path: str | Path) -> Adapter:
 def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> Adapter:
     """The LoRA in what was read from `path`; errors as in `load_adapter`."""
     check_finite(path, tensors)
+    tensors = {as_kohya(key): tensor for key, tensor in tensors.items()}
     for key in sorted(tensors):
         method = next((kind for kind, part in METHODS.items() if re.fullmatch(part, key.partition(".")[2])), None)
         if method:
@@ -228,6 +248,17 @@ def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metad
             modules[ours] = _layer(path, name, tensors)
     left_out = f"The file also brings embeddings ({len(embeddings)} tensors), which are left out." if embeddings else ""
     return Adapter(modules, AdapterCard.from_metadata(metadata), left_out)
+
+
+def as_kohya(key: str) -> str:
+    """kohya's name of a transformer's layer, or of a matrix for it, that is called as in diffusers; others stay."""
+    if not key.startswith(TRANSFORMER):
+        return key
+    layer = key.removeprefix(TRANSFORMER)
+    for theirs, ours in ((DIFFUSERS_DOWN, DOWN), (DIFFUSERS_UP, UP)):
+        if layer.endswith(theirs):
+            return kohya_name(layer.removesuffix(theirs)) + ours
+    return kohya_name(layer)
 
 
 def _layer(path: str | Path, name: str, tensors: "Mapping[str, torch.Tensor]") -> Lora:
@@ -326,6 +357,7 @@ def _metadata(lora: Mapping[str, Lora], card: AdapterCard | None) -> dict[str, s
     rank = max(layer.rank for layer in lora.values())
     alphas = {layer.alpha for layer in lora.values()}
     is_v2 = about.architecture.startswith("stable-diffusion-v2")
+    base_version = "sdxl_base_v1-0" if about.is_xl else "sd_v2" if is_v2 else "sd_v1"
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
@@ -337,7 +369,7 @@ def _metadata(lora: Mapping[str, Lora], card: AdapterCard | None) -> dict[str, s
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(alphas.pop() if len(alphas) == 1 else float(rank)),
-        "ss_base_model_version": "sdxl_base_v1-0" if about.is_xl else "sd_v2" if is_v2 else "sd_v1",
+        "ss_base_model_version": base_version if about.is_unet else about.architecture.removesuffix("/lora"),
         "ss_v2": str(is_v2),
         "ss_output_name": about.title,
     }

@@ -1,4 +1,4 @@
-"""Features of images in the base model's own eyes: activations of the U-Net at several depths and noise levels."""
+"""Features of images in the base model's own eyes: its activations at several depths and noise levels."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ TIMESTEPS = (50, 250, 500, 850)
 MOST = 128
 
 
-def unet_features(
+def denoiser_features(
     denoise: "Denoise",
     modules: dict[str, "torch.nn.Module"],
+    hidden: "Callable[[torch.Tensor | tuple], torch.Tensor]",
     rates: Rates,
     latents: LatentSet,
     text: "torch.Tensor",
@@ -36,7 +37,8 @@ def unet_features(
 
     Args:
         denoise: (noisy latents [B, C, h, w], timesteps [B], text [B, L, D]) → predicted ε.
-        modules: the places to read, by name (see `places`); their outputs are [B, C, h, w] or a tuple that begins so.
+        modules: the places to read, by name (see `Family.features`).
+        hidden: what a place gives → hidden states of the image [B, C, ...].
         rates: of the base at a timestep (see `noise.Rates`).
         latents: [N, C, h, w] scaled latents.
         text: [M, L, D] text table; `index` [N] says which row each image uses.
@@ -55,7 +57,7 @@ def unet_features(
 
     def catch(name: str) -> Callable:
         def hook(_module: object, _inputs: object, output: "torch.Tensor | tuple") -> None:
-            caught[name] = output[0] if isinstance(output, tuple) else output
+            caught[name] = hidden(output)
 
         return hook
 
@@ -68,8 +70,8 @@ def unet_features(
             caught.clear()
             denoise(level(latents[rows]), torch.full((len(rows),), t, device=latents.device), text[index[rows]])
             for name, value in caught.items():
-                value = value.float()
-                both = torch.cat([value.mean((2, 3)), value.std((2, 3))], 1).cpu()
+                value, space = value.float(), tuple(range(2, value.ndim))
+                both = torch.cat([value.mean(space), value.std(space)], 1).cpu()
                 key = f"{name}@{t}"
                 sums[key] = sums.get(key, 0) + both / noises
             if progress:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from .checkpoints import ldm_tensors, make_folder, make_models, tiny_configuration
 
-NOT_YET = r"is a {} model, which ComfyUI-DDM does not train yet\. Choose a base of Stable Diffusion 1\.x, .* or SDXL"
+NOT_YET = r"is a {} model, which ComfyUI-DDM does not train yet\. Choose a base of Stable Diffusion 1\.x, .*SDXL.*"
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,8 @@ def change(folder, part, name="config.json", **values):
         ("double_blocks.0.img_attn.norm.key_norm.scale", "FLUX.1"),
         ("model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale", "FLUX.1"),
         ("double_stream_modulation_img.lin.weight", "FLUX.2"),
-        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
         ("transformer_blocks.0.img_mod.1.weight", "Qwen-Image"),
-        ("noise_refiner.0.attention.k_norm.weight", "Z-Image or Lumina"),
+        ("double_layers.0.attn.w1q.weight", "AuraFlow"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, key, kind):
@@ -82,9 +81,7 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, key, kind):
     [
         ("FluxPipeline", "FLUX.1"),
         ("Flux2Pipeline", "FLUX.2"),
-        ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
         ("QwenImagePipeline", "Qwen-Image"),
-        ("ZImagePipeline", "Z-Image"),
         ("SomethingNewPipeline", "SomethingNew"),
     ],
 )
@@ -93,6 +90,18 @@ def test_a_folder_of_another_kind_is_called_by_its_name(tmp_path, pipeline, kind
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(DDMError, match=NOT_YET.format(kind)):
         check_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+    ],
+)
+def test_a_transformer_in_one_file_is_asked_for_as_a_folder(tmp_path, key, kind):
+    save_file({key: torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(DDMError, match=f"is a {kind} model, which ComfyUI-DDM reads as a folder"):
+        check_weights(tmp_path / "a.safetensors")
 
 
 def test_the_refiner_is_no_base(checkpoint, tmp_path):

@@ -1,6 +1,8 @@
+from functools import partial
+
 import numpy as np
 import torch
-from comfyui_ddm.debias.groups.features import centre, principal_components, unet_features
+from comfyui_ddm.debias.groups.features import centre, denoiser_features, principal_components
 from comfyui_ddm.training.models.base import load_base
 
 
@@ -31,9 +33,10 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
     text, index = base.encode_text(["a doctor", "a judge"]), torch.tensor([0, 1, 0, 1, 0])
 
     def read(batch):
-        return unet_features(
+        return denoiser_features(
             base.denoise,
             base.family.features(base.unet),
+            partial(base.family.hidden, latents=latents.shape),
             base.rates,
             latents,
             text,

@@ -167,6 +167,7 @@ class Grouper:
                 latents.take(places),
                 [text],
                 torch.as_tensor(concept[places]),
+                timesteps=self.base.family.along(self.base, TIMESTEPS),
                 noises=NOISES,
                 seed=self.seed,
                 progress=told,

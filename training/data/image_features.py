@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.groups.features import MOST, TIMESTEPS, unet_features
+from ...debias.groups.features import MOST, TIMESTEPS, denoiser_features
 from .cache import Memory, Progress, TensorCache, filled, gather, settle
 from .text_cache import encode_texts, encoders_hash
 
@@ -28,7 +29,7 @@ def image_features(
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Features of images under their neutral captions, as `unet_features` reads them. No LoRA may act on the base.
+    """Features of images under their neutral captions, as `denoiser_features` reads them. No LoRA may act on the base.
 
     Args:
         latents: N of one shape.
@@ -43,19 +44,22 @@ def image_features(
     import torch
 
     places = base.family.features(base.unet)
-    parts = [f"{place}@{t}" for t in TIMESTEPS for place in places]
+    timesteps = base.family.along(base, TIMESTEPS)
+    parts = [f"{place}@{t}" for t in timesteps for place in places]
     maker = f"{base.identity} {encoders_hash(base)} {seed}"
     store = TensorCache(cache, "features", maker, parts) if cache else Memory()
     text = encode_texts(base, names, cache)
 
     def look(rows: list[int], told: Progress) -> list[torch.Tensor]:
-        found = unet_features(
+        found = denoiser_features(
             base.denoise,
             places,
+            partial(base.family.hidden, latents=latents.shape),
             base.rates,
             latents.take(rows),
             text,
             torch.as_tensor(concept[rows]),
+            timesteps=timesteps,
             seed=seed,
             progress=told,
         )

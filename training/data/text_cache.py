@@ -26,10 +26,12 @@ class Texts:
 
     Attributes:
         device: where batches are brought to.
-        rows: tokens [L, D] of each, and with SDXL the pooled embedding [P].
+        fields: what `Text` has of each.
+        rows: these tensors, of each.
     """
 
     device: "torch.device"
+    fields: Sequence[str]
     rows: Sequence[Row]
 
     def __len__(self) -> int:
@@ -37,7 +39,8 @@ class Texts:
 
     def __getitem__(self, rows: "np.ndarray | torch.Tensor") -> Text:
         """Some of them, in float32."""
-        return Text(*gather([self.rows[row] for row in rows.tolist()], self.device)).float()
+        found = gather([self.rows[row] for row in rows.tolist()], self.device)
+        return Text(**dict(zip(self.fields, found, strict=True))).float()
 
 
 def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = None) -> Texts:
@@ -49,15 +52,16 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
     Raises:
         DDMError: the cache has no room or may not be written.
     """
-    store = TensorCache(cache, "texts", encoders_hash(base), base.family.text_fields) if cache else Memory()
+    fields = base.family.text_fields
+    store = TensorCache(cache, "texts", encoders_hash(base), fields) if cache else Memory()
     keys = [hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences]
 
     def encode(places: list[int], _: Progress) -> list["torch.Tensor"]:
         with without_loras(base.text_encoders.values()):
             text = base.encode_text([sentences[place] for place in places])
-        return [text.tokens] if text.pooled is None else [text.tokens, text.pooled]
+        return [text.parts[name] for name in fields]
 
-    return Texts(base.device, settle(filled(store, keys, encode, BATCH)))
+    return Texts(base.device, fields, settle(filled(store, keys, encode, BATCH)))
 
 
 def encoders_hash(base: "Base") -> str:

@@ -1,4 +1,4 @@
-"""The base model: Stable Diffusion 1.x, 2.x or XL, a folder or a checkpoint, opened for training and sampling."""
+"""The base model: of one of the families, a folder or a checkpoint, opened for training and sampling."""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,6 +41,7 @@ class Base:
 
     Attributes:
         family: which one it is of.
+        unet: the denoiser, a U-Net or a transformer.
         text_encoders: by their names in a pipeline; a LoRA may change them.
         tokenizers: by the names of the text encoders that they are for.
         path: the pipeline folder, or the checkpoint file.
@@ -157,6 +158,7 @@ class Base:
             return Text.cat([self._encode(part, soft_tokens) for part in parts])
 
     def _encode(self, prompts: list[str], soft_tokens: "SoftTokens | None") -> Text:
+        prompts = self.family.worded(prompts)
         read = {name: self._token_ids(tokenizer, prompts, soft_tokens) for name, tokenizer in self.tokenizers.items()}
         return self.family.encode(self, read)
 
@@ -172,7 +174,7 @@ class Base:
         """Which of N prompts are longer than what the text encoders read of them."""
         if not prompts:
             return []
-        ids = self.tokenizer(list(prompts), truncation=False, verbose=False).input_ids
+        ids = self.tokenizer(self.family.worded(prompts), truncation=False, verbose=False).input_ids
         return [len(one) > self.tokenizer.model_max_length for one in ids]
 
     def encode_images(
@@ -307,7 +309,7 @@ def load_base(
     prediction: str | None = None,
     vae: str | Path | None = None,
 ) -> Base:
-    """Open a Stable Diffusion 1.x, 2.x or XL base. Never downloads anything.
+    """Open a base. Never downloads anything.
 
     Args:
         path: a pipeline folder in diffusers layout (it holds model_index.json), or a checkpoint file (see
@@ -350,12 +352,14 @@ def load_base(
     for name, model in {"unet": parts["unet"], "vae": parts["vae"], **parts["text_encoders"]}.items():
         model.to(device).eval().requires_grad_(False)
         check_finite(f"The base model in {path}", {f"{name}.{key}": value for key, value in model.state_dict().items()})
-    base = Base(path=path, hash=hash_files(files["unet"]), device=device, dtype=dtype, **parts)
-    if base.prediction not in PREDICTIONS:
+    base = Base(path=path, hash=hash_files(files[parts["family"].part]), device=device, dtype=dtype, **parts)
+    if base.prediction not in base.family.predictions:
         raise DDMError(
             f"The base model in {path} predicts “{base.prediction}”, which the trainer does not know. "
-            f"Use one that predicts {' or '.join(PREDICTIONS)}."
+            f"Use one that predicts {' or '.join(base.family.predictions)}."
         )
+    if prediction not in (None, base.prediction):
+        raise DDMError(f"{base.family.title} does not predict “{prediction}”. Say nothing of it.", "prediction")
     return base
 
 

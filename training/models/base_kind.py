@@ -80,6 +80,11 @@ def check_keys(path: Path, keys: Collection[str]) -> None:
     """
     for signature, kind in SIGNATURES.items():
         if any(key == signature or key.endswith("." + signature) for key in keys):
+            if any(kind.startswith(family.title) for family in families()):
+                raise DDMError(
+                    f"{path} is a {kind} model, which ComfyUI-DDM reads as a folder in diffusers layout, not as one "
+                    "file. Give that folder."
+                )
             refuse_kind(path, kind)
     if _any(keys, OPENCLIP_FIRST) and not _any(keys, SECOND):
         refuse_kind(path, "SDXL refiner")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...debias.core.error import DDMError
 from ...debias.core.io import load_tensors, read_header, read_text
 from .base_kind import check_companions, check_configuration, check_index, scale_of, supported
-from .family import families
+from .family import Family, TextEncoder, family_of
 from .tokenizer import LENGTH
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ PARTS = {
     "tokenizer": ("tokenizer_config.json", None),
     "scheduler": ("scheduler_config.json", None),
 }
-# What SDXL has besides.
-SECOND = {"text_encoder_2": PARTS["text_encoder"], "tokenizer_2": PARTS["tokenizer"]}
+TRANSFORMER = "transformer"
 TEXT_MODEL = "text_model."
 TEXT_KIND = "clip_text_model"
 
@@ -43,13 +42,10 @@ def check_folder(folder: str | Path) -> dict[str, list[Path]]:
             "folder in diffusers layout (unet, vae, text_encoder, tokenizer, scheduler) such as examples/tiny_people."
         )
     names = read_config(folder, "", index.name)
-    check_index(folder, names)
-    weights = check_parts(folder, PARTS | (SECOND if "text_encoder_2" in names else {}))
-    check_configuration(folder, *(read_config(folder, part) for part in ("unet", "vae", "scheduler")))
-    for part, files in weights.items():
-        kind = read_config(folder, part).get("model_type", TEXT_KIND)
-        if kind != TEXT_KIND:
-            raise DDMError(f"The {part} of {folder} is of the kind {kind}, not CLIP's. Choose a base of {supported()}.")
+    *_, kind = names.get(TRANSFORMER) or [None]
+    family = kind and family_of({TRANSFORMER: {"_class_name": kind}})
+    weights = check_parts(folder, _parts(family, folder)) if family else _check_unet(folder, names)
+    for files in weights.values():
         tensors = {key: value for path in files for key, value in read_header(path).items()}
         scaled = next((key for key in tensors if scale_of(key, tensors)), None)
         if scaled:
@@ -58,6 +54,19 @@ def check_folder(folder: str | Path) -> dict[str, list[Path]]:
                 "the folder in bf16 or fp16."
             )
         check_companions(files[0], tensors)
+    return weights
+
+
+def _check_unet(folder: Path, names: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """The weight files of a folder that holds a U-Net, or should."""
+    check_index(folder, names)
+    second = ("text_encoder_2", "tokenizer_2") if "text_encoder_2" in names else ()
+    weights = check_parts(folder, PARTS | {part: _needs(part) for part in second})
+    check_configuration(folder, *(read_config(folder, part) for part in ("unet", "vae", "scheduler")))
+    for part in weights:
+        kind = read_config(folder, part).get("model_type", TEXT_KIND)
+        if kind != TEXT_KIND:
+            raise DDMError(f"The {part} of {folder} is of the kind {kind}, not CLIP's. Choose a base of {supported()}.")
     return weights
 
 
@@ -88,31 +97,48 @@ def load_folder(
     Raises:
         DDMError: a part cannot be opened, or its weights do not fit its configuration.
     """
+    import diffusers
     import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    kinds = {False: CLIPTextModel, True: CLIPTextModelWithProjection}
-    config = {part: read_config(folder, part) for part in weights}
-    family = next((family for family in families() if family.fits(config)), None)
+    config = _configs(folder, weights)
+    family = family_of(config)
     if family is None:
         raise DDMError(f"The base model in {folder} is of no family that is known. Choose another one.")
-    names = family.text_encoders
+    names = [name for name in family.text_encoders if name in weights]
     with _no_progress_bars():
         return {
             "family": family,
-            "unet": _load_model(UNet2DConditionModel, folder, "unet", dtype, weights),
-            "vae": _load_model(AutoencoderKL, folder, "vae", torch.float32, weights),
+            "unet": _load_model(getattr(diffusers, family.denoiser), folder, family.part, dtype, weights),
+            "vae": _load_model(diffusers.AutoencoderKL, folder, "vae", torch.float32, weights),
             "text_encoders": {
-                name: _load_text_encoder(kinds[text.projected], folder, name, dtype, weights[name])
-                for name, text in names.items()
+                name: _load_text_encoder(family.text_encoders[name], folder, name, dtype, weights) for name in names
             },
             "tokenizers": {
-                name: _load_tokenizer(CLIPTokenizer, folder, name.replace("text_encoder", "tokenizer"), config[name])
+                name: _load_tokenizer(family.text_encoders[name], folder, tokenizer_of(name), config[name])
                 for name in names
             },
-            "scheduler": _load_scheduler(DDPMScheduler, folder, prediction),
+            "scheduler": _load_scheduler(getattr(diffusers, family.scheduler), folder, prediction),
         }
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """The name of a text encoder's tokenizer in a pipeline."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def _needs(part: str) -> tuple[str, str | None]:
+    """See `PARTS`; the second and third text encoder are as the first."""
+    return PARTS["unet" if part == TRANSFORMER else part.rstrip("_23")]
+
+
+def _parts(family: Family, folder: Path) -> dict[str, tuple[str, str | None]]:
+    """What a folder of a family needs (see `PARTS`)."""
+    texts = [name for name, text in family.text_encoders.items() if (folder / name).is_dir() or not text.optional]
+    return {part: _needs(part) for part in (family.part, "vae", "scheduler", *texts, *map(tokenizer_of, texts))}
+
+
+def _configs(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {part: read_config(folder, part) for part in parts}
 
 
 def read_config(folder: Path, part: str, name: str = "") -> dict[str, Any]:
@@ -121,7 +147,7 @@ def read_config(folder: Path, part: str, name: str = "") -> dict[str, Any]:
     Raises:
         DDMError: it cannot be read.
     """
-    path = folder / part / (name or (PARTS | SECOND)[part][0])
+    path = folder / part / (name or _needs(part)[0])
     try:
         config = json.loads(read_text(path))
     except ValueError as error:
@@ -168,8 +194,19 @@ def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weigh
     return model
 
 
-def _load_text_encoder(kind: type, folder: Path, part: str, dtype: "torch.dtype", files: list[Path]):
-    """A text encoder, whichever version of transformers has saved it: not all begin its names with `text_model.`."""
+def _load_text_encoder(
+    text: TextEncoder, folder: Path, part: str, dtype: "torch.dtype", weights: dict[str, list[Path]]
+):
+    import transformers
+
+    if text.kind:
+        return _load_model(getattr(transformers, text.kind), folder, part, dtype, weights)
+    kind = transformers.CLIPTextModelWithProjection if text.projected else transformers.CLIPTextModel
+    return _load_clip(kind, folder, part, dtype, weights[part])
+
+
+def _load_clip(kind: type, folder: Path, part: str, dtype: "torch.dtype", files: list[Path]):
+    """CLIP's text encoder, whichever version of transformers saved it: not all begin its names with `text_model.`."""
     from accelerate import init_empty_weights
 
     config = _load_part(kind.config_class, folder, part)
@@ -191,7 +228,7 @@ def _load_scheduler(kind: type, folder: Path, prediction: str | None):
     scheduler = _load_part(kind, folder, "scheduler")
     if prediction is not None:
         scheduler = kind.from_config(scheduler.config, prediction_type=prediction)
-    elif scheduler.config.rescale_betas_zero_snr and scheduler.config.prediction_type == "epsilon":
+    elif scheduler.config.get("rescale_betas_zero_snr") and scheduler.config.prediction_type == "epsilon":
         raise DDMError(
             f"The schedule in {folder / 'scheduler'} ends in noise alone (rescale_betas_zero_snr), where a model that "
             "predicts noise learns nothing, but says that it does. Say what it predicts, v_prediction or epsilon.",
@@ -200,10 +237,13 @@ def _load_scheduler(kind: type, folder: Path, prediction: str | None):
     return scheduler
 
 
-def _load_tokenizer(kind: type, folder: Path, part: str, config: Mapping[str, Any]):
+def _load_tokenizer(text: TextEncoder, folder: Path, part: str, config: Mapping[str, Any]):
     """A tokenizer for a text encoder of that configuration, which says how many tokens are read and known."""
-    tokenizer = _load_part(kind, folder, part)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("max_position_embeddings", LENGTH))
+    import transformers
+
+    tokenizer = _load_part(getattr(transformers, text.tokenizer), folder, part)
+    read = text.length or config.get("max_position_embeddings", LENGTH)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, read)
     rows = config.get("vocab_size", len(tokenizer))
     if len(tokenizer) > rows:
         raise DDMError(

@@ -1,11 +1,13 @@
 """The interface of a model family: everything in which one family differs from the others, in one file each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from ...debias.core.error import DDMError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,17 +25,24 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class TextEncoder(NamedTuple):
-    """Where a checkpoint keeps a text encoder, and how.
+    """What a text encoder is, and how a checkpoint keeps it.
 
     Attributes:
-        prefix: what its keys begin with.
-        open_clip: whether it has OpenCLIP's names, or else transformers'.
+        prefix: what its keys begin with in a checkpoint; None where only folders are read.
+        open_clip: whether it has OpenCLIP's names there, or else transformers'.
         projected: whether its projection is used as well.
+        kind, tokenizer: transformers' classes; no kind is CLIP's.
+        length: how many tokens it reads, where its configuration does not tell.
+        optional: whether a folder may come without it.
     """
 
-    prefix: str
+    prefix: str | None = None
     open_clip: bool = False
     projected: bool = False
+    kind: str = ""
+    tokenizer: str = "CLIPTokenizer"
+    length: int = 0
+    optional: bool = False
 
 
 class Family(ABC):
@@ -44,13 +53,20 @@ class Family(ABC):
     Attributes:
         name: of its module, and stem of its configuration.
         title: as people call it.
+        part, denoiser, scheduler: the denoiser's name in a pipeline, its class in diffusers and that of its scheduler.
+        predictions: what its denoisers may answer, as diffusers names it.
         text_encoders: by their names in a pipeline, in the order in which they are read.
         text_fields: what `Text` has of an encoded prompt.
-        targets, text_targets: last parts of the names of the layers that a LoRA changes, if nothing else is said.
+        targets, text_targets: last parts of the names of the layers that a LoRA changes, if nothing else is said; no
+            text targets: of text encoders, no LoRA is made.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    part: ClassVar[str]
+    denoiser: ClassVar[str]
+    scheduler: ClassVar[str]
+    predictions: ClassVar[tuple[str, ...]]
     text_encoders: ClassVar[Mapping[str, TextEncoder]]
     text_fields: ClassVar[tuple[str, ...]] = ("tokens",)
     targets: ClassVar[tuple[str, ...]]
@@ -60,7 +76,7 @@ class Family(ABC):
 
     @abstractmethod
     def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether a pipeline folder is of this family, by the config.json of its parts."""
+        """Whether a pipeline folder with a denoiser of this name is of this family, by the config.json of its parts."""
 
     def adapt(self, config: dict[str, dict[str, Any]], file: "safe_open") -> None:  # noqa: B027  (most do nothing)
         """Put right in the configuration what differs between the checkpoints of the family."""
@@ -73,7 +89,20 @@ class Family(ABC):
     def architecture(self, base: "Base") -> str:
         """`modelspec.architecture` of the LoRAs that are made for a base."""
 
+    def check_text_targets(self) -> None:
+        """Refuse to train text encoders that no LoRA is made of.
+
+        Raises:
+            DDMError: there are only such.
+        """
+        if not self.text_targets:
+            raise DDMError(f"The text encoders of {self.title} are not trained, only its transformer.", "text_encoder")
+
     # Text
+
+    def worded(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts as they are put to the text encoders."""
+        return list(prompts)
 
     @abstractmethod
     def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> "Text":
@@ -97,7 +126,7 @@ class Family(ABC):
 
     @abstractmethod
     def prediction(self, base: "Base") -> str:
-        """What the denoiser answers: "epsilon", "v_prediction" or "flow_prediction", as diffusers names it."""
+        """What the denoiser answers."""
 
     @abstractmethod
     def schedule(self, base: "Base") -> "torch.Tensor":
@@ -114,6 +143,10 @@ class Family(ABC):
         Args:
             plain: as a style is learnt, and not as who is in an image is.
         """
+
+    def along(self, base: "Base", timesteps: Sequence[int]) -> Sequence[int]:
+        """The timesteps at which a model of this family knows about as much of an image as SD 1.5 does at these."""
+        return timesteps
 
     @abstractmethod
     def rates(self, base: "Base", t: float) -> tuple[float, float]:
@@ -154,6 +187,10 @@ class Family(ABC):
         """The modules whose outputs are features for finding groups, by a name for each."""
 
     @abstractmethod
+    def hidden(self, output: "torch.Tensor | tuple", latents: "Sequence[int]") -> "torch.Tensor":
+        """The image's hidden states [B, C, ...] in what such a module gives, for latents of a shape [..., h, w]."""
+
+    @abstractmethod
     def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
         """The module whose output is moved by distribution guidance (h-space, arXiv 2210.10960)."""
 
@@ -168,3 +205,8 @@ def families() -> tuple[Family, ...]:
 def named_family(name: str) -> Family:
     """The family of this name."""
     return next(family for family in families() if family.name == name)
+
+
+def family_of(config: Mapping[str, Mapping[str, Any]]) -> Family | None:
+    """The family of a pipeline folder, by the config.json of its parts; None where it is none that is known."""
+    return next((family for family in families() if family.part in config and family.fits(config)), None)

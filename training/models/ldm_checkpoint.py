@@ -53,8 +53,7 @@ def check_single_file(path: Path) -> Family:
         {"in_channels": channels, "time_cond_proj_dim": GUIDANCE_INPUT in keys},
         scheduler={"_class_name": "EDM"} if edm else {},
     )
-    found = (one for one in families() if all(_any(keys, text.prefix) for text in one.text_encoders.values()))
-    family = next(found, None)
+    family = next((one for one in families() if _holds_texts(keys, one)), None)
     if family is None:
         raise DDMError(
             f"{path} holds a U-Net, but not the text encoders of {supported()} (base). Choose a whole checkpoint."
@@ -190,6 +189,10 @@ def prediction_of(family: Family, file: "safe_open", path: Path | None = None) -
             "prediction",
         )
     return told or "epsilon"
+
+
+def _holds_texts(keys: Iterable[str], family: Family) -> bool:
+    return all(text.prefix and _any(keys, text.prefix) for text in family.text_encoders.values())
 
 
 def _any(keys: Iterable[str], prefix: str) -> bool:

@@ -1,10 +1,10 @@
 """What Stable Diffusion's families share: a U-Net that predicts ε or v on DDPM's noise schedule, and CLIP."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...debias.groups.noise import ddpm_rates
-from .family import Family
+from .family import PREDICTIONS, Family
 from .lora import TARGETS, TEXT_TARGETS
 from .text import Text
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class UNetFamily(Family):
     """A family of latent diffusion models with a U-Net (arXiv 2112.10752)."""
 
+    part, denoiser, scheduler = "unet", "UNet2DConditionModel", "DDPMScheduler"
+    predictions = PREDICTIONS
     targets, text_targets = TARGETS, TEXT_TARGETS
 
     def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> Text:
@@ -104,6 +106,10 @@ class UNetFamily(Family):
         In their joint principal components gender, tone and style lie along straight lines (benchmarks/discovery.md).
         """
         return {"up0": denoiser.up_blocks[0], "last": denoiser.up_blocks[-1]}
+
+    def hidden(self, output: "torch.Tensor | tuple", latents: "Sequence[int]") -> "torch.Tensor":
+        """[B, C, h, w]; a block that goes down gives what it passes on besides."""
+        return output[0] if isinstance(output, tuple) else output
 
     def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
         """The middle block."""

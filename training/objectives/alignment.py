@@ -15,7 +15,7 @@ import numpy as np
 from ...debias.core.error import DDMError
 from ...debias.methods.optimal_assignment import aims
 from ..loop.objective import Objective
-from ..models.lora import ATTENTION, TEXT_TARGETS, add_lora, lora_parameters, set_alpha
+from ..models.lora import ATTENTION, add_lora, lora_parameters, set_alpha
 from ..models.soft_tokens import SoftTokens
 from ..models.text import Text
 from ..sampling.differentiable_sampling import drawn_steps, roll_out
@@ -128,13 +128,19 @@ class Alignment(Objective):
         settings: AlignmentSettings,
         keep: Sequence[Extractor] = (),
     ):
+        if settings.train != "unet":
+            base.family.check_text_targets()
         self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
         self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
         unet, texts = {"": base.unet}, base.text_encoders
         self.parts = {"unet": unet, "text-encoder": texts, "both": base.parts, "tokens": {}}[settings.train]
         for number, (part, model) in enumerate(self.parts.items()):
             add_lora(
-                model, ADAPTER, settings.rank, TEXT_TARGETS if part else ATTENTION, seed=settings.seed * 3 + number
+                model,
+                ADAPTER,
+                settings.rank,
+                base.family.text_targets if part else ATTENTION,
+                seed=settings.seed * 3 + number,
             )
         learning = [p for model in self.parts.values() for p in lora_parameters(model, ADAPTER)]
         if settings.train == "tokens":
@@ -142,7 +148,7 @@ class Alignment(Objective):
             learning = list(base.soft_tokens.rows.values())
         self.learning, self.ema = {ADAPTER: learning}, settings.average
         self.scheduler = base.family.solver(base)
-        self.cell = base.unet.config.sample_size
+        self.cell = base.native_size // base.vae_factor
         self.images = settings.batch_size
         # With gradients an image takes several times the memory that sampling it does.
         rows = max(1, default_batch_size(base, self.cell) // (1 if base.device.type == "cpu" else 8))
@@ -260,10 +266,10 @@ class Alignment(Objective):
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        vae = self.base.vae
+        vae, (shift, scale) = self.base.vae, self.base.family.latent_statistics(self.base)
 
         def decode(part: "torch.Tensor") -> "torch.Tensor":
-            return (vae.decode(part / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+            return (vae.decode(part / scale + shift).sample / 2 + 0.5).clamp(0, 1)
 
         factor = self.base.vae_factor
         parts = latents.split(self.base.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor))
@@ -279,7 +285,7 @@ def _leaf(text: Text) -> Text:
     def stop(part: "torch.Tensor") -> "torch.Tensor":
         return part.detach().clone().requires_grad_(learns)
 
-    return Text(stop(text.tokens), None if text.pooled is None else stop(text.pooled))
+    return text.each(stop)
 
 
 def _pass_on(*pairs: tuple[Text, Text]) -> None:
@@ -287,8 +293,8 @@ def _pass_on(*pairs: tuple[Text, Text]) -> None:
     import torch
 
     for text, leaf in pairs:
-        parts = [(text.tokens, leaf.tokens), (text.pooled, leaf.pooled)]
-        known = [(whole, part.grad) for whole, part in parts if part is not None and part.grad is not None]
+        parts = [(whole, leaf.parts[name]) for name, whole in text.parts.items()]
+        known = [(whole, part.grad) for whole, part in parts if part.grad is not None]
         if known:
             wholes, gradients = zip(*known, strict=True)
             torch.autograd.backward(wholes, [gradient.sum(0, keepdim=True) for gradient in gradients])

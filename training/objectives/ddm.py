@@ -29,8 +29,6 @@ from ..loop.objective import Objective
 from ..loop.optimizer import build_optimizer
 from ..loop.settings import TrainSettings
 from ..models.lora import (
-    TARGETS,
-    TEXT_TARGETS,
     add_lora,
     lora_acts,
     lora_parameters,
@@ -72,7 +70,7 @@ class DDM(Objective):
         alpha_range_scale: how many times `TrainSettings.alpha_max` the drawn α go up to (see `reweigh`).
     """
 
-    TARGETS = TARGETS
+    TARGETS: tuple[str, ...] = ()  # the family's
 
     def __init__(
         self,
@@ -89,11 +87,13 @@ class DDM(Objective):
         self.base, self.latents, self.captions, self.settings = base, latents, captions, settings
         self.ranks, self.max_grad_norm, self.ema = ranks or Ranks(), settings.max_grad_norm, settings.ema
         self.loss_scale = HALF_SCALE if base.dtype == torch.float16 else 1.0
+        if settings.text_encoder:
+            base.family.check_text_targets()
         self.parts = base.parts if settings.text_encoder else {"": base.unet}
         names = ("debias", "style") if style else ("debias",)
         for number, name in enumerate(names):
             for place, (part, model) in enumerate(self.parts.items()):
-                targets = TEXT_TARGETS if part else self.TARGETS
+                targets = base.family.text_targets if part else self.TARGETS or base.family.targets
                 add_lora(model, name, settings.rank, targets, (place << 32) + settings.seed * 2 + number)
         if base.device.type == "cuda":
             base.unet.to(memory_format=torch.channels_last)

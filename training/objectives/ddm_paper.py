@@ -47,7 +47,7 @@ class DDMPaper(DDM):
         size = int(np.prod(self.latents.shape[1:]))
         self.indicator = DDMIndicator(size, len(groups.names), settings.seed).to(base.device)
         self.learning = {"debias": [*self.learning["debias"], *self.indicator.parameters()]}
-        self.rows = np.flatnonzero(groups.membership.sum(1) > 0.5)
+        self.rows, self.timesteps = np.flatnonzero(groups.membership.sum(1) > 0.5), len(base.schedule)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate at a step: always the same."""
@@ -61,7 +61,7 @@ class DDMPaper(DDM):
             image=image,
             flip=np.zeros(count, dtype=bool),
             alpha=np.ones(count, dtype=np.float32),
-            timestep=rng.integers(len(self.base.schedule), size=count),
+            timestep=rng.integers(self.timesteps, size=count),
             text=self.captions.neutral[image, 0],
             anchor=np.full(count, -1),
             style=False,

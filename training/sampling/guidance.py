@@ -112,7 +112,8 @@ def _corrected(unet: "torch.nn.Module", module: InvariantModule, strength: float
     import torch
 
     # Both halves of a batch: the module has learnt the empty caption too.
-    if (unet.config.in_channels, unet.config.cross_attention_dim) != (module.card.channels, module.card.text_width):
+    config, card = unet.config, module.card
+    if (config.in_channels, config.get("cross_attention_dim")) != (card.channels, card.text_width):
         raise DDMError(
             "The module for invariant guidance was trained on another kind of model. Use that one, or train a module "
             "for this one with `ddm invariant`."

@@ -1,0 +1,93 @@
+"""LoRAs for transformers of full size: every key that the trainer writes is one that the host's own loader takes."""
+
+import json
+
+import pytest
+import torch
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
+from comfyui_ddm.training.models.family import FAMILIES, families
+from comfyui_ddm.training.models.lora import base_shapes
+
+from .server import PACK, run_in_host
+
+# Run in the host's Python: what its map of LoRA keys makes of diffusers' names, and the shapes of what they change.
+INSPECT = """
+import importlib.util, json, sys, types
+from comfy.cli_args import args
+args.cpu = True
+import diffusers, torch, comfy.lora, comfy.model_detection
+seen, pack = {}, sys.argv[2]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.debias.adapter.lora_file import load_adapter
+from pack.nodes.adapter_file import AdapterFile
+for name, (kind, config) in json.load(open(sys.argv[1])).items():
+    with torch.device("meta"):
+        tensors = dict(getattr(diffusers, kind).from_config(config).state_dict())
+    tensors = comfy.model_detection.convert_diffusers_mmdit(tensors, "")
+    found = tensors and comfy.model_detection.model_config_from_unet(tensors, "")
+    if not found:
+        continue
+    found.set_inference_dtype(torch.bfloat16, None)
+    model = found.get_model({}, "", device="meta")
+    sizes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    seen[name] = {}
+    for key, to in comfy.lora.model_lora_keys_unet(model, {}).items():
+        whole, part, *_ = to if isinstance(to, tuple) else (to, None)
+        if key.startswith("transformer.") and whole in sizes:
+            shape = list(sizes[whole])
+            # Queries, keys and values are rows of one matrix there.
+            if part is not None:
+                _, start, rows = part
+                shape[0] = rows if start + rows <= shape[0] else None
+            seen[name][key] = shape
+    patcher = types.SimpleNamespace(model=model, attachments={})
+    AdapterFile(name, {}, load_adapter(f"{sys.argv[3]}/{name}.safetensors")).check(patcher)
+print(json.dumps(seen))
+"""
+FLOWS = [family for family in families() if family.part == "transformer"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    """The transformers' classes and configurations at full size."""
+    return {
+        family.name: (family.denoiser, json.loads((FAMILIES / f"{family.name}.json").read_text("utf-8"))["transformer"])
+        for family in FLOWS
+    }
+
+
+@pytest.fixture(scope="module")
+def layers(models):
+    """Weight shape of every layer that the trainer puts a LoRA on."""
+    import diffusers
+
+    found = {}
+    for family in FLOWS:
+        kind, config = models[family.name]
+        with torch.device("meta"):
+            shapes = base_shapes(getattr(diffusers, kind).from_config(config))
+        found[family.name] = {name: shape for name, shape in shapes.items() if name.endswith(family.targets)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(host, models, layers, tmp_path_factory):
+    """What the host knows; our own node has checked an adapter against each model on the way."""
+    folder = tmp_path_factory.mktemp("seen")
+    for name, shapes in layers.items():
+        lora = {layer: Lora(torch.zeros(1, shape[1]), torch.zeros(shape[0], 1), 1.0) for layer, shape in shapes.items()}
+        save_adapter(folder / f"{name}.safetensors", lora, AdapterCard(architecture="of a transformer/lora"))
+    path = folder / "models.json"
+    path.write_text(json.dumps(models))
+    return json.loads(run_in_host(host, INSPECT, str(path), str(PACK), str(folder)).splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", FLOWS, ids=lambda family: family.name)
+def test_the_host_takes_every_key_of_a_transformers_lora(seen, layers, family):
+    if family.name not in seen:
+        pytest.skip(f"this ComfyUI does not know {family.title}")
+    ours = {f"transformer.{name}": list(shape) for name, shape in layers[family.name].items()}
+    assert len(ours) > 200
+    assert {name: seen[family.name].get(name) for name in ours} == ours

@@ -1,0 +1,60 @@
+"""Stable Diffusion 3 and 3.5: CLIP ViT-L and OpenCLIP ViT-bigG, and T5 XXL where it is there."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from ..family import TextEncoder
+from ..flow import FlowFamily
+from ..text import Text
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..base import Base
+
+
+class SD3(FlowFamily):
+    """Stable Diffusion 3 and 3.5 (arXiv 2403.03206)."""
+
+    name, title, denoiser = "sd3", "Stable Diffusion 3", "SD3Transformer2DModel"
+    blocks = "transformer_blocks"
+    text_encoders: ClassVar = {
+        "text_encoder": TextEncoder(projected=True),
+        "text_encoder_2": TextEncoder(projected=True),
+        "text_encoder_3": TextEncoder(kind="T5EncoderModel", tokenizer="T5TokenizerFast", length=256, optional=True),
+    }
+    text_fields = ("tokens", "pooled")
+    targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    targets += ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+    def architecture(self, base: "Base") -> str:
+        """By size; 3.5 has norms of queries and keys, which 3 has not."""
+        config = base.unet.config
+        size = "large" if config.num_layers > 30 else "medium"
+        return f"stable-diffusion-v3{'.5' if config.qk_norm else ''}-{size}/lora"
+
+    def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> Text:
+        """The last hidden states but one of both CLIPs side by side, then T5's; and both projected embeddings.
+
+        Without T5 there are zeros in its place, as in diffusers' pipeline.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        names = list(self.text_encoders)[:2]
+        clips = [base.text_encoders[name](ids[name], output_hidden_states=True) for name in names]
+        tokens = torch.cat([clip.hidden_states[-2] for clip in clips], -1)
+        width, length = base.unet.config.joint_attention_dim, self.text_encoders["text_encoder_3"].length
+        tokens = pad(tokens, (0, width - tokens.shape[-1]))
+        t5 = base.text_encoders.get("text_encoder_3")
+        more = t5(ids["text_encoder_3"])[0] if t5 else tokens.new_zeros(len(tokens), length, width)
+        return Text(torch.cat([tokens, more], 1), torch.cat([clip.text_embeds for clip in clips], -1))
+
+    def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
+        """The velocity."""
+        tokens, pooled = (part.to(base.dtype) for part in (text.tokens, text.pooled))
+        t = t.expand(len(noisy))
+        return base.unet(noisy.to(base.dtype), tokens, pooled, t, return_dict=False)[0].float()
+
+
+FAMILY = SD3()
