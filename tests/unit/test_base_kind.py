@@ -96,12 +96,20 @@ def test_a_folder_of_another_kind_is_called_by_its_name(tmp_path, pipeline, kind
     ("key", "kind"),
     [
         ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
+        ("noise_refiner.0.attention.k_norm.weight", "Z-Image or Lumina"),
     ],
 )
 def test_a_transformer_in_one_file_is_asked_for_as_a_folder(tmp_path, key, kind):
     save_file({key: torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(DDMError, match=f"is a {kind} model, which ComfyUI-DDM reads as a folder"):
         check_weights(tmp_path / "a.safetensors")
+
+
+def test_a_transformers_folder_says_what_it_lacks(tmp_path):
+    index = {"_class_name": "ZImagePipeline", "transformer": ["diffusers", "ZImageTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(DDMError, match=r"transformer/config\.json is missing"):
+        check_weights(tmp_path)
 
 
 def test_the_refiner_is_no_base(checkpoint, tmp_path):

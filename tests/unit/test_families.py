@@ -384,8 +384,16 @@ def test_the_text_of_sd3_is_that_of_diffusers_pipeline_with_and_without_t5(folde
         assert torch.equal(text.tokens, tokens) and torch.equal(text.pooled, pooled)
 
 
+def test_the_text_of_z_image_is_that_of_diffusers_pipeline(folders):
+    base = load_base(folders / "z_image")
+    text = base.encode_text(["a doctor!", "a"])
+    tokens, _ = pipeline(base).encode_prompt(["a doctor!", "a"], do_classifier_free_guidance=False)
+    for ours, mask, theirs in zip(text.tokens, text.mask, tokens, strict=True):
+        assert torch.equal(ours[mask], theirs)
+
+
 @pytest.mark.usefixtures("full_precision")
-@pytest.mark.parametrize(("kind", "offset"), [("sd3", 0)])
+@pytest.mark.parametrize(("kind", "offset"), [("sd3", 0), ("z_image", 1)])
 def test_a_transformers_images_are_those_of_diffusers_pipeline(folders, kind, offset):
     """Z-Image's pipeline counts guidance from 0."""
     base, steps, guidance = load_base(folders / kind), 4, 3.0

@@ -46,7 +46,40 @@ def make_sd3(folder, t5=True):
     return write(folder, "StableDiffusion3Pipeline", models, tokenizers, shift=3.0)
 
 
-MAKERS = {"sd3": make_sd3}
+def make_z_image(folder):
+    """Write a small Z-Image."""
+    from diffusers import ZImageTransformer2DModel
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+
+    marks = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    vocabulary = {token: number for number, token in enumerate((*LETTERS, "Ġ", "Ċ", *marks))}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    models = {
+        "transformer": ZImageTransformer2DModel(
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=32,
+            axes_dims=[4, 6, 6],
+            axes_lens=[1024, 32, 32],
+        ),
+        "text_encoder": Qwen3Model(Qwen3Config(vocab_size=len(vocabulary), num_key_value_heads=1, head_dim=16, **text)),
+    }
+    for name, parameter in models["transformer"].named_parameters():
+        if name.endswith("pad_token"):
+            torch.nn.init.normal_(parameter)
+    special = {"additional_special_tokens": list(marks[1:]), "eos_token": "<|im_end|>", "pad_token": marks[0]}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=131072, **special)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return write(folder, "ZImagePipeline", models, {"tokenizer": tokenizer}, shift=3.0)
+
+
+MAKERS = {"sd3": make_sd3, "z_image": make_z_image}
 
 
 def clip_tokenizer(pad):
