@@ -51,7 +51,7 @@ class BatchSampler:
     no buckets.
 
     α is uniform over both sides of 0, and not over the side that is used. Whatever sets the images apart from the
-    base at every α (their look, other shares of what is not balanced) pulls one way at α and the other way at −α; so
+    base at every α (their style, other shares of what is not balanced) pulls one way at α and the other way at −α; so
     of all differences the adapter learns the one that grows with α. Where an image that is drawn at α calls for
     r + α d, it learns d, to first order; over (0, α_max] alone it would learn d + r E[α]/E[α²].
 
@@ -113,9 +113,9 @@ class BatchSampler:
         position = stratified() * rows[:, -1]
         image = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
         timestep = self.timesteps(stratified(), style)
-        silent = rng.random(count) < settings.caption_dropout
+        dropped = rng.random(count) < settings.caption_dropout
         own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
-        text = np.where(silent, captions.empty, own)
+        text = np.where(dropped, captions.empty, own)
         anchor = np.full(count, -1)
         if captions.said_by_group is not None:
             membership = self.weighting.membership[image] * np.exp(alpha[:, None] * self.weighting.log_ratio[image])

@@ -1,4 +1,4 @@
-"""The state of a run on disk: what is learnt, optimizer moments, step. Enough to go on as if nothing had happened.
+"""The state of a run on disk: what is learnt, optimizer moments, step. Enough to resume as if nothing had happened.
 
 It is written every so many steps or minutes, and when the run ends early.
 """
@@ -32,7 +32,7 @@ class OtherRun(DDMError):
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Where the checkpoint of the adapter `out` lies."""
+    """Where the checkpoint of the adapter `out` is."""
     return out.with_name(f"{out.stem}.checkpoint.safetensors")
 
 
@@ -159,7 +159,7 @@ class Checkpointing:
         self._step, self._time = 0, time.monotonic()  # of what was kept last
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
         if not self.training.objective.ranks.agreed(self.path.exists):
             return False
         load_checkpoint(self.path, self.training, self.fingerprint)
@@ -186,7 +186,7 @@ class Checkpointing:
                 )
 
     def check(self) -> None:
-        """Refuse to go on with what is not finite.
+        """Refuse what is not finite.
 
         Raises:
             DDMError: weights are not finite, or the last steps were not.

@@ -88,13 +88,13 @@ class Ranks:
 
         return broadcast_object_list([make() if self.first else None])[0]
 
-    def any(self, said: bool) -> bool:
-        """Whether one of them says so."""
+    def any(self, here: bool) -> bool:
+        """Whether it is so in one of them."""
         if self.state is None:
-            return said
+            return here
         import torch
 
-        count = torch.tensor([float(said)], device=self.state.device)
+        count = torch.tensor([float(here)], device=self.state.device)
         self.total([count])
         return bool(count)
 

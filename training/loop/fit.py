@@ -26,7 +26,7 @@ def fit(
     """Train to the last step, or until `stop` says so; the state is kept either way.
 
     Args:
-        checkpointing: keeps the state of the training that is to be gone on with.
+        checkpointing: keeps the state of the training that is fitted.
         files: what will be written after the last step.
         progress: called now and then with (step, steps, loss, ESS or None, learning rate).
         stop: asked before each step, and between the micro-batches of one. Once it says True, it must keep to that.

@@ -14,20 +14,22 @@ BETAS = (0.9, 0.99)
 PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
 
-def build_optimizer(name: str, parameters: "Sequence[torch.nn.Parameter]", rate: float) -> "torch.optim.Optimizer":
+def build_optimizer(
+    name: str, parameters: "Sequence[torch.nn.Parameter]", learning_rate: float
+) -> "torch.optim.Optimizer":
     """Build an optimizer without weight decay.
 
     Args:
         name: adamw; adamw8bit, whose moments take a quarter of the memory (arXiv 2110.02861); or prodigy, which finds
-            its rate itself (arXiv 2306.06101).
-        rate: the learning rate, a factor on the one that prodigy finds.
+            its learning rate itself (arXiv 2306.06101).
+        learning_rate: a factor on the one that prodigy finds.
 
     Raises:
         DDMError: the package that has it is not installed.
     """
     import torch
 
-    options = {"lr": rate, "betas": BETAS, "weight_decay": 0.0}
+    options = {"lr": learning_rate, "betas": BETAS, "weight_decay": 0.0}
     try:
         if name == "prodigy":
             from prodigyopt import Prodigy

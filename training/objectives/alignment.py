@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..models.base import Base
     from ..sampling.differentiable_sampling import Trajectory
 
-# What can be trained, at which rate if nothing is said: tried on the embedded model. The paper has 5e-5 for SD 1.5.
+# What can be trained, at which learning rate by default: tried on the embedded model. The paper has 5e-5 for SD 1.5.
 TRAINED = {"unet": 2e-3, "text-encoder": 2e-3, "both": 2e-3, "tokens": 5e-3}
 # λ_img of features or, for soft tokens, of latents; a LoRA that keeps its images' latents so much hardly moves.
 KEEP, KEEP_LATENTS = 8.0, 1.0
@@ -241,15 +241,15 @@ class Alignment(Objective):
         return roll_out(self.base, self.scheduler, noise, drawn.sampling_steps, text, unconditional, guidance, rows)
 
     def _encode(self, prompts: Sequence[str]) -> list[Text]:
-        """The prompt as the trained model reads it, and the empty one, before which no tokens are said."""
+        """The prompt as the trained model reads it, and the empty one, which has no soft tokens."""
         base = self.base
         learns = self.settings.train != "unet"
-        said = base.encode_text(prompts[:1], base.soft_tokens, gradient=learns)
-        return [said, base.encode_text(prompts[1:], gradient=learns)]
+        prompt = base.encode_text(prompts[:1], base.soft_tokens, gradient=learns)
+        return [prompt, base.encode_text(prompts[1:], gradient=learns)]
 
     @contextmanager
     def _off(self) -> Iterator[None]:
-        """The base as it was; soft tokens are simply not said."""
+        """The base as it was; soft tokens are left out."""
         for model in self.parts.values():
             set_alpha(model, ADAPTER, 0.0)
         try:

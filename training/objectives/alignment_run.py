@@ -60,7 +60,7 @@ class AlignmentRun:
         self.checkpointing = Checkpointing(self.checkpoint, self.training, self.fingerprint, self.checkpoint_every)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
         return self.checkpointing.resume()
 
     def train(

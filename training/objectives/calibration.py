@@ -157,7 +157,7 @@ class GroupReader:
     def shares_by_prompt(self, count: int) -> np.ndarray:
         """Shares [C, K] of every group, all above 0, at the strength that would be α = 1, all attributes in a row.
 
-        Captions of few images are looked at together, as they are weighed (`peers`).
+        Captions of few images are counted together, as they are weighed (`peers`).
 
         Args:
             count: images to make of each of them, at each strength.

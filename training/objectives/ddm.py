@@ -239,9 +239,9 @@ class DDM(Objective):
 
         if not any(map(lora_acts, self.base.text_encoders.values())):
             return self.captions.table[rows]
-        said = [self.captions.sentences[row] for row in rows]
-        read = partial(self.base.encode_text, said, gradient=torch.is_grad_enabled())
+        sentences = [self.captions.sentences[row] for row in rows]
+        encode = partial(self.base.encode_text, sentences, gradient=torch.is_grad_enabled())
         # The encoders' own checkpointing is for their training mode alone, with its dropout.
         again = self.base.unet.is_gradient_checkpointing
-        text = checkpoint(read, use_reentrant=False, preserve_rng_state=False) if again else read()
+        text = checkpoint(encode, use_reentrant=False, preserve_rng_state=False) if again else encode()
         return text.float()

@@ -86,7 +86,7 @@ class Run:
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         settings = self.settings.as_dict()
         self.fingerprint = self._fingerprint(settings)
-        # Calibration comes after the last step: a run may be gone on with without it, or with more images.
+        # Calibration comes after the last step: a run may be resumed without it, or with more images.
         del settings["calibrate"]
         fingerprint = self._fingerprint(settings)
         self.checkpointing = Checkpointing(self.checkpoint, self.training, fingerprint, self.checkpoint_every)
@@ -95,9 +95,9 @@ class Run:
         """Of everything that a run with these settings depends on."""
         labels = self.groups.startswith("labels:")
         columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
-        said = [label for column in columns for label in column] if labels else None
+        labelled = [label for column in columns for label in column] if labels else None
         of_images = (self.images.fingerprint, self.groups, self.target)
-        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, said)
+        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, labelled)
 
     def _no_prompts(self) -> str:
         """Why the shares of each prompt cannot be read; empty if they can."""
@@ -113,7 +113,7 @@ class Run:
         return DDM(self.base, self.images.latents, captions, weighting, self.settings, style, self.ranks)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
         return self.checkpointing.resume()
 
     @property
@@ -244,7 +244,7 @@ class Run:
 
         With a style the adapter starts from what that makes of the base: the set's own shares.
         """
-        # A run that began without calibrating is not turned round when it is gone on with.
+        # A run that began without calibrating is not turned round when it is resumed.
         grouping, unknown = self.grouping, not len(self.objective.base_group_shares) and not self.training.step
         several = any(len(part.names) > 2 for part in grouping.groups)
         return unknown and several and not self.style and not grouping.weighting.by_indicator and self._reads
@@ -275,7 +275,7 @@ class Run:
 
     @property
     def _reads(self) -> bool:
-        """Whether the model's images are looked at, and there are enough to learn from what to see in them."""
+        """Whether the model's images are measured, and there are enough of the set to learn from what is in them."""
         return bool(self.settings.calibrate) and len(self.images.captions) >= MIN_IMAGES
 
     def _reader(self, progress: Progress) -> GroupReader:

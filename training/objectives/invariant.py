@@ -166,7 +166,7 @@ class InvariantRun:
         self.checkpointing = Checkpointing(checkpoint_path(out), self.training, fingerprint, checkpoint_every)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
         return self.checkpointing.resume()
 
     def train(self, progress: StepProgress = None, stop: Stop = None) -> bool:
