@@ -38,11 +38,11 @@ def mask(folder, number, size=(300, 200)):
 
 def test_images_keep_their_shape_and_are_compared_as_squares(base, folder):
     found = folder_set(base, read_folder(folder))
-    assert found.latents.cells == [(6, 10), (8, 8)] * 4 and found.squares.shape == (8, 4, 8, 8)
+    assert found.latents.sizes == [(6, 10), (8, 8)] * 4 and found.squares.shape == (8, 4, 8, 8)
     assert found.notes == ["Buckets, in pixels (and how many images): 80×48 (4), 64×64 (4)."]
     assert torch.equal(found.latents.rows[1][0], found.squares.rows[1][0])
     cropped = folder_set(base, read_folder(folder), preparation=Preparation(buckets=False))
-    assert cropped.latents.cells == [(8, 8)] * 8 and cropped.notes == []
+    assert cropped.latents.sizes == [(8, 8)] * 8 and cropped.notes == []
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def small(base):
 
 def test_images_of_another_size_are_another_set_with_buckets_of_its_area(small, folder, tmp_path):
     found = folder_set(small, read_folder(folder), cache=tmp_path / "cache")
-    assert found.squares.shape == (8, 4, 6, 6) and found.latents.cells == [(4, 8), (6, 6)] * 4
+    assert found.squares.shape == (8, 4, 6, 6) and found.latents.sizes == [(4, 8), (6, 6)] * 4
     own = self_set(small, ["a doctor"], 2, 0)
     assert own.latents.shape == (2, 4, 6, 6) and generate(small, ["a doctor"], [0], steps=1).shape == (1, 48, 48, 3)
     small.use_resolution(small.native_size)
@@ -66,7 +66,7 @@ def test_images_of_another_size_are_another_set_with_buckets_of_its_area(small, 
     assert folder_set(small, read_folder(folder)).fingerprint == native.fingerprint
 
 
-@pytest.mark.parametrize(("size", "said"), [(40, "Give --resolution 32 or 48"), (8, "Give --resolution 16.")])
+@pytest.mark.parametrize(("size", "said"), [(40, "Give 32 or 48"), (8, "Give 16.")])
 def test_a_size_that_the_model_cannot_halve_is_refused(base, size, said):
     with pytest.raises(DDMError, match=r"multiple of 16, which this model needs") as refused:
         base.use_resolution(size)

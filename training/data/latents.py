@@ -1,4 +1,4 @@
-"""Latents of images, encoded once: mean and deviation are kept, and every draw samples them anew."""
+"""Latents of images, encoded once: mean and std are kept, and every draw samples them anew."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,12 +55,12 @@ class Moments(NamedTuple):
     """What a batch of B images is drawn from.
 
     Attributes:
-        mean, deviation: [B, C, h, w] of the scaled latents.
+        mean, std: [B, C, h, w] of the scaled latents.
         weight: [B, 1, h, w] of the latents' cells in the loss, with mean 1 for each image; None where all is 1.
     """
 
     mean: "torch.Tensor"
-    deviation: "torch.Tensor"
+    std: "torch.Tensor"
     weight: "torch.Tensor | None"
 
 
@@ -70,7 +70,7 @@ class Latents:
 
     Attributes:
         device: where batches are brought to.
-        rows: [N] mean and deviation [C, h, w] of each, multiplied by the VAE's scaling factor.
+        rows: [N] mean and std [C, h, w] of each, multiplied by the VAE's scaling factor.
         mirrors: [N] those of its mirror image, or None where there is none.
         masks: [N] its mask uint8 [h, w], or None where all of it counts.
     """
@@ -81,10 +81,10 @@ class Latents:
     masks: Sequence[Row | None]
 
     @classmethod
-    def of(cls, mean: "torch.Tensor", deviation: "torch.Tensor | None" = None) -> "Latents":
-        """Latents [N, C, h, w] that are at hand; without deviations, always the same."""
-        deviation = mean.new_zeros(mean.shape) if deviation is None else deviation
-        rows = list(zip(mean.cpu(), deviation.cpu(), strict=True))
+    def of(cls, mean: "torch.Tensor", std: "torch.Tensor | None" = None) -> "Latents":
+        """Latents [N, C, h, w] that are at hand; without standard deviations, always the same."""
+        std = mean.new_zeros(mean.shape) if std is None else std
+        rows = list(zip(mean.cpu(), std.cpu(), strict=True))
         return cls(mean.device, rows, [None] * len(rows), [None] * len(rows))
 
     def __len__(self) -> int:
@@ -99,8 +99,8 @@ class Latents:
         return Latents(self.device, *([part[row] for row in rows] for part in (self.rows, self.mirrors, self.masks)))
 
     @cached_property
-    def cells(self) -> list[tuple[int, int]]:
-        """[N] height and width of each in latent cells."""
+    def sizes(self) -> list[tuple[int, int]]:
+        """[N] height and width of each, in latent cells."""
         return [shape_of(row)[1:] for row in self.rows]
 
     @cached_property
@@ -133,7 +133,7 @@ class Latents:
 
         if all(self.masks[row] is None for row in rows):
             return None
-        plain = torch.full(self.cells[rows[0]], 255, dtype=torch.uint8)
+        plain = torch.full(self.sizes[rows[0]], 255, dtype=torch.uint8)
         masks = [plain if self.masks[row] is None else read(self.masks[row])[0] for row in rows]
         masks = [(mask.flip(-1) if mirror else mask,) for mask, mirror in zip(masks, flip, strict=True)]
         return loss_weight(*gather(masks, self.device))
@@ -157,7 +157,7 @@ class Encoder:
             self.store = TensorCache(cache, "latents", maker, ("mean", "deviation"))
 
     def rows(self, views: Sequence[View], progress: Progress | None = None) -> list[Row]:
-        """Means and deviations [C, h, w] of each view, multiplied by the VAE's scaling factor.
+        """Means and standard deviations [C, h, w] of each view, multiplied by the VAE's scaling factor.
 
         Args:
             progress: called with (views done, views).

@@ -112,11 +112,11 @@ class DDM(Objective):
         if base.device.type == "cpu" and self.images:
             # Only as many as it works on at a time: one that takes a minute for them is asked to stop between these.
             # A GPU takes all at once, and says when it has no room.
-            fitting = fitting_rows(base.device, max(h * w for h, w in latents.cells), self.images)
+            fitting = fitting_rows(base.device, max(h * w for h, w in latents.sizes), self.images)
             self.micro_batches = -(-self.images // fitting)
 
     def _sampler(self, weighting: Weighting) -> BatchSampler:
-        bucket = np.unique(np.array(self.latents.cells), axis=0, return_inverse=True)[1].reshape(-1)
+        bucket = np.unique(np.array(self.latents.sizes), axis=0, return_inverse=True)[1].reshape(-1)
         style, timesteps = "style" in self.learning, partial(self.base.family.timesteps, self.base)
         return BatchSampler(weighting, self.captions, self.settings, bucket, timesteps, style, self.alpha_range_scale)
 
@@ -172,7 +172,7 @@ class DDM(Objective):
             for model in self.parts.values():
                 set_trainable(model, "style", batch.style)
         # Of all rows, so that each has its own, whoever computes it.
-        noises = self._noises(step, (count, self.base.latent_channels, *self.latents.cells[batch.image[0]]))
+        noises = self._noises(step, (count, self.base.latent_channels, *self.latents.sizes[batch.image[0]]))
         for number, rows in enumerate(np.array_split(self.ranks.rows(count), micro_batches)):
             if not len(rows):
                 continue
