@@ -13,7 +13,7 @@ from ...debias.adapter.lora_file import AdapterCard, content_hash
 from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import check_output, read_metadata
 from ...debias.probes.predict import check_probes
-from ..data.cache import FOLDER
+from ..data.cache import cache_folder
 from ..data.dataset import ImageSet, Preparation, folder_set, self_set
 from ..data.file_index import FileIndex
 from ..data.group_images import check_source
@@ -243,7 +243,7 @@ class Job:
         return Previews(base, run.images.captions, config.sample_dir, every, self.reporter.preview, config.seed)
 
     def _cache(self, place: Path) -> Path | None:
-        return None if self.config.no_cache else self.config.cache or place / FOLDER
+        return None if self.config.no_cache else self.config.cache or cache_folder(place)
 
     def _write_pages(self) -> None:
         for file in filter(None, (self.config.out, self.config.style)):

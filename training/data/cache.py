@@ -1,16 +1,29 @@
 """What was computed of images and texts, kept on disk and found by content, so that it is computed once."""
 
 import hashlib
+import hmac
 import json
+import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import ABANDONED, free_space, open_tensors, remove_temporaries, save_tensors
+from ...debias.core.io import (
+    ABANDONED,
+    free_space,
+    open_tensors,
+    remove_temporaries,
+    save_tensors,
+    user_cache,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -108,10 +121,34 @@ class Memory(dict[str, Row]):
         """There is nothing to write."""
 
 
+def cache_folder(images: Path) -> Path:
+    """Where is kept what is computed of a folder of images: in it, or in the user's cache if it may not be written."""
+    own = images / FOLDER
+    if os.access(own if own.is_dir() else images, os.W_OK):
+        return own
+    return user_cache() / "images" / hashlib.sha256(os.fsencode(images.resolve())).hexdigest()[:16]
+
+
+@cache
+def machine_key() -> bytes:
+    """32 random bytes that this user has on this machine; those of this process if they cannot be kept."""
+    path = user_cache() / "machine.key"
+    with suppress(OSError, ValueError):
+        key = bytes.fromhex(path.read_text("ascii"))
+        if len(key) == 32:
+            return key
+    key = secrets.token_bytes(32)
+    with suppress(DDMError, OSError):
+        write_text(path, key.hex())
+        path.chmod(0o600)
+    return key
+
+
 class TensorCache:
     """Rows of tensors in safetensors shards that are never rewritten.
 
-    A shard that is damaged, or of another kind, counts as not there. Whoever deletes the folder loses time only.
+    A shard that is damaged, of another kind or from another machine counts as not there: a set of images that was
+    downloaded may bring any. Whoever deletes the folder loses time only.
 
     Args:
         folder: where the shards are; made when the first one is written.
@@ -122,7 +159,8 @@ class TensorCache:
 
     def __init__(self, folder: Path, kind: str, maker: str, parts: Sequence[str]):
         self.folder, self.kind, self.parts = folder, kind, tuple(parts)
-        self.metadata = {"ddm.kind": kind, "ddm.maker": maker}
+        mark = hmac.new(machine_key(), f"{kind} {maker}".encode(), "sha256").hexdigest()
+        self.metadata = {"ddm.kind": kind, "ddm.maker": mark}
         self.pending: list[tuple[Sequence[str], Tensors]] = []
         self.size = 0  # bytes of what is pending
         self.written = time.monotonic()

@@ -270,12 +270,12 @@ class _Reading:
             rows = csv.DictReader(io.StringIO(text, newline=None))
             while True:
                 try:
-                    row = next(rows)
+                    row, number = next(rows), rows.line_num
                 except StopIteration:
                     return
                 except csv.Error:  # a cell that is longer than a table's may be
-                    row = None
-                yield rows.line_num, row
+                    row, number = None, rows.line_num + 1
+                yield number, row
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
@@ -397,7 +397,7 @@ class _Reading:
 
     def note_captions(self) -> None:
         unused = [file for file in self.beside.values() if file not in self.used]
-        if self.used and unused:
+        if unused:
             self.notes.append(f"Captions that no image has: {listed([one.name for one in unused])}.")
         if self.used and self.unnamed:
             images = "1 image has" if self.unnamed == 1 else f"{self.unnamed} images have"

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import write_text
+from ...debias.core.io import user_cache, write_text
 
 # Smaller files are hashed in less than a second.
 REMEMBERED = 256 << 20
@@ -38,8 +37,8 @@ def hash_files(files: Sequence[Path]) -> str:
 
 
 def remembered_hashes() -> Path:
-    """Where hashes are kept: comfyui-ddm/hashes.json in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comfyui-ddm" / "hashes.json"
+    """Where hashes are kept, in the user's cache."""
+    return user_cache() / "hashes.json"
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...debias.adapter.lora_file import AdapterCard
 from ...debias.core.error import DDMError
-from ...debias.core.io import load_tensors, save_tensors
+from ...debias.core.io import check_finite, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -103,12 +103,15 @@ class SoftTokens:
         """The tokens in a textual-inversion file and their card; None where the file is something else.
 
         Raises:
-            DDMError: missing, pickled or truncated file; or a card that cannot be read.
+            DDMError: missing, pickled or truncated file; tokens that are not finite; or a card that cannot be read.
         """
         tensors, metadata = load_tensors(path)
         encoders = {ONE: ("text_encoder",), TWO: ("text_encoder", "text_encoder_2")}
         for names, parts in encoders.items():
             if set(tensors) == set(names):
+                check_finite(path, tensors)
+                if any(one.ndim != 2 or not one.numel() or not one.is_floating_point() for one in tensors.values()):
+                    raise DDMError(f"{path} is broken: an embedding has a row for each token. Copy or train it again.")
                 rows = {part: tensors[name].float() for part, name in zip(parts, names, strict=True)}
                 return cls(rows), AdapterCard.from_metadata(metadata)
         return None

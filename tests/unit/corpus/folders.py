@@ -1,0 +1,253 @@
+"""Folders of images, with captions and tables."""
+
+import json
+import os
+import unicodedata
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from comfyui_ddm.debias.core.image import open_image
+from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.data import cache
+from comfyui_ddm.training.data.cache import TensorCache, cache_folder
+from comfyui_ddm.training.data.file_index import FileIndex
+from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.evaluation.evaluate_folder import read_records
+from PIL import Image, ImageCms, PngImagePlugin
+from typer.testing import CliRunner
+
+from ..runs import write_folder
+from . import files, named, refused, used
+
+
+def captions(folder):
+    return read_folder(folder).captions
+
+
+def with_image(folder, name="face.png"):
+    files.image(folder / name)
+    return folder
+
+
+@named("A", "show nothing .*black.png")
+def a_black_image_beside_a_good_one(folder):
+    files.image(folder / "a.png", (64, 64))
+    Image.new("RGB", (64, 64)).save(folder / "black.png")
+    probe = Probe.load(files.probe(folder.parent / f"{folder.name}.safetensors"))
+    return read_records(folder, [probe], [Target.uniform(probe.names)]).notes
+
+
+@used("D")
+def images_in_every_format_that_pillow_has(folder):
+    for number, suffix in enumerate(("png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "ppm", "avif")):
+        files.image(folder / f"{number}.{suffix}", seed=number)
+    return len(read_folder(folder).items) == 11
+
+
+@named("D", r"a\.psd")
+def an_image_of_a_program(folder):
+    (with_image(folder) / "a.psd").write_bytes(b"8BPS")
+    return read_folder(folder).remarks()
+
+
+@named("D", r"a\.(heic|jxl)")
+def images_that_need_a_plugin(folder):
+    for name in ("a.heic", "a.jxl"):
+        (with_image(folder) / name).write_bytes(b"\0" * 40)
+    return read_folder(folder).remarks()
+
+
+@used("D")
+def a_linked_subfolder(folder):
+    files.image(folder / "elsewhere" / "a.png")
+    (folder / "set").mkdir()
+    (folder / "set" / "link").symlink_to(folder / "elsewhere")
+    (folder / "elsewhere" / "back").symlink_to(folder / "set")  # a circle
+    return len(read_folder(folder / "set").items) == 1
+
+
+@named("D", "bad.png")
+def a_damaged_image(folder):
+    (with_image(folder) / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
+    return read_folder(folder).remarks()
+
+
+@refused("D", "has no images in it")
+def a_folder_without_images(folder):
+    read_folder(folder)
+
+
+@used("E")
+def a_caption_with_the_images_ending_in_its_name(folder):
+    (with_image(folder) / "face.png.txt").write_text("a doctor")
+    return captions(folder) == ["a doctor"]
+
+
+@used("E")
+def a_caption_in_another_case(folder):
+    (with_image(folder, "Face.PNG") / "face.TXT").write_text("a doctor")
+    return captions(folder) == ["a doctor"]
+
+
+@used("E")
+def a_caption_whose_accents_are_written_apart(folder):
+    with_image(folder, unicodedata.normalize("NFD", "café.png"))
+    (folder / unicodedata.normalize("NFC", "café.txt")).write_text("a doctor")
+    return captions(folder) == ["a doctor"]
+
+
+@used("E")
+def an_empty_text_beside_a_full_caption(folder):
+    (with_image(folder) / "face.txt").write_text(" \n")
+    (folder / "face.caption").write_text("a doctor")
+    return captions(folder) == ["a doctor"]
+
+
+@used("E")
+def a_table_with_commas(folder):
+    (with_image(folder) / "metadata.csv").write_text('file_name,text,tone\nface.png,"a doctor, smiling",dark\n')
+    images = read_folder(folder)
+    return images.captions == ["a doctor, smiling"] and images.columns["tone"] == ["dark"]
+
+
+@used("E")
+def captions_as_kohyas_tools_write_them(folder):
+    (with_image(folder) / "meta.json").write_text(json.dumps({"C:\\set\\face.png": {"tags": "doctor, smile"}}))
+    return captions(folder) == ["doctor, smile"]
+
+
+@named("E", "Captions that no image has: faec.txt")
+def a_caption_that_no_image_has(folder):
+    (with_image(folder) / "faec.txt").write_text("a doctor")
+    return read_folder(folder, "a person").remarks()
+
+
+@named("E", "1 image has no caption, and the folder's name is said instead")
+def an_image_called_as_its_folder(folder):
+    files.image(folder / "doctor" / "a.png")
+    (with_image(folder) / "face.txt").write_text("a doctor")
+    return read_folder(folder).remarks()
+
+
+@named("E", "line 1 is not a JSON object")
+def a_line_of_a_table_that_is_none(folder):
+    (with_image(folder) / "metadata.jsonl").write_text('nothing\n{"file_name": "face.png"}')
+    return read_folder(folder).remarks()
+
+
+@named("E", "line 2 is not a row")
+def a_cell_of_a_table_that_never_ends(folder):
+    (with_image(folder) / "metadata.csv").write_text(f"file_name,text\nb.png,{'a' * 200_000}\nface.png,b\n")
+    return read_folder(folder).remarks()
+
+
+@used("F")
+def several_lines_in_a_caption(folder):
+    (with_image(folder) / "face.txt").write_text("\na doctor\na woman\n")
+    return captions(folder) == ["a doctor"]
+
+
+@used("F")
+def a_list_of_captions(folder):
+    (with_image(folder) / "metadata.jsonl").write_text('{"file_name": "face.png", "text": ["a doctor", "b"]}')
+    return captions(folder) == ["a doctor"]
+
+
+@used("G")
+def an_image_in_another_colour_space(folder):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image = Image.new("LAB", (32, 32), (200, 128, 128))
+    image.save(folder / "a.tif", icc_profile=profile)
+    return bool(np.ptp(np.asarray(open_image(folder / "a.tif"))[0, 0].astype(int)) < 4)  # grey stays grey
+
+
+@used("G")
+def an_image_that_carries_a_long_text(folder):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * (3 << 20), zip=True)
+    files.image(folder / "a.png", pnginfo=text)
+    return len(read_folder(folder).items) == 1
+
+
+@used("H")
+def a_file_name_in_latin_1(folder):
+    image = files.image(folder / "a.png")
+    try:
+        image.rename(folder / os.fsdecode(b"caf\xe9.png"))
+    except OSError:  # a file system of Unicode alone
+        return True
+    images = read_folder(folder)
+    "".join(images.remarks()).encode("utf-8")
+    return len(images.items) == 1
+
+
+@used("I")
+def captions_in_utf_16_and_of_windows(folder):
+    for name, encoding in (("a", "utf-16"), ("b", "cp1252"), ("c", "utf-8-sig")):
+        files.image(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_bytes("a café".encode(encoding))
+    return captions(folder) == ["a café"] * 3
+
+
+@named("I", "Not UTF-8, so the letters were guessed")
+def captions_whose_letters_are_guessed(folder):
+    (with_image(folder) / "face.txt").write_bytes("a café".encode("cp1252"))
+    return read_folder(folder).remarks()
+
+
+@used("K")
+def a_folder_that_may_not_be_written(folder):
+    with patch("os.access", return_value=False):
+        kept = cache_folder(folder)
+    return folder not in kept.parents and cache_folder(folder).parent == folder
+
+
+@used("hostile")
+def latents_from_another_machine(folder):
+    def store():
+        return TensorCache(folder, "latents", "maker", ("a",))
+
+    with patch.object(cache, "machine_key", lambda: b"another machine"):
+        theirs = store()
+        theirs.add(["image"], [torch.zeros(1, 4)])
+        theirs.flush()
+        known = "image" in store()
+    return known and "image" not in store()
+
+
+@named("L", r"bad\.png: ")
+def an_audit_of_a_folder_with_a_damaged_image(folder):
+    (write_folder(folder / "set") / "bad.png").write_bytes(b"no image")
+    call = ["audit", str(folder / "set"), "--groups", "labels:gender", "--out", str(folder / "a.html")]
+    return CliRunner().invoke(app, call).stdout.splitlines()
+
+
+@named("hostile", "names a file outside the folder")
+def a_table_that_names_a_file_elsewhere(folder):
+    lines = [
+        {"file_name": name} for name in ("face.png", "../secret.png", "/etc/passwd", "C:\\secret.png", "..\\secret.png")
+    ]
+    (with_image(folder) / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return read_folder(folder).remarks()
+
+
+@named("hostile", "too (large|many)|pixels")
+def a_small_file_of_a_gigabyte(folder):
+    Image.new("1", (30_000, 30_000)).save(with_image(folder) / "bomb.png")
+    return read_folder(folder).remarks()
+
+
+@used("hostile")
+def what_a_folder_remembers_of_another_machine(folder):
+    image = files.image(folder / "a.png")
+    (folder / "index.json").write_text(json.dumps({"a.png": ["x", None, [], "sha", 4, 5], "b": 3}))
+    return FileIndex(folder / "index.json", folder).look(image)[1:] == (32, 32)
+
+
+@used("hostile")
+def control_characters_in_a_caption(folder):
+    (with_image(folder) / "face.txt").write_text("a\x1b[31m doctor\u202e")
+    return len(read_folder(folder).items) == 1
