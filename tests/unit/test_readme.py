@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 from comfyui_ddm import install
+from comfyui_ddm.debias.core.option import settings_of
 from comfyui_ddm.training.commands.app import app
+from comfyui_ddm.training.commands.config import TrainConfig
+from comfyui_ddm.training.commands.other_trainers import OTHERWISE
 
 ROOT = Path(install.__file__).parent
 README = ROOT / "README.md"
@@ -31,7 +34,8 @@ FOREIGN = {"--no-deps", "--table", "--task", "--venv", "--cfgs"}
 
 def options():
     known = {name for command in COMMANDS.values() for one in command.params for name in one.opts + one.secondary_opts}
-    return known | FOREIGN
+    theirs = {name for setting in settings_of(TrainConfig).values() for name in setting.option.names} | set(OTHERWISE)
+    return known | FOREIGN | {f"--{name.replace('-', '_')}" for name in theirs}
 
 
 def test_readme_is_two_screens():
@@ -52,7 +56,7 @@ def test_a_command_is_understood_as_it_is_shown(line):
 
 @page
 def test_every_option_that_a_page_names_exists(path):
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", TEXT[path]))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", TEXT[path]))
     named -= {
         word for match in re.findall(r"`(?:pip|python benchmarks|comfy)[^`]*`", TEXT[path]) for word in match.split()
     }
