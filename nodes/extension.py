@@ -16,6 +16,7 @@ from .load_probe import LoadProbe
 from .load_weights import LoadWeights
 from .measure_prompts import MeasurePrompts
 from .train import Train
+from .words_probe import ProbeFromWords
 
 NODES: list[type[io.ComfyNode]] = [
     LoadWeights,
@@ -25,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     InvariantGuidance,
     LoadProbe,
     FitProbe,
+    ProbeFromWords,
     MeasurePrompts,
     FairnessReport,
     CompareReports,

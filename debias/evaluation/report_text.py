@@ -110,7 +110,9 @@ def remarks(
                 f"In {percent(now.undetermined / now.images)} of the images {one.name} is undetermined; "
                 "they are shown, not counted."
             )
-        if one.accuracy is not None and one.accuracy < 0.85:
+        if one.accuracy is None:
+            said.append(f"How often the probe for {one.name} is right is not known until you check it on some images.")
+        elif one.accuracy < 0.85:
             said.append(
                 f"The probe for {one.name} is right in only {percent(one.accuracy)}; read its shares with care."
             )
