@@ -52,6 +52,18 @@ def measured(report):
         yield f"{name}{round(100 * share['value'])}% {low}–{high}"
 
 
+def test_before_and_after_says_the_alpha_of_the_adapter(comfy, example):
+    comfy.open()
+    comfy.load(example("Before and after"))
+    comfy.widget(2, "alpha", 0.25)
+    comfy.widget(5, "batch_size", 4)
+    outputs = comfy.run()
+    (compared,) = outputs["13"]["ddm_panel"]
+    assert "at α = 0.25" in compared["summary"] and "α = 1" not in compared["summary"]
+    assert compared["summary"] in comfy.text(13)
+    assert "α = 0.25, seed 0, prompt “a pilot”" in comfy.text(12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example_has_a_thumbnail_and_a_note(name, example):
     assert (EXAMPLES / f"{name}.jpg").stat().st_size < 200_000

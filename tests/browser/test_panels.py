@@ -161,6 +161,39 @@ def test_a_pasted_node_shows_the_result_that_was_copied(comfy, vue):
     assert min(heights) > 200  # both are drawn
 
 
+def undo_after(comfy, panel, then):
+    """Load a graph whose node has a result, change an input, do something, and undo the change; returns the node."""
+    show(comfy, panel)
+    comfy.load(comfy.saved())
+    node = comfy.js("() => app.graph._nodes[0].id")
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    comfy.page.wait_for_function(f"() => Boolean(app.extensionManager.workflow.activeWorkflow && {tracker})")
+    comfy.js(f"() => {tracker}.checkState()")
+    comfy.widget(node, "collection", "another")
+    comfy.js(f"() => {tracker}.checkState()")
+    then(node)
+    comfy.js(f"() => {tracker}.undo()")
+    value = "() => app.graph._nodes[0].widgets.find((one) => one.name === 'collection').value === ''"
+    comfy.page.wait_for_function(value)
+    comfy.page.wait_for_timeout(500)
+
+
+def test_undo_leaves_the_result_in_its_panel(comfy, vue):
+    comfy.open(vue=vue)
+    undo_after(comfy, report_panel(), lambda node: None)
+    (text,) = texts(comfy)
+    assert "Men have most of the images." in text
+
+
+def test_a_result_survives_the_undo_of_what_was_done_before_it_came(comfy):
+    comfy.open()
+    give = "([id, panel]) => app.graph.getNodeById(id).onExecuted({ ddm_panel: [panel] })"
+    second = report_panel(summary="The second one.")
+    undo_after(comfy, report_panel(summary="The first one."), lambda node: comfy.js(give, [node, second]))
+    (text,) = texts(comfy)
+    assert "The second one." in text
+
+
 def test_the_share_of_every_prompt_is_a_large_number_the_worst_first(comfy, vue):
     comfy.open(vue=vue)
     rows = []

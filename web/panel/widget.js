@@ -67,14 +67,23 @@ export function attachPanel(node, view) {
     const panel = output?.ddm_panel?.[0];
     if (!panel) return;
     node.properties[KEPT] = panel;
+    latest.set(placeOf(node), panel);
     dropPreview(node);
     draw();
   });
-  after(node, "onConfigure", draw);
+  after(node, "onConfigure", () => {
+    if (undoing() && latest.has(placeOf(node))) node.properties[KEPT] = latest.get(placeOf(node));
+    draw();
+  });
   draw();
   node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
   return draw;
 }
+
+// Undo brings a graph back as it was before, but what came of a run since then was not a change to undo.
+const latest = new Map();
+const placeOf = (node) => `${node.graph?.id ?? app.graph.id}:${node.id}`;
+const undoing = () => Boolean(app.extensionManager.workflow?.activeWorkflow?.changeTracker?._restoringState);
 
 /** The last preview of the sampling is one image of many; beside the result it only takes room. */
 function dropPreview(node) {
