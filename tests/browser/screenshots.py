@@ -19,6 +19,7 @@ from PIL import Image
 from ..chromium import chromium
 from ..comfy.server import PACK, Server, find_host
 from .page import ComfyPage
+from .test_examples import NEEDS_DOWNLOAD
 
 EXAMPLES = PACK / "example_workflows"
 SHOWN = PACK / "examples" / "images"
@@ -54,7 +55,7 @@ def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] 
     """Load an example, run it, and show the whole of it, or some nodes, with nothing of the page around."""
     comfy.open(palette=palette)
     comfy.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
-    if not name.startswith("SD"):
+    if name not in NEEDS_DOWNLOAD:
         comfy.run()
     comfy.page.add_style_tag(content=BARE)
     comfy.js("() => { app.canvas.show_info = false; app.canvas.deselectAll?.(); }")

@@ -7,7 +7,7 @@ import pytest
 from .conftest import EXAMPLES
 
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA"}
+NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA", "Measure my SDXL model"}
 
 
 @pytest.mark.parametrize("name", NAMES)
