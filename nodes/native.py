@@ -117,7 +117,13 @@ def weight_files(folder: Path) -> Mapping[str, list[Path]]:
     """
     from ..training.models.diffusers_folder import check_folder
 
-    return check_folder(folder)
+    weights = check_folder(folder)
+    if "unet" not in weights:
+        raise DDMError(
+            f"{folder} holds a transformer, and this node opens U-Nets only. Load it with ComfyUI's own nodes for "
+            "diffusion models, text encoders and VAEs."
+        )
+    return weights
 
 
 def _read(files: list[Path]) -> Tensors:

@@ -9,6 +9,7 @@ from ..debias.core.error import DDMError
 from ..debias.methods.class_counts import PromptCounts
 from ..debias.methods.distribution_guidance import NO_UNET, Guidance, begin_together, guides_for
 from ..debias.methods.guidance_hook import GuidanceHooks
+from ..debias.methods.h_space import HSpace
 from ..debias.methods.h_space_classifier import HSpaceClassifier
 from . import files
 from .adapting import unet_of
@@ -114,7 +115,7 @@ class Guiding:
             step = rows // max(1, len(marks))
             return [slice(i * step, (i + 1) * step) for i, mark in enumerate(marks) if mark == CONDITIONAL]
 
-        self.hooks = GuidanceHooks(unet, unet.middle_block, self.guides, conditional, failed)
+        self.hooks = GuidanceHooks(unet, HSpace(unet.middle_block), self.guides, conditional, failed)
 
     def begin_step(self) -> None:
         """Tell that the host asks its model for the next step; only A1111 must, which does not mark its rows."""

@@ -1,4 +1,4 @@
-"""Distribution guidance on a U-Net by forward hooks: no weight is changed."""
+"""Distribution guidance on a denoiser by forward hooks: no weight is changed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from torch import nn
 
 from ..core.error import DDMError
 from .distribution_guidance import Guidance
+from .h_space import HSpace
 
 # (rows of a call of the U-Net, its keyword arguments) → those rows that hold all images under their prompt, once for
 # each part of the prompt.
@@ -15,12 +16,12 @@ Conditional = Callable[[int, Mapping[str, Any]], Sequence[slice]]
 
 
 class GuidanceHooks:
-    """Guides on the output of a U-Net's middle, until `remove` is called."""
+    """Guides on the h-space of a denoiser, until `remove` is called."""
 
     def __init__(
         self,
         unet: nn.Module,
-        middle: nn.Module,
+        space: HSpace,
         guides: Sequence[Guidance],
         conditional: Conditional,
         failed: Callable[[DDMError], None] | None = None,
@@ -28,17 +29,17 @@ class GuidanceHooks:
         """Put them on; each has begun with the images that are made.
 
         Args:
-            unet: called as unet(x [B, ...], timesteps, ...).
-            middle: its block in the middle; gives h-space [B, C, H, W].
+            unet: the denoiser.
+            space: its h-space.
             guides: one for each attribute.
             conditional: asked at each call of the U-Net.
             failed: told what went wrong; nothing is pushed from then on. Without it, the call of the U-Net raises.
         """
-        self.guides, self.conditional, self.failed = guides, conditional, failed
-        self.timestep, self.rows = 0.0, ()
+        self.space, self.guides, self.conditional, self.failed = space, guides, conditional, failed
+        self.shape, self.timestep, self.rows = (), 0.0, ()
         self.handles = [
             unet.register_forward_pre_hook(self._begin, with_kwargs=True),
-            middle.register_forward_hook(self._push),
+            space.module.register_forward_hook(self._push),
         ]
 
     def remove(self) -> None:
@@ -47,11 +48,11 @@ class GuidanceHooks:
             handle.remove()
 
     def _begin(self, unet: nn.Module, inputs: tuple, named: dict) -> None:
-        x, timesteps = inputs[:2]
-        self.timestep = float(torch.as_tensor(timesteps).flatten()[0])
-        self.rows = self.conditional(len(x), named)
+        self.shape, self.timestep = self.space.called(inputs)
+        self.rows = self.conditional(self.shape[0], named)
 
-    def _push(self, middle: nn.Module, inputs: tuple, h: torch.Tensor) -> torch.Tensor | None:
+    def _push(self, middle: nn.Module, inputs: tuple, output: "torch.Tensor | tuple") -> "torch.Tensor | tuple | None":
+        h = self.space.read(output, self.shape)
         try:
             shifts = [(rows, guide.shift(h[rows], self.timestep)) for rows in self.rows for guide in self.guides]
         except DDMError as error:
@@ -66,4 +67,4 @@ class GuidanceHooks:
         pushed = h.clone()
         for rows, shift in shifts:
             pushed[rows] += shift
-        return pushed
+        return self.space.push(output, h, pushed, self.shape)

@@ -8,11 +8,13 @@ from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 from comfyui_ddm.training.models.family import FAMILIES, families
 from comfyui_ddm.training.models.lora import base_shapes
 
+from ..unit.transformers import make_flow
 from .server import PACK, run_in_host
 
 # Run in the host's Python: what its map of LoRA keys makes of diffusers' names, and the shapes of what they change.
 INSPECT = """
 import importlib.util, json, sys, types
+from pathlib import Path
 from comfy.cli_args import args
 args.cpu = True
 import diffusers, torch, comfy.lora, comfy.model_detection
@@ -21,7 +23,13 @@ spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", sub
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 from pack.debias.adapter.lora_file import load_adapter
+from pack.debias.core.error import DDMError
 from pack.nodes.adapter_file import AdapterFile
+from pack.nodes.native import weight_files
+try:
+    weight_files(Path(sys.argv[3]) / "base")
+except DDMError as error:
+    seen["refused"] = str(error)
 for name, (kind, config) in json.load(open(sys.argv[1])).items():
     with torch.device("meta"):
         tensors = dict(getattr(diffusers, kind).from_config(config).state_dict())
@@ -79,6 +87,7 @@ def seen(host, models, layers, tmp_path_factory):
     for name, shapes in layers.items():
         lora = {layer: Lora(torch.zeros(1, shape[1]), torch.zeros(shape[0], 1), 1.0) for layer, shape in shapes.items()}
         save_adapter(folder / f"{name}.safetensors", lora, AdapterCard(architecture="of a transformer/lora"))
+    make_flow(folder / "base", FLOWS[0].name)
     path = folder / "models.json"
     path.write_text(json.dumps(models))
     return json.loads(run_in_host(host, INSPECT, str(path), str(PACK), str(folder)).splitlines()[-1])
@@ -91,3 +100,7 @@ def test_the_host_takes_every_key_of_a_transformers_lora(seen, layers, family):
     ours = {f"transformer.{name}": list(shape) for name, shape in layers[family.name].items()}
     assert len(ours) > 200
     assert {name: seen[family.name].get(name) for name in ours} == ours
+
+
+def test_our_own_loader_of_folders_says_that_it_opens_u_nets_only(seen):
+    assert "opens U-Nets only" in seen["refused"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save_adapter
 from comfyui_ddm.debias.groups.target import Target
+from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.commands.app import app
@@ -29,7 +30,9 @@ from comfyui_ddm.training.models.lora import (
 )
 from comfyui_ddm.training.objectives.alignment import Alignment, AlignmentSettings
 from comfyui_ddm.training.objectives.ddm_run import Run
+from comfyui_ddm.training.objectives.h_space_classifier import make_head
 from comfyui_ddm.training.sampling.generate import generate, noise_of
+from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -208,12 +211,13 @@ def pipeline(base):
     return StableDiffusionPipeline(**parts, scheduler=base.scheduler, **off)
 
 
-@pytest.mark.parametrize("kind", ["sd2-v", "sdxl"])
+@pytest.mark.parametrize("kind", ["sd2-v", "sdxl", *FLOWS])
 def test_every_part_of_every_family_learns_through_its_own_sampling(folders, kind):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         probe = Probe(("man", "woman"), "gender", torch.nn.Linear(16, 2), ProbeNetwork(16))
-    settings = AlignmentSettings("both", batch_size=2, rank=2, sampling=2, through=2, confidence=0.0)
+    train = "unet" if kind in FLOWS else "both"
+    settings = AlignmentSettings(train, batch_size=2, rank=2, sampling=2, through=2, confidence=0.0)
     base, targets = load_base(folders / kind), [Target.uniform(probe.names)]
     training = Training(Alignment(base, [probe], targets, [["a doctor"]], settings))
     for _ in range(2):
@@ -369,6 +373,22 @@ def test_each_row_has_its_own_strength_in_a_transformer(folders, kind):
         whole[alpha] = answer(base)
     set_alpha(base.unet, "debias", [0.0, 1.0])
     torch.testing.assert_close(answer(base), torch.stack([whole[0.0][0], whole[1.0][1]]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FLOWS)
+def test_guidance_at_scale_0_leaves_a_transformer_as_it_is_and_pushes_it_else(folders, tmp_path, kind):
+    base = load_base(folders / kind)
+    images = folder_set(base, read_folder(write_folder(tmp_path / "images", count=20, rare=3)))
+    head = make_head(base, images, "labels:gender")
+    # A model that knows nothing of the classes has a head that does not push.
+    head.push = torch.randn(head.push.shape, generator=torch.Generator().manual_seed(0))
+
+    def made(scale):
+        guide = Guidance(head, scale=scale)
+        return generate(base, ["a doctor"] * 4, range(4), steps=2, steering=SamplingGuidance([guide]))
+
+    plain = generate(base, ["a doctor"] * 4, range(4), steps=2)
+    assert np.array_equal(made(0.0), plain) and not np.array_equal(made(8.0), plain)
 
 
 def test_the_text_of_sd3_is_that_of_diffusers_pipeline_with_and_without_t5(folders, tmp_path):

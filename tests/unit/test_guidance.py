@@ -7,6 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.debias.methods.guidance_hook import GuidanceHooks
+from comfyui_ddm.debias.methods.h_space import HSpace
 from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.commands.app import app
@@ -76,7 +77,7 @@ def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
                 base.run_unet(noisy, torch.tensor(500), text)
         for guide in guides:
             guide.begin(["a doctor"] * 2, together=2)
-            hooks = GuidanceHooks(base.unet, base.unet.mid_block, [guide], lambda rows, _: [slice(rows)])
+            hooks = GuidanceHooks(base.unet, HSpace(base.unet.mid_block), [guide], lambda rows, _: [slice(rows)])
             base.run_unet(noisy, torch.tensor(500), text)
             hooks.remove()
     handle.remove()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
     from safetensors import safe_open
 
+    from ...debias.methods.h_space import HSpace
     from .base import Base
     from .text import Text
 
@@ -191,8 +192,8 @@ class Family(ABC):
         """The image's hidden states [B, C, ...] in what such a module gives, for latents of a shape [..., h, w]."""
 
     @abstractmethod
-    def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
-        """The module whose output is moved by distribution guidance (h-space, arXiv 2210.10960)."""
+    def h_space(self, denoiser: "torch.nn.Module") -> "HSpace":
+        """What distribution guidance moves."""
 
 
 @cache

@@ -4,6 +4,7 @@ Rectified flow (arXiv 2209.03003): x_t = (1 − σ) x + σ ε with the target v 
 give it to their transformers.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import SchedulerMixin
 
+    from ...debias.methods.h_space import HSpace
     from .base import Base
 
 
@@ -109,13 +111,21 @@ class FlowFamily(Family):
         return {"early": blocks[len(blocks) // 3], "late": blocks[2 * len(blocks) // 3]}
 
     def hidden(self, output: "torch.Tensor | tuple", latents: "Sequence[int]") -> "torch.Tensor":
-        """[B, C, tokens]; text may come before in a tuple, or after in a row."""
-        tokens = output[-1] if isinstance(output, tuple) else output
-        return tokens[:, : latents[-2] * latents[-1] // 4].transpose(1, 2)
+        """[B, C, tokens]."""
+        from ...debias.methods.h_space import image_tokens
 
-    def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
-        """There is none yet."""
-        raise DDMError(f"Distribution guidance does not know the hidden states of {self.title} yet. Use an adapter.")
+        return image_tokens(output, latents)
+
+    @abstractmethod
+    def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
+        """See `HSpace.called`."""
+
+    def h_space(self, denoiser: "torch.nn.Module") -> "HSpace":
+        """The image's tokens after the middle block."""
+        from ...debias.methods.h_space import TokenHSpace
+
+        blocks = getattr(denoiser, self.blocks)
+        return TokenHSpace(blocks[len(blocks) // 2], self.called)
 
 
 def _sigma(t: "torch.Tensor") -> "torch.Tensor":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import SchedulerMixin
 
+    from ...debias.methods.h_space import HSpace
     from .base import Base
 
 
@@ -111,9 +112,11 @@ class UNetFamily(Family):
         """[B, C, h, w]; a block that goes down gives what it passes on besides."""
         return output[0] if isinstance(output, tuple) else output
 
-    def h_space(self, denoiser: "torch.nn.Module") -> "torch.nn.Module":
+    def h_space(self, denoiser: "torch.nn.Module") -> "HSpace":
         """The middle block."""
-        return denoiser.mid_block
+        from ...debias.methods.h_space import HSpace
+
+        return HSpace(denoiser.mid_block)
 
 
 def _rates(base: "Base", t: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":

@@ -80,8 +80,10 @@ def h_space(
     generator = torch.Generator().manual_seed(seed)
     size = fitting_rows(base.device, latents.shape[2] * latents.shape[3], MOST)
     seen: list[torch.Tensor] = []
-    place = base.family.h_space(base.unet)
-    handle = place.register_forward_hook(lambda _module, _inputs, h: seen.append(h.float().cpu()))
+    space, timesteps = base.family.h_space(base.unet), base.family.along(base, TIMESTEPS)
+    handle = space.module.register_forward_hook(
+        lambda _module, _inputs, output: seen.append(space.read(output, tuple(latents.shape)).float().cpu())
+    )
 
     def read(part: slice) -> torch.Tensor:
         seen.clear()
@@ -90,14 +92,14 @@ def h_space(
         return seen[0]
 
     try:
-        for done, t in enumerate(TIMESTEPS):
-            report("h-space", done, len(TIMESTEPS))
+        for done, t in enumerate(timesteps):
+            report("h-space", done, len(timesteps))
             signal, spread = base.rates(t)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             noisy = signal * latents + spread * noise
             with torch.inference_mode():
                 found = torch.cat(list(in_batches(len(latents), size, read)))
             yield t, found
-        report("h-space", len(TIMESTEPS), len(TIMESTEPS))
+        report("h-space", len(timesteps), len(timesteps))
     finally:
         handle.remove()

@@ -48,8 +48,8 @@ class SamplingGuidance:
             if self.guides:
                 begin_together(self.guides, prompts)
                 count = len(prompts)
-                place = base.family.h_space(base.unet)
-                guiding = GuidanceHooks(base.unet, place, self.guides, lambda rows, _: [slice(rows - count, None)])
+                space = base.family.h_space(base.unet)
+                guiding = GuidanceHooks(base.unet, space, self.guides, lambda rows, _: [slice(rows - count, None)])
                 hooks.callback(guiding.remove)
             if self.invariant is not None and self.strength:
                 hooks.enter_context(_corrected(base.unet, self.invariant, self.strength))

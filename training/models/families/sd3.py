@@ -56,5 +56,10 @@ class SD3(FlowFamily):
         t = t.expand(len(noisy))
         return base.unet(noisy.to(base.dtype), tokens, pooled, t, return_dict=False)[0].float()
 
+    def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
+        """As in `predict`."""
+        noisy, _, _, t = inputs
+        return tuple(noisy.shape), float(t[0])
+
 
 FAMILY = SD3()

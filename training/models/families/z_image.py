@@ -48,5 +48,10 @@ class ZImage(FlowFamily):
         answer = base.unet(images, 1 - t.expand(len(noisy)) / 1000, said, return_dict=False)[0]
         return -torch.stack(answer).squeeze(2).float()
 
+    def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
+        """As in `predict`."""
+        images, time, _ = inputs
+        return (len(images), *images[0].shape), 1000 * (1 - float(time[0]))
+
 
 FAMILY = ZImage()
