@@ -11,7 +11,7 @@ from ..training.commands.config import TrainConfig
 NOT_ASKED = {
     *("folder", "base", "tokenizer", "device", "out", "style", "overwrite", "resume", "restart", "checkpoint", "card"),
     *("groups", "target", "caption", "alpha_mask", "cache", "no_cache", "log", "clip", "sample_dir"),
-    "vae",
+    *("vae", "init_from"),
 }
 DEVICES = ("cpu", "cuda", "mps")
 # Stands for no choice, where there may be none.
@@ -61,9 +61,10 @@ def train_config(
         options: other fields. Text without anything is not given, and 0 is not where a number may be left open.
     """
     found = {name: _given(value, settings_of(TrainConfig)[name]) for name, value in options.items()}
-    if found.get("prior_prompts"):
-        # The semicolon at the end makes it a list of prompts, whatever files there are: a page's text shall name none.
-        found["prior_prompts"] += ";"
+    for name in ("prior_prompts", "sample_prompts"):
+        if found.get(name):
+            # The semicolon at the end makes it a list of prompts, whatever files there are: a page's text names none.
+            found[name] += ";"
     found |= {
         "folder": images,
         "base": base,

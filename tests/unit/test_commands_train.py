@@ -115,7 +115,9 @@ def left(folder, tiny_base, tmp_path):
     return run.checkpoint
 
 
-@pytest.mark.parametrize("mistake", [("--groups", "gender"), ("--groups", "labels:size"), ("--caption-dropout", 2)])
+@pytest.mark.parametrize(
+    "mistake", [("--groups", "gender"), ("--groups", "labels:size"), ("--caption-dropout-rate", 2)]
+)
 def test_a_command_with_a_mistake_throws_no_checkpoint_away(ddm, folder, left, mistake):
     before = left.read_bytes()
     ddm(folder, *mistake, "--restart", code=2)
@@ -187,8 +189,8 @@ def test_a_regularisation_set_is_as_large_as_the_images_and_has_neither_labels_n
 def test_the_share_without_caption_is_a_setting(ddm, tmp_path):
     folder = write_folder(tmp_path / "set")
     given = (folder, "--groups", "labels:gender")
-    ddm(*given, "--caption-dropout", 0.5)
-    assert load_adapter(tmp_path / "fair.safetensors").card.training["caption_dropout"] == 0.5
+    ddm(*given, "--caption-dropout-rate", 0.5)
+    assert load_adapter(tmp_path / "fair.safetensors").card.training["caption_dropout_rate"] == 0.5
 
 
 def test_images_can_be_learnt_at_another_size(ddm, folder, tmp_path):

@@ -73,17 +73,17 @@ def test_a_size_that_the_model_cannot_halve_is_refused(base, size, said):
     assert said in str(refused.value) and base.image_size == 64
 
 
-def test_images_without_a_caption_and_captions_that_are_cut_are_counted(base, tmp_path):
+def test_images_without_a_caption_are_counted_and_long_captions_are_read_to_their_end(base, tmp_path):
     root = tmp_path / "set"
     root.mkdir()
     # Each letter is a token here, and there is one before and one after them.
     for number, caption in enumerate(["", "", "a " * 75, "a " * 76]):
         Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(root / f"{number}.png")
         (root / f"{number}.txt").write_text(caption, encoding="utf-8")
-    bare, cut = folder_set(base, read_folder(root)).notes
+    (bare,) = folder_set(base, read_folder(root)).notes
     assert bare.startswith("2 of 4 images in set have no caption; they are learnt without words.")
-    assert cut.startswith("1 of 4 captions in set are longer than the 77 tokens")
-    assert folder_set(base, read_folder(root, "a colour")).notes == [cut]
+    assert folder_set(base, read_folder(root, "a colour")).notes == []
+    assert base.cuts(["a " * 76]) == [False] and base.chunks(["a " * 75]) == 1 and base.chunks(["a " * 76]) == 2
 
 
 def test_every_image_has_a_mirror_image_if_asked_for(base, folder):

@@ -35,7 +35,10 @@ def grouping(words=()):
 class Speller:
     device, text_encoders, family, schedule = torch.device("cpu"), {}, named_family("sd1"), range(1000)
 
-    def encode_text(self, prompts):
+    def chunks(self, prompts):
+        return 1
+
+    def encode_text(self, prompts, chunks=1):
         self.prompts = list(prompts)
         return Text(torch.zeros(len(prompts), 1, 1))
 
@@ -148,7 +151,7 @@ def test_the_first_steps_teach_the_style_on_plain_rows(words):
 
 
 def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_prompt():
-    made = draws(caption_dropout=0.0)
+    made = draws(caption_dropout_rate=0.0)
     batches = [made.draw(step) for step in range(20)]
     taught = np.concatenate([batch.anchor >= 0 for batch in batches])
     assert taught.mean() == pytest.approx(0.25, abs=0.01)
@@ -160,7 +163,7 @@ def test_rows_that_keep_explicit_prompts_are_taught_by_the_base_under_the_same_p
 
 
 def test_groups_with_words_are_taught_by_the_base_under_the_words():
-    made = draws(words=("man", "woman"), keep=0.0, caption_dropout=0.5)
+    made = draws(words=("man", "woman"), keep=0.0, caption_dropout_rate=0.5)
     for batch in map(made.draw, range(5)):
         said = [made.sentences[row] for row in batch.anchor]
         expected = [CAPTIONS[i].replace("a ", f"a {LABELS[i]} ") for i in batch.image]
@@ -169,7 +172,7 @@ def test_groups_with_words_are_taught_by_the_base_under_the_words():
 
 
 def test_the_empty_caption_is_said_as_often_as_asked():
-    made = draws(keep=0.0, caption_dropout=0.3)
+    made = draws(keep=0.0, caption_dropout_rate=0.3)
     assert np.mean([made.draw(step).text == 0 for step in range(100)]) == pytest.approx(0.3, abs=0.04)
 
 
@@ -245,7 +248,7 @@ def test_what_is_masked_out_counts_little_but_for_what_the_base_teaches(training
 
 
 def test_the_loss_of_a_masked_image_is_that_of_what_counts(training, monkeypatch):
-    run = training(keep=0.0, caption_dropout=0.0)
+    run = training(keep=0.0, caption_dropout_rate=0.0)
     masked(run, range(12))
     error = torch.zeros(4, 4, 8, 8)
     error[..., 4:] = 2.0

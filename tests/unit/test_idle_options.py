@@ -34,7 +34,7 @@ def said(given=(), **values):
         ({"paper_alpha": 0.1}, "paper alpha has no effect without the objective ddm-paper."),
         ({"trigger": "sks", "folder": None, "prior_prompts": "a"}, "trigger has no effect without folder."),
         ({"buckets": False, **PAPER}, "buckets has no effect with the objective ddm-paper."),
-        ({"min_snr": 5.0, **PAPER}, "min snr has no effect with the objective ddm-paper."),
+        ({"min_snr_gamma": 5.0, **PAPER}, "min snr gamma has no effect with the objective ddm-paper."),
         ({"flip": True, **PAPER}, "flip has no effect with the objective ddm-paper."),
     ],
 )
@@ -49,7 +49,7 @@ def test_an_option_without_effect_is_said(values, sentence):
         {},
         {"measure": 60, "probe": [Path("gender.safetensors")]},
         {"keep_tokens": 2, "shuffle_caption": True},
-        {"buckets": False, "flip": True, "min_snr": 5.0},
+        {"buckets": False, "flip": True, "min_snr_gamma": 5.0},
         {"paper_alpha": 0.1, **PAPER},
         PAPER,
     ],
@@ -75,7 +75,7 @@ def test_the_command_says_it(tiny_base, folder, tmp_path):
 
 def test_the_published_objective_learns_squares_as_they_are(prepared):
     plain = prepared("plain", kind=DDMPaperRun, changes={"objective": "ddm-paper"})
-    changes = {"objective": "ddm-paper", "min_snr": 5.0, "caption_dropout": 0.5}
+    changes = {"objective": "ddm-paper", "min_snr_gamma": 5.0, "caption_dropout_rate": 0.5}
     other = prepared("other", kind=DDMPaperRun, changes=changes)
     assert plain.train() and other.train()
     assert content_hash(plain.out) == content_hash(other.out)

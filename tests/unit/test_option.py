@@ -101,6 +101,7 @@ def test_a_page_gives_what_is_filled_in_and_nothing_for_what_is_not(tmp_path):
         "trigger": "  ",
         "caption": " a portrait ",
         "prior_prompts": "roles.txt",
+        "sample_prompts": "roles.txt",
         "probe": [],
         "reg_data": None,
     }
@@ -108,7 +109,7 @@ def test_a_page_gives_what_is_filled_in_and_nothing_for_what_is_not(tmp_path):
     config = train_config(tmp_path, tmp_path, tmp_path / "fair.safetensors", overwrite=False, **places, **given)
     assert {"learning_rate", "prediction", "resolution", "trigger", "probe", "reg_data"}.isdisjoint(config)
     assert (config["by_prompt"], config["caption"], config["device"]) == (0, "a portrait", "auto")
-    assert config["prior_prompts"] == "roles.txt;"  # a list of prompts, and never a file
+    assert config["prior_prompts"] == config["sample_prompts"] == "roles.txt;"  # a list of prompts, and never a file
     assert config["style"] == tmp_path / "fair_style.safetensors" and not config["resume"]
     (tmp_path / "kept").touch()
     again = train_config(tmp_path, tmp_path, tmp_path / "fair.safetensors", overwrite=True, **places)

@@ -171,7 +171,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_a_step_reads_nothing_back_from_the_device(make, tmp_path, text_encoder):
-    changes = {"ema": 0.9, "min_snr": 5.0, "text_encoder": text_encoder}
+    changes = {"ema": 0.9, "min_snr_gamma": 5.0, "text_encoder": text_encoder}
     training = make(style=tmp_path / "style.safetensors", changes=changes).training
     training.advance()
     with Reads() as reads:
@@ -188,7 +188,7 @@ def test_attention_is_computed_by_torchs_own_kernel(make):
 
 
 def test_min_snr_weighs_each_row_by_its_timestep(make):
-    plain, weighted = make().training, make(changes={"min_snr": 5.0}).training
+    plain, weighted = make().training, make(changes={"min_snr_gamma": 5.0}).training
     assert torch.equal(weighted.objective.weight, min_snr_weight(weighted.objective.base.schedule, 5.0))
     assert plain.objective.weight is None
     plain.advance()

@@ -16,7 +16,9 @@ EVERY = torch.arange(3)
 def encoded(monkeypatch):
     """What the text encoders were given."""
     asked, real = [], Base.encode_text
-    monkeypatch.setattr(Base, "encode_text", lambda self, prompts: asked.append(list(prompts)) or real(self, prompts))
+    monkeypatch.setattr(
+        Base, "encode_text", lambda self, prompts, **how: asked.append(list(prompts)) or real(self, prompts, **how)
+    )
     return asked
 
 

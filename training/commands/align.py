@@ -11,6 +11,7 @@ from .options import (
     BaseOption,
     CheckpointEveryOption,
     ClipOption,
+    ClipSkipOption,
     DeviceOption,
     PredictionOption,
     Progress,
@@ -64,6 +65,7 @@ def align(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     keep: Annotated[
         list[Path] | None,
         typer.Option(
@@ -164,7 +166,7 @@ def align(
     targets = all_targets(probes, target)
     check_probes(probes, targets)
     run = AlignmentRun(
-        load_base(base or EMBEDDED, place, tokenizer=tokenizer, prediction=prediction, vae=vae),
+        load_base(base or EMBEDDED, place, tokenizer=tokenizer, prediction=prediction, vae=vae, clip_skip=clip_skip),
         probes,
         targets,
         families,

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, CaptionOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
+from .options import (
+    BaseOption,
+    CaptionOption,
+    ClipSkipOption,
+    DeviceOption,
+    PredictionOption,
+    TokenizerOption,
+    VAEOption,
+)
 
 
 def audit(
@@ -15,6 +23,7 @@ def audit(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     groups: Annotated[
         str,
         typer.Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.'),
@@ -58,6 +67,7 @@ def audit(
             tokenizer=tokenizer,
             prediction=prediction,
             vae=vae,
+            clip_skip=clip_skip,
             report=report,
         )
     files = {"html": out, "json": out.with_suffix(".json")}

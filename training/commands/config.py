@@ -7,7 +7,7 @@ from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
 from ...debias.core.option import option
 from ..loop.settings import LARGE, LARGE_RATE, MEASURING, TrainSettings
-from ..models.family import PREDICTIONS
+from ..models.family import PRECISIONS, PREDICTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,9 @@ class TrainConfig(TrainSettings):
         "Put what a caption has between commas into another order each time; the first part and the trigger stay.",
         "Images",
         expert=False,
+    )
+    enable_wildcard: bool = option(
+        False, "Of a caption with several lines, draw one each time; without, the first line is the caption.", "Images"
     )
     keep_tokens: int = option(
         1, "So many parts stay at the beginning of a shuffled caption; the trigger word always.", "Images", least=0
@@ -141,6 +144,21 @@ class TrainConfig(TrainSettings):
         unset="the model's own",
         metavar="FILE|DIR",
     )
+    clip_skip: int | None = option(
+        None,
+        "Layer of the text encoder that is read, counted from the last, which is 1; anime models are used with 2. "
+        "Generate with the same one.",
+        "Model",
+        least=1,
+        most=12,
+        unset="the model's usual one",
+    )
+    mixed_precision: str = option(
+        "auto",
+        "auto: bf16 on a GPU that has it, else fp16, and float32 on a CPU. no: float32, which needs twice the memory.",
+        "Model",
+        choices=PRECISIONS,
+    )
     resolution: int | None = option(
         None,
         "Side in pixels of the square whose area images are learnt at. Smaller needs less memory and time; what the "
@@ -151,6 +169,20 @@ class TrainConfig(TrainSettings):
         metavar="PIXELS",
     )
     device: str = option("auto", "auto, cpu or cuda.", "Model")
+    epochs: int | None = option(
+        None,
+        "How often each image is learnt from, instead of a number of steps.",
+        least=1,
+        unset="as many steps as are given",
+        names=("max-train-epochs", "num-train-epochs"),
+    )
+    init_from: Path | None = option(
+        None,
+        "A LoRA to begin with, such as an adapter that is to be trained further; of the same rank and layers.",
+        metavar="FILE",
+        unset="a new one",
+        names=("network-weights",),
+    )
     learning_rate: float | None = option(
         None,
         "Peak learning rate.",
@@ -188,6 +220,14 @@ class TrainConfig(TrainSettings):
         MEASURING,
         metavar="DIR",
     )
+    sample_prompts: str | None = option(
+        None,
+        "Prompts of these images ('a;b', or a file).",
+        MEASURING,
+        metavar="TEXT|FILE",
+        unset="some of the captions",
+        names=("validation-prompt",),
+    )
     sample_every: int | None = option(
         None,
         "Steps between two previews.",
@@ -205,6 +245,15 @@ class TrainConfig(TrainSettings):
         "Files",
         unset="an adapter that ddm wrote is replaced, and no other file",
         expert=False,
+    )
+    save_every: int | None = option(
+        None,
+        "Steps between adapters that are saved on the way as NAME-000100.safetensors, to be used as they are; their "
+        "α is not calibrated.",
+        "Files",
+        least=1,
+        unset="none",
+        names=("save-every-n-steps",),
     )
     checkpoint_every: int = option(
         100,
@@ -283,6 +332,10 @@ class TrainConfig(TrainSettings):
             )
         if self.by_prompt:
             raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Give 0.", "by_prompt")
+
+    def steps_of(self, images: int) -> int:
+        """How many steps are made with so many images."""
+        return self.epochs * -(-images // self.batch_size) if self.epochs else self.steps
 
     def settings(self, parameters: int) -> TrainSettings:
         """What the loop itself depends on, for a U-Net of so many parameters."""

@@ -10,6 +10,7 @@ import typer
 from .options import (
     BaseOption,
     CaptionOption,
+    ClipSkipOption,
     DeviceOption,
     PredictionOption,
     PriorCountOption,
@@ -34,6 +35,7 @@ def head(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
     caption: CaptionOption = None,
@@ -65,7 +67,7 @@ def head(
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
     judge = None if probe is None else Probe.load(probe)
-    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae}
+    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
     model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
     with work_progress() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)

@@ -10,6 +10,8 @@ NEEDS = {
     "measure": "probe",
     "clip": "probe",
     "sample_every": "sample_dir",
+    "sample_prompts": "sample_dir",
+    "prior_loss_weight": "folder",
     "keep_tokens": "shuffle_caption",
     "prior_count": "prior_prompts",
     "trigger": "folder",
@@ -19,7 +21,16 @@ NEEDS = {
 }
 # The published objective learns centre squares as they are, each loss alike and with its whole caption, and calibrates
 # nothing.
-NOT_PUBLISHED = ("calibrate", "min_snr", "caption_dropout", "shuffle_caption", "buckets", "flip", "masks", "alpha_mask")
+NOT_PUBLISHED = (
+    "calibrate",
+    "min_snr_gamma",
+    "caption_dropout_rate",
+    "shuffle_caption",
+    "buckets",
+    "flip",
+    "masks",
+    "alpha_mask",
+)
 
 
 def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[tuple[str, ...]]:

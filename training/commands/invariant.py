@@ -11,6 +11,7 @@ from .options import (
     BaseOption,
     CaptionOption,
     CheckpointEveryOption,
+    ClipSkipOption,
     DeviceOption,
     PredictionOption,
     PriorCountOption,
@@ -30,6 +31,7 @@ def invariant(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
     caption: CaptionOption = None,
@@ -65,7 +67,7 @@ def invariant(
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
-    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae}
+    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
     model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
     with work_progress() as report:
         run = InvariantRun(model, images, out, settings, checkpoint_every, report)

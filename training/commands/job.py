@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -34,6 +34,8 @@ from .config_file import write_config
 from .reporters import Reporter
 from .tensorboard import TensorBoardReporter
 
+# Options that say how the base is opened.
+OPENING = ("tokenizer", "prediction", "vae", "clip_skip", "mixed_precision")
 # The most captions that the finished adapter is measured under.
 MEASURED = 20
 
@@ -62,7 +64,7 @@ class Job:
         elif self.config.log:
             self.reporter = TensorBoardReporter(self.reporter, self.config.log, write_config(vars(self.config)))
         self.path = self.config.base or EMBEDDED
-        self.opening = {name: getattr(self.config, name) for name in ("tokenizer", "prediction", "vae")}
+        self.opening = {name: getattr(self.config, name) for name in OPENING}
         self.checkpoint = self.config.checkpoint or checkpoint_path(self.config.out)
 
     def run(self) -> dict[str, Any] | None:
@@ -86,7 +88,9 @@ class Job:
             sets = self._sets(base, folders)
         if prompts:
             sets.append(self._own(base, prompts))
-        run = self._prepare(base, reduce(add, sets))
+        images = reduce(add, sets)
+        self.config = config = replace(config, steps=config.steps_of(len(images.captions)), epochs=None)
+        run = self._prepare(base, images)
         if self.ranks.agreed(lambda: self._is_made(run)):
             return None
         if config.resume and not self._resume(run):
@@ -139,7 +143,8 @@ class Job:
         found = []
         for place, trigger in ((config.folder, config.trigger), (config.reg_data, "")):
             if place:
-                images = read_folder(place, config.caption, index=FileIndex.of(place, self._cache(place)))
+                index = FileIndex.of(place, self._cache(place))
+                images = read_folder(place, config.caption, index=index, every_line=config.enable_wildcard)
                 found.append(images.triggered(trigger))
         for images in found:
             for skipped in images.skipped:
@@ -183,6 +188,8 @@ class Job:
                 self.checkpoint,
                 self.ranks,
                 self.reporter.note,
+                config.init_from,
+                config.save_every or 0,
             )
         run.training.micro_batches = max(run.training.micro_batches, config.gradient_accumulation_steps)
         if config.gradient_checkpointing:
@@ -240,7 +247,8 @@ class Job:
     def _previews(self, base: Base, run: Run) -> Previews:
         config = self.config
         every = config.sample_every or max(1, config.steps // 5)
-        return Previews(base, run.images.captions, config.sample_dir, every, self.reporter.preview, config.seed)
+        said = read_prompts(config.sample_prompts) if config.sample_prompts else run.images.captions
+        return Previews(base, said, config.sample_dir, every, self.reporter.preview, config.seed)
 
     def _cache(self, place: Path) -> Path | None:
         return None if self.config.no_cache else self.config.cache or cache_folder(place)

@@ -56,7 +56,7 @@ def _shared(name: str) -> Any:
 
 
 BaseOption, TokenizerOption, PredictionOption, VAEOption = map(_shared, ("base", "tokenizer", "prediction", "vae"))
-CaptionOption, ClipOption, DeviceOption = map(_shared, ("caption", "clip", "device"))
+CaptionOption, ClipOption, ClipSkipOption, DeviceOption = map(_shared, ("caption", "clip", "clip_skip", "device"))
 PriorPromptsOption, PriorCountOption = map(_shared, ("prior_prompts", "prior_count"))
 CheckpointEveryOption, ResumeOption = map(_shared, ("checkpoint_every", "resume"))
 SampleDirOption, SampleEveryOption = map(_shared, ("sample_dir", "sample_every"))

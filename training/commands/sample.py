@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
+from .options import BaseOption, ClipSkipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
 
 
 class GuideMode(str, Enum):
@@ -32,6 +32,7 @@ def sample(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it, at strength 1.")
@@ -94,7 +95,16 @@ def sample(
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
     require_adapter(alphas, adapter)
-    model = load_model(base or EMBEDDED, adapter, style, device, tokenizer=tokenizer, prediction=prediction, vae=vae)
+    model = load_model(
+        base or EMBEDDED,
+        adapter,
+        style,
+        device,
+        tokenizer=tokenizer,
+        prediction=prediction,
+        vae=vae,
+        clip_skip=clip_skip,
+    )
     steering, remarks = load_steering(
         model.base,
         guide or (),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, ClipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
+from .options import BaseOption, ClipOption, ClipSkipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
 
 
 def sweep(
@@ -23,6 +23,7 @@ def sweep(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    clip_skip: ClipSkipOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     clip: ClipOption = None,
     target: Annotated[
@@ -68,7 +69,16 @@ def sweep(
     probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
     check_probes(probes, targets)
-    model = load_model(base or EMBEDDED, adapter, style, place, tokenizer=tokenizer, prediction=prediction, vae=vae)
+    model = load_model(
+        base or EMBEDDED,
+        adapter,
+        style,
+        place,
+        tokenizer=tokenizer,
+        prediction=prediction,
+        vae=vae,
+        clip_skip=clip_skip,
+    )
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     shots, phase = plan_jobs(texts, per_prompt, alphas, scales, seed), TerminalReporter().images

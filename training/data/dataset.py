@@ -52,6 +52,7 @@ class ImageSet:
         rows: which image of the folder each of the first ones is; an image with repeats comes more than once.
         cache: a folder that keeps what is computed of them, if there is one.
         notes: what a person should know of how they are shown to the model.
+        others: further captions of the first images.
     """
 
     latents: Latents
@@ -62,6 +63,7 @@ class ImageSet:
     rows: Sequence[int] = ()
     cache: Path | None = None
     notes: Sequence[str] = ()
+    others: Sequence[Sequence[str]] = ()
 
     def column(self, name: str) -> list[str | None]:
         """One label per image; images that the base made have none."""
@@ -86,6 +88,7 @@ class ImageSet:
             self.folder,
             self.rows,
             self.cache,
+            others=[*self.others, *[()] * (len(self.captions) - len(self.others)), *other.others],
         )
 
 
@@ -123,6 +126,8 @@ def folder_set(
     captions = [items[row].caption for row in rows]
     facts = [folder.fingerprint(), captions, [view.key for view in (*views, *mirrors)], how.masks, how.alpha_mask]
     facts.append([item.mask_digest for item in items])
+    others = [items[row].others for row in rows]
+    facts += [others] if any(others) else []
     facts += _size(base)
     return ImageSet(
         Latents(base.device, plain, flipped or none, masks).take(rows),
@@ -133,6 +138,7 @@ def folder_set(
         rows,
         cache,
         [*_caption_notes(base, folder), *_notes(sizes, masks)],
+        others,
     )
 
 

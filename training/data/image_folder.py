@@ -47,6 +47,7 @@ class Item:
         digest: SHA-256 (hexadecimal) of the file.
         size: width and height in pixels, as it is shown.
         mask: the file that says which part of it counts, if there is one; `mask_digest` is its SHA-256.
+        others: further captions, where each line of a file is one.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Item:
     size: tuple[int, int] = (1, 1)
     mask: Path | None = None
     mask_digest: str = ""
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,10 @@ class ImageFolder:
             first = caption.split(",")[0].strip().lower()
             return caption if first == word.lower() else f"{word}, {caption}" if caption else word
 
-        items = [replace(item, caption=said(item.caption)) for item in self.items] if word else self.items
-        return replace(self, items=items)
+        def changed(item: Item) -> Item:
+            return replace(item, caption=said(item.caption), others=tuple(map(said, item.others)))
+
+        return replace(self, items=list(map(changed, self.items))) if word else self
 
     def images(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield every item's index and its image as uint8 [size, size, 3], cropped to the centre square.
@@ -160,6 +164,7 @@ def read_folder(
     caption: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     index: FileIndex | None = None,
+    every_line: bool = False,
 ) -> ImageFolder:
     """Read an image folder with its captions and labels.
 
@@ -172,7 +177,7 @@ def read_folder(
     - subfolders: the first one's name is the label "folder", and the caption where there is no other; kohya's `N_name`
       makes each of its images count N times. The folder itself may be such a one.
     - a `.txt` or `.caption` file beside an image, with its caption: `face.txt` or `face.png.txt`, however case and
-      accents are written. Of several lines the first is used.
+      accents are written. Of several lines the first is used, or each is a caption (`every_line`).
 
     An image `face-masklabel.png` beside `face.png` is its mask.
 
@@ -181,6 +186,7 @@ def read_folder(
         caption: for images that have none. `{column}` in it stands for a label: "a {role}".
         progress: called with (files looked at, of about how many); what it raises stops the reading.
         index: remembers the files, so that unchanged ones are not read again.
+        every_line: let each line of a caption be one.
 
     Raises:
         DDMError: no such folder, no usable image in it, or a `{column}` that an image does not have.
@@ -190,7 +196,7 @@ def read_folder(
         raise DDMError(f"There is no folder {root}. Give the folder that has your images in it.")
     files, closed = _files(root)
     index = index or FileIndex()
-    reading = _Reading(root, caption, files, progress, index)
+    reading = _Reading(root, caption, files, progress, index, every_line)
     for folder in closed:
         reading.skip(folder, "a folder that may not be read")
     tables = [file for file in files if file.name in TABLES]
@@ -221,11 +227,19 @@ def read_folder(
 class _Reading:
     """A folder while it is being read."""
 
-    def __init__(self, root: Path, caption: str | None, files: list[Path], progress: Callable | None, index: FileIndex):
+    def __init__(
+        self,
+        root: Path,
+        caption: str | None,
+        files: list[Path],
+        progress: Callable | None,
+        index: FileIndex,
+        every_line: bool,
+    ):
         self.root, self.index = root, index
         name = root.absolute().name
         self.own_name = (name,) if _REPEATS.fullmatch(name) else ()
-        self.caption = caption
+        self.caption, self.every_line = caption, every_line
         self.progress, self.looked, self.files = progress, 0, len(files)
         self.items: list[Item] = []
         self.skipped: list[Skipped] = []
@@ -331,12 +345,13 @@ class _Reading:
             return
         lines = [said for line in text.splitlines() if (said := " ".join(line.split()))]
         self.lines += len(lines) > 1
-        text = lines[0] if lines else ""
+        text, *others = lines or [""]
         if not text:
             text = fallback if self.caption is None else self.filled(labels, file)
             self.unnamed += bool(text) and self.caption is None
         mask, mask_digest = self.mask_of(file, width / height)
-        self.items.append(Item(file, text, labels, repeats, digest, (width, height), mask, mask_digest))
+        others = tuple(others) if self.every_line else ()
+        self.items.append(Item(file, text, labels, repeats, digest, (width, height), mask, mask_digest, others))
 
     def mask_of(self, file: Path, shape: float) -> tuple[Path | None, str]:
         """The mask beside an image of a shape (width / height), and its digest."""
@@ -404,7 +419,8 @@ class _Reading:
             self.notes.append(f"{images} no caption, and the folder's name is said instead.")
         if self.lines:
             captions = "1 caption has" if self.lines == 1 else f"{self.lines} captions have"
-            self.notes.append(f"{captions} several lines, of which the first is used.")
+            used = "each of which is drawn as often" if self.every_line else "of which the first is used"
+            self.notes.append(f"{captions} several lines, {used}.")
 
     def note_encodings(self) -> None:
         if self.recoded:

@@ -43,30 +43,31 @@ class Texts:
         return Text(**dict(zip(self.fields, found, strict=True))).float()
 
 
-def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = None) -> Texts:
+def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = None, chunks: int = 1) -> Texts:
     """Encode sentences as the base itself reads them, whatever LoRAs are on it.
 
     Args:
+        chunks: see `Base.encode_text`.
         cache: a folder that keeps them; what is there already is not encoded again.
 
     Raises:
         DDMError: the cache has no room or may not be written.
     """
     fields = base.family.text_fields
-    store = TensorCache(cache, "texts", encoders_hash(base), fields) if cache else Memory()
+    store = TensorCache(cache, "texts", encoders_hash(base, chunks), fields) if cache else Memory()
     keys = [hashlib.sha256(sentence.encode("utf-8", "surrogatepass")).hexdigest() for sentence in sentences]
 
     def encode(places: list[int], _: Progress) -> list["torch.Tensor"]:
         with without_loras(base.text_encoders.values()):
-            text = base.encode_text([sentences[place] for place in places])
+            text = base.encode_text([sentences[place] for place in places], chunks=chunks)
         return [text.parts[name] for name in fields]
 
     return Texts(base.device, fields, settle(filled(store, keys, encode, BATCH)))
 
 
-def encoders_hash(base: "Base") -> str:
+def encoders_hash(base: "Base", chunks: int = 1) -> str:
     """A hash of everything that embeddings depend on, but the sentence."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{base.clip_skip} {chunks}".encode() if base.clip_skip or chunks > 1 else b"")
     for name, tokenizer in base.tokenizers.items():
         facts = (base.dtype, tokenizer.model_max_length, tokenizer.pad_token, sorted(tokenizer.get_vocab().items()))
         digest.update(weights_hash(base.text_encoders[name], *facts).encode())

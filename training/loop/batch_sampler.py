@@ -113,7 +113,7 @@ class BatchSampler:
         position = stratified() * rows[:, -1]
         image = self.members[bucket][np.minimum((rows < position[:, None]).sum(1), rows.shape[1] - 1)]
         timestep = self.timesteps(stratified(), style)
-        dropped = rng.random(count) < settings.caption_dropout
+        dropped = rng.random(count) < settings.caption_dropout_rate
         own = captions.neutral[image, rng.integers(captions.neutral.shape[1], size=count)]
         text = np.where(dropped, captions.empty, own)
         anchor = np.full(count, -1)

@@ -1,6 +1,8 @@
 """The optimizers that a training can have, and how a step with a gradient that is not finite is left out."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ...debias.core.error import DDMError
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
 
 
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+# The first is ours, called as in transformers; of the others diffusers' `get_scheduler` says how they fall.
+SCHEDULERS = ("cosine_with_min_lr", "cosine", "linear", "polynomial", "constant", "constant_with_warmup")
 BETAS = (0.9, 0.99)
 PACKAGES = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 
@@ -60,3 +64,27 @@ def step_unless(optimizer: "torch.optim.Optimizer", bad: "torch.Tensor") -> None
         optimizer.step()
     elif not bad.item():
         optimizer.step()
+
+
+def schedule(name: str, warmup: int, step: int, steps: int) -> float:
+    """The factor on the peak learning rate at a step of so many.
+
+    Args:
+        name: one of `SCHEDULERS`.
+        warmup: steps over which it rises to 1 (constant has none).
+    """
+    if name == "cosine_with_min_lr":
+        late = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return min(1.0, (step + 1) / max(1, warmup)) * (0.05 + 0.95 * late)
+    return _factors(name, warmup, steps)(step)
+
+
+@cache
+def _factors(name: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """The factor of diffusers' schedule, as a function of the step alone."""
+    import torch
+    from diffusers.optimization import get_scheduler
+
+    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    (factor,) = get_scheduler(name, unused, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas
+    return factor

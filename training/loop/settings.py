@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from ...debias.adapter.alpha_schedule import ALPHA_MAX
 from ...debias.core.option import option
-from .optimizer import OPTIMIZERS
+from .optimizer import OPTIMIZERS, SCHEDULERS
 
 # The usual rate for a base of Stable Diffusion's size (parameters of its U-Net). The other was found on the embedded
 # model, which is two hundred times smaller.
@@ -17,8 +17,8 @@ class TrainSettings:
     """What a run depends on, besides base, images and groups; what is an option says itself what it does.
 
     Attributes:
-        learning_rate: at its peak; linear warm-up over 20 steps, cosine decay to a twentieth, for style and adapter
-            each; half of it for the steps that correct each prompt.
+        learning_rate: at its peak; style and adapter each have the whole schedule, and the steps that correct each
+            prompt have it once more with half the peak.
         alpha_max: the dial is trained over (−alpha_max, alpha_max).
         keep: share of rows that keep explicit prompts: the target is the base's own answer to them. More of them hold
             everything else back as well (.125: men .68 at α = 1 instead of .58).
@@ -43,14 +43,19 @@ class TrainSettings:
         expert=False,
     )
     learning_rate: float = 3e-3
+    lr_scheduler: str = option(
+        "cosine_with_min_lr",
+        "How the learning rate falls: cosine_with_min_lr to a twentieth of its peak, the others as in diffusers.",
+        choices=SCHEDULERS,
+    )
+    lr_warmup_steps: int = option(20, "Steps over which the learning rate rises to its peak.", least=0)
     alpha_max: float = ALPHA_MAX
-    caption_dropout: float = option(
+    caption_dropout_rate: float = option(
         0.15,
         "Share of the images that are learnt without their caption, which guidance (CFG) needs.",
         "Images",
         least=0.0,
         most=0.9,
-        names=("caption-dropout-rate",),
     )
     keep: float = 0.05
     style_share: float = 0.4
@@ -82,16 +87,22 @@ class TrainSettings:
     max_grad_norm: float = option(
         1.0, "Longest gradient of a step; longer ones are shortened to it. 0: any length.", least=0.0
     )
+    prior_loss_weight: float = option(
+        1.0,
+        "How much the loss of regularisation images and of the model's own images counts, beside that of your own.",
+        "Images",
+        least=0.0,
+    )
     noise_offset: float = option(
         0.0,
         "Shift the noise of each channel as a whole, so that very dark and bright images are learnt (.05). 0: not.",
         least=0.0,
     )
-    min_snr: float = option(
+    min_snr_gamma: float = option(
         0.0,
         "Min-SNR weights of the loss over timesteps, with this γ (5 is usual). 0: all weigh alike.",
         least=0.0,
-        names=("min-snr-gamma", "snr-gamma"),
+        names=("snr-gamma",),
     )
     ema: float = option(
         0.0, "Save the average of the weights with this decay (.99). 0: the last weights.", least=0.0, most=0.9999

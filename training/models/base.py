@@ -50,6 +50,8 @@ class Base:
         dtype: the dtype of U-Net and text encoders. The VAE always computes in float32.
         soft_tokens: an embedding that the sampler says before prompts at α = 1, if one is used.
         other_vae: sha256 (hex) of the VAE that is used instead of the base's own, if one is.
+        clip_skip: the text encoder's layer that is read, counted from the last, which is 1; None for the usual one.
+        mixed: whether a float32 base computes in bfloat16 where the hardware does (see `autocast`).
         size: side in pixels that images have instead of the native one (see `use_resolution`).
     """
 
@@ -65,6 +67,8 @@ class Base:
     dtype: "torch.dtype"
     soft_tokens: "SoftTokens | None" = None
     other_vae: str | None = None
+    clip_skip: int | None = None
+    mixed: bool = True
     size: int | None = None
 
     @property
@@ -131,6 +135,7 @@ class Base:
     def identity(self) -> str:
         """A hash of what images and trainings depend on: `hash` as it is where ε is predicted by the base's own VAE."""
         unusual = [self.prediction] * (self.prediction != "epsilon") + [self.other_vae] * bool(self.other_vae)
+        unusual += [f"clip skip {self.clip_skip}"] * bool(self.clip_skip)
         return hashlib.sha256(" ".join([self.hash, *unusual]).encode()).hexdigest() if unusual else self.hash
 
     @property
@@ -139,28 +144,62 @@ class Base:
         return self.family.architecture(self)
 
     def encode_text(
-        self, prompts: Sequence[str], soft_tokens: "SoftTokens | None" = None, gradient: bool = False
+        self,
+        prompts: Sequence[str],
+        soft_tokens: "SoftTokens | None" = None,
+        gradient: bool = False,
+        chunks: int | None = None,
     ) -> Text:
-        """Encode N prompts, padded (and cut) to the tokenizer's model_max_length.
+        """Encode N prompts, padded to the same number of tokens.
 
         Args:
-            soft_tokens: said before every prompt.
+            soft_tokens: said before every prompt; what does not fit beside them is cut.
             gradient: let gradients pass into soft tokens and text encoders.
+            chunks: how many chunks are read of every prompt; by default what the longest of these needs.
         """
         import torch
 
         prompts = list(prompts)
+        chunks = 1 if soft_tokens else chunks or self.chunks(prompts)
         # A set may have a caption for every image: all at once would need gigabytes. With gradients, all is kept.
         count = max(len(prompts), 1)
         size = count if gradient else TEXTS
         parts = [prompts[at : at + size] for at in range(0, count, size)]
         with torch.set_grad_enabled(gradient), soft_tokens.spoken(self) if soft_tokens else nullcontext():
-            return Text.cat([self._encode(part, soft_tokens) for part in parts])
+            return Text.cat([self._encode(part, soft_tokens, chunks) for part in parts])
 
-    def _encode(self, prompts: list[str], soft_tokens: "SoftTokens | None") -> Text:
-        prompts = self.family.worded(prompts)
-        read = {name: self._token_ids(tokenizer, prompts, soft_tokens) for name, tokenizer in self.tokenizers.items()}
-        return self.family.encode(self, read)
+    def _encode(self, prompts: list[str], soft_tokens: "SoftTokens | None", chunks: int) -> Text:
+        if chunks == 1:
+            prompts = self.family.worded(prompts)
+            read = {name: self._token_ids(one, prompts, soft_tokens) for name, one in self.tokenizers.items()}
+            return self.family.encode(self, read)
+        read = {name: self._chunk_ids(tokenizer, prompts, chunks) for name, tokenizer in self.tokenizers.items()}
+        text = self.family.encode(self, read)
+        apart = text.each(lambda part: part.unflatten(0, (len(prompts), chunks)))
+        return Text(apart.tokens.flatten(1, 2), None if apart.pooled is None else apart.pooled[:, 0])
+
+    def chunks(self, prompts: Sequence[str]) -> int:
+        """How many chunks of 75 tokens the longest of N prompts takes; 1 for a family that reads it in one."""
+        if not prompts or not self.family.chunked:
+            return 1
+        read = self.tokenizer(list(prompts), add_special_tokens=False, truncation=False, verbose=False)
+        return max(1, -(-max(map(len, read.input_ids)) // self._room))
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a prompt that are read at a time, without those that mark its ends."""
+        return self.tokenizer.model_max_length - 2
+
+    def _chunk_ids(self, tokenizer: "CLIPTokenizer", prompts: list[str], chunks: int) -> "torch.Tensor":
+        """Token ids [N · chunks, L]: each chunk is marked and padded like a prompt, as ComfyUI and A1111 do."""
+        import torch
+
+        room, rows = self._room, []
+        for ids in tokenizer(prompts, add_special_tokens=False, truncation=False, verbose=False).input_ids:
+            for start in range(0, chunks * room, room):
+                row = [tokenizer.bos_token_id, *ids[start : start + room], tokenizer.eos_token_id]
+                rows.append(row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row)))
+        return self.moved(torch.tensor(rows))
 
     def _token_ids(
         self, tokenizer: "CLIPTokenizer", prompts: list[str], soft_tokens: "SoftTokens | None"
@@ -172,8 +211,8 @@ class Base:
 
     def cuts(self, prompts: Sequence[str]) -> list[bool]:
         """Which of N prompts are longer than what the text encoders read of them."""
-        if not prompts:
-            return []
+        if not prompts or self.family.chunked:
+            return [False] * len(prompts)
         ids = self.tokenizer(self.family.worded(prompts), truncation=False, verbose=False).input_ids
         return [len(one) > self.tokenizer.model_max_length for one in ids]
 
@@ -235,7 +274,9 @@ class Base:
         import torch
 
         return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.dtype == torch.float32 and self.half_is_native
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.mixed and self.dtype == torch.float32 and self.half_is_native,
         )
 
     @cached_property
@@ -308,6 +349,8 @@ def load_base(
     tokenizer: str | Path | None = None,
     prediction: str | None = None,
     vae: str | Path | None = None,
+    clip_skip: int | None = None,
+    mixed_precision: str = "auto",
 ) -> Base:
     """Open a base. Never downloads anything.
 
@@ -321,6 +364,9 @@ def load_base(
             pipeline folder has its own.
         prediction: "epsilon" or "v_prediction", for a base whose files do not tell, or tell wrongly.
         vae: a VAE to use instead of the base's own: a file, or a folder in diffusers layout.
+        clip_skip: see `Base`.
+        mixed_precision: one of `PRECISIONS`: "auto" is as `dtype` says; "no" is float32 in everything, "fp16" and
+            "bf16" are the dtype.
 
     Raises:
         DDMError: it is no such base, or parts or weights of it are missing or broken; or no tokenizer is found.
@@ -329,6 +375,8 @@ def load_base(
 
     path = Path(path)
     device = device if isinstance(device, torch.device) else resolve_device(device)
+    if mixed_precision != "auto":
+        dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
     if dtype is None:
         dtype = torch.float32
         if device.type == "cuda":
@@ -352,7 +400,21 @@ def load_base(
     for name, model in {"unet": parts["unet"], "vae": parts["vae"], **parts["text_encoders"]}.items():
         model.to(device).eval().requires_grad_(False)
         check_finite(f"The base model in {path}", {f"{name}.{key}": value for key, value in model.state_dict().items()})
-    base = Base(path=path, hash=hash_files(files[parts["family"].part]), device=device, dtype=dtype, **parts)
+    base = Base(
+        path=path,
+        hash=hash_files(files[parts["family"].part]),
+        device=device,
+        dtype=dtype,
+        clip_skip=clip_skip,
+        mixed=mixed_precision != "no",
+        **parts,
+    )
+    if clip_skip and not base.family.skips_layers:
+        raise DDMError(
+            f"{base.family.title} always reads the same layer of its text encoders, as it was trained with. Leave clip "
+            "skip out.",
+            "clip_skip",
+        )
     if base.prediction not in base.family.predictions:
         raise DDMError(
             f"The base model in {path} predicts “{base.prediction}”, which the trainer does not know. "

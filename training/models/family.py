@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FAMILIES = Path(__file__).parent / "families"
 # What the denoiser of a checkpoint may answer, where its file does not tell which.
 PREDICTIONS = ("epsilon", "v_prediction")
+# What `load_base` takes as mixed precision.
+PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
 class TextEncoder(NamedTuple):
@@ -58,6 +60,8 @@ class Family(ABC):
         predictions: what its denoisers may answer, as diffusers names it.
         text_encoders: by their names in a pipeline, in the order in which they are read.
         text_fields: what `Text` has of an encoded prompt.
+        chunked: whether a long prompt is read in chunks of 75 tokens, as CLIP needs it.
+    skips_layers: whether an earlier layer of the text encoder may be read than the usual one (clip skip).
         targets, text_targets: last parts of the names of the layers that a LoRA changes, if nothing else is said; no
             text targets: of text encoders, no LoRA is made.
     """
@@ -70,6 +74,7 @@ class Family(ABC):
     predictions: ClassVar[tuple[str, ...]]
     text_encoders: ClassVar[Mapping[str, TextEncoder]]
     text_fields: ClassVar[tuple[str, ...]] = ("tokens",)
+    chunked = skips_layers = False
     targets: ClassVar[tuple[str, ...]]
     text_targets: ClassVar[tuple[str, ...]]
 

@@ -229,16 +229,52 @@ def load_lora_into(
     return " ".join(warning for warning in warnings if warning) or None
 
 
-def _load_part(model: "torch.nn.Module", loras: Mapping[str, Lora], name: str) -> None:
+def start_lora(parts: "Mapping[str, torch.nn.Module]", name: str, adapter: Adapter) -> None:
+    """Let a LoRA that is on models begin as one of a file.
+
+    Args:
+        parts: the models, by the part of the base that they are.
+
+    Raises:
+        DDMError: the file has other layers, or another rank.
+    """
+
+    layers = {
+        kohya_name(_joined(part, path)): layer for part, model in parts.items() for path, layer in _layers(model, name)
+    }
+    if unlike := sorted(set(layers) ^ set(adapter.modules)):
+        raise DDMError(
+            f"The LoRA to begin with changes other layers than this training does ({len(unlike)} of them, such as "
+            f"{unlike[0]}). Choose one that was trained alike, with or without the text encoders.",
+            "init_from",
+            "text_encoder",
+        )
+    for key, layer in layers.items():
+        lora = adapter.modules[key]
+        if lora.rank != layer.r[name]:
+            raise DDMError(
+                f"The LoRA to begin with has rank {lora.rank}, and this training {layer.r[name]}. Give the same rank.",
+                "init_from",
+                "rank",
+            )
+        _fill(layer, name, lora)
+
+
+def _fill(layer: "LoraLayer", name: str, lora: Lora) -> None:
+    """Give a layer's LoRA the matrices and the scale of one of a file."""
     import torch
+
+    layer.scaling[name] = lora.alpha / lora.rank
+    with torch.no_grad():
+        for matrix, values in ((layer.lora_A[name], lora.down), (layer.lora_B[name], lora.up)):
+            matrix.weight.copy_(values.reshape(matrix.weight.shape))
+
+
+def _load_part(model: "torch.nn.Module", loras: Mapping[str, Lora], name: str) -> None:
 
     _inject(model, name, {module: lora.rank for module, lora in loras.items()}, trainable=False)
     for module, layer in _layers(model, name):
-        lora = loras[module]
-        layer.scaling[name] = lora.alpha / lora.rank
-        with torch.no_grad():
-            for matrix, values in ((layer.lora_A[name], lora.down), (layer.lora_B[name], lora.up)):
-                matrix.weight.copy_(values.reshape(matrix.weight.shape))
+        _fill(layer, name, loras[module])
 
 
 def base_shapes(model: "torch.nn.Module") -> dict[str, tuple[int, ...]]:

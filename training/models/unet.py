@@ -23,10 +23,16 @@ class UNetFamily(Family):
     part, denoiser, scheduler = "unet", "UNet2DConditionModel", "DDPMScheduler"
     predictions = PREDICTIONS
     targets, text_targets = TARGETS, TEXT_TARGETS
+    chunked = skips_layers = True
 
     def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> Text:
-        """The last hidden states."""
-        return Text(base.text_encoder(ids["text_encoder"]).last_hidden_state)
+        """The last hidden states, or with clip skip earlier ones through the last normalisation, as the hosts do."""
+        encoder, ids = base.text_encoder, ids["text_encoder"]
+        if not base.clip_skip:
+            return Text(encoder(ids).last_hidden_state)
+        hidden = encoder(ids, output_hidden_states=True).hidden_states[-base.clip_skip]
+        # Before transformers 5 it is a part of a part.
+        return Text(getattr(encoder, "text_model", encoder).final_layer_norm(hidden))
 
     def latent_statistics(self, base: "Base") -> tuple[float, float]:
         """The VAE's scaling factor, without a shift."""

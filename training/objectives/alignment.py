@@ -244,8 +244,9 @@ class Alignment(Objective):
         """The prompt as the trained model reads it, and the empty one, which has no soft tokens."""
         base = self.base
         learns = self.settings.train != "unet"
-        prompt = base.encode_text(prompts[:1], base.soft_tokens, gradient=learns)
-        return [prompt, base.encode_text(prompts[1:], gradient=learns)]
+        chunks = 1 if base.soft_tokens else base.chunks(prompts)
+        prompt = base.encode_text(prompts[:1], base.soft_tokens, learns, chunks)
+        return [prompt, base.encode_text(prompts[1:], None, learns, chunks)]
 
     @contextmanager
     def _off(self) -> Iterator[None]:

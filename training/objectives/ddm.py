@@ -26,7 +26,7 @@ from ..loop.batch_sampler import Batch, BatchSampler
 from ..loop.distributed import Ranks
 from ..loop.min_snr import min_snr_weight
 from ..loop.objective import Objective
-from ..loop.optimizer import build_optimizer
+from ..loop.optimizer import build_optimizer, schedule
 from ..loop.settings import TrainSettings
 from ..models.lora import (
     add_lora,
@@ -61,6 +61,8 @@ class DDM(Objective):
         settings: see `TrainSettings`.
         style: train a style LoRA before the adapter.
         ranks: the processes that share each step.
+        own: how many of the images, the first ones, are the user's; the loss of the others counts by
+            `TrainSettings.prior_loss_weight`. None for all.
 
     Attributes:
         parts: what the LoRAs are on, as `Base.parts` names it.
@@ -81,10 +83,12 @@ class DDM(Objective):
         settings: TrainSettings,
         style: bool = False,
         ranks: Ranks | None = None,
+        own: int | None = None,
     ):
         import torch
 
         self.base, self.latents, self.captions, self.settings = base, latents, captions, settings
+        self.own = None if settings.prior_loss_weight == 1 else own
         self.ranks, self.max_grad_norm, self.ema = ranks or Ranks(), settings.max_grad_norm, settings.ema
         self.loss_scale = HALF_SCALE if base.dtype == torch.float16 else 1.0
         if settings.text_encoder:
@@ -101,8 +105,8 @@ class DDM(Objective):
             name: [matrix for model in self.parts.values() for matrix in lora_parameters(model, name)] for name in names
         }
         self.weight = None
-        if settings.min_snr:
-            self.weight = min_snr_weight(base.schedule, settings.min_snr, base.prediction)
+        if settings.min_snr_gamma:
+            self.weight = min_snr_weight(base.schedule, settings.min_snr_gamma, base.prediction)
         self.base_group_shares = self.prompt_group_shares = torch.empty(0, device=base.device)
         self.alpha_range_scale = 1.0
         self.sampler = self._sampler(weighting)
@@ -133,16 +137,16 @@ class DDM(Objective):
         self.sampler = self._sampler(weighting)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate at a step: warm-up over 20 steps, then cosine to a twentieth, for style and adapter each.
+        """Learning rate at a step: the schedule (see `schedule`) for style and adapter each.
 
         The steps that correct each prompt have half of it.
         """
+        settings = self.settings
         ends = (0, self.sampler.style_steps, self.correction_start_step, self.settings.steps)
         phase = bisect_right(ends, min(step, self.settings.steps - 1))
         done, steps = step - ends[phase - 1], ends[phase] - ends[phase - 1]
-        late = 0.5 * (1 + np.cos(np.pi * done / steps))
-        peak = self.settings.learning_rate * (0.5 if phase == 3 else 1.0)
-        return peak * min(1.0, (done + 1) / 20) * (0.05 + 0.95 * late)
+        peak = settings.learning_rate * (0.5 if phase == 3 else 1.0)
+        return peak * schedule(settings.lr_scheduler, settings.lr_warmup_steps, done, steps)
 
     def phase(self, step: int) -> str:
         """The style first, then the adapter."""
@@ -226,6 +230,9 @@ class DDM(Objective):
         self._set_alpha(batch.alpha)
         error = (base.predict(noisy, t, self._text(batch.text)) - target).square()
         losses = (error if mask is None else error * mask).mean((1, 2, 3))
+        if self.own is not None:
+            counts = np.where(batch.image < self.own, 1.0, self.settings.prior_loss_weight).astype(np.float32)
+            losses = losses * base.moved(torch.as_tensor(counts))
         return losses if self.weight is None else losses * self.weight[t]
 
     def _set_alpha(self, alpha: "float | np.ndarray") -> None:
@@ -240,7 +247,8 @@ class DDM(Objective):
         if not any(map(lora_acts, self.base.text_encoders.values())):
             return self.captions.table[rows]
         sentences = [self.captions.sentences[row] for row in rows]
-        encode = partial(self.base.encode_text, sentences, gradient=torch.is_grad_enabled())
+        chunks, gradient = self.captions.chunks, torch.is_grad_enabled()
+        encode = partial(self.base.encode_text, sentences, gradient=gradient, chunks=chunks)
         # The encoders' own checkpointing is for their training mode alone, with its dropout.
         again = self.base.unet.is_gradient_checkpointing
         text = checkpoint(encode, use_reentrant=False, preserve_rng_state=False) if again else encode()

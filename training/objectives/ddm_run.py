@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...debias.adapter.lora_file import AdapterCard, save_adapter
+from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
 from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import kind_of, read_metadata
 from ...debias.groups.groups import concepts
@@ -23,7 +23,7 @@ from ..loop.fit import StepProgress, Stop, fit, preview
 from ..loop.settings import TrainSettings
 from ..loop.training import Training
 from ..models.base import Base
-from ..models.lora import export_parts, scale_lora
+from ..models.lora import export_parts, scale_lora, start_lora
 from ..sampling.previews import Previews
 from .calibration import MIN_IMAGES, Calibration, GroupReader
 from .ddm import DDM
@@ -56,6 +56,8 @@ class Run:
         checkpoint: where the state is kept; beside `out` if None.
         ranks: the processes that train together; this one alone if None.
         note: told what a user should know of the training.
+        init_from: a LoRA of the same layers and rank, that the adapter begins as.
+        save_every: steps between adapters that are saved on the way, as they are then; 0 for none.
     """
 
     base: Base
@@ -70,6 +72,8 @@ class Run:
     checkpoint: Path | None = None
     ranks: Ranks = field(default_factory=Ranks)
     note: Callable[..., None] | None = None
+    init_from: Path | None = None
+    save_every: int = 0
 
     def __post_init__(self) -> None:
         images, seed = self.images, self.settings.seed
@@ -80,8 +84,12 @@ class Run:
             self.settings = replace(self.settings, by_prompt=0)
             if self.note:
                 self.note(f"Prompts are not corrected one by one: {why}.", "by_prompt")
-        table = CaptionTable.build(self.base, images.captions, self.grouping, self.settings.shuffle, images.cache)
+        table = CaptionTable.build(
+            self.base, images.captions, self.grouping, self.settings.shuffle, images.cache, images.others
+        )
         self.objective = self._objective(table)
+        if self.init_from:
+            start_lora(self.objective.parts, "debias", load_adapter(self.init_from))
         self.training = Training(self.objective, self.note)
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         settings = self.settings.as_dict()
@@ -97,7 +105,8 @@ class Run:
         columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
         labelled = [label for column in columns for label in column] if labels else None
         of_images = (self.images.fingerprint, self.groups, self.target)
-        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, labelled)
+        begun = [content_hash(self.init_from)] if self.init_from else []
+        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, labelled, *begun)
 
     def _no_prompts(self) -> str:
         """Why the shares of each prompt cannot be read; empty if they can."""
@@ -110,7 +119,9 @@ class Run:
     def _objective(self, captions: CaptionTable) -> DDM:
         """What is learnt: LoRAs on the base, by weights of the images."""
         weighting, style = self.grouping.weighting, self.style is not None
-        return DDM(self.base, self.images.latents, captions, weighting, self.settings, style, self.ranks)
+        # Images of regularisation, and those that the base made, come after the user's own.
+        own = len(self.images.rows) or None
+        return DDM(self.base, self.images.latents, captions, weighting, self.settings, style, self.ranks, own)
 
     def resume(self) -> bool:
         """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
@@ -181,7 +192,12 @@ class Run:
         return complete
 
     def _before_step(self, stop: Stop, base_progress: Progress, prompts_progress: Progress) -> bool:
-        """Measure what the next steps' weights depend on, where it is time for that; False if that was stopped."""
+        """Measure what the next steps' weights depend on, where it is time for that; False if that was stopped.
+
+        An adapter that is to be saved on the way is saved here.
+        """
+        if self.save_every and self.training.step and self.training.step % self.save_every == 0:
+            self._save_snapshot()
         if self.needs_base_shares and not self._measure("base_group_shares", self.base_shares, stop, base_progress):
             return False
         correct = self.training.step == self.objective.correction_start_step < self.settings.steps
@@ -336,6 +352,7 @@ class Run:
                 **self.settings.as_dict(),
                 "images": len(self.images.captions),
                 "resolution": self.base.image_size,
+                **({"clip_skip": self.base.clip_skip} if self.base.clip_skip else {}),
                 "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
                 "prompts": self.prompt_shares,
@@ -343,6 +360,16 @@ class Run:
             },
             title=self.out.stem,
         )
+
+    def _save_snapshot(self) -> None:
+        """Save the adapter as it is, as kohya's trainer calls it: NAME-000100.safetensors. Its α is not calibrated."""
+        step = self.training.step
+        if not self.ranks.first or step == self.settings.steps or self.objective.phase(step - 1) != "debias":
+            return
+        out = self.out.with_stem(f"{self.out.stem}-{step:06}")
+        card = replace(self.card(), title=out.stem, recommended_alpha=0.0, description=f"As it was after step {step}.")
+        with self.training.averaged():
+            save_adapter(out, export_parts(self.objective.parts, "debias"), card)
 
     def save(self, calibration: Calibration | None = None) -> None:
         """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""

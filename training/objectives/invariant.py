@@ -37,7 +37,7 @@ class InvariantSettings:
         groups: G, how many groups are inferred.
         beta: β, how much the smallest group counts in inferring them.
         variance: λ, how much the differences between groups count in the loss.
-        caption_dropout: share of images learnt under the empty caption, which classifier-free guidance needs.
+        caption_dropout_rate: share of images learnt under the empty caption, which classifier-free guidance needs.
         seed: of everything.
     """
 
@@ -47,7 +47,7 @@ class InvariantSettings:
     groups: int = 8
     beta: float = 3.0
     variance: float = 1.0
-    caption_dropout: float = 0.15
+    caption_dropout_rate: float = 0.15
     seed: int = 0
 
 
@@ -121,7 +121,7 @@ class Invariant(Objective):
         generator = torch.Generator().manual_seed((settings.seed << 32) + step)
         count = settings.batch_size
         rows = rng.integers(len(self.concept), size=count)
-        text = np.where(rng.random(count) < settings.caption_dropout, self.empty, self.concept[rows])
+        text = np.where(rng.random(count) < settings.caption_dropout_rate, self.empty, self.concept[rows])
         times = rng.permutation(np.arange(count) + rng.random(count)) / count * len(self.base.schedule)
         mean, std, _ = self.images.squares.fetch(rows, np.zeros(count, dtype=bool))
         posterior_noise, noise = (moved(torch.randn(mean.shape, generator=generator)) for _ in range(2))

@@ -94,8 +94,10 @@ def generate_batches(
     scheduler, steering = scheduler or base.family.solver(base), steering or SamplingGuidance()
     alphas = torch.as_tensor(alpha, dtype=torch.float32)
     strengths = alphas.expand(len(seeds)).tolist()
-    texts = _Texts(base, list(zip(prompts, strengths, strict=True)), soft_tokens=True)
-    empty = _Texts(base, [(negative, strength) for strength in strengths]) if guidance_scale != 1.0 else None
+    chunks = 1 if base.soft_tokens else base.chunks([*dict.fromkeys(prompts), negative])
+    texts = _Texts(base, list(zip(prompts, strengths, strict=True)), chunks, soft_tokens=True)
+    unguided = guidance_scale == 1.0
+    empty = None if unguided else _Texts(base, [(negative, strength) for strength in strengths], chunks)
     before = 0  # steps of the batches that are done
 
     def make(rows: slice) -> ImageBatch | None:
@@ -160,7 +162,7 @@ def noise_of(seed: int, channels: int, cell: int) -> "torch.Tensor":
 class _Texts:
     """Prompts at strengths, each pair encoded once; the strength only counts where it changes the text."""
 
-    def __init__(self, base: Base, pairs: Sequence[tuple[str, float]], soft_tokens: bool = False):
+    def __init__(self, base: Base, pairs: Sequence[tuple[str, float]], chunks: int, soft_tokens: bool = False):
         soft = base.soft_tokens if soft_tokens else None
         if soft and not {alpha for _, alpha in pairs} <= {0.0, 1.0}:
             raise DDMError("The adapter is an embedding: it is said or it is not. Use α = 0 or 1.")
@@ -174,7 +176,7 @@ class _Texts:
             with ExitStack() as strengths:
                 for encoder in base.text_encoders.values():
                     strengths.enter_context(at_alpha(encoder, ADAPTER, alpha))
-                encoded.append(base.encode_text(said, soft if alpha else None))
+                encoded.append(base.encode_text(said, soft if alpha else None, chunks=chunks))
         self.table = Text.cat(encoded) if encoded else None
 
     def __getitem__(self, rows: slice) -> Text:

@@ -22,6 +22,7 @@ class SDXL(UNetFamily):
         "text_encoder_2": TextEncoder("conditioner.embedders.1.model.", open_clip=True, projected=True),
     }
     text_fields = ("tokens", "pooled")
+    skips_layers = False
 
     def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
         """Two text encoders."""
