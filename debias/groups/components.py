@@ -72,13 +72,17 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     return found
 
 
-def joint_space(features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """All features [N, D] as at most `MANY` whitened principal components [N, C], odd images pulled in."""
+def joint_space(features: Mapping[str, np.ndarray], each: int = EACH, many: int | None = None) -> np.ndarray:
+    """All features [N, D] as whitened principal components [N, C], odd images pulled in.
+
+    Args:
+        each: components of each feature group.
+        many: components of all together; None: `MANY`, or fewer where images are few.
+    """
     from .features import principal_components
 
-    blocks = [principal_components(values, EACH) for values in features.values()]
-    every = np.concatenate(blocks, 1)
-    return np.clip(principal_components(every, min(MANY, len(every) // PER_DIMENSION)), -ODD, ODD)
+    every = np.concatenate([principal_components(values, each) for values in features.values()], 1)
+    return np.clip(principal_components(every, many or min(MANY, len(every) // PER_DIMENSION)), -ODD, ODD)
 
 
 def _independent(values: np.ndarray, seed: int) -> np.ndarray:

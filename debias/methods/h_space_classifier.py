@@ -37,8 +37,8 @@ class HSpaceClassifier:
             as the classes lie apart, and shorter where the head is less often right.
         accuracy: [T] share of held-out images that it tells right, every class counted alike.
         base_hash: of the base whose h-space it reads.
-        words: by which a prompt says itself who is meant: the classes' names, if these are words; none of sides that
-            were discovered. A single letter is no such word (“a doctor” says nothing of a class “a”).
+        words: by which a prompt says itself who is meant; the classes' names, if none are given. A single letter is no
+            such word (“a doctor” says nothing of a class “a”).
     """
 
     def __init__(
@@ -168,6 +168,7 @@ def fit_head(
     seed: int = 0,
     caption: np.ndarray | None = None,
     words: Sequence[str] | None = None,
+    noisy: bool = False,
 ) -> HSpaceClassifier:
     """Fit the head by logistic regression at each timestep.
 
@@ -183,6 +184,9 @@ def fit_head(
         seed: of the choice of the fifth that accuracy and temperature are measured on.
         caption: [N] index of the caption; None: one for all.
         words: as in `HSpaceClassifier`.
+        noisy: memberships are wrong now and then. What no timestep tells is then taken for their mistake: of a share e
+            that is wrong, both the head's skill and the distance of the classes' means are 1 − 2e times as large as
+            they are, and the push makes up for it.
 
     Raises:
         DDMError: a class with fewer than five images.
@@ -228,7 +232,7 @@ def fit_head(
         means = np.stack([mean(truth == index, scaled) for index in range(len(names))])
         means -= means.mean(0)
         skill = max(0.0, (accuracy * len(names) - 1) / (len(names) - 1))
-        push = weight * (skill * (weight * means).sum() / np.square(weight).sum())
+        push = weight * ((weight * means).sum() / np.square(weight).sum())
         weight, bias = weight / temperature, bias / temperature
         shape = (len(names), *h.shape[1:])
         found.append(
@@ -236,12 +240,15 @@ def fit_head(
                 t,
                 (weight / spread).reshape(shape),
                 bias - (weight / spread) @ values.mean(0),
-                (push * spread).reshape(shape),
+                skill * (push * spread).reshape(shape),
                 round(accuracy, 4),
+                skill,
             )
         )
-    timesteps, *tables, accuracies = zip(*found, strict=True)
+    timesteps, *tables, accuracies, skills = zip(*found, strict=True)
     weight, bias, push = (torch.as_tensor(np.stack(table)).float() for table in tables)
+    if noisy:
+        push = push / max(*skills, 0.5) ** 2
     return HSpaceClassifier(names, attribute, timesteps, weight, bias, push, accuracies, base_hash, words)
 
 
@@ -255,12 +262,12 @@ def even_weights(truth: np.ndarray, caption: np.ndarray) -> np.ndarray:
         truth: [N] class of each image.
         caption: [N] index of its caption.
     """
+    caption = np.unique(caption, return_inverse=True)[1]
     counts = np.zeros((caption.max() + 1, truth.max() + 1))
     np.add.at(counts, (caption, truth), 1)
     classes = (counts > 0).sum(1)
-    telling = np.where(
-        classes > 1, classes / np.divide(1, counts, where=counts > 0, out=np.zeros_like(counts)).sum(1), 0
-    )
+    inverse = np.divide(1, counts, out=np.zeros_like(counts), where=counts > 0).sum(1)
+    telling = np.where(classes > 1, classes / inverse, 0)
     weights = (telling[:, None] / np.maximum(counts, 1))[caption, truth]
     total = np.bincount(truth, weights)
     if (total == 0).any():

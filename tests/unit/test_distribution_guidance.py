@@ -114,6 +114,18 @@ def test_a_head_learns_the_image_and_not_what_its_caption_leans_to():
     assert abs(push["its own"][1]) < 0.3 * push["its own"][0]
 
 
+def test_a_head_of_sides_that_are_wrong_now_and_then_pushes_as_far_as_one_of_right_ones():
+    layers, membership = clouds(600)
+    wrong = np.random.default_rng(0).random(600) < 0.15
+    mistaken = np.where(wrong[:, None], 1 - membership, membership)
+    right, weak, made_up = (
+        fit_head(layers, own, NAMES, "gender", noisy=noisy).push[0].norm().item()
+        for own, noisy in ((membership, False), (mistaken, False), (mistaken, True))
+    )
+    assert weak < 0.7 * right
+    assert made_up == pytest.approx(right, rel=0.15)
+
+
 def test_both_sides_of_every_caption_count_alike_and_one_sided_captions_not_at_all():
     truth, caption = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
     weights = even_weights(truth, caption)

@@ -48,6 +48,14 @@ def test_captions_that_lean_to_either_side_are_found_where_all_together_are_in_b
     assert 0.3 < found.spread < 0.36 and found.stability > 0.9
 
 
+def test_captions_in_balance_among_those_that_lean_are_told_apart_by_what_those_show():
+    truth = sides(2)
+    truth[CAPTION < 4] = sides(7)[CAPTION < 4]
+    other = sides(7, seed=5)
+    found = find_leaning(features(truth, other), CAPTION)
+    assert agreement(found, truth) > 0.95
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_captions_in_balance_show_nothing(seed):
     assert find_leaning(features(sides(7, seed), sides(7, seed + 10), seed=seed), CAPTION) is None

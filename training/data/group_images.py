@@ -217,9 +217,11 @@ class Grouper:
 
         Within captions it is the root of the mean square distance, less the variance of a share of so few images.
         """
-        equal, images = 1 / len(groups.names), np.bincount(self.peers)
-        own = np.stack([np.bincount(self.peers, column) for column in groups.membership.T], 1) / images[:, None]
-        beyond = np.square(own - equal).mean(0) - equal * (1 - equal) * (1 / images).mean()
+        equal = 1 / len(groups.names)
+        own = np.stack([np.bincount(self.peers, column) for column in groups.membership.T], 1)
+        own = own[own.sum(1) > 0]
+        images = own.sum(1, keepdims=True)
+        beyond = np.square(own / images - equal).mean(0) - equal * (1 - equal) * (1 / images).mean()
         return float(max(np.abs(groups.shares - equal).max(), np.sqrt(max(0.0, beyond.max()))))
 
     def discover(self) -> Grouping:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ...debias.core.batching import fitting_rows, in_batches
 from ...debias.core.error import DDMError
+from ...debias.groups.diffusion_classifier import ATTRIBUTES
 from ...debias.groups.groups import Groups, concepts, peers
 from ...debias.methods.h_space_classifier import TIMESTEPS, HSpaceClassifier, fit_head
 from ..data.group_images import Grouper
@@ -63,10 +64,11 @@ def make_head(
         found = max(grouping.groups, key=grouper.imbalance)
         attribute = found.source.partition(":")[2] or found.source
     layers = h_space(base, latents, captions, seed, report)
-    # Sides that were discovered have no words, so no prompt says them.
-    words = () if found.source == "discovered" else found.names
+    # Sides that were discovered may be those of any attribute, and wrong now and then.
+    unnamed = found.source == "discovered"
+    words = [word for words in ATTRIBUTES.values() for word in words] if unnamed else found.names
     caption = peers(concepts(captions)[1])
-    return fit_head(layers, found.membership, found.names, attribute, base.hash, seed, caption, words)
+    return fit_head(layers, found.membership, found.names, attribute, base.hash, seed, caption, words, unnamed)
 
 
 def h_space(
