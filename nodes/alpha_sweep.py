@@ -58,7 +58,7 @@ class AlphaSweep(io.ComfyNode):
                     max=4096,
                     tooltip="Images for each prompt and α. A verdict needs 60 of each prompt.",
                 ),
-                *sampler_inputs(),
+                *sampler_inputs("They are the same at every α.", new_seeds=False),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
                 ),

@@ -30,10 +30,11 @@ class SamplerSettings:
     height: int
 
 
-def sampler_inputs(new_seeds: bool = False) -> list[io.Input]:
+def sampler_inputs(about_seeds: str, new_seeds: bool) -> list[io.Input]:
     """Inputs of a node for `SamplerSettings`, and the first seed.
 
     Args:
+        about_seeds: what else there is to say of the seed, a sentence.
         new_seeds: whether the page takes another seed after every run, unless it is told not to.
     """
     return [
@@ -47,8 +48,7 @@ def sampler_inputs(new_seeds: bool = False) -> list[io.Input]:
             min=0,
             max=2**63 - 1,
             control_after_generate=new_seeds,
-            tooltip="Where the seeds begin. Every prompt has seeds of its own. Another seed generates other images, "
-            "which are counted with the earlier ones.",
+            tooltip=f"Where the seeds begin. Every prompt has seeds of its own. {about_seeds}",
         ),
         io.Int.Input("width", default=512, min=16, max=16384, step=8, tooltip="In pixels."),
         io.Int.Input("height", default=512, min=16, max=16384, step=8, tooltip="In pixels."),

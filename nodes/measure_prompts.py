@@ -61,7 +61,9 @@ class MeasurePrompts(io.ComfyNode):
                     tooltip="Images of each prompt. A verdict needs 60; those that are there already are not "
                     "generated again.",
                 ),
-                *sampler_inputs(new_seeds=True),
+                *sampler_inputs(
+                    "Another seed generates other images, which are counted with the earlier ones.", new_seeds=True
+                ),
                 io.String.Input(
                     "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
                 ),

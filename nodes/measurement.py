@@ -1,6 +1,6 @@
 """Generating the images of prompts that are not there yet, and measuring all of them: for one model, or for several."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import chain, count, islice, zip_longest
@@ -13,8 +13,6 @@ from .native import BASE_HASH
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..debias.evaluation.compare import Evaluation
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
@@ -37,7 +35,7 @@ class Variant:
 
     alpha: float
     store: ImageStore
-    prepare: "Callable[[], tuple[Any, Mapping[str, tuple[list, list]]]]"
+    prepare: Callable[[], tuple[Any, Mapping[str, tuple[list, list]]]]
 
 
 def store_of(
@@ -101,10 +99,10 @@ def generate(generator: Generator, variants: Sequence[Variant], seeds: Mapping[s
     for variant, names in zip(variants, missing, strict=True):
         if not any(names.values()):
             continue
-        model, conditioning = variant.prepare()
+        model, encoded = variant.prepare()
         for name, batch in _rounds({name: generator.batches(model, own) for name, own in names.items()}):
             step = _counted(progress, made, len(batch) / generator.settings.steps)
-            pixels = generator.generate(model, *conditioning[name], batch, step).cpu().numpy()
+            pixels = generator.generate(model, *encoded[name], batch, step).cpu().numpy()
             for seed, image in zip(batch, map(from_pixels, pixels), strict=True):
                 variant.store.add(name, seed, image)
             made += len(batch)
