@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from ..core.error import DDMError
 from ..groups.target import Target
@@ -131,13 +132,13 @@ class Guidance:
 
     def _gradient(self, logits: np.ndarray) -> np.ndarray:
         """The same of the images that are guided."""
-        p = _softmax(logits)
+        p = softmax(logits, 1)
         if self.mode == "queue":
             own = np.eye(p.shape[1])[self._assigned(p)]
             # As hard as −log p_y would push if it were softened, and away from the rivals that the head sees now. Of
             # two classes this is that gradient; of more, it would push away from all alike, and miss those between.
-            hard = 1 - (_softmax(logits / self._temperature) * own).sum(1, keepdims=True)
-            way = _softmax(np.where(own, -np.inf, logits)) - own
+            hard = 1 - (softmax(logits / self._temperature, 1) * own).sum(1, keepdims=True)
+            way = softmax(np.where(own, -np.inf, logits), 1) - own
             return hard * way * np.sqrt(2) / np.linalg.norm(way, axis=1, keepdims=True)
         gradient = np.zeros_like(p)
         for rows in self._by_prompt():
@@ -232,8 +233,3 @@ def read_words(text: str) -> list[str] | None:
     """Read "man, woman, boy"; None, for the head's own, if the text is empty, and no word at all for "-"."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     return [] if words == ["-"] else words or None
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)

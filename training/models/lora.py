@@ -7,7 +7,7 @@ off, so that the base computes what it always did.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,11 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 @dataclass
 class Strength:
-    """The strength α of one adapter on a model: a float, or a tensor with one value per image.
-
-    Attributes:
-        rows: those tensors by their length; each stays where it is in memory.
-    """
+    """The strength α of one adapter on a model: a float, or a tensor with one value per image."""
 
     alpha: "float | torch.Tensor" = 1.0
     active: bool = True
     trainable: bool = False
-    rows: "dict[int, torch.Tensor]" = field(default_factory=dict)
 
     def __call__(self, module: "torch.nn.Module", inputs: tuple, output: "torch.Tensor") -> "torch.Tensor":
         """Forward hook of a down matrix: its output [B, ...] times α."""
@@ -101,10 +96,8 @@ def set_alpha(model: "torch.nn.Module", name: str, alpha: "float | Sequence[floa
     values = torch.as_tensor(alpha, dtype=torch.float32)
     active = bool(values.cpu().numpy().any())  # no device is waited for, unless α comes from one
     if values.ndim:
-        if len(values) not in strength.rows:
-            with torch.inference_mode(False):  # whoever asks first, it is for those who learn too
-                strength.rows[len(values)] = torch.empty_like(values, device=next(model.parameters()).device)
-        strength.alpha = strength.rows[len(values)].copy_(values, non_blocking=True)
+        with torch.inference_mode(False):  # whoever sets it, those who learn take it too
+            strength.alpha = values.clone().to(next(model.parameters()).device, non_blocking=True)
     else:
         strength.alpha = float(alpha)
     if active != strength.active:
@@ -119,8 +112,6 @@ def at_alpha(model: "torch.nn.Module", name: str, alpha: "float | torch.Tensor")
         yield
         return
     before = _strengths(model)[name].alpha
-    if not isinstance(before, float):
-        before = before.clone()
     set_alpha(model, name, alpha)
     try:
         yield
