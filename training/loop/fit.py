@@ -49,14 +49,12 @@ def fit(
     read = time.monotonic()
     with checkpointing.save_on_failure():
         while True:
-            if before_step and not before_step():
+            done = training.step == steps
+            if (before_step and not before_step()) or (stop and not done and _agreed(training, stop)):
                 checkpointing.save()
                 return False
-            if training.step == steps:
+            if done:
                 break
-            if stop and _agreed(training, stop):
-                checkpointing.save()
-                return False
             if not training.advance(within):
                 continue
             step = training.step
@@ -72,6 +70,42 @@ def fit(
     if skipped := int(training.skipped):
         training.note(f"{skipped} of {steps} steps were left out, because their loss or gradient was not finite.")
     return True
+
+
+class TrainingRun:
+    """A training from what is prepared to its file.
+
+    Attributes:
+        out: the file to write; `save` writes it after the last step.
+        training: an objective, and how far it is.
+        checkpointing: keeps the state.
+    """
+
+    out: Path
+    training: Training
+    checkpointing: Checkpointing
+
+    def resume(self) -> bool:
+        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
+        return self.checkpointing.resume()
+
+    def train(self, progress: StepProgress = None, stop: Stop = None, previews: Previews | None = None) -> bool:
+        """Train to the end, or until `stop` says so, as `fit` does; previews are made at the end as well.
+
+        Returns:
+            Whether the run is complete; then the file is written and the checkpoint is gone.
+        """
+        complete = fit(self.checkpointing, [self.out], progress, stop, previews)
+        if complete:
+            self.save()
+            self.checkpointing.path.unlink(missing_ok=True)
+            if previews:
+                preview(self.training, previews, stop)
+        return complete
+
+    def save(self) -> None:
+        """Write the file."""
+        raise NotImplementedError
 
 
 def preview(training: Training, previews: Previews, stop: Stop) -> None:

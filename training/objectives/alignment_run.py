@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...debias.adapter.lora_file import AdapterCard, save_adapter
 from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
-from ..loop.fit import StepProgress, Stop, fit, preview
+from ..loop.fit import TrainingRun
 from ..loop.training import Training
 from ..models.lora import export_parts
 from .alignment import ADAPTER, Alignment, AlignmentSettings, Extractor
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from ...debias.groups.target import Target
     from ...debias.probes.probe import Probe
     from ..models.base import Base
-    from ..sampling.previews import Previews
 
 
 @dataclass
-class AlignmentRun:
+class AlignmentRun(TrainingRun):
     """A prepared run.
 
     Args:
@@ -59,33 +58,8 @@ class AlignmentRun:
         )
         self.checkpointing = Checkpointing(self.checkpoint, self.training, self.fingerprint, self.checkpoint_every)
 
-    def resume(self) -> bool:
-        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
-        return self.checkpointing.resume()
-
-    def train(
-        self,
-        progress: StepProgress = None,
-        stop: Stop = None,
-        previews: "Previews | None" = None,
-    ) -> bool:
-        """Train to the end, or until `stop` says so; see `fit`.
-
-        Args:
-            previews: makes images now and then, and at the end, with the running average that the file will hold.
-
-        Returns:
-            Whether the run is complete; then the file is written and the checkpoint is gone.
-        """
-        complete = fit(self.checkpointing, [self.out], progress, stop, previews)
-        if complete:
-            self.save()
-            if previews:
-                preview(self.training, previews, stop)
-        return complete
-
     def save(self) -> None:
-        """Write the running average to the file, then remove the checkpoint."""
+        """Write the running average."""
         base, settings = self.base, self.settings
         joined = {name: share for goal in self.targets for name, share in zip(goal.names, goal.shares, strict=True)}
         card = AdapterCard(
@@ -105,4 +79,3 @@ class AlignmentRun:
                 base.soft_tokens.save(self.out, card)
             else:
                 save_adapter(self.out, export_parts(self.objective.parts, ADAPTER), card)
-        self.checkpoint.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from ..data.group_images import Grouper, Grouping, attributes
 from ..evaluation.adapter_page import page_path
 from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
 from ..loop.distributed import Ranks
-from ..loop.fit import StepProgress, Stop, fit, preview
+from ..loop.fit import StepProgress, Stop, TrainingRun, fit, preview
 from ..loop.settings import TrainSettings
 from ..loop.training import Training
 from ..models.base import Base
@@ -41,7 +41,7 @@ class _Stopped(Exception):
 
 
 @dataclass
-class Run:
+class Run(TrainingRun):
     """A prepared run.
 
     Args:
@@ -122,10 +122,6 @@ class Run:
         # Images of regularisation, and those that the base made, come after the user's own.
         own = len(self.images.rows) or None
         return DDM(self.base, self.images.latents, captions, weighting, self.settings, style, self.ranks, own)
-
-    def resume(self) -> bool:
-        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
-        return self.checkpointing.resume()
 
     @property
     def files(self) -> list[Path]:

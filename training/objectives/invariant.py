@@ -12,7 +12,7 @@ from ...debias.groups.groups import concepts
 from ...debias.methods.group_inference import infer_groups, invariant_loss
 from ...debias.methods.invariant_module import new_module
 from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
-from ..loop.fit import StepProgress, Stop, fit
+from ..loop.fit import TrainingRun
 from ..loop.objective import Objective
 from ..loop.training import Training
 
@@ -142,7 +142,7 @@ class Invariant(Objective):
         return invariant_loss(losses, batch.groups, self.settings.variance)
 
 
-class InvariantRun:
+class InvariantRun(TrainingRun):
     """A whole training, from images to the module's file.
 
     Args:
@@ -165,18 +165,6 @@ class InvariantRun:
         fingerprint = fingerprint_of(base.identity, images.fingerprint, asdict(settings))
         self.checkpointing = Checkpointing(checkpoint_path(out), self.training, fingerprint, checkpoint_every)
 
-    def resume(self) -> bool:
-        """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
-        return self.checkpointing.resume()
-
-    def train(self, progress: StepProgress = None, stop: Stop = None) -> bool:
-        """Train to the end, or until `stop` says so; see `fit`.
-
-        Returns:
-            Whether the run is complete; then the file is written and the checkpoint is gone.
-        """
-        complete = fit(self.checkpointing, [self.out], progress, stop)
-        if complete:
-            self.objective.module.save(self.out)
-            self.checkpointing.path.unlink(missing_ok=True)
-        return complete
+    def save(self) -> None:
+        """Write the module."""
+        self.objective.module.save(self.out)
