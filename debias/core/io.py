@@ -269,6 +269,17 @@ def check_suffix(path: Path) -> None:
         raise DDMError(f"Results are .safetensors files, and {path.name} is none. Name it {path.stem}.safetensors.")
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a place where no file can be written, before anything is computed for it.
+
+    Raises:
+        DDMError: its folder is none, or may not be written.
+    """
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise DDMError(f"{path} cannot be written: {place} is no folder, or closed to you. Choose another place.")
+
+
 def check_output(path: Path, kind: str, advice: str = "Choose another name.", *options: str) -> None:
     """Refuse to write a result in a file that is none of ours of the same kind, before anything is done.
 
@@ -277,9 +288,10 @@ def check_output(path: Path, kind: str, advice: str = "Choose another name.", *o
         advice: what can be done where such a file is there, and by which `options`.
 
     Raises:
-        DDMError: no name of a safetensors file; or another file of that name is there.
+        DDMError: no name of a safetensors file, or no place for one; or another file of that name is there.
     """
     check_suffix(path)
+    check_writable(path)
     if path.exists() and kind_of(path) != kind:
         raise DDMError(f"There is a file {path} already, and it is no {kind} that ddm wrote. {advice}", *options)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...debias.adapter.lora_file import AdapterCard, content_hash
 from ...debias.core.error import DDMError, reason_of
-from ...debias.core.io import check_output, read_metadata
+from ...debias.core.io import check_output, check_writable, read_metadata
 from ...debias.probes.predict import check_probes
 from ..data.cache import cache_folder
 from ..data.dataset import ImageSet, Preparation, folder_set, self_set
@@ -131,6 +131,8 @@ class Job:
             check_probes(open_probes(config.probe, config.clip, "cpu"), [None] * len(config.probe))
         if not config.restart and not config.resume:
             refuse_left(self.checkpoint)
+        for file in filter(None, (config.out, config.style, self.checkpoint)):
+            check_writable(file)
         for file in filter(None, (config.out, config.style)):
             if config.overwrite is None:
                 check_output(file, "adapter", "Choose another name, or allow to overwrite it.", "overwrite")

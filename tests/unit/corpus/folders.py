@@ -8,6 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from comfyui_ddm.debias.core.image import open_image
+from comfyui_ddm.debias.core.io import check_output
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.training.commands.app import app
@@ -203,6 +204,17 @@ def a_folder_that_may_not_be_written(folder):
     with patch("os.access", return_value=False):
         kept = cache_folder(folder)
     return folder not in kept.parents and cache_folder(folder).parent == folder
+
+
+@refused("K", "cannot be written")
+def a_place_for_results_that_may_not_be_written(folder):
+    with patch("os.access", return_value=False):
+        check_output(folder / "new" / "fair.safetensors", "adapter")
+
+
+@refused("K", "cannot be written")
+def a_place_for_results_below_a_file(folder):
+    check_output(files.image(folder / "a.png") / "fair.safetensors", "adapter")
 
 
 @used("hostile")
