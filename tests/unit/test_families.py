@@ -453,7 +453,7 @@ def test_the_commands_take_a_transformer(folders, tmp_path, kind):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--min-snr", "5"], "trained by flow matching"),
+        (["--min-snr-gamma", "5"], "trained by flow matching"),
         (["--text-encoder"], "only its transformer"),
         (["--objective", "ddm-paper"], "trained by flow matching"),
         (["--prediction", "epsilon"], "does not predict"),
