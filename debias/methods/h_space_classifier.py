@@ -184,9 +184,9 @@ def fit_head(
         seed: of the choice of the fifth that accuracy and temperature are measured on.
         caption: [N] index of the caption; None: one for all.
         words: as in `HSpaceClassifier`.
-        noisy: memberships are wrong now and then. What no timestep tells is then taken for their mistake: of a share e
-            that is wrong, both the head's skill and the distance of the classes' means are 1 − 2e times as large as
-            they are, and the push makes up for it.
+        noisy: memberships are wrong now and then. What no timestep tells is then taken for their mistake, and does not
+            shorten the push. (That the means of mistaken classes lie closer together does: pushed all the way by such
+            a direction, images lose their subject.)
 
     Raises:
         DDMError: a class with fewer than five images.
@@ -248,7 +248,7 @@ def fit_head(
     timesteps, *tables, accuracies, skills = zip(*found, strict=True)
     weight, bias, push = (torch.as_tensor(np.stack(table)).float() for table in tables)
     if noisy:
-        push = push / max(*skills, 0.5) ** 2
+        push = push / max(*skills, 0.5)
     return HSpaceClassifier(names, attribute, timesteps, weight, bias, push, accuracies, base_hash, words)
 
 
