@@ -23,7 +23,7 @@ STARTS, STEPS, RATE, TRIED, NEAR, ODD = 40, 100, 0.15, 6, 0.7, 3.0
 # The shares of a caption are drawn towards those of all as by so many images.
 PRIOR = 2.0
 # How often captions are halved; what an attribute must have: agreement of the halves, and spread of the shares.
-HALVINGS, STABLE, SPREAD = 3, 0.55, 0.22
+HALVINGS, STABLE, SPREAD = 3, 0.6, 0.24
 # A caption leans if its share is so far from one half. What those show that do tells the sides in the others: in so
 # many components of each feature group and of all together, with a ridge in units of their variance.
 LEANS, WIDE_EACH, WIDE, RIDGE = 0.2, 24, 64, 3.0
