@@ -1,6 +1,7 @@
 """Options are declared once: what every face makes of the same declaration."""
 
 import ast
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_pages_ask_for_every_option_but_those_that_they_have_other_places_for():
     assert {one.name for one in asked()} | NOT_ASKED == set(DECLARED)
     expert = [one.option.expert for one in asked() if not one.option.since]
     assert expert == sorted(expert)
+
+
+def test_the_page_of_the_node_has_a_row_for_every_input():
+    """`DDM_WRITE=1 pytest tests/unit/test_option.py` writes the tables anew."""
+    page = ROOT / "web" / "docs" / "DDMTrain.md"
+    begin, end = "<!-- inputs -->\n", "<!-- end of inputs -->\n"
+    before, rest = page.read_text("utf-8").split(begin)
+    shown, after = rest.split(end)
+    tables = []
+    for expert in (False, True):
+        rows = [f"| `{one.name}` | {explained(one)} |" for one in asked() if one.option.expert == expert]
+        tables.append(
+            "\n".join(
+                ["", "| Input | What it does |", "|---|---|", *(row.replace("man|w", "man\\|w") for row in rows), ""]
+            )
+        )
+    if os.environ.get("DDM_WRITE"):
+        page.write_text(before + begin + "".join(tables) + "\n" + end + after, encoding="utf-8")
+    else:
+        assert shown == "".join(tables) + "\n"
 
 
 def test_the_first_choice_of_an_option_is_its_default():
