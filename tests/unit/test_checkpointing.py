@@ -162,3 +162,16 @@ def test_what_a_killed_run_half_wrote_is_removed_by_the_next_one(prepared, tmp_p
     previews = Previews(run.base, run.images.captions, tmp_path / "shown", 2, lambda *_: None)
     assert run.train(previews=previews)
     assert not any(stray.exists() for stray in strays) and run.out.exists()
+
+
+def test_two_trainings_of_one_adapter_do_not_disturb_each_other(prepared):
+    first, second = prepared("fair"), prepared("fair")
+    seen = []
+
+    def meanwhile(step, *_):
+        with pytest.raises(DDMError, match="Another training keeps its state in"):
+            second.train()
+        seen.append(step)
+
+    assert first.train(meanwhile) and seen == [4]
+    assert second.train() and not list(first.out.parent.glob("*.lock"))

@@ -218,6 +218,32 @@ class Checkpointing:
             self.save()
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else may train this adapter meanwhile; the system gives the lock back, however the process ends.
+
+        Raises:
+            DDMError: somebody does.
+        """
+        from filelock import FileLock, Timeout
+
+        if not self.training.objective.ranks.first:
+            yield
+            return
+        lock = FileLock(self.path.with_name(f".{self.path.stem}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DDMError(
+                f"Another training keeps its state in {self.path}. Wait for its end, stop it, or choose another name.",
+                "out",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+    @contextmanager
     def save_on_failure(self) -> Iterator[None]:
         """Whatever ends the context, what was learnt since the last time is written, if it can be.
 

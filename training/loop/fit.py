@@ -38,16 +38,16 @@ def fit(
 
     Raises:
         DDMError: step after step is not finite, a file cannot be written or will have no room, or the memory does not
-            suffice. Whatever is raised, what was learnt is kept.
+            suffice; or another process trains the same. Whatever is raised, what was learnt is kept.
     """
     training = checkpointing.training
     objective, ranks, steps = training.objective, training.objective.ranks, training.objective.settings.steps
     within = None if ranks.several else stop  # several processes cannot agree in the middle of a step
-    if ranks.first:
-        remove_strays(checkpointing.path, *files)
-    checkpointing.check_room(files)
-    read = time.monotonic()
-    with checkpointing.save_on_failure():
+    with checkpointing.alone(), checkpointing.save_on_failure():
+        if ranks.first:
+            remove_strays(checkpointing.path, *files)
+        checkpointing.check_room(files)
+        read = time.monotonic()
         while True:
             done = training.step == steps
             if (before_step and not before_step()) or (stop and not done and _agreed(training, stop)):
