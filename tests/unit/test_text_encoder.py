@@ -133,5 +133,6 @@ def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it
 
 
 def test_the_published_objective_knows_no_text_encoder(tmp_path):
-    with pytest.raises(DDMError, match="Leave --text-encoder out"):
-        TrainConfig(tmp_path / "a.safetensors", tmp_path, groups="labels:a", objective="ddm-paper", text_encoder=True)
+    given = {"out": tmp_path / "a.safetensors", "folder": tmp_path, "groups": "labels:a", "text_encoder": True}
+    with pytest.raises(DDMError, match="Leave the text encoders as they are"):
+        TrainConfig(objective="ddm-paper", **given)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
-from ...debias.core.option import option
+from ...debias.core.option import option, settings_of
 from ..loop.settings import LARGE, LARGE_RATE, MEASURING, TrainSettings
 from ..models.family import PRECISIONS, PREDICTIONS
 
@@ -281,6 +281,10 @@ class TrainConfig(TrainSettings):
     )
 
     def __post_init__(self) -> None:
+        for name, setting in settings_of(TrainConfig).items():
+            value, choices = getattr(self, name), setting.option.choices
+            if choices and value is not None and value not in choices:
+                raise DDMError(f"{value!r} is not known. Use {' or '.join(choices)}.", name)
         for path in filter(None, (self.out, self.style)):
             check_suffix(path)
         if self.style is not None and self.style.resolve() == self.out.resolve():
