@@ -57,6 +57,9 @@ def test_before_and_after_says_the_alpha_of_the_adapter(comfy, example):
     comfy.load(example("Before and after"))
     comfy.widget(2, "alpha", 0.25)
     comfy.widget(5, "batch_size", 4)
+    # The collections of the example hold images of another strength where it has run already.
+    comfy.widget(11, "collection", "at none")
+    comfy.widget(12, "collection", "at a quarter")
     outputs = comfy.run()
     (compared,) = outputs["13"]["ddm_panel"]
     assert "at α = 0.25" in compared["summary"] and "α = 1" not in compared["summary"]

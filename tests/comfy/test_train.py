@@ -55,7 +55,8 @@ def test_an_adapter_is_trained_shown_while_it_is_and_listed_at_once(server, fold
     phases = list(dict.fromkeys(panel["phase"] for panel in panels))
     assert phases[0] == "starting" and phases[-2:] == ["training", "calibration"]
     last = panels[-1]
-    assert [step for step, _ in last["losses"]] == [10, 20]
+    steps = [step for step, _ in last["losses"]]
+    assert {10, 20} <= set(steps) and steps == sorted(steps)  # and in between, where a step takes long
     assert [group["name"] for group in last["attributes"][0]["groups"]] == ["dark", "light"]
     assert next(panel["preview"]["step"] for panel in panels if panel["preview"]) == 4
     shown = {panel["preview"]["file"]["filename"]: panel["preview"]["file"] for panel in panels if panel["preview"]}
@@ -84,8 +85,11 @@ def test_what_was_trained_goes_along_the_wires_and_the_host_works_on(server, fol
 
 @pytest.fixture(scope="module")
 def cancelled(server, folder):
-    """A training of 400 steps that was cancelled; what it kept lies under two names. Gives the seconds that took."""
-    prompt, _ = watch(server, graphs.train(folder, name="stopped", steps=400), training)
+    """A training of 400 steps that was cancelled; what it kept lies under two names.
+
+    Gives the seconds that took, and the first step that was told.
+    """
+    prompt, panels = watch(server, graphs.train(folder, name="stopped", steps=400), training)
     server.request("/interrupt", {})
     began = time.monotonic()
     with pytest.raises(InterruptedError):
@@ -93,17 +97,17 @@ def cancelled(server, folder):
     seconds = time.monotonic() - began
     kept = server.base / "output" / "ddm" / "stopped.checkpoint.safetensors"
     kept.with_name("other.checkpoint.safetensors").write_bytes(kept.read_bytes())
-    return seconds
+    return seconds, panels[-1]["losses"][0][0]
 
 
 def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder, cancelled):
     # Loose, since the machines of tests are busy: what it takes is measured in benchmarks.
-    assert cancelled < 10
+    assert cancelled[0] < 10
     kept = server.base / "output" / "ddm" / "stopped.checkpoint.safetensors"
     assert kept.exists() and not (server.base / "models" / "loras" / "stopped.safetensors").exists()
     _, panels = watch(server, graphs.train(folder, name="stopped", steps=400), training)
-    assert panels[-1]["done"] > 10 or panels[-1]["losses"][0][0] > 10
     server.request("/interrupt", {})
+    assert panels[-1]["losses"][0][0] > cancelled[1]
 
 
 def test_a_stopped_run_with_other_inputs_is_thrown_away_only_with_overwrite(server, folder, cancelled):

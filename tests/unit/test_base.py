@@ -33,7 +33,7 @@ def test_a_base_is_frozen_and_in_eval_mode(base):
 
 
 def test_prompts_are_padded_to_the_tokenizers_length(base):
-    text = base.encode_text(["a firefighter", "a doctor " * 50])
+    text = base.encode_text(["a firefighter", "a doctor"])
     assert text.tokens.shape == (2, 77, 32) and text.pooled is None
     assert torch.equal(base.encode_text(["a firefighter"]).tokens, text[:1].tokens)
     assert not torch.equal(text.tokens[0], text.tokens[1])

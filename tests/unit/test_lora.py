@@ -109,16 +109,15 @@ def test_a_lora_is_added_to_a_layers_output_as_peft_adds_it(unet, inputs, order)
     assert layers and torch.allclose(ours, run(unet, inputs), atol=1e-4)
 
 
-def test_strengths_are_put_back_and_stay_where_they_are_in_memory(unet, inputs):
+def test_strengths_are_put_back_and_those_of_a_sampler_take_gradients(unet, inputs):
     add_lora(unet, "debias", 4)
     stir(unet, "debias")
     with torch.inference_mode():  # as samplers set them
         set_alpha(unet, "debias", [0.0, 0.5, 1.0, 1.5])
-    place, before = unet.lora_strengths["debias"].alpha.data_ptr(), run(unet, inputs)
+    before = run(unet, inputs)
     with at_alpha(unet, "debias", torch.tensor([1.5, 1.0, 0.5, 0.0])):
         assert not torch.equal(run(unet, inputs), before)
     assert torch.equal(run(unet, inputs), before)
-    assert unet.lora_strengths["debias"].alpha.data_ptr() == place
     unet(*inputs).sample.sum().backward()
     assert lora_parameters(unet, "debias")[0].grad.abs().sum() > 0
 
