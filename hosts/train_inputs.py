@@ -13,6 +13,11 @@ NOT_ASKED = {
     *("groups", "target", "caption", "alpha_mask", "cache", "no_cache", "log", "clip", "sample_dir"),
     *("vae", "init_from"),
 }
+# How pages call what they ask for in their own way.
+OWN_INPUTS = {name: name for name in ("folder", "groups", "target", "caption", "style", "overwrite")} | {
+    "out": "name",
+    "restart": "overwrite",
+}
 DEVICES = ("cpu", "cuda", "mps")
 # Stands for no choice, where there may be none.
 AUTO = "auto"
@@ -60,7 +65,8 @@ def train_config(
         overwrite: replace an adapter of this name, and a stopped run with other settings.
         options: other fields. Text without anything is not given, and 0 is not where a number may be left open.
     """
-    found = {name: _given(value, settings_of(TrainConfig)[name]) for name, value in options.items()}
+    declared = settings_of(TrainConfig)
+    found = {name: _given(value, declared[name]) for name, value in options.items()}
     for name in ("prior_prompts", "sample_prompts"):
         if found.get(name):
             # The semicolon at the end makes it a list of prompts, whatever files there are: a page's text names none.
@@ -91,6 +97,6 @@ def input_name(names: Mapping[str, str], option: str) -> str | None:
     """What a page calls an option (see `debias.core.error.named`).
 
     Args:
-        names: its inputs that are not called like the option.
+        names: inputs of this page alone that are not called like the option.
     """
-    return names.get(option, option if option not in NOT_ASKED or option in ("groups", "target", "caption") else None)
+    return {**OWN_INPUTS, **names}.get(option, None if option in NOT_ASKED else option)

@@ -19,10 +19,8 @@ MASKS = {
     "none": {"masks": False},
 }
 NONE = "(none)"
-# Inputs that are not called like the option.
-NAMES = {"folder": "folder", "base": "weights", "out": "name", "style": "style"} | dict.fromkeys(
-    ("overwrite", "restart"), "overwrite"
-)
+# The input that is not called like the option.
+NAMES = {"base": "weights"}
 
 
 def inputs() -> list[io.Input]:

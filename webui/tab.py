@@ -28,12 +28,8 @@ from .cards import card_html
 EMBEDDED, SELECTED = "tiny_people (comes with ComfyUI-DDM)", "the selected checkpoint"
 MODELS = [SELECTED, EMBEDDED]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-# Inputs that are not called like the option.
-NAMES = {name: name for name in ("folder", "style", "overwrite")} | {
-    "base": "model",
-    "out": "name",
-    "restart": "overwrite",
-}
+# The input that is not called like the option.
+NAMES = {"base": "model"}
 # Seconds between two looks at a training.
 PAUSE = 0.5
 # The training of this server: there is one at a time.

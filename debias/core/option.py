@@ -5,6 +5,7 @@ declarations; none of them has names, bounds, defaults or help of its own.
 """
 
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 # What options are about, in the order in which people meet them.
@@ -65,6 +66,7 @@ def option(default: Any, help: str, section: str = "Training", **more: Any) -> A
     return field(default=default, metadata={"option": Option(help, section, **more)})
 
 
+@cache
 def settings_of(config: type) -> dict[str, Setting]:
     """The options that a dataclass declares, by name; section by section, in the order of their fields."""
     types = get_type_hints(config)
