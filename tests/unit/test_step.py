@@ -205,20 +205,39 @@ def test_a_gradient_is_shortened_to_its_longest_and_with_0_to_none(make, change)
     assert gradients.norm() <= longest * 1.001 if longest else gradients.norm() > 1e-4
 
 
-def test_a_noise_offset_moves_whole_channels_of_the_noise_and_nothing_else(make, monkeypatch):
-    noises = []
-    for offset in (0.0, 0.5):
-        training = make(changes={"noise_offset": offset}).training
+@pytest.fixture
+def noise_with(make, monkeypatch):
+    """The noise that a first step puts on its latents, with these settings."""
 
-        def loss(batch, latents, noise, mask, weight=training.parameters[0]):
+    def noise_with(**changes):
+        training, noises = make(changes=changes).training, []
+
+        def loss(batch, latents, noise, mask):
             noises.append(noise)
-            return weight.sum() * noise.new_ones(len(noise))
+            return training.parameters[0].sum() * noise.new_ones(len(noise))
 
         monkeypatch.setattr(training.objective, "loss", loss)
         training.advance()
-    moved = noises[1] - noises[0]
+        return noises[0]
+
+    return noise_with
+
+
+def test_a_noise_offset_moves_whole_channels_of_the_noise_and_nothing_else(noise_with):
+    moved = noise_with(noise_offset=0.5) - noise_with()
     assert moved.std() > 0.2
     assert torch.allclose(moved, moved.mean((2, 3), keepdim=True).expand_as(moved), atol=1e-5)
+
+
+def test_multires_noise_adds_coarse_noise_to_the_same_fine_noise_and_is_as_strong(noise_with):
+    plain, mixed = noise_with(), noise_with(multires_noise_iterations=6)
+    assert mixed.std().item() == pytest.approx(1, abs=1e-4)
+    assert torch.corrcoef(torch.stack([plain.flatten(), mixed.flatten()]))[0, 1] > 0.9
+
+    def beside(noise):  # how alike neighbours are
+        return torch.corrcoef(torch.stack([noise[..., 1:].flatten(), noise[..., :-1].flatten()]))[0, 1]
+
+    assert beside(mixed) > beside(plain) + 0.02
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])

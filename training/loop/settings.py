@@ -98,6 +98,12 @@ class TrainSettings:
         "Shift the noise of each channel as a whole, so that very dark and bright images are learnt (.05). 0: not.",
         least=0.0,
     )
+    multires_noise_iterations: int = option(
+        0,
+        "Add coarser noise, at up to so many scales (6), so that light and colour of the whole image are learnt too. "
+        "0: none.",
+        least=0,
+    )
     min_snr_gamma: float = option(
         0.0,
         "Min-SNR weights of the loss over timesteps, with this γ (5 is usual). 0: all weigh alike.",

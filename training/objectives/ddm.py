@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 # The gradients of float16 would vanish: the loss is multiplied by this at first.
 HALF_SCALE = 2.0**16
+# How much each coarser scale of noise counts beside the one before it, as in kohya's trainer.
+MULTIRES_DISCOUNT = 0.3
 
 
 class DDM(Objective):
@@ -199,6 +201,8 @@ class DDM(Objective):
         posterior_noise, noise = (torch.randn(shape, generator=generator) for _ in range(2))
         if self.settings.noise_offset:
             noise = noise + self.settings.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
+        if self.settings.multires_noise_iterations:
+            noise = multires_noise(noise, self.settings.multires_noise_iterations, generator)
         return posterior_noise, noise
 
     def loss(
@@ -253,3 +257,24 @@ class DDM(Objective):
         again = self.base.unet.is_gradient_checkpointing
         text = checkpoint(encode, use_reentrant=False, preserve_rng_state=False) if again else encode()
         return text.float()
+
+
+def multires_noise(noise: "torch.Tensor", iterations: int, generator: "torch.Generator") -> "torch.Tensor":
+    """Noise with ever coarser noise added to it, of standard deviation 1 (Whitaker 2023, as in kohya's trainer).
+
+    Args:
+        noise: [B, C, h, w].
+        iterations: the most scales that are added; each is 2 to 4 times as coarse as the one before it.
+    """
+    import torch
+
+    height, width = noise.shape[2:]
+    for scale in range(1, iterations + 1):
+        factor = 2 + 2 * torch.rand((), generator=generator).item()
+        height, width = max(1, int(height / factor)), max(1, int(width / factor))
+        coarse = torch.randn((*noise.shape[:2], height, width), generator=generator)
+        coarse = torch.nn.functional.interpolate(coarse, noise.shape[2:], mode="bilinear")
+        noise = noise + MULTIRES_DISCOUNT**scale * coarse
+        if min(height, width) == 1:
+            break
+    return noise / noise.std()
