@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -39,6 +39,7 @@ class Trainer:
         file = kept.with_name(f"{kept.name.removesuffix('.checkpoint.safetensors')}.toml")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, write_config(config))
+        self.paths = [file, *_paths(config)]
         # How to say mistakes comes first, so that those in the file are said so.
         self.process = subprocess.Popen(
             [sys.executable, str(COMMAND), "train", "--progress=json", "--stdin-stops", str(file)],
@@ -65,6 +66,8 @@ class Trainer:
     def events(self) -> Iterator[dict[str, Any] | None]:
         """What it says, as `JSONReporter` writes it, until it is done; None every fiftieth of a second without any.
 
+        Its sentences call files by their names: where they lie on the machine does not belong into a page.
+
         Raises:
             DDMError: it failed; with its own sentence, and the options that this is about.
         """
@@ -82,15 +85,17 @@ class Trainer:
             except ValueError:  # a package that it uses has printed something
                 continue
             if "error" in event:
-                refused = DDMError(event["error"], *event["options"])
+                refused = DDMError(by_name(event["error"], self.paths), *event["options"])
             else:
+                if "note" in event:
+                    event["note"] = by_name(event["note"], self.paths)
                 yield event
         code = self.process.wait()
         if code == 2 and refused:
             raise refused
         if code:
             self.threads[1].join(LISTEN)
-            raise DDMError(sentence("".join(self.errors), code))
+            raise DDMError(by_name(sentence("".join(self.errors), code), self.paths))
 
     @property
     def kept(self) -> bool:
@@ -118,6 +123,18 @@ class Trainer:
     def _read_errors(self) -> None:
         with self.process.stderr as lines:
             self.errors.extend(lines)
+
+
+def by_name(text: str, paths: Iterable[Path]) -> str:
+    """A sentence with these files and folders, and what is in them, by their names without their places."""
+    for path in sorted(paths, key=lambda one: len(one.parts), reverse=True):
+        text = text.replace(str(path), path.name)
+    return text
+
+
+def _paths(config: Mapping[str, Any]) -> list[Path]:
+    values = [one for value in config.values() for one in (value if isinstance(value, list) else [value])]
+    return [one for one in values if isinstance(one, Path) and one.name]
 
 
 def check_same(out: Path, groups: str | None, settings: Mapping[str, int | None]) -> None:

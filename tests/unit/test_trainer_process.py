@@ -6,7 +6,7 @@ import pytest
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.hosts import trainer_process
 from comfyui_ddm.hosts.progress_panel import POINTS, TrainPanel
-from comfyui_ddm.hosts.trainer_process import Trainer, sentence
+from comfyui_ddm.hosts.trainer_process import Trainer, by_name, sentence
 from comfyui_ddm.training.commands import parent_process
 
 
@@ -80,6 +80,13 @@ def test_a_trainer_that_cannot_begin_raises_its_own_sentence_with_the_options_th
     assert started.process.returncode == 2
     assert words in str(raised.value)
     assert raised.value.options == (("reg_data", "folder") if options is None else options)
+    assert str(tmp_path) not in str(raised.value)
+
+
+def test_sentences_for_a_page_name_files_without_their_places():
+    paths = [Path("/data/models"), Path("/data/models/wide.safetensors"), Path("/data/images")]
+    said = f"The U-Net in {paths[1]} is another one; {paths[2] / 'a.png'} is damaged."
+    assert by_name(said, paths) == "The U-Net in wide.safetensors is another one; images/a.png is damaged."
 
 
 @pytest.mark.parametrize(
