@@ -43,8 +43,8 @@ class Reporter:
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
-        """Begin the training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
-        yield lambda step, steps, loss, ess=None, rate=None: None
+        """Begin the training; gives a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
+        yield lambda step, steps, loss, ess=None, learning_rate=None: None
 
     def groups(self, grouping: "Grouping") -> None:
         """Say which groups were found."""
@@ -68,7 +68,7 @@ class TerminalReporter(Reporter):
         return image_progress(TITLES[phase])
 
     def steps(self) -> AbstractContextManager[Callable[..., None]]:
-        """A bar for training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
+        """A bar for training; gives a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
         return steps_progress("Training")
 
     def groups(self, grouping: "Grouping") -> None:
@@ -86,9 +86,9 @@ class JSONReporter(Reporter):
     """One JSON object in a line of stdout for each thing that happens.
 
     Lines have a `phase` (cache, own, groups, base, prompts, training, calibration, sampling, looking) with `done`,
-    `total` and `seconds_left`, and while training `loss`, `ess` and `rate` (null where there is none); or one of the
-    keys `note` (with `options`, the fields of `TrainConfig` that it is about), `groups`, `preview` (a file, with its
-    `step`) and `result`.
+    `total` and `seconds_left`, and while training `loss`, `ess` and `learning_rate` (null where there is none); or one
+    of the keys `note` (with `options`, the fields of `TrainConfig` that it is about), `groups`, `preview` (a file, with
+    its `step`) and `result`.
     """
 
     def note(self, text: str, *options: str) -> None:
@@ -102,9 +102,11 @@ class JSONReporter(Reporter):
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
-        """Lines of the training; gives a function to call with (step, steps, loss, ess=None, rate=None)."""
+        """Lines of the training; gives a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
         phase = self._phase("training")
-        yield lambda step, steps, loss, ess=None, rate=None: phase(step, steps, loss=loss, ess=ess, rate=rate)
+        yield lambda step, steps, loss, ess=None, learning_rate=None: phase(
+            step, steps, loss=loss, ess=ess, learning_rate=learning_rate
+        )
 
     def groups(self, grouping: "Grouping") -> None:
         """Say which groups were found, and what their shares shall be."""

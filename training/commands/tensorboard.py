@@ -39,10 +39,10 @@ class TensorBoardReporter(Reporter):
         with self.other.steps() as report, self.open(str(self.folder)) as self.writer:
             self.writer.add_text("configuration", f"```toml\n{self.config}\n```")
 
-            def told(step: int, steps: int, loss: float, ess: float, rate: float) -> None:
-                report(step, steps, loss, ess, rate)
+            def told(step: int, steps: int, loss: float, ess: float, learning_rate: float) -> None:
+                report(step, steps, loss, ess, learning_rate)
                 self.writer.add_scalar("loss", loss, step)
-                self.writer.add_scalar("learning rate", rate, step)
+                self.writer.add_scalar("learning rate", learning_rate, step)
                 self.writer.add_scalar("effective sample size at α = 1", ess, step)
 
             yield told

@@ -61,8 +61,8 @@ def fit(
             if step % READ_EVERY == 0 or step == steps or time.monotonic() - read > READ_SECONDS:
                 checkpointing.check()
                 if progress:
-                    rate = objective.learning_rate(step - 1)
-                    progress(step, steps, training.loss.item(), objective.effective_share, rate)
+                    learning_rate = objective.learning_rate(step - 1)
+                    progress(step, steps, training.loss.item(), objective.effective_share, learning_rate)
                 read = time.monotonic()
             checkpointing.save_if_due()
             if previews and step % previews.every == 0 and step < steps:

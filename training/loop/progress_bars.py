@@ -23,7 +23,7 @@ def image_progress(title: str) -> Iterator[Callable[[float, int], None]]:
 
 @contextmanager
 def steps_progress(title: str) -> Iterator[Callable[..., None]]:
-    """A bar for training; yields a function to call with (step, steps, loss, ess=None, rate=None)."""
+    """A bar for training; yields a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -39,7 +39,9 @@ def steps_progress(title: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=1, figures="")
 
-        def report(step: int, steps: int, loss: float, ess: float | None = None, rate: float | None = None) -> None:
+        def report(
+            step: int, steps: int, loss: float, ess: float | None = None, learning_rate: float | None = None
+        ) -> None:
             figures = f"loss {loss:.4f}" + ("" if ess is None else f"  ESS {ess:.0%}")
             bar.update(task, completed=step, total=steps, figures=figures)
 
