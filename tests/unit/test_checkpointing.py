@@ -1,5 +1,8 @@
 """However a run ends, what it has learnt is kept."""
 
+from collections import Counter
+from functools import partial
+
 import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
@@ -165,13 +168,14 @@ def test_what_a_killed_run_half_wrote_is_removed_by_the_next_one(prepared, tmp_p
 
 
 def test_two_trainings_of_one_adapter_do_not_disturb_each_other(prepared):
-    first, second = prepared("fair"), prepared("fair")
-    seen = []
+    first, second = prepared("fair", changes={"calibrate": 2}), prepared("fair")
+    refused = Counter()
 
-    def meanwhile(step, *_):
+    def meanwhile(doing, *_):
         with pytest.raises(DDMError, match="Another training keeps its state in"):
             second.train()
-        seen.append(step)
+        refused[doing] += 1
 
-    assert first.train(meanwhile) and seen == [4]
+    assert first.train(partial(meanwhile, "training"), calibration_progress=partial(meanwhile, "calibration"))
+    assert set(refused) == {"training", "calibration"}
     assert second.train() and not list(first.out.parent.glob("*.lock"))

@@ -38,12 +38,12 @@ def fit(
 
     Raises:
         DDMError: step after step is not finite, a file cannot be written or will have no room, or the memory does not
-            suffice; or another process trains the same. Whatever is raised, what was learnt is kept.
+            suffice. Whatever is raised, what was learnt is kept.
     """
     training = checkpointing.training
     objective, ranks, steps = training.objective, training.objective.ranks, training.objective.settings.steps
     within = None if ranks.several else stop  # several processes cannot agree in the middle of a step
-    with checkpointing.alone(), checkpointing.save_on_failure():
+    with checkpointing.save_on_failure():
         if ranks.first:
             remove_strays(checkpointing.path, *files)
         checkpointing.check_room(files)
@@ -94,13 +94,17 @@ class TrainingRun:
 
         Returns:
             Whether the run is complete; then the file is written and the checkpoint is gone.
+
+        Raises:
+            DDMError: as in `fit`, or as in `Checkpointing.alone`.
         """
-        complete = fit(self.checkpointing, [self.out], progress, stop, previews)
-        if complete:
-            self.save()
-            self.checkpointing.path.unlink(missing_ok=True)
-            if previews:
-                preview(self.training, previews, stop)
+        with self.checkpointing.alone():
+            complete = fit(self.checkpointing, [self.out], progress, stop, previews)
+            if complete:
+                self.save()
+                self.checkpointing.path.unlink(missing_ok=True)
+                if previews:
+                    preview(self.training, previews, stop)
         return complete
 
     def save(self) -> None:

@@ -158,14 +158,15 @@ class Run(TrainingRun):
             Whether the run is complete; then the files are written and the checkpoint is gone.
 
         Raises:
-            DDMError: as in `fit`; or a file cannot be written.
+            DDMError: as in `fit`, or as in `Checkpointing.alone`; or a file cannot be written.
         """
         before_step = partial(self._before_step, stop, base_progress, prompts_progress)
         files = [*self.files, *map(page_path, self.files)]
-        complete = fit(self.checkpointing, files, progress, stop, previews, before_step)
-        complete = complete and self._finish(stop, calibration_progress)
-        if complete and previews:
-            preview(self.training, previews, stop)
+        with self.checkpointing.alone():
+            complete = fit(self.checkpointing, files, progress, stop, previews, before_step)
+            complete = complete and self._finish(stop, calibration_progress)
+            if complete and previews:
+                preview(self.training, previews, stop)
         return complete
 
     def _finish(self, stop: Stop, calibration_progress: Progress) -> bool:
