@@ -6,8 +6,9 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.config import TrainConfig
+from comfyui_ddm.training.data import text_cache
 from comfyui_ddm.training.data.dataset import folder_set
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash
 from comfyui_ddm.training.models.base import TEXTS, Base, load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
@@ -130,6 +131,15 @@ def test_calibration_scales_both_halves_and_leaves_the_cache_as_the_base_made_it
     assert encoders_hash(base) == plain == encoders_hash(fresh)
     said = torch.arange(1)
     assert torch.equal(encode_texts(base, ["a doctor"])[said].tokens, encode_texts(fresh, ["a doctor"])[said].tokens)
+
+
+def test_the_weights_of_a_text_encoder_are_hashed_once(tiny_base, monkeypatch):
+    base, read = load_base(tiny_base), []
+    plain = text_cache.weights_hash
+    monkeypatch.setattr(text_cache, "weights_hash", lambda model, *facts: read.append(model) or plain(model, *facts))
+    first = encoders_hash(base)
+    assert encoders_hash(base) == first and encoders_hash(base, chunks=2) != first
+    assert read == list(base.text_encoders.values())
 
 
 def test_the_published_objective_knows_no_text_encoder(tmp_path):

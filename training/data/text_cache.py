@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ..models.lora import without_loras
 from ..models.text import Text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # How many sentences are encoded before they are put away.
 BATCH = 256
+# What the weights of text encoders that are in use hash to, by whatever else their answers depend on.
+_HASHES: "WeakKeyDictionary[torch.nn.Module, dict[str, str]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,12 @@ def encode_texts(base: "Base", sentences: Sequence[str], cache: Path | None = No
 
 
 def encoders_hash(base: "Base", chunks: int = 1) -> str:
-    """A hash of everything that embeddings depend on, but the sentence."""
+    """A hash of everything that embeddings depend on, but the sentence; the weights are read once for each encoder."""
     digest = hashlib.sha256(f"{base.clip_skip} {chunks}".encode() if base.clip_skip or chunks > 1 else b"")
     for name, tokenizer in base.tokenizers.items():
         facts = (base.dtype, tokenizer.model_max_length, tokenizer.pad_token, sorted(tokenizer.get_vocab().items()))
-        digest.update(weights_hash(base.text_encoders[name], *facts).encode())
+        known, key = _HASHES.setdefault(base.text_encoders[name], {}), repr(facts)
+        if key not in known:
+            known[key] = weights_hash(base.text_encoders[name], *facts)
+        digest.update(known[key].encode())
     return digest.hexdigest()
