@@ -60,6 +60,16 @@ class Setting(NamedTuple):
         """Its name on a command line and in a file."""
         return self.name.replace("_", "-")
 
+    def misfit(self, value: Any) -> str:
+        """What to give instead of a value that is none of the choices, or out of bounds; empty if it fits."""
+        option = self.option
+        if option.choices and value not in option.choices:
+            return f"Give {' or '.join(option.choices)}."
+        bounds = {"least": option.least, "most": option.most}
+        said = " and ".join(f"at {side} {bound:g}" for side, bound in bounds.items() if bound is not None)
+        low = option.least is None or value >= option.least
+        return "" if low and (option.most is None or value <= option.most) else f"It must be {said}."
+
 
 def option(default: Any, help: str, section: str = "Training", **more: Any) -> Any:
     """A field of a dataclass that is an option; `more` is as in `Option`."""

@@ -282,9 +282,9 @@ class TrainConfig(TrainSettings):
 
     def __post_init__(self) -> None:
         for name, setting in settings_of(TrainConfig).items():
-            value, choices = getattr(self, name), setting.option.choices
-            if choices and value is not None and value not in choices:
-                raise DDMError(f"{value!r} is not known. Use {' or '.join(choices)}.", name)
+            value = getattr(self, name)
+            if value is not None and (wrong := setting.misfit(value)):
+                raise DDMError(f"{value!r} is not possible. {wrong}", name)
         for path in filter(None, (self.out, self.style)):
             check_suffix(path)
         if self.style is not None and self.style.resolve() == self.out.resolve():

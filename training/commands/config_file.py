@@ -49,15 +49,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def misfit(value: Any, setting: Setting) -> str:
     """What to give instead of a value that an option does not take; empty if it does."""
-    option = setting.option
-    if option.choices and value not in option.choices:
-        return f"Give {' or '.join(option.choices)}."
     if not _fits(value, setting.kind):
         return f"Give {KINDS[setting.kind]}{', or several in brackets' if setting.several else ''}."
-    bounds = [(side, bound) for side, bound in (("least", option.least), ("most", option.most)) if bound is not None]
-    if any(value < bound if side == "least" else value > bound for side, bound in bounds):
-        return f"It must be {' and '.join(f'at {side} {bound:g}' for side, bound in bounds)}."
-    return ""
+    return setting.misfit(value)
 
 
 def write_config(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Options on the command line: those of a training as they are declared, and what several commands have."""
 
 from enum import Enum
-from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -35,19 +34,12 @@ def as_option(setting: Setting, **more: Any) -> Any:
         "metavar": "|".join(option.choices) or option.metavar,
         "min": option.least,
         "max": option.most,
-        "parser": partial(_choice, option.choices) if option.choices else None,
+        "parser": str.lower if option.choices else None,  # whether it is one of them, `TrainConfig` says
         "rich_help_panel": option.section,
     }
     annotation = list[kind] if setting.several else kind
     required = setting.default not in (None, False) and kind is not bool
     return Annotated[annotation if required else annotation | None, typer.Option(*names, **given | more)]
-
-
-def _choice(choices: tuple[str, ...], value: str) -> str:
-    """One of the choices, in whatever case it is given."""
-    if value.lower() not in choices:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(choices)}.")
-    return value.lower()
 
 
 def _shared(name: str) -> Any:
