@@ -155,7 +155,8 @@ def pair_base(pair: Pair, out: Path, device: str = "cpu", steps: int = STEPS) ->
 def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
     import torch
 
-    from ..training.embedded.tiny_people import DenoiserTraining, latent_moments, save_pipeline
+    from ..training.embedded.small_model import latent_moments, save_pipeline
+    from ..training.embedded.train_small_model import DenoiserTraining
     from ..training.loop.progress_bars import steps_progress
     from ..training.models.base import load_base
     from ..training.models.model import EMBEDDED

@@ -178,7 +178,7 @@ def train(
     """Train the base, or resume its training; the pipeline is written anew at every checkpoint."""
     import torch
     from comfyui_ddm.debias.core.io import save_tensors
-    from comfyui_ddm.training.embedded import tiny_people
+    from comfyui_ddm.training.embedded import small_model, train_small_model
     from comfyui_ddm.training.loop.progress_bars import steps_progress
     from diffusers import AutoencoderKL, DDPMScheduler
     from safetensors.torch import load_file
@@ -190,7 +190,7 @@ def train(
         train_vae(data.pixels, cache / "vae", device, vae_steps)
     vae = AutoencoderKL.from_pretrained(cache / "vae").to(device).eval()
     if not (cache / "tokenizer" / "vocab.json").exists():
-        tiny_people.build_tokenizer(cache / "tokenizer", all_captions(data))
+        small_model.build_tokenizer(cache / "tokenizer", all_captions(data))
     tokenizer = CLIPTokenizer.from_pretrained(cache / "tokenizer")
     moments = cache / "moments.safetensors"
     if not moments.exists():
@@ -201,13 +201,13 @@ def train(
     tensors = {name: value.to(device) for name, value in load_file(moments).items()}
     scale = float((tensors["mean"].var() + tensors["std"].square().mean()) ** -0.5)
     torch.manual_seed(0)
-    training = tiny_people.DenoiserTraining(
+    training = train_small_model.DenoiserTraining(
         (tensors["mean"] * scale, tensors["std"] * scale),
         FaceDraw(data, sharpened),
-        tiny_people.build_text_encoder(tokenizer).to(device),
+        small_model.build_text_encoder(tokenizer).to(device),
         tokenizer,
-        tiny_people.build_denoiser(CHANNELS).to(device),
-        DDPMScheduler(**tiny_people.SCHEDULE).alphas_cumprod,
+        small_model.build_denoiser(CHANNELS).to(device),
+        DDPMScheduler(**small_model.SCHEDULE).alphas_cumprod,
         steps,
         batch_size=BATCH,
     )
@@ -219,7 +219,7 @@ def train(
     def keep() -> None:
         save_tensors(checkpoint, training.state())
         with training.average_in_use() as (unet, text_encoder):
-            tiny_people.save_pipeline(cache / name, vae, unet, text_encoder, tokenizer, scale)
+            small_model.save_pipeline(cache / name, vae, unet, text_encoder, tokenizer, scale)
         write_text(cache / f"{name}.json", json.dumps({"step": training.step, "loss": training.loss.item()}))
 
     last = time.monotonic()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.training.data.image_folder import ImageFolder, Item
+from comfyui_ddm.training.embedded.small_model import build_tokenizer
 from comfyui_ddm.training.embedded.tiny_people import (
     DARK,
     FRAMES,
@@ -18,12 +19,10 @@ from comfyui_ddm.training.embedded.tiny_people import (
     TONE_WORDS,
     Draw,
     all_captions,
-    augment,
-    build_tokenizer,
     caption,
     leaning,
-    rate_factor,
 )
+from comfyui_ddm.training.embedded.train_small_model import augment, rate_factor
 
 ROLES = ("artist", "cook", "firefighter")
 

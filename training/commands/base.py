@@ -34,8 +34,8 @@ def base(
     """
     import torch
 
-    from ..data.image_folder import read_folder
-    from ..embedded import tiny_people
+    from ..data.read_folder import read_folder
+    from ..embedded import small_model, tiny_people, train_small_model
     from ..embedded.model_card import write_card
     from ..loop.progress_bars import steps_progress
     from ..models.base import load_base, resolve_device
@@ -55,17 +55,19 @@ def base(
             part.requires_grad_(True)
     else:
         with steps_progress("autoencoder") as report:
-            vae, losses = tiny_people.train_autoencoder(pixels, vae_steps, batch_size=vae_batch_size, progress=report)
+            vae, losses = train_small_model.train_autoencoder(
+                pixels, vae_steps, batch_size=vae_batch_size, progress=report
+            )
         log["runs"].append({"part": "autoencoder", "steps": vae_steps, "batch_size": vae_batch_size, "losses": losses})
         log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
-        tokenizer = tiny_people.build_tokenizer(out / "tokenizer", tiny_people.all_captions(draw))
-        text_encoder = tiny_people.build_text_encoder(tokenizer).to(place)
-        unet = tiny_people.build_denoiser().to(place)
-    mean, deviation, scale = tiny_people.latent_moments(vae, pixels)
+        tokenizer = small_model.build_tokenizer(out / "tokenizer", tiny_people.all_captions(draw))
+        text_encoder = small_model.build_text_encoder(tokenizer).to(place)
+        unet = small_model.build_denoiser().to(place)
+    mean, deviation, scale = small_model.latent_moments(vae, pixels)
     from diffusers import DDPMScheduler
 
-    schedule = DDPMScheduler(**tiny_people.SCHEDULE).alphas_cumprod
-    training = tiny_people.DenoiserTraining(
+    schedule = DDPMScheduler(**small_model.SCHEDULE).alphas_cumprod
+    training = train_small_model.DenoiserTraining(
         (mean, deviation),
         draw,
         text_encoder,
@@ -91,7 +93,7 @@ def base(
     )
     log["runs"][-1] |= {"seconds": round(time.monotonic() - began), "device": _hardware(place), "seed": seed}
     log["runs"][-1]["men"] = tiny_people.GENDER_SHARES["man"] if one_way else None
-    tiny_people.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
+    small_model.save_pipeline(out, vae, unet, text_encoder, tokenizer, scale)
     write_card(out, log)
     if as_json:
         typer.echo(
