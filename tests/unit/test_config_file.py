@@ -1,6 +1,7 @@
 """A training in one TOML file: what it may say, and what is said of mistakes in it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,21 @@ def test_a_whole_number_will_do_where_any_number_does(written):
 def test_the_rate_is_the_usual_one_for_the_size_of_the_base_unless_it_is_given(given, size, rate):
     config = TrainConfig(out=Path("fair.safetensors"), folder=Path("set"), **given)
     assert config.settings(size).learning_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"optimizer": "sgd"}, "'sgd' is not possible. Give adamw or"),
+        ({"rank": 0}, "0 is not possible. It must be at least 1."),
+        ({"caption_dropout_rate": 0.95}, "It must be at least 0 and at most 0.9."),
+        ({"learning_rate": math.nan}, "It must be at least 0."),
+    ],
+)
+def test_a_configuration_that_is_made_in_python_keeps_to_choices_and_bounds_too(given, said):
+    with pytest.raises(DDMError) as raised:
+        TrainConfig(out=Path("fair.safetensors"), folder=Path("set"), **given)
+    assert said in str(raised.value) and raised.value.options == tuple(given)
 
 
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(written, tiny_base, tmp_path):
