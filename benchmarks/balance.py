@@ -41,7 +41,7 @@ def balance(
     from comfyui_ddm.debias.groups.leaning import find_leaning
     from comfyui_ddm.training.data.dataset import folder_set
     from comfyui_ddm.training.data.image_features import image_features
-    from comfyui_ddm.training.data.image_folder import read_folder
+    from comfyui_ddm.training.data.read_folder import read_folder
     from comfyui_ddm.training.embedded.tiny_people import caption
     from comfyui_ddm.training.models.base import load_base
 

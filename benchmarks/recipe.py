@@ -13,7 +13,8 @@ import numpy as np
 
 from ..debias.core.error import DDMError
 from ..debias.core.io import write_text
-from ..training.data.image_folder import ImageFolder, read_folder
+from ..training.data.image_folder import ImageFolder
+from ..training.data.read_folder import read_folder
 from ..training.embedded.tiny_people import Draw, caption
 from .digits import PAIRS, draw_pair
 from .imbalance import draw_imbalanced

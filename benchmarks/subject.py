@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.data.image_folder import read_folder
+from ..training.data.read_folder import read_folder
 from ..training.models.model import EMBEDDED
 from .digits import PAIRS, labelled, pair_base
 from .recipe import PEOPLE

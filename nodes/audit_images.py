@@ -59,7 +59,7 @@ class AuditImages(io.ComfyNode):
         from ..debias.rendering.audit_html import overview
         from ..debias.rendering.panel import audit_panel
         from ..training.data.audit_folder import audit_folder
-        from ..training.data.image_folder import read_folder
+        from ..training.data.read_folder import read_folder
         from .progress import Progress
         from .report_files import chart_image, new_place
 

@@ -90,7 +90,7 @@ class FitProbe(io.ComfyNode):
         from ..debias.core.io import check_output
         from ..debias.probes.predict import NETWORK_SIDE
         from ..debias.probes.probe import fit_linear_probe, fit_probe
-        from ..training.data.image_folder import read_folder
+        from ..training.data.read_folder import read_folder
         from .clip_vision import ClipVision
         from .progress import Progress
 

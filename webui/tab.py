@@ -136,7 +136,7 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
     from ..debias.rendering.panel import audit_panel
     from ..training.data.audit_folder import audit_folder
     from ..training.data.group_images import check_source
-    from ..training.data.image_folder import read_folder
+    from ..training.data.read_folder import read_folder
 
     try:
         check_source(groups.strip(), target.strip() or "uniform")

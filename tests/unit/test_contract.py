@@ -21,7 +21,7 @@ from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.data.dataset import folder_set
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.models.base import Base, load_base
 from comfyui_ddm.training.models.lora import load_lora_into
 from comfyui_ddm.training.models.soft_tokens import SoftTokens

@@ -8,7 +8,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import content_hash, load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.data.dataset import folder_set, self_set
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import load_lora_into, set_alpha

@@ -10,7 +10,7 @@ import pytest
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.rendering.image_grid import GAP, MARGIN, TILE, Block, draw_comparison
 from comfyui_ddm.training.commands.app import app
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.embedded import demo as module
 from comfyui_ddm.training.embedded.demo import Demo
 from comfyui_ddm.training.embedded.imbalance import draw_imbalanced, draw_unlabelled

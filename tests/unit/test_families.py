@@ -13,7 +13,7 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.dataset import folder_set
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models import ldm_checkpoint

@@ -30,7 +30,7 @@ from comfyui_ddm.training.commands.config_file import read_config
 from comfyui_ddm.training.commands.numbers import read_numbers
 from comfyui_ddm.training.data.file_index import FileIndex
 from comfyui_ddm.training.data.group_images import check_source
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.evaluation.adapter_page import render
 from comfyui_ddm.training.models.base import check_weights
 from comfyui_ddm.training.models.diffusers_folder import read_config as read_config_of

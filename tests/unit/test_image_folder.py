@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from comfyui_ddm.debias.core import image
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from PIL import Image
 
 

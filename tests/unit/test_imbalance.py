@@ -1,7 +1,7 @@
 """Sets drawn from the example images: six to one, one way or both ways."""
 
 import pytest
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.embedded.demo import EXAMPLES
 from comfyui_ddm.training.embedded.imbalance import BOTH_WAYS, draw_imbalanced
 from comfyui_ddm.training.embedded.tiny_people import leaning

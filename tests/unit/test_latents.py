@@ -12,8 +12,8 @@ from comfyui_ddm.debias.core.io import ABANDONED
 from comfyui_ddm.training.data import cache as cache_module
 from comfyui_ddm.training.data import file_index
 from comfyui_ddm.training.data.file_index import FileIndex
-from comfyui_ddm.training.data.image_folder import read_folder
 from comfyui_ddm.training.data.latents import Encoder, Latents, View
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.models.base import load_base
 from PIL import Image, ImageOps
 

@@ -14,7 +14,7 @@ from comfyui_ddm.benchmarks.system import GESTURES, LOOKS, SYSTEMS, TASKS
 from comfyui_ddm.benchmarks.system_bench import SystemBench
 from comfyui_ddm.benchmarks.system_table import CELL, FD, PRICE, write_overview, write_table
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.embedded.tiny_people import TONE_WORDS
 
 CLASSES = {

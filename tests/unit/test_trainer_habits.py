@@ -11,7 +11,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.caption_table import CaptionTable
 from comfyui_ddm.training.data.dataset import folder_set
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.optimizer import SCHEDULERS, schedule
 from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.lora import export_parts

@@ -47,7 +47,7 @@ def audit(
     from ...debias.rendering.audit_html import render_audit
     from ..data.audit_folder import audit_folder
     from ..data.group_images import check_source
-    from ..data.image_folder import read_folder
+    from ..data.read_folder import read_folder
     from ..loop.progress_bars import work_progress
     from ..models.model import EMBEDDED
 

@@ -17,7 +17,8 @@ from ..data.cache import cache_folder
 from ..data.dataset import ImageSet, Preparation, folder_set, self_set
 from ..data.file_index import FileIndex
 from ..data.group_images import check_source
-from ..data.image_folder import ImageFolder, read_folder
+from ..data.image_folder import ImageFolder
+from ..data.read_folder import read_folder
 from ..evaluation.adapter_page import page_path, write_page
 from ..evaluation.load_probes import open_probes, targets_for
 from ..loop.checkpoint import OtherRun, checkpoint_path, refuse_left

@@ -33,7 +33,7 @@ def learning_set(
     """
     from ...debias.core.error import DDMError
     from ..data.dataset import folder_set, self_set
-    from ..data.image_folder import read_folder
+    from ..data.read_folder import read_folder
     from ..loop.progress_bars import image_progress
     from ..models.base import load_base
     from ..models.model import EMBEDDED

@@ -49,7 +49,7 @@ def probe(
     from ...debias.core.io import check_output
     from ...debias.probes.probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
-    from ..data.image_folder import read_folder
+    from ..data.read_folder import read_folder
     from ..loop.progress_bars import image_progress
     from ..models.base import resolve_device
     from ..models.clip import ClipImages

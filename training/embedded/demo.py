@@ -114,7 +114,7 @@ class Demo:
     def _prepare(self) -> tuple[Model, "list[Probe]"]:
         """Draw the folder, open base and probes, and throw away what an earlier run of other settings left."""
         from ...debias.probes.probe import Probe
-        from ..data.image_folder import read_folder
+        from ..data.read_folder import read_folder
         from ..loop.checkpoint import checkpoint_path
         from ..loop.settings import TrainSettings
         from ..models.base import resolve_device

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...debias.probes.predict import Predictions, attributes_of, check_probes, read_images, side_for
 from ...debias.probes.records import Condition, EvaluationData
-from ..data.image_folder import ImageFolder, Item, listed, read_folder
+from ..data.image_folder import ImageFolder, Item, listed
+from ..data.read_folder import read_folder
 
 if TYPE_CHECKING:
     from ...debias.groups.target import Target

@@ -15,7 +15,7 @@ from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data import cache
 from comfyui_ddm.training.data.cache import TensorCache, cache_folder
 from comfyui_ddm.training.data.file_index import FileIndex
-from comfyui_ddm.training.data.image_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.evaluation.evaluate_folder import read_records
 from PIL import Image, ImageCms, PngImagePlugin
 from typer.testing import CliRunner
