@@ -4,14 +4,22 @@ import json
 
 import pytest
 
+from ..comfy.workflow import FEWER, write_few
 from .conftest import EXAMPLES
 
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA", "Measure my SDXL model"}
+# Those that make or read hundreds of images as they are; `test_measure.py` runs one of them so.
+LONG = {"Alpha sweep", "Audit a folder", "Before and after", "Measure my model", "Train an adapter"}
+
+
+@pytest.fixture(scope="module")
+def few(server):
+    write_few(server.base / "input" / FEWER["folder"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, example, name):
+def test_an_example_loads_from_the_template_browser_and_runs(comfy, example, few, name):
     comfy.open()
     comfy.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     comfy.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
@@ -23,6 +31,13 @@ def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, exa
     )
     if name in NEEDS_DOWNLOAD:
         return
+    if name in LONG:
+        comfy.js(
+            """(fewer) => app.graph._nodes.flatMap((node) => node.widgets ?? []).forEach((widget) => {
+                if (widget.name in fewer) widget.value = fewer[widget.name];
+            })""",
+            FEWER,
+        )
     outputs = comfy.run()
     images = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
     assert images

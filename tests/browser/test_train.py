@@ -5,7 +5,7 @@ import pytest
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from PIL import Image
 
-VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "calibrate": 0}
+VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "batch_size": 4, "calibrate": 0}
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def wait_for(comfy, node, text):
 
 def test_loss_and_previews_are_seen_while_it_trains_and_the_button_stops_it(comfy, trainer, vue):
     comfy.open(vue=vue)
-    node = trainer(name=f"watched {vue}", steps=200)
+    node = trainer(name=f"watched {vue}", steps=500)
     assert "appear here while it trains" in comfy.text(node)
     prompt = comfy.queue()
-    wait_for(comfy, node, "without the adapter and with it, at step 40")
+    wait_for(comfy, node, "without the adapter and with it, at step 100")
     shown = comfy.text(node)
-    assert "Training" in shown and "of 200" in shown and "Loss" in shown and "dark75%" in shown
+    assert "Training" in shown and "of 500" in shown and "Loss" in shown and "dark75%" in shown
     panel = comfy.panel(node)
     assert panel.query_selector("[role=img][aria-label^='Loss over the steps']")
     comfy.page.wait_for_function("(image) => image.naturalWidth > 100", arg=panel.query_selector("img"))
@@ -86,7 +86,7 @@ def test_what_was_trained_is_shown_again_in_a_saved_graph(comfy, trainer):
 
 def test_advanced_inputs_are_hidden_until_one_asks_for_them_and_count_all_the_same(comfy, trainer):
     comfy.open()
-    node = trainer(name="hidden", steps=2, batch_size=4)
+    node = trainer(name="hidden", steps=2)
     shown = """(id) => {
         const node = app.graph.getNodeById(id);
         const shown = node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name);

@@ -132,6 +132,7 @@ def train(folder: str, **inputs) -> dict:
         "caption": "a shade",
         "style": False,
         "steps": 3,
+        "batch_size": 4,
         "rank": 2,
         "calibrate": 0,
         "seed": 0,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from .server import PACK, Refused
-from .workflow import to_graph, widgets
+from .workflow import FEWER, to_graph, widgets, write_few
 
 EXAMPLES = PACK / "example_workflows"
 NEEDS_DOWNLOAD = {
@@ -15,8 +15,6 @@ NEEDS_DOWNLOAD = {
 # Of what a larger model's example takes beside the host's own nodes.
 OURS = {"Measure my SDXL model": {"DDMProbeFromWords", "DDMMeasurePrompts"}}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-# The page runs the examples as they are; here less is made, of fewer images.
-FEWER = {"batch_size": 4, "count": 2, "steps": 5, "folder": "few"}
 
 
 def read(name):
@@ -25,14 +23,7 @@ def read(name):
 
 @pytest.fixture(scope="module")
 def few(server):
-    """input/few/: two dozen of the example images, with captions."""
-    place = server.base / "input" / FEWER["folder"]
-    place.mkdir()
-    lines = (PACK / "examples" / "people_emoji" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    for row in map(json.loads, lines[:24]):
-        source = PACK / "examples" / "people_emoji" / row["file_name"]
-        (place / source.name).write_bytes(source.read_bytes())
-        (place / source.with_suffix(".txt").name).write_text(f"a {row['role']}", encoding="utf-8")
+    write_few(server.base / "input" / FEWER["folder"])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS_DOWNLOAD])

@@ -1,9 +1,25 @@
 """A workflow as the front end saves it, turned into the graph that the API takes."""
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from .server import PACK
+
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+# What tests give an example's nodes, where they have such inputs, to make less, of fewer images (see `write_few`).
+FEWER = {"batch_size": 4, "count": 2, "steps": 5, "folder": "few"}
+
+
+def write_few(folder: Path) -> None:
+    """Write two dozen of the example images, with captions, into a new folder of a server's input."""
+    folder.mkdir()
+    lines = (PACK / "examples" / "people_emoji" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines[:24]):
+        source = PACK / "examples" / "people_emoji" / row["file_name"]
+        (folder / source.name).write_bytes(source.read_bytes())
+        (folder / source.with_suffix(".txt").name).write_text(f"a {row['role']}", encoding="utf-8")
 
 
 def to_graph(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
