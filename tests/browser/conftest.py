@@ -31,10 +31,19 @@ def comfy(browser, server):
     assert page.complaints == []
 
 
+@pytest.fixture(scope="session")
+def draws_panels(browser, server):
+    """Whether the new renderer of this front end shows elements of extensions yet."""
+    context = browser.new_context()
+    drawn = ComfyPage(context.new_page(), server).open(vue=True).draws_panels()
+    context.close()
+    return drawn
+
+
 @pytest.fixture(params=[False, True], ids=["classic", "vue"])
-def vue(request, comfy):
+def vue(request):
     """Both renderers of nodes."""
-    if request.param and not comfy.open(vue=True).draws_panels():
+    if request.param and not request.getfixturevalue("draws_panels"):
         pytest.skip("this front end's new renderer shows no elements of extensions yet")
     return request.param
 

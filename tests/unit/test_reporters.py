@@ -124,15 +124,15 @@ def test_a_checkpoint_of_another_run_is_thrown_away_only_when_that_is_asked_for(
     assert done.exit_code == 0 and "was thrown away" in done.stdout and not kept.exists()
 
 
-def started(arguments):
+def started(arguments, **environment):
     """A trainer in a process of its own, by the path of its file, with its standard input open."""
     command = [sys.executable, str(ROOT / "training" / "__main__.py"), *arguments, "--stdin-stops"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, **pipes, env=ENVIRONMENT, text=True, encoding="utf-8")
+    return subprocess.Popen(command, **pipes, env=ENVIRONMENT | environment, text=True, encoding="utf-8")
 
 
 def test_a_trainer_ends_well_while_its_standard_input_stays_open(arguments, tmp_path):
-    with started(arguments()) as process:
+    with started(arguments(), DDM_WARM="") as process:  # a Python of its own, which imports all itself
         assert "result" in lines(process.stdout.read())[-1]
         assert (process.wait(120), "Fatal" in process.stderr.read()) == (0, False)
 

@@ -53,6 +53,7 @@ def one(link: socket.socket) -> tuple[str, list[str], dict[str, str]]:
     """Fork a trainer, pass signals on to it, and tell its exit code; returns in the trainer alone."""
     length, streams, _, _ = socket.recv_fds(link, 4, 3)
     request = link.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    ended, open_meanwhile = os.pipe()
     process = os.fork()
     for number, stream in enumerate(streams):
         if not process:
@@ -61,7 +62,7 @@ def one(link: socket.socket) -> tuple[str, list[str], dict[str, str]]:
     if not process:
         link.close()
         return json.loads(request)
-    ended = os.pidfd_open(process)
+    os.close(open_meanwhile)
     while ended not in select.select([ended, link], [], [])[0]:
         number = link.recv(1)
         os.kill(process, number[0] if number else signal.SIGKILL)
