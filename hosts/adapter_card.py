@@ -86,9 +86,22 @@ class LoadedCard:
         text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
         text += f"Recommended α: {card.recommended_alpha:g} ({source})."
         text += _by_prompt(card.measured, card.recommended_alpha)
+        text += _hardly_moved(card)
         if self.alpha > card.alpha_max:
             text += f" α = {self.alpha:g} is beyond what it was trained for."
         return text
+
+
+def _hardly_moved(card: AdapterCard) -> str:
+    """What to say of a training whose calibration took the largest scale that it may."""
+    calibration = card.training.get("calibration")
+    if not calibration:
+        return ""
+    from ..training.objectives.calibration import SCALES
+
+    if calibration["scale"] < SCALES[1]:
+        return ""
+    return " The training hardly moved the shares: train with more steps, or measure it before you rely on it."
 
 
 def _by_prompt(measured: dict[str, Any] | None, alpha: float) -> str:

@@ -90,6 +90,12 @@ class TrainPanel:
         self._end("stopped", said)
         return said
 
+    def busy(self) -> str:
+        """What to say to somebody who has to wait for the end of the training."""
+        values = self.values
+        so_far = f" ({values['doing'].lower()}, {values['done']} of {values['total']})" if values["total"] else ""
+        return f"DDM is training {values['title']}{so_far}"
+
     def said(self, sentence: str, options: Sequence[str]) -> str:
         """A sentence of the trainer with the inputs that it is about."""
         return named(sentence, options, partial(input_name, self.names))

@@ -53,6 +53,11 @@ class SessionStore:
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    def drop(self, owner: Hashable) -> None:
+        """Forget all that an owner has gathered."""
+        for key in [key for key in self._kept if key[0] == owner]:
+            del self._kept[key]
+
 
 def _identity(probe: "Probe") -> tuple:
     """What tells probes apart: a file that was read again is the same probe if nothing in it has changed."""

@@ -35,8 +35,7 @@ class Trainer:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        kept = config["checkpoint"]
-        file = kept.with_name(f"{kept.name.removesuffix('.checkpoint.safetensors')}.toml")
+        file = toml_of(config["checkpoint"])
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, write_config(config))
         self.paths = [file, *_paths(config)]
@@ -123,6 +122,11 @@ class Trainer:
     def _read_errors(self) -> None:
         with self.process.stderr as lines:
             self.errors.extend(lines)
+
+
+def toml_of(checkpoint: Path) -> Path:
+    """The file that says what the run with this checkpoint was asked for."""
+    return checkpoint.with_name(f"{checkpoint.name.removesuffix('.checkpoint.safetensors')}.toml")
 
 
 def by_name(text: str, paths: Iterable[Path]) -> str:

@@ -8,19 +8,15 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..debias.core.error import DDMError
+from ..hosts.measurement import read_alphas
 from . import adapter_file, files, prompt_lists
 from .generation import SamplerSettings, sampler_inputs
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..debias.evaluation.compare import Evaluation
-    from .measurement import Variant
-
-ROWS, COLUMNS = 3, 8
-WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
+    from ..hosts.measurement import Variant
 
 
 class AlphaSweep(io.ComfyNode):
@@ -130,6 +126,7 @@ class AlphaSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
         from ..debias.groups.target import Target
+        from ..hosts.measurement import Variant, evaluate, seeds_of
         from . import measurement
         from .generation import Generator
         from .upstream import Upstream
@@ -143,41 +140,26 @@ class AlphaSweep(io.ComfyNode):
         upstream = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
         stamp = files.stamp(files.resolve(files.ADAPTERS, adapter))
 
-        def variant(alpha: float) -> "Variant":
-            def prepare() -> tuple[Any, dict[str, tuple[list, list]]]:
+        generator = Generator(vae, settings)
+
+        def variant(alpha: float) -> Variant:
+            def prepare() -> measurement.ModelImages:
                 # The host's own loader, so that what is measured is what a graph will do; 0 is the model itself.
                 tensors = dict(lora.tensors)
                 own, text = (
                     comfy.sd.load_lora_for_models(model, clip, tensors, alpha, alpha) if alpha else (model, clip)
                 )
-                return own, measurement.conditioning(names, text, positive, negative)
+                encoded = measurement.conditioning(names, text, positive, negative)
+                return measurement.ModelImages(generator, own, encoded)
 
             store = measurement.store_of(model, upstream, settings, stamp, alpha)
-            return measurement.Variant(alpha, store, prepare)
+            return Variant(alpha, store, prepare)
 
         variants = [variant(alpha) for alpha in read_alphas(alphas)]
-        seeds = {name: measurement.seeds_of(name, seed, count) for name in names}
-        measurement.generate(Generator(vae, settings), variants, seeds, cls.hidden.unique_id)
-        study = measurement.evaluate(probes, targets, variants, seeds, f"Sweep of {adapter}")
+        seeds = {name: seeds_of(name, seed, count) for name in names}
+        measurement.generate(variants, seeds, cls.hidden.unique_id)
+        study = evaluate(probes, targets, variants, seeds, f"Sweep of {adapter}")
         return _output(study, variants, seeds, cfg, warning)
-
-
-def read_alphas(text: str) -> list[float]:
-    """The strengths in "0, .5, 1", in order.
-
-    Raises:
-        DDMError: something else, 0 not among them, or strengths out of range.
-    """
-    from ..training.commands.numbers import read_numbers
-
-    alphas = sorted(read_numbers(text, "alphas"))
-    if 0.0 not in alphas:
-        raise DDMError(f"alphas is {text!r}, but a sweep compares with α = 0. Put 0 among the strengths.")
-    if alphas[0] < WEAKEST or alphas[-1] > STRONGEST or len(alphas) > MOST:
-        raise DDMError(
-            f"alphas is {text!r}. Give at most {MOST} strengths between {WEAKEST:g} and {STRONGEST:g}: 0, .5, 1."
-        )
-    return alphas
 
 
 def _prompts(text: str, positive: list | None, clip: Any) -> list[str]:
@@ -191,39 +173,15 @@ def _prompts(text: str, positive: list | None, clip: Any) -> list[str]:
 def _output(
     study: "Evaluation", variants: "Sequence[Variant]", seeds: Mapping[str, range], cfg: float, warning: str | None
 ) -> io.NodeOutput:
-    from ..debias.rendering.panel import report_panel, sweep_points
     from ..debias.rendering.report_html import sweep_overview
+    from ..hosts.measurement import grid, sweep_panel
     from .report_files import chart_image, new_place, to_image, words
 
     report = study.report
     best = report.recommendation(cfg)
-    panel = report_panel(report, "sweep", new_place("sweep").save(report))
+    panel = sweep_panel(report, cfg, new_place("sweep").save(report), warning)
     text = "\n".join(filter(None, (best.reason, words(report), warning)))
-    panel |= {"points": sweep_points(report), "recommended_alpha": best.alpha}
-    panel["remarks"] += [warning] if warning else []
     chart = chart_image(sweep_overview(report, best.alpha))
     # Whatever takes its strength from here stops with the reason where there is none.
     alpha = ExecutionBlocker(best.reason) if best.alpha is None else best.alpha
-    return io.NodeOutput(to_image(_grid(study, variants, seeds)), chart, study, alpha, text, ui={"ddm_panel": [panel]})
-
-
-def _grid(study: "Evaluation", variants: "Sequence[Variant]", seeds: Mapping[str, range]) -> "Image":
-    """One block for each α: the prompts side by side, each with as many seeds as there is room for."""
-    from ..debias.evaluation.report_text import percent
-    from ..debias.rendering.image_grid import Block, draw_comparison
-
-    first = study.report.attributes[0]
-    shown = dict(list(seeds.items())[:COLUMNS])
-    count = len(next(iter(shown.values())))
-    room = min(COLUMNS // len(shown), count)
-    blocks = []
-    for variant, overall in zip(variants, first.overall, strict=True):
-        rows = [
-            [variant.store.open(prompt, seed) for prompt, own in shown.items() for seed in own[start : start + room]]
-            for start in range(0, min(ROWS, count // room) * room, room)
-        ]
-        shares = ", ".join(
-            f"{name} {percent(share.value)}" for name, share in zip(first.classes, overall.shares, strict=True)
-        )
-        blocks.append(Block(study.report.conditions[overall.condition].label, shares, rows))
-    return draw_comparison([prompt for prompt in shown for _ in range(room)], blocks)
+    return io.NodeOutput(to_image(grid(study, variants, seeds)), chart, study, alpha, text, ui={"ddm_panel": [panel]})

@@ -12,13 +12,8 @@ from .target import check_target
 from .types import CATEGORY, Probe, Report, known
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..debias.evaluation.compare import Evaluation
-    from .image_store import ImageStore
-
-# What the gallery shows: images of a prompt, and prompts.
-COLUMNS, PROMPTS = 12, 24
+    from ..hosts.image_store import ImageStore
 
 
 class MeasurePrompts(io.ComfyNode):
@@ -134,6 +129,7 @@ class MeasurePrompts(io.ComfyNode):
     ) -> io.NodeOutput:
         """Generate what is missing, measure what is there; a cancel shows what was measured until then."""
         from ..debias.groups.target import Target
+        from ..hosts.measurement import Variant, evaluate, seeds_of
         from . import measurement
         from .generation import Generator
         from .progress import send_panel
@@ -145,19 +141,20 @@ class MeasurePrompts(io.ComfyNode):
         settings = SamplerSettings(steps, cfg, sampler_name, scheduler, width, height)
         upstream = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
         store = measurement.store_of(model, upstream, settings)
-        variant = measurement.Variant(
+        generator = Generator(vae, settings)
+        variant = Variant(
             upstream.alpha("model") or 0.0,
             store,
-            lambda: (model, measurement.conditioning(names, clip, None, negative)),
+            lambda: measurement.ModelImages(generator, model, measurement.conditioning(names, clip, None, negative)),
         )
-        asked = {name: measurement.seeds_of(name, seed, count) for name in names}
+        asked = {name: seeds_of(name, seed, count) for name in names}
 
         def evaluated() -> "Evaluation":
             counted = {name: store.seeds(name) if collect else own for name, own in asked.items()}
-            return measurement.evaluate(probes, targets, [variant], counted, "Whom the model draws")
+            return evaluate(probes, targets, [variant], counted, "Whom the model draws")
 
         try:
-            measurement.generate(Generator(vae, settings), [variant], asked, cls.hidden.unique_id)
+            measurement.generate([variant], asked, cls.hidden.unique_id)
         except comfy.model_management.InterruptProcessingException:
             if any(store.seeds(name) for name in names):
                 panel = _panel(evaluated(), store)
@@ -178,29 +175,15 @@ def _panel(study: "Evaluation", store: "ImageStore") -> dict[str, Any]:
 
 def _output(study: "Evaluation", store: "ImageStore") -> io.NodeOutput:
     from ..debias.rendering.report_html import overview
+    from ..hosts.measurement import gallery
     from .report_files import chart_image, to_image, words
 
     report = study.report
     return io.NodeOutput(
-        to_image(_gallery(study, store)),
+        to_image(gallery(study, store)),
         chart_image(overview(report)),
         study,
         words(report),
         report.to_json(images=False),
         ui={"ddm_panel": [_panel(study, store)]},
     )
-
-
-def _gallery(study: "Evaluation", store: "ImageStore") -> "Image":
-    """A row of images for each prompt under its shares, the worst prompt first."""
-    from ..debias.evaluation.report_text import percent
-    from ..debias.rendering.image_grid import Block, draw_comparison
-
-    first, blocks = study.report.attributes[0], []
-    for row in first.prompts[:PROMPTS]:
-        shares = ", ".join(
-            f"{name} {percent(share.value)}" for name, share in zip(first.classes, row.shares, strict=True)
-        )
-        images = [store.open(row.prompt, seed) for seed in store.seeds(row.prompt)[:COLUMNS]]
-        blocks.append(Block(row.prompt, f"{shares} of {row.images}", [images]))
-    return draw_comparison([""] * COLUMNS, blocks)

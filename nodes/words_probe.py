@@ -46,7 +46,7 @@ class ProbeFromWords(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, classes: str, attribute: str, unclear: str) -> bool | str:
         """A sentence if the classes cannot be read, or something has no name."""
-        from ..debias.probes.words_probe import parse_classes
+        from ..debias.probes.words_probe import parse_classes, parse_phrases
 
         try:
             if classes is not None:
@@ -55,23 +55,23 @@ class ProbeFromWords(io.ComfyNode):
             return str(error)
         if attribute is not None and not attribute.strip():
             return "The attribute has no name. Say what the classes are classes of: gender."
-        if unclear is not None and not _phrases(unclear):
+        if unclear is not None and not parse_phrases(unclear):
             return "There is no phrase for what is unclear. Write some: an object, an empty place."
         return True
 
     @classmethod
     def execute(cls, clip_vision: object, clip: object, attribute: str, classes: str, unclear: str) -> io.NodeOutput:
         """Embed the words, after a look whether they and the images belong together."""
-        from ..debias.probes.words_probe import parse_classes, probe_from_words
+        from ..debias.probes.words_probe import parse_classes, parse_phrases, probe_from_words
         from .clip_text import ClipText
         from .clip_vision import ClipVision
 
         return io.NodeOutput(
             probe_from_words(
-                parse_classes(classes), attribute.strip(), ClipText(clip), ClipVision(clip_vision), _phrases(unclear)
+                parse_classes(classes),
+                attribute.strip(),
+                ClipText(clip),
+                ClipVision(clip_vision),
+                parse_phrases(unclear),
             )
         )
-
-
-def _phrases(text: str) -> list[str]:
-    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]

@@ -90,7 +90,7 @@ class Adapting:
             DDMError: the host has left out some of the layers.
         """
         self.take_off()
-        if self.dial.constant is not None and is_forge(model):
+        if self.dial.constant is not None and is_forge(model) and _merges_loras():
             if self.dial.constant:
                 self._patch(model)
             return
@@ -116,6 +116,7 @@ class Adapting:
         unet = model.forge_objects.unet.clone()
         patches, _ = load_lora(self.tensors, _forge_keys(unet.model))
         plain = unet.model.storage_dtype.itemsize > 1 and unet.model.storage_dtype.is_floating_point
+        plain = plain or str(dynamic_args.get("ops")).startswith("Mixed")  # Neo's, which converts them to merge
         done = unet.add_patches(
             # Merging is skipped for a name that is merged already: with the hash, only if its content is the same.
             filename=f"{self.path} {self.hash}",
@@ -155,6 +156,13 @@ def _forge_keys(model: nn.Module) -> dict[str, Any]:
     from backend.patcher.lora import model_lora_keys_unet
 
     return model_lora_keys_unet(model, {})  # the dictionary is filled: its default would be shared by all models
+
+
+def _merges_loras() -> bool:
+    """Whether Forge has LoRAs in the weights; for Neo's int8 and Nunchaku layers it has ways of its own."""
+    from backend.args import dynamic_args
+
+    return not (dynamic_args.get("nunchaku") or str(dynamic_args.get("ops")).endswith("Int8"))
 
 
 def _is_plain(layer: nn.Module) -> bool:

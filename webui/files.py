@@ -22,8 +22,8 @@ def chosen(name: str | None) -> bool:
 
 
 def adapter_names() -> list[str]:
-    """None, and the adapters of this project in the host's folder of LoRAs."""
-    return [NONE, *(name for name, path in _files(host.lora_folder()).items() if _is_adapter(path))]
+    """None, and the adapters of this project in the host's folders of LoRAs."""
+    return [NONE, *(name for name, path in _loras().items() if _is_adapter(path))]
 
 
 def adapter_path(name: str) -> Path:
@@ -32,7 +32,7 @@ def adapter_path(name: str) -> Path:
     Raises:
         DDMError: it is not there, no whole file, or was not made by this project.
     """
-    path = _files(host.lora_folder()).get(name.removesuffix(".safetensors"))
+    path = _loras().get(name.removesuffix(".safetensors"))
     if path is None:
         check_tensors_name(name)
         raise DDMError(f"There is no adapter called {name!r} in models/Lora. Refresh the list, and choose another.")
@@ -87,6 +87,26 @@ def _open(path: Path, changed: int) -> Probe:
     return Probe.load(path, ClipImages(clip_folder(probe.identity), host.device()))
 
 
+def clip_names() -> list[str]:
+    """The folders of CLIP models, in models/ddm and where the host keeps its own."""
+    return list(_clips())
+
+
+def clip_path(name: str | None) -> Path:
+    """The folder behind a name of `clip_names`.
+
+    Raises:
+        DDMError: it is not there.
+    """
+    path = _clips().get(name or "")
+    if path is None:
+        raise DDMError(
+            "No CLIP model is chosen. Put the folder of one (with its config.json) into models/ddm, and refresh the "
+            "list."
+        )
+    return path
+
+
 def clip_folder(identity: str) -> Path:
     """The folder of the CLIP model that probes call by this name.
 
@@ -94,14 +114,21 @@ def clip_folder(identity: str) -> Path:
         DDMError: it is not there.
     """
     found = re.fullmatch(r"CLIP (.+) \([0-9a-f]+\)", identity)
-    for parent in CLIP_FOLDERS if found else ():
-        folder = host.models_folder() / parent / found[1]
-        if (folder / "config.json").is_file():
-            return folder
-    raise DDMError(
-        f"The probe reads the features of {identity}, which is not there. Put the folder of this model (with its "
-        "config.json) into models/ddm."
-    )
+    path = _clips().get(found[1]) if found else None
+    if path is None:
+        raise DDMError(
+            f"The probe reads the features of {identity}, which is not there. Put the folder of this model (with its "
+            "config.json) into models/ddm."
+        )
+    return path
+
+
+def _clips() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for parent in reversed(CLIP_FOLDERS):
+        folder = host.models_folder() / parent
+        found |= {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    return found
 
 
 def head_names() -> list[str]:
@@ -122,6 +149,14 @@ def head_path(name: str) -> Path:
             "`ddm head`."
         )
     return path
+
+
+def _loras() -> dict[str, Path]:
+    """A file in an earlier folder hides one of the same name in a later one."""
+    found: dict[str, Path] = {}
+    for folder in host.lora_folders():
+        found = _files(folder) | found
+    return found
 
 
 def _heads() -> dict[str, Path]:

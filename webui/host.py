@@ -1,6 +1,7 @@
-"""What differs between A1111 and Forge, but for the model itself: places, memory, and what is selected."""
+"""What differs between A1111, Forge and Forge Neo, but for the model itself: places, memory, and what is selected."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from ..debias.core.error import DDMError
 BEFORE_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")
 # Where the finished image is seen, by this version of the host.
 LAST_LOOK = "postprocess_image" + "_after_composite" * hasattr(scripts.Script, "postprocess_image_after_composite")
+# Settings of the host that change images.
+OPTIONS = ("CLIP_stop_at_last_layers", "sd_vae", "forge_additional_modules", "forge_unet_storage_dtype")
+OPTIONS += ("randn_source", "eta_noise_seed_delta", "emphasis", "upcast_attn")
+# Seconds between two looks whether the model is back.
+PAUSE = 0.5
 # Where Forge keeps CLIP's tokenizer.
 TOKENIZER = Path("backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer")
 
@@ -27,9 +33,9 @@ def checkpoint_hash(model: Any) -> str:
     return getattr(getattr(model, "sd_checkpoint_info", None), "sha256", None) or ""
 
 
-def lora_folder() -> Path:
-    """The host's folder of LoRAs."""
-    return Path(shared.cmd_opts.lora_dir)
+def lora_folders() -> list[Path]:
+    """The host's folders of LoRAs: first that in which new ones are put, then those of --lora-dirs (Forge Neo)."""
+    return [Path(one) for one in (shared.cmd_opts.lora_dir, *(getattr(shared.cmd_opts, "lora_dirs", None) or ()))]
 
 
 def models_folder() -> Path:
@@ -70,15 +76,78 @@ def job() -> str:
     return str(shared.state.job_timestamp)
 
 
+def checkpoint_of(digest: str) -> Path | None:
+    """The checkpoint of this SHA-256, among those that the host has hashed, which it does when it loads one."""
+    infos = (sd_models.checkpoints_list or {}).values()
+    return next((Path(one.filename) for one in infos if digest and one.sha256 == digest), None)
+
+
+def checkpoint_digest(selected: Path) -> str:
+    """What tells a checkpoint's file from others: its SHA-256, or its name, size and age where nothing is hashed."""
+    info = sd_models.select_checkpoint()
+    info.calculate_shorthash()
+    state = selected.stat()
+    return info.sha256 or f"{selected.name} {state.st_size} {state.st_mtime_ns}"
+
+
+def sampling_options() -> dict[str, str]:
+    """The host's settings that change images but are no inputs of txt2img."""
+    return {name: str(getattr(shared.opts, name)) for name in OPTIONS if hasattr(shared.opts, name)}
+
+
+def sampler_names() -> list[str]:
+    """The host's samplers."""
+    from modules import sd_samplers
+
+    return [one.name for one in sd_samplers.all_samplers]
+
+
+def on_main_thread(work: Callable[[], Any]) -> Any:
+    """Do some work where the host makes images: in Forge's main thread."""
+    try:
+        from modules_forge import main_thread
+    except ImportError:
+        return work()
+
+    def caught() -> tuple[Any, Exception | None]:
+        try:
+            return work(), None
+        except Exception as error:
+            return None, error
+
+    done, error = main_thread.run_and_wait_result(caught)
+    if error is not None:
+        raise error
+    return done
+
+
+# Each says what keeps the host's model away: "DDM is training".
+_busy: list[Callable[[], str]] = []
+
+
 @contextmanager
-def model_put_away() -> Iterator[None]:
-    """For as long as the context lasts, no image is made, and the device's memory is free of the host's model."""
+def model_put_away(what: Callable[[], str]) -> Iterator[None]:
+    """For as long as the context lasts, no image is made, and the device's memory is free of the host's model.
+
+    Args:
+        what: says what keeps it away, to those who wait (see `wait_for_model`).
+    """
     with call_queue.queue_lock:
         model = sd_models.model_data.sd_model
         if model is not None:
             sd_models.unload_model_weights()
-        try:
-            yield
-        finally:
-            if model is not None:
-                sd_models.send_model_to_device(model)  # Forge fetches it by itself, and this does nothing there
+        _busy.append(what)
+    try:
+        yield
+    finally:
+        # Forge fetches its model by itself: this does nothing there, and Neo does not have it.
+        if model is not None and hasattr(sd_models, "send_model_to_device"):
+            sd_models.send_model_to_device(model)
+        _busy.remove(what)
+
+
+def wait_for_model() -> None:
+    """Wait until nothing keeps the model away or the user interrupts; the page says beside its progress what does."""
+    while _busy and not shared.state.interrupted:
+        shared.state.textinfo = f"{_busy[0]()}. This image waits for its end."
+        time.sleep(PAUSE)

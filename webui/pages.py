@@ -1,5 +1,6 @@
-"""Whole reports, as pages of the host's server."""
+"""Whole reports and their images, as pages of the host's server."""
 
+import mimetypes
 import uuid
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ ROUTE = "/ddm/page/"
 
 
 def link(file: Path) -> str:
-    """An address for an HTML file that this project wrote; nobody can guess it."""
+    """An address for a file that this project wrote; nobody can guess it."""
     known = next((token for token, path in _files.items() if path == file), None)
     token = known or uuid.uuid4().hex
     _files[token] = file
@@ -24,6 +25,6 @@ def serve(app: Any) -> None:
         file = _files.get(token)
         if file is None or not file.is_file():
             return HTMLResponse("This page is not there any more. Make the report again.", 404)
-        return FileResponse(file, media_type="text/html")
+        return FileResponse(file, media_type=mimetypes.guess_type(file.name)[0])
 
     app.add_api_route(ROUTE + "{token}", page, methods=["GET"], response_model=None)

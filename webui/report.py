@@ -76,6 +76,11 @@ class Reports:
         write_text(kept.place.with_suffix(".json"), report.to_json(images=False))
         self.shown[page] = fragment(report_panel(report), pages.link(kept.place))
 
+    def clear(self, page: str) -> None:
+        """Forget what a page has collected, and what is shown of it; the files stay."""
+        self.gatherings.drop(page)
+        self.shown.pop(page, None)
+
     def fail(self, page: str, error: DDMError) -> None:
         """Say beside the gallery what could not be done."""
         self.shown[page] = problem(str(error))

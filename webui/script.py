@@ -16,11 +16,12 @@ from ..debias.methods.distribution_guidance import MODES, SCALE
 from ..hosts.infotext import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
-from .cards import card_html
+from .cards import card_html, recommended_alpha
 from .guiding import Guiding
 from .report import Images, Reports, add_image
 
 TITLE = "DDM"
+HEADING = "DDM: fair adapters"
 EACH = "DDM alpha per image"
 # What the controls stand at before anything was chosen, by their names in infotexts.
 DEFAULTS = {ADAPTER: files.NONE, ALPHA: 1.0, EACH: "", SHAPE: "constant", END: 0.0, SWITCH: 0.5, POINTS: ""}
@@ -98,7 +99,7 @@ class DDMScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list:
         """The controls, in the order of `Settings`."""
         page = "img2img" if is_img2img else "txt2img"
-        with gr.Accordion("DDM: fair adapters", open=False, elem_id=self.elem_id("accordion")):
+        with gr.Accordion(HEADING, open=False, elem_id=self.elem_id("accordion")) as accordion:
             with gr.Row():
                 adapter = gr.Dropdown(
                     files.adapter_names(), value=files.NONE, label="Adapter", elem_id=self.elem_id("adapter")
@@ -106,18 +107,27 @@ class DDMScript(scripts.Script):
                 refresh = ToolButton("\U0001f504", elem_id=self.elem_id("refresh"))
                 alpha = gr.Slider(LOWEST, HIGHEST, 1.0, step=0.05, label="α", elem_id=self.elem_id("alpha"))
             card = gr.HTML("", elem_id=self.elem_id("card"))
+            best = gr.Button("", size="sm", visible=False, elem_id=self.elem_id("best"))
             with gr.Row():
                 each = gr.Textbox("", label="α per image (such as 0, .5, 1)", lines=1, elem_id=self.elem_id("each"))
                 same = gr.Checkbox(True, label="Same seed along these", elem_id=self.elem_id("same_seed"))
-            with gr.Accordion("While an image is made", open=False, elem_id=self.elem_id("schedule")):
+            with gr.Accordion("While an image is made", open=False, elem_id=self.elem_id("schedule")) as over_time:
                 shape = gr.Radio(list(SHAPES), value="constant", label="α over time", elem_id=self.elem_id("shape"))
                 with gr.Row():
-                    end = gr.Slider(LOWEST, HIGHEST, 0.0, step=0.05, label="α end", elem_id=self.elem_id("end"))
-                    switch = gr.Slider(0, 1, 0.5, step=0.05, label="Switch (early)", elem_id=self.elem_id("switch"))
+                    end = gr.Slider(
+                        LOWEST, HIGHEST, 0.0, step=0.05, label="α end", visible=False, elem_id=self.elem_id("end")
+                    )
+                    switch = gr.Slider(
+                        *(0, 1, 0.5), step=0.05, label="Switch", visible=False, elem_id=self.elem_id("switch")
+                    )
                 points = gr.Textbox(
-                    "", label="Points (custom), such as 0:1, .4:.5, 1:0", lines=1, elem_id=self.elem_id("points")
+                    "",
+                    label="Points, such as 0:1, .4:.5, 1:0",
+                    lines=1,
+                    visible=False,
+                    elem_id=self.elem_id("points"),
                 )
-            with gr.Accordion("Distribution guidance", open=False, elem_id=self.elem_id("guidance")):
+            with gr.Accordion("Distribution guidance", open=False, elem_id=self.elem_id("guidance")) as guided:
                 heads = gr.Dropdown(
                     files.head_names(),
                     value=[],
@@ -143,6 +153,7 @@ class DDMScript(scripts.Script):
                 with gr.Row():
                     targets = gr.Textbox("uniform", label="Target", lines=1, elem_id=self.elem_id("targets"))
                     counts = gr.Checkbox(True, label="Count over runs", elem_id=self.elem_id("keep_counts"))
+                    reset = gr.Button("Reset counts", size="sm", elem_id=self.elem_id("reset_counts"))
                 words = gr.Textbox(
                     "",
                     label="Words that leave a prompt alone, such as man, woman, boy",
@@ -150,7 +161,7 @@ class DDMScript(scripts.Script):
                     lines=1,
                     elem_id=self.elem_id("words"),
                 )
-            with gr.Accordion("Fairness report", open=False, elem_id=self.elem_id("report")):
+            with gr.Accordion("Fairness report", open=False, elem_id=self.elem_id("report")) as measured:
                 with gr.Row():
                     probe = gr.Dropdown(
                         files.probe_names(), value=files.NONE, label="Probe", elem_id=self.elem_id("probe")
@@ -161,8 +172,16 @@ class DDMScript(scripts.Script):
                 with gr.Row():
                     target = gr.Textbox("uniform", label="Target", lines=1, elem_id=self.elem_id("target"))
                     collect = gr.Checkbox(True, label="Add to earlier runs", elem_id=self.elem_id("collect"))
+                    clear = gr.Button("Clear the report", size="sm", elem_id=self.elem_id("clear_report"))
         refresh.click(_refreshed, outputs=[adapter, probe, watch, heads])
-        adapter.change(card_html, inputs=[adapter], outputs=[card])
+        adapter.change(_card, inputs=[adapter], outputs=[card, best])
+        best.click(recommended_alpha, inputs=[adapter], outputs=[alpha])
+        shape.change(_own_inputs, inputs=[shape], outputs=[end, switch, points])
+        reset.click(_reset_counts, inputs=[heads, targets], outputs=[reset])
+        clear.click(lambda: _clear_report(page), outputs=[clear])
+        # What is on is open and named, also after a paste or with the defaults of the user.
+        for one in (adapter, shape, heads, probe):
+            one.change(_marked, inputs=[adapter, shape, heads, probe], outputs=[accordion, over_time, guided, measured])
         named = [(adapter, ADAPTER), (alpha, ALPHA), (each, EACH)]
         named += [(shape, SHAPE), (end, END), (switch, SWITCH), (points, POINTS)]
         named += [(scale, guiding.SCALE), (mode, guiding.MODE), (targets, guiding.TARGET), (words, guiding.WORDS)]
@@ -171,6 +190,10 @@ class DDMScript(scripts.Script):
         self.on_after_component(_beside_the_gallery(page), elem_id=f"generation_info_{page}")
         ours = [adapter, alpha, each, same, shape, end, switch, points, probe, watch, target, collect]
         return [*ours, heads, scale, mode, targets, counts, words]
+
+    def before_process(self, p: Any, *values: Any) -> None:
+        """Wait where a training has the device's memory, and say so."""
+        host.wait_for_model()
 
     def process(self, p: Any, *values: Any) -> None:
         """Read what is asked for, and check it before any image is made: errors in what follows are swallowed."""
@@ -228,6 +251,45 @@ class DDMScript(scripts.Script):
                 processed.comments += f"DDM: no report. {error}\n"
 
 
+def _card(name: str) -> tuple[str, dict[str, Any]]:
+    """The card of an adapter, and the button that takes the α that it recommends."""
+    best = recommended_alpha(name)
+    label = "" if best is None else f"Take the recommended α = {best:g}"
+    return card_html(name), gr.update(value=label, visible=best is not None)
+
+
+def _own_inputs(shape: str) -> list[dict[str, Any]]:
+    """A schedule shows what it is made of, and nothing else."""
+    own = {"ramp": (END,), "early": (END, SWITCH), "custom": (POINTS,)}.get(shape, ())
+    return [gr.update(visible=name in own) for name in (END, SWITCH, POINTS)]
+
+
+def _marked(adapter: str, shape: str, heads: Sequence[str], probe: str) -> list[dict[str, Any]]:
+    """The accordions: what is on is open, and the first one's heading names it."""
+    on = [adapter if files.chosen(adapter) else "", "guidance" if heads else ""]
+    on = list(filter(None, [*on, "report" if files.chosen(probe) else ""]))
+    parts = (shape != SHAPES[0] and files.chosen(adapter), bool(heads), files.chosen(probe))
+    return [
+        gr.update(label=f"{HEADING} (on: {', '.join(on)})" if on else HEADING, **({"open": True} if on else {})),
+        *(gr.update(**({"open": True} if part else {})) for part in parts),
+    ]
+
+
+def _reset_counts(heads: Sequence[str], targets: str) -> dict[str, Any]:
+    """Forget what the chosen heads have counted towards their targets."""
+    try:
+        Guiding.load(_listed(heads), SCALE, MODES[0], targets, keep_counts=False)
+    except DDMError as error:
+        return gr.update(value=str(error))
+    return gr.update(value="The counts are reset" if heads else "Choose heads to reset")
+
+
+def _clear_report(page: str) -> dict[str, Any]:
+    """Begin a page's report anew."""
+    REPORTS.clear(page)
+    return gr.update(value="The report is cleared: the next run begins a new one")
+
+
 def begin_step() -> None:
     """The host asks its model for the next step."""
     for run in ON_MODEL:
@@ -250,11 +312,21 @@ def _wanted_adapter(p: Any, settings: Settings) -> Adapting | None:
     warning = adapting.check(p.sd_model)
     if warning:
         p.comment(f"DDM: {warning}")
+    along = len(dial.schedules)
+    if along > len(p.all_prompts):
+        p.comment(f"DDM: {_too_few(dial, len(p.all_prompts))}")
     if settings.same_seed:
-        along = len(dial.schedules)
         p.all_seeds = [p.all_seeds[i // along] for i in range(len(p.all_seeds))]
         p.all_subseeds = [p.all_subseeds[i // along] for i in range(len(p.all_subseeds))]
     return adapting
+
+
+def _too_few(dial: Dial, images: int) -> str:
+    """What to say where there are fewer images than strengths."""
+    along = len(dial.schedules)
+    made = ", ".join(f"{dial.alpha(i):g}" for i in range(images))
+    count = "1 image" if images == 1 else f"{images} images"
+    return f"{along} strengths, {count}: only α = {made} was made. Ask for {along} images (batch count, batch size)."
 
 
 def _wanted_guidance(p: Any, settings: Settings) -> Guiding | None:

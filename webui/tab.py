@@ -19,10 +19,11 @@ from ..debias.probes.probe import Probe
 from ..debias.rendering.panel_html import fragment, problem
 from ..hosts.background import BackgroundTraining
 from ..hosts.progress_panel import TrainPanel
+from ..hosts.stopped_run import check_same_run
 from ..hosts.train_inputs import asked, choices, explained, train_config
 from ..hosts.trainer_process import check_same
 from ..training.commands.config import TrainConfig
-from . import files, host, pages
+from . import files, host, measure_page, pages
 from .cards import card_html
 
 EMBEDDED, SELECTED = "tiny_people (comes with ComfyUI-DDM)", "the selected checkpoint"
@@ -30,6 +31,10 @@ MODELS = [SELECTED, EMBEDDED]
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # The input that is not called like the option.
 NAMES = {"base": "model"}
+# Sources of groups that need no labels; other words can be written in their place.
+UNLABELLED = ["discovered", "auto", "words:man|woman"]
+# A column with more values than this names no groups.
+MOST_CLASSES = 20
 # Seconds between two looks at a training.
 PAUSE = 0.5
 # The training of this server: there is one at a time.
@@ -41,6 +46,8 @@ def build() -> gr.Blocks:
     with gr.Blocks(analytics_enabled=False) as page, gr.Tabs(elem_id="ddm_tabs"):
         with gr.TabItem("Adapters", elem_id="ddm_tab_adapters"):
             _adapters()
+        with gr.TabItem("Measure", elem_id="ddm_tab_measure"):
+            measure_page.build(page)
         with gr.TabItem("Audit a folder", elem_id="ddm_tab_audit"):
             _audit()
         with gr.TabItem("Train an adapter", elem_id="ddm_tab_train"):
@@ -114,20 +121,29 @@ def _set_inputs(what: str) -> list:
     """What an audit and a training ask for alike: folder, model, groups, target and caption."""
     hint = "A folder of images on this machine, with captions beside them"
     declared = settings_of(TrainConfig)
-    places = [
-        gr.Textbox("", label=hint, lines=1, elem_id=f"ddm_{what}_folder"),
-        gr.Radio(MODELS, value=SELECTED, label="Model", elem_id=f"ddm_{what}_model"),
-    ]
-    return places + [
-        gr.Textbox(
-            declared[name].default or "",
-            label=name.capitalize(),
-            info=declared[name].option.help,
-            lines=1,
-            elem_id=f"ddm_{what}_{name}",
-        )
+    folder = gr.Textbox("", label=hint, lines=1, elem_id=f"ddm_{what}_folder")
+    model = gr.Radio(MODELS, value=SELECTED, label="Model", elem_id=f"ddm_{what}_model")
+    given = {
+        name: {"label": name.capitalize(), "info": declared[name].option.help, "elem_id": f"ddm_{what}_{name}"}
         for name in ("groups", "target", "caption")
-    ]
+    }
+    sources = _sources("")
+    groups = gr.Dropdown(sources, value=sources[0], allow_custom_value=True, **given["groups"])
+    folder.blur(lambda text: gr.update(choices=_sources(text)), inputs=[folder], outputs=[groups])
+    texts = [gr.Textbox(declared[name].default or "", lines=1, **given[name]) for name in ("target", "caption")]
+    return [folder, model, groups, *texts]
+
+
+def _sources(folder: str) -> list[str]:
+    """Where groups may come from: without labels, and from the columns of the folder that is named, if there is one."""
+    from ..training.data.image_folder import read_folder
+
+    try:
+        columns = read_folder(_folder(folder), "an image").columns if folder.strip() else {}
+    except DDMError:  # it is said when the folder is used
+        columns = {}
+    named = [f"labels:{name}" for name, values in columns.items() if 1 < len(values) <= MOST_CLASSES]
+    return [*UNLABELLED, *named]
 
 
 def audit(folder: str, model: str, groups: str, target: str, caption: str) -> str:
@@ -142,7 +158,7 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
         check_source(groups.strip(), target.strip() or "uniform")
         images = read_folder(_folder(folder), caption.strip() or None)
         base = _base(model)
-        with host.model_put_away():
+        with host.model_put_away(lambda: "DDM is looking at a folder"):
             made = audit_folder(
                 images,
                 base,
@@ -175,7 +191,7 @@ def train(
     try:
         if _job is not None and _job.running:
             raise DDMError("A training is running already. Stop it, or wait for its end.")
-        out = named_file(host.lora_folder(), name)
+        out = named_file(host.lora_folders()[0], name)
         if out.exists() and not overwrite:
             check_same(out, groups.strip(), {name: options.get(name) for name in ("steps", "rank", "seed")})
         kept = host.outputs_folder()
@@ -194,11 +210,13 @@ def train(
             tokenizer=host.tokenizer() if model == SELECTED else None,
             **_with_files(**options),
         )
+        check_same_run(config)
     except DDMError as error:
         yield problem(str(error))
         return
     panel = TrainPanel(out.stem, lambda file: {"filename": file.name}, NAMES)
-    _job = BackgroundTraining(config, panel, lambda panel: _finish(panel, out), host.model_put_away)
+    busy = partial(host.model_put_away, panel.busy)
+    _job = BackgroundTraining(config, panel, lambda panel: _finish(panel, out), busy)
     _job.start()
     yield from watch()
 

@@ -57,6 +57,11 @@ def parse_classes(text: str) -> dict[str, list[str]]:
     return classes
 
 
+def parse_phrases(text: str) -> list[str]:
+    """Phrases as they are written, in lines or with commas between them."""
+    return [phrase.strip() for phrase in text.replace("\n", ",").split(",") if phrase.strip()]
+
+
 def probe_from_words(
     classes: Mapping[str, Sequence[str]],
     attribute: str,

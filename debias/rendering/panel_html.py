@@ -5,18 +5,21 @@ from typing import Any
 
 from .report_html import environment
 
+SAME_SEEDS = "The same seeds without the adapter and with it"
 
-def fragment(panel: Mapping[str, Any], link: str = "", preview: str = "") -> str:
+
+def fragment(panel: Mapping[str, Any], link: str = "", preview: str = "", caption: str = SAME_SEEDS) -> str:
     """The HTML of a panel; its looks are in `style.css`, by classes that begin with `ddm-`.
 
     Args:
         panel: of a report, an audit, an adapter's card or a training, as `panel` and the like make them.
         link: address of the whole report, if there is one.
-        preview: an image of a training, as a data URI.
+        preview: address of an image of a training or a report, or a data URI.
+        caption: what the image shows.
     """
     losses = [loss for _, loss in panel.get("losses", [])]
     template = environment().get_template("fragment.html.j2")
-    return template.render(panel=panel, link=link, preview=preview, curve=_curve(losses))
+    return template.render(panel=panel, link=link, preview=preview, caption=caption, curve=_curve(losses))
 
 
 def problem(text: str) -> str:

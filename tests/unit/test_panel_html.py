@@ -37,6 +37,17 @@ def test_a_card_says_what_the_adapter_is_for():
     assert "man 50%, woman 50%" in made and "Recommended α: 0.8" in made and "a doctor" in made
 
 
+@pytest.mark.parametrize(("scale", "said"), [(1.2, False), (3.0, True)])
+def test_a_card_says_it_when_the_training_hardly_moved_the_shares(scale, said):
+    card = AdapterCard(training={"calibration": {"scale": scale}})
+    assert ("hardly moved the shares" in LoadedCard("fair", 1.0, card, None).text) is said
+
+
+def test_a_report_shows_its_images_with_what_they_are():
+    made = fragment(report(), preview="./ddm/page/0a", caption=EVIL)
+    assert '<img src="./ddm/page/0a"' in made and "&lt;img src=x" in made
+
+
 def test_a_training_shows_how_far_it_is_and_in_the_end_what_it_made():
     panel = TrainPanel(EVIL, lambda file: {"filename": file.name})
     assert "Starting" in fragment(panel.values)

@@ -1,9 +1,10 @@
-"""Our script and tab between stand-ins of A1111 1.8 and 1.10 (a real host is in `tests/webui`)."""
+"""Our script and tab between stand-ins of A1111 1.8, 1.10 and Forge Neo (a real host is in `tests/webui`)."""
 
 import importlib.util
 import json
 import sys
-from dataclasses import fields
+import threading
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ LORA = {host.LAYER: Lora(torch.ones(1, 4) / 4, torch.ones(4, 1), 1.0)}
 PROBE = {"probe": "gender", "watch": "role"}
 
 
-@pytest.fixture(params=[host.Script, host.NewerScript], ids=["1.8", "1.10"])
+@pytest.fixture(params=[host.Script, host.NewerScript, host.NeoScript], ids=["1.8", "1.10", "Neo"])
 def door(request, monkeypatch, tmp_path):
     """The loaded scripts/ddm.py, and what it has registered."""
     for name in [name for name in sys.modules if name.startswith("comfyui_ddm.webui")]:
@@ -52,6 +53,22 @@ def script(door):
 def model():
     torch.manual_seed(0)
     return SimpleNamespace(model=SimpleNamespace(diffusion_model=host.UNet().requires_grad_(False)))
+
+
+@pytest.mark.parametrize("door", [host.NeoScript], indirect=True, ids=["Neo"])
+@pytest.mark.parametrize(("layers", "merged"), [("Default", True), ("Int8", False)])
+def test_in_forge_neo_an_adapter_is_in_the_weights_or_beside_layers_that_take_none(door, run, script, layers, merged):
+    from backend.args import dynamic_args
+
+    dynamic_args.ops = layers
+    unet = host.UNet().requires_grad_(False)
+    weight = unet.input_blocks[1][1]["transformer_blocks"][0]["attn1"].to_q.weight
+    own, before = unet(torch.ones(2, 4), torch.zeros(2))[0], weight.clone()
+    p = host.Processing(host.NeoModel(unet), door.folder, ["a doctor"])
+    (made,), (said,) = host.generate(script, p, "people/fair", 0.5)
+    assert said["DDM adapter"] == "people/fair" and p.comments == []
+    assert torch.allclose(torch.tensor(made) - own, torch.full((4,), 0.5), atol=1e-5)
+    assert torch.equal(weight, before) is not merged
 
 
 @pytest.fixture
@@ -108,6 +125,28 @@ def test_images_of_a_batch_move_each_by_its_own_and_share_a_seed(run, door):
     said = [one.get("DDM alpha") for one in infotexts]
     assert said == ["0", "0.5", "1"] * 2 if newer else infotexts[0]["DDM alpha per image"] == "0, 0.5, 1"
     assert run("people/fair", each="0, 1", same_seed=False, prompts=["a doctor"] * 2)[2].all_seeds == [5, 6]
+
+
+def test_it_says_so_where_there_are_fewer_images_than_strengths(run):
+    moved, _, p = run("people/fair", each="0, .5, 1", prompts=["a doctor"])
+    assert moved == [0.0]
+    assert p.comments == ["DDM: 3 strengths, 1 image: only α = 0 was made. Ask for 3 images (batch count, batch size)."]
+
+
+def test_a_card_names_the_checkpoint_and_whether_it_is_selected(door):
+    from comfyui_ddm.webui import cards
+    from modules import sd_models
+
+    def shown(digest):
+        card = replace(CARD, base_hash=digest, recommended_alpha=0.75)
+        save_adapter(door.folder / "models" / "Lora" / "people" / "fair.safetensors", LORA, card)
+        return cards.card_html("people/fair")
+
+    sd_models.checkpoints_list["else"] = SimpleNamespace(filename="/models/else.safetensors", sha256="e" * 64)
+    assert "Trained on this base" in shown("c" * 64)
+    assert "It was trained on else.safetensors, which is not selected" in shown("e" * 64)
+    assert "not known here" in shown("d" * 64) and cards.recommended_alpha("people/fair") == 0.75
+    assert cards.card_html("None") == "" and cards.recommended_alpha("None") is None
 
 
 def test_the_plots_alpha_goes_before_all_others(run):
@@ -316,7 +355,10 @@ def test_a_report_that_cannot_be_made_is_said_in_both_places(run, script):
 def test_the_lists_hold_our_adapters_and_all_probes(script, door):
     from comfyui_ddm.webui import files
 
-    assert files.adapter_names() == ["None", "people/fair"]
+    (door.folder / "more_loras").mkdir()
+    save_adapter(door.folder / "more_loras" / "else.safetensors", LORA, CARD)
+    neo = issubclass(door.module.DDMScript, host.NeoScript)
+    assert sorted(files.adapter_names()) == ["None", *(["else"] if neo else []), "people/fair"]
     assert {"None", "gender", "role", "skin_tone"} <= set(files.probe_names())
 
 
@@ -325,13 +367,12 @@ def tab(door, monkeypatch):
     """The tab, with a stand-in for the trainer: says where the host was while it worked."""
     from comfyui_ddm.hosts import background
     from comfyui_ddm.webui import tab
-    from modules import call_queue
 
     started = []
 
     class Trainer:
         def __init__(self, config):
-            started.append((config, call_queue.queue_lock.locked(), list(door.registered["memory"])))
+            started.append((config, list(door.registered["memory"])))
 
         def __enter__(self):
             return self
@@ -356,8 +397,9 @@ def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands
     more |= {"probe": ["gender"], "reg_data": str(tmp_path), "flip": True}
     *_, shown = tab.module._started(list(more), *training(tmp_path), *more.values())
     assert "mine.safetensors is among your LoRAs" in shown
-    ((config, locked, memory),) = tab.started
-    assert locked and memory == ["away"] and door.registered["memory"] == ["away", "back"]
+    ((config, memory),) = tab.started
+    neo = issubclass(door.module.DDMScript, host.NeoScript)
+    assert memory == ["away"] and door.registered["memory"] == (["away"] if neo else ["away", "back"])
     wanted = {"folder": tmp_path, "base": tmp_path / "models" / "chosen.safetensors", "reg_data": tmp_path}
     wanted |= {"probe": [ROOT / "examples" / "probes" / "gender.safetensors"], "caption": "a shade"}
     wanted |= {"steps": 5, "by_prompt": 16, "flip": True}
@@ -368,6 +410,25 @@ def test_a_training_takes_the_selected_checkpoint_while_the_host_waits_and_lands
 
     assert "mine" in files.adapter_names()
     assert "A training" not in shown and "man 50%, woman 50%" in tab.module.card_html("mine")
+
+
+def test_images_wait_while_a_training_has_the_memory_and_say_for_what(door, script, run):
+    from comfyui_ddm.webui import host as ours
+    from modules import shared
+
+    ours.PAUSE = 0.01
+    made = []
+    image = threading.Thread(target=lambda: made.append(run()))
+    with ours.model_put_away(lambda: "DDM is training fair (training, 3 of 9)"):
+        image.start()
+        image.join(0.2)
+        said = shared.state.textinfo
+        assert image.is_alive() and not made
+    image.join(30)
+    assert said == "DDM is training fair (training, 3 of 9). This image waits for its end." and made
+    with ours.model_put_away(lambda: "DDM is training fair"):
+        shared.state.interrupted = True
+        assert run()[0] == [0.0]
 
 
 def test_the_trainer_is_told_where_the_model_is_that_a_probe_reads_and_the_host_does_not_open_it(tab, door, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 GRADIO = ("Accordion", "Blocks", "Button", "Checkbox", "Column", "Dropdown", "HTML", "Number", "Radio", "Row", "Slider")
-GRADIO += ("TabItem", "Tabs", "Textbox")
+GRADIO += ("Group", "TabItem", "Tabs", "Textbox")
 CALLBACKS = ("on_before_ui", "on_ui_tabs", "on_infotext_pasted", "on_app_started", "on_cfg_denoiser")
 
 
@@ -30,7 +30,7 @@ class Component:
         pass
 
     def __getattr__(self, name):
-        if name not in ("click", "change", "load"):
+        if name not in ("blur", "click", "change", "load"):
             raise AttributeError(name)
         return lambda fn, **wires: self.events.setdefault(name, (fn, wires))
 
@@ -72,6 +72,9 @@ class Script:
     def elem_id(self, name):
         return f"script_{self.tabname}_ddm_{name}"
 
+    def before_process(self, p, *values):
+        pass
+
     def on_after_component(self, callback, *, elem_id):
         self.after = {**getattr(self, "after", {}), elem_id: callback}
 
@@ -90,6 +93,62 @@ class NewerScript(Script):
 
     def postprocess_image_after_composite(self, p, shown, *values):
         pass
+
+
+class NeoScript(NewerScript):
+    """Of Forge Neo, which lacks functions that extensions for A1111 call."""
+
+
+class NeoModel:
+    """A loaded model of Forge Neo around a U-Net."""
+
+    def __init__(self, unet):
+        self.forge_objects = SimpleNamespace(unet=NeoPatcher(SimpleNamespace(diffusion_model=unet)))
+        self.forge_objects.unet.model.storage_dtype = torch.float16
+        self.model = self.forge_objects.unet.model
+
+
+class NeoPatcher:
+    """What makes the U-Net's patches: here they are in the weights at once."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def clone(self):
+        return NeoPatcher(self.model)
+
+    def add_patches(self, *, filename, patches, strength_patch, online_mode):
+        for key, (down, up) in patches.items():
+            place = self.model.diffusion_model.get_submodule(
+                key.removeprefix("diffusion_model.").removesuffix(".weight")
+            )
+            place.weight += strength_patch * up @ down
+        return list(patches)
+
+
+def neo_backend():
+    """Neo's backend.args and backend.patcher.lora, as far as LoRAs go."""
+
+    class Meta(type):
+        def get(cls, key, default=None):
+            return getattr(cls, key, default)
+
+    place = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    keys = {"lora_unet_" + LAYER.replace(".", "_"): place}
+
+    def load_lora(tensors, to_load):
+        found = {
+            key: (tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"])
+            for name, key in to_load.items()
+        }
+        return found, {}
+
+    args = Meta("dynamic_args", (), {"online_lora": False, "nunchaku": False, "ops": "Default"})
+    return {
+        "args": {"dynamic_args": args},
+        "patcher": {},
+        "patcher.lora": {"load_lora": load_lora, "model_lora_keys_unet": lambda model, found: found | keys},
+    }
 
 
 class Processing(SimpleNamespace):
@@ -120,6 +179,7 @@ def generate(script, p, *values, interrupt=False):
     With `interrupt`, the host's own error ends the run while it samples.
     """
     newer = isinstance(script, NewerScript)
+    script.before_process(p, *values)
     script.process(p, *values)
     made, infotexts = [], []
     for number in range(len(p.all_prompts) // p.batch_size):
@@ -173,14 +233,16 @@ def install(monkeypatch, folder: Path, script_class):
     def record(name):
         return lambda callback: registered.setdefault(name, []).append(callback)
 
-    checkpoint = SimpleNamespace(filename=str(folder / "models" / "chosen.safetensors"))
+    checkpoint = SimpleNamespace(filename=str(folder / "models" / "chosen.safetensors"), sha256="c" * 64)
     module("gradio", update=lambda **values: values, **{name: type(name, (Component,), {}) for name in GRADIO})
     parts = {
         "call_queue": {"queue_lock": threading.Lock()},
         "extra_networks": {"parse_prompt": lambda text: (text.partition("<lora:")[0], {})},
+        "processing": {},
         "paths": {name: str(folder / where) for name, where in PLACES.items()},
         "script_callbacks": {name: record(name) for name in CALLBACKS},
         "scripts": {"Script": script_class, "AlwaysVisible": object(), "scripts_data": []},
+        "sd_samplers": {"all_samplers": [SimpleNamespace(name="Euler")]},
         "sd_models": {
             "checkpoints_list": {"chosen": checkpoint},
             "select_checkpoint": lambda: checkpoint,
@@ -191,10 +253,17 @@ def install(monkeypatch, folder: Path, script_class):
         "shared": {
             "cmd_opts": SimpleNamespace(lora_dir=str(folder / "models" / "Lora"), hide_ui_dir_config=False),
             "device": torch.device("cpu"),
-            "state": SimpleNamespace(job_timestamp="1"),
+            "opts": SimpleNamespace(),
+            "state": SimpleNamespace(job_timestamp="1", interrupted=False, textinfo=None),
         },
         "ui_components": {"ToolButton": type("ToolButton", (Component,), {})},
     }
+    if script_class is NeoScript:
+        del parts["sd_models"]["send_model_to_device"]
+        parts["shared"]["cmd_opts"].lora_dirs = [str(folder / "more_loras")]
+        backend = module("backend")
+        for name, content in neo_backend().items():
+            setattr(backend, name, module(f"backend.{name}", **content))
     host = module("modules")
     for name, content in parts.items():
         setattr(host, name, module(f"modules.{name}", **content))

@@ -54,6 +54,18 @@ class ForgePage:
         self.page.locator(f"#{name} ul li", has_text=value).first.click()
         self.page.wait_for_timeout(300)
 
+    def write_choice(self, name: str, value: str) -> None:
+        """Write into a list that takes other values than it offers."""
+        self.page.locator(f"#{name} input").first.fill(value)
+        self.page.locator(f"#{name} input").first.press("Enter")
+
+    def offered(self, name: str) -> list[str]:
+        """What a list offers."""
+        self.page.locator(f"#{name} input").first.click()
+        found = self.page.locator(f"#{name} ul li").all_inner_texts()
+        self.page.keyboard.press("Escape")
+        return [one.replace("✓", "").strip() for one in found]
+
     def chosen(self, name: str) -> list[str]:
         """What is chosen in a list of several."""
         return self.page.locator(f"#{name} .token").all_inner_texts()
@@ -67,9 +79,11 @@ class ForgePage:
         return self.page.locator(f"#{name} input:checked").get_attribute("value")
 
     def unfold(self, name: str) -> None:
-        """Open an accordion."""
-        self.page.locator(f"#{name} > .label-wrap, #{name} button.label-wrap").first.click()
-        self.page.wait_for_timeout(400)
+        """Open an accordion that is not open yet."""
+        heading = self.page.locator(f"#{name} > .label-wrap, #{name} button.label-wrap").first
+        if "open" not in (heading.get_attribute("class") or "").split():
+            heading.click()
+            self.page.wait_for_timeout(400)
 
     def small(self, page: str = "txt2img", **more: float) -> None:
         """Ask for small images."""

@@ -1,4 +1,4 @@
-"""Makes README's image of the web UI: the accordion with the adapter that comes along.
+"""Makes the images of the web UI in docs/: the accordion, and the page Measure of the tab, in both themes.
 
     python -m tests.webui.screenshots
 
@@ -18,10 +18,11 @@ from .checkpoint import save_checkpoint
 from .page import ForgePage
 from .server import CHECKPOINT, Forge, find_forge
 
-SIZE = {"width": 1400, "height": 900}
-PLACE = ROOT / "examples" / "images" / "webui_accordion_light.png"
+SIZE = {"width": 1400, "height": 1000}
+PLACE = ROOT / "examples" / "images"
 ADAPTER, HEAD = "tiny_people_fair", "gender_head"
 DDM = "script_txt2img_ddm_"
+SMALL = {"count": 12, "steps": 2, "width": 64, "height": 64, "batch": 12}
 
 
 def accordion(page: ForgePage) -> Image.Image:
@@ -36,22 +37,44 @@ def accordion(page: ForgePage) -> Image.Image:
     page.unfold(f"{DDM}report")
     page.choose(f"{DDM}probe", "gender")
     page.page.mouse.click(5, 5)
-    page.page.wait_for_timeout(500)
-    return Image.open(io.BytesIO(page.page.locator(f"#{DDM}accordion").screenshot())).convert("RGB")
+    page.page.wait_for_timeout(2000)
+    return taken(page, f"#{DDM}accordion")
+
+
+def measure(page: ForgePage) -> Image.Image:
+    """The tab's page Measure, with what was measured; the model's weights are random, so it draws nobody."""
+    page.tab("DDM")
+    page.tab("Measure")
+    page.choose("ddm_measure_probe", "gender")
+    page.unfold("ddm_measure_sampling")
+    for name, value in SMALL.items():
+        page.set_number(f"ddm_measure_{name}", value)
+    page.page.locator("#ddm_measure_start").click()
+    page.wait_for("#ddm_measure", "Open the whole page")
+    page.page.wait_for_timeout(1000)
+    return taken(page, "#ddm_tabs")
+
+
+def taken(page: ForgePage, place: str) -> Image.Image:
+    """The image of an element."""
+    return Image.open(io.BytesIO(page.page.locator(place).screenshot())).convert("RGB")
 
 
 def main() -> None:
-    """Start a host with the adapter, and take the image."""
+    """Start a host with the adapter, and take the images."""
     with tempfile.TemporaryDirectory() as folder:
         forge = Forge(find_forge(), Path(folder))
         save_checkpoint(forge.data / "models" / "Stable-diffusion" / CHECKPOINT)
         shutil.copy(ROOT / "examples" / "adapters" / f"{ADAPTER}.safetensors", forge.loras)
         shutil.copy(ROOT / "examples" / "guidance" / f"{HEAD}.safetensors", forge.data / "models" / "ddm")
         with forge, chromium() as browser:
-            context = browser.new_context(viewport=SIZE, device_scale_factor=1.5)
-            shot = accordion(ForgePage(context.new_page(), forge).open())
-            shot.quantize(255).save(PLACE, optimize=True)
-    print(f"The image is in {PLACE}.")
+            for theme in ("light", "dark"):
+                for shot in (accordion, measure):
+                    context = browser.new_context(viewport=SIZE, device_scale_factor=1.5)
+                    image = shot(ForgePage(context.new_page(), forge).open(theme))
+                    image.quantize(255).save(PLACE / f"webui_{shot.__name__}_{theme}.png", optimize=True)
+                    context.close()
+    print(f"The images are in {PLACE}.")
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ def test_an_infotext_restores_all_of_it_and_makes_the_same_image(page):
     page.open()
     assert page.text(f"{DDM}adapter") == "None"
     page.paste(said)
-    for name in ("accordion", "schedule", "guidance"):
-        page.unfold(DDM + name)
     page.until(lambda: page.text(f"{DDM}adapter") == "fair")
+    # What is on is open, and the heading names it.
+    page.wait_for(f"#{DDM}accordion", "DDM: fair adapters (on: fair, guidance)")
+    page.page.locator(f"#{DDM}targets").wait_for(state="visible")
     assert page.text("txt2img_prompt") == "a doctor"
     assert page.picked(f"{DDM}shape") == "early"
     assert [page.number(f"{DDM}{name}") for name in ("alpha", "end", "switch")] == [0.65, 0.2, 0.3]
@@ -54,10 +55,26 @@ def test_an_infotext_restores_all_of_it_and_makes_the_same_image(page):
     assert page.chosen(f"{DDM}heads") == [] and page.number(f"{DDM}scale") == 8
 
 
-def test_the_card_is_shown_with_the_choice(page):
+def test_the_card_is_shown_with_the_choice_and_its_alpha_is_taken_in_one_click(page):
     page.unfold(f"{DDM}accordion")
     page.choose(f"{DDM}adapter", "fairer")
-    assert "man 50%, woman 50%" in page.wait_for(f"#{DDM}card", "At α = 1 it aims at")
+    shown = page.wait_for(f"#{DDM}card", "At α = 1 it aims at")
+    assert "man 50%, woman 50%" in shown and "trained on a checkpoint that is not known here" in shown
+    page.set_number(f"{DDM}alpha", 0.3)
+    page.page.locator(f"#{DDM}best").click()
+    page.until(lambda: page.number(f"{DDM}alpha") == 1)
+
+
+def test_a_schedule_shows_only_what_it_is_made_of(page):
+    page.unfold(f"{DDM}accordion")
+    page.unfold(f"{DDM}schedule")
+    for shape, own in (("constant", []), ("ramp", ["end"]), ("early", ["end", "switch"]), ("custom", ["points"])):
+        page.pick(f"{DDM}shape", shape)
+        page.until(
+            lambda own=own: (
+                [name for name in ("end", "switch", "points") if page.page.locator(f"#{DDM}{name}").is_visible()] == own
+            )
+        )
 
 
 def test_the_report_is_drawn_beside_the_gallery_after_every_run(page):
@@ -74,6 +91,10 @@ def test_the_report_is_drawn_beside_the_gallery_after_every_run(page):
     with page.page.expect_popup() as opened:
         page.page.locator("#ddm_report_txt2img a").click()
     assert "gender" in opened.value.locator("body").inner_text()
+    page.page.locator(f"#{DDM}clear_report").click()
+    page.wait_for(f"#{DDM}clear_report", "cleared")
+    page.generate()
+    page.wait_for("#ddm_report_txt2img", "2 images")
 
 
 def test_what_cannot_be_done_is_a_sentence_in_the_page(page):

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def fill(page, what, folder, model=EMBEDDED):
     page.set_text(f"ddm_{what}_folder", str(folder))
     page.pick(f"ddm_{what}_model", model)
-    page.set_text(f"ddm_{what}_groups", "labels:folder")
+    page.write_choice(f"ddm_{what}_groups", "labels:folder")
     page.set_text(f"ddm_{what}_caption", "a shade")
 
 
@@ -65,6 +65,12 @@ def test_it_audits_a_folder(page, folder, forge):
     assert (forge.data / "outputs" / "ddm" / f"audit_{folder.name}.html").is_file()
 
 
+def test_the_sources_of_groups_are_offered_with_the_columns_of_the_folder(page, folder):
+    page.tab("Train an adapter")
+    page.set_text("ddm_train_folder", str(folder))
+    page.until(lambda: "labels:folder" in page.offered("ddm_train_groups"))
+
+
 def test_a_training_is_seen_stopped_and_goes_on_and_lands_among_the_loras(page, folder, forge):
     train(page, folder, "shades", 60)
     page.wait_for("#ddm_train", "Loss")
@@ -72,6 +78,10 @@ def test_a_training_is_seen_stopped_and_goes_on_and_lands_among_the_loras(page, 
     page.wait_for("#ddm_train", "Stopped. What was trained is kept")
     kept = forge.data / "outputs" / "ddm" / "shades.checkpoint.safetensors"
     assert kept.is_file() and not (forge.loras / "shades.safetensors").exists()
+    page.set_number("ddm_train_steps", 61)
+    page.page.locator("#ddm_train_start").click()
+    page.wait_for("#ddm_train", "A stopped run of this name began with steps 60.")
+    page.set_number("ddm_train_steps", 60)
     page.page.locator("#ddm_train_start").click()
     page.wait_for("#ddm_train", "shades.safetensors is among your LoRAs")
     assert not kept.exists()

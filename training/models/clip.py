@@ -1,7 +1,8 @@
-"""CLIP's image encoder from a local folder, as a feature extractor for linear probes."""
+"""CLIP from a local folder: its image encoder as a feature extractor for probes, its text encoder for their words."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,27 +38,7 @@ class ClipImages:
         from transformers import CLIPVisionModelWithProjection
 
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise DDMError(
-                f"{folder} is no CLIP model: it has no config.json. Give a folder in transformers layout, with "
-                "config.json and model.safetensors."
-            )
-        try:
-            # An absolute path is never mistaken for the name of a model on a hub.
-            self.model, info = CLIPVisionModelWithProjection.from_pretrained(
-                str(folder.resolve()), local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise DDMError(
-                f"{folder} cannot be opened as a CLIP image encoder ({reason}). Copy or download the model again."
-            ) from error
-        if missing := sorted(info["missing_keys"]):
-            raise DDMError(
-                f"{folder} has no complete CLIP image encoder: {len(missing)} weights are missing, the first is "
-                f"{missing[0]}. Give a CLIP model with an image encoder and its projection."
-            )
-        self.model.to(device).eval().requires_grad_(False)
+        self.model = _open(CLIPVisionModelWithProjection, folder, "image encoder").to(device)
         self.size = self.model.config.image_size
         self.mean, self.std = _normalisation(folder)
         self.identity = f"CLIP {folder.resolve().name} ({_hash(self.model)[:12]})"
@@ -81,6 +62,61 @@ class ClipImages:
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         embedded = self.model(pixel_values=(fit_tensor(images, self.size) - mean) / std).image_embeds
         return torch.nn.functional.normalize(embedded, dim=-1).float()
+
+
+class ClipTexts:
+    """Turns texts into CLIP text embeddings float32 [N, D], in the space of the images' of the same folder."""
+
+    def __init__(self, folder: str | Path, device: "str | torch.device" = "cpu"):
+        """Open a folder as `ClipImages` does; its tokenizer has to lie in it too.
+
+        Raises:
+            DDMError: the folder is no CLIP model with a text encoder, or is incomplete.
+        """
+        from transformers import CLIPTextModelWithProjection
+
+        from .tokenizer import open_tokenizer
+
+        folder = Path(folder)
+        self.model = _open(CLIPTextModelWithProjection, folder, "text encoder").to(device)
+        self.tokenizer = open_tokenizer(folder, "<|endoftext|>")
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts together."""
+        import torch
+
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            return self.model(**tokens.to(self.model.device)).text_embeds.float().cpu().numpy()
+
+
+def _open(kind: type, folder: Path, what: str) -> "torch.nn.Module":
+    """A part of the CLIP model in a folder, ready to be used.
+
+    Raises:
+        DDMError: it is not there, or incomplete.
+    """
+    if not (folder / "config.json").is_file():
+        raise DDMError(
+            f"{folder} is no CLIP model: it has no config.json. Give a folder in transformers layout, with "
+            "config.json and model.safetensors."
+        )
+    try:
+        # An absolute path is never mistaken for the name of a model on a hub.
+        model, info = kind.from_pretrained(
+            str(folder.resolve()), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DDMError(
+            f"{folder} cannot be opened as a CLIP {what} ({reason}). Copy or download the model again."
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise DDMError(
+            f"{folder} has no complete CLIP {what}: {len(missing)} weights are missing, the first is {missing[0]}. "
+            f"Give a CLIP model whose {what} has its projection."
+        )
+    return model.eval().requires_grad_(False)
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

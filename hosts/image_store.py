@@ -6,8 +6,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import folder_paths
-
 from ..debias.core.image import open_image
 from ..debias.core.io import write_bytes, write_text
 from ..debias.core.strict_json import write_json
@@ -21,16 +19,17 @@ SIDE = 512
 
 
 class ImageStore:
-    """Images of one model and one setting, by prompt and seed: output/ddm/images/<digest>/<prompt>/<seed>.png.
+    """Images of one model and one setting, by prompt and seed: <outputs>/ddm/images/<digest>/<prompt>/<seed>.png.
 
     Args:
+        outputs: the host's folder of outputs.
         settings: everything that the images depend on but prompt and seed.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, outputs: Path, settings: Mapping[str, Any]) -> None:
         self._settings = write_json(dict(settings), indent=1)
         self.subfolder = f"ddm/images/{_digest(self._settings)}"
-        self.folder = Path(folder_paths.get_output_directory()) / self.subfolder
+        self.folder = outputs / self.subfolder
 
     def seeds(self, prompt: str) -> list[int]:
         """Seeds of the images of a prompt that are there, in order."""
