@@ -22,7 +22,7 @@ STARTS = 4
 # The upper fifth of a direction is where its rare group is begun with.
 TAIL = 0.2
 # What a group must have: skewness, distance in deviations, and share. Two that are so much alike are one.
-SKEWED, APART, RAREST, COMMONEST, ALIKE = 1.5, 3.0, 0.04, 0.4, 0.5
+SKEWED, APART, RAREST, COMMONEST, ALIKE = 1.85, 3.0, 0.04, 0.4, 0.5
 MOST = 3
 # Among fewer images, some direction is always as skewed by chance; and so many are needed for every dimension.
 FEWEST, PER_DIMENSION = 60, 10
