@@ -136,7 +136,7 @@ def _set_inputs(what: str) -> list:
 
 def _sources(folder: str) -> list[str]:
     """Where groups may come from: without labels, and from the columns of the folder that is named, if there is one."""
-    from ..training.data.image_folder import read_folder
+    from ..training.data.read_folder import read_folder
 
     try:
         columns = read_folder(_folder(folder), "an image").columns if folder.strip() else {}
