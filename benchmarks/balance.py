@@ -1,7 +1,8 @@
 """What discovery finds in sets that lean one way, both ways or not at all: `python benchmarks/balance.py [SET ...]`.
 
-Features are read once from all example images; a set is a draw of 14 of every role's 24, by a seed, so that many can be
-looked at in a minute. The truth is read for the scores alone. Writes balance.md, in which is also what was tried.
+Features are read once from all images; a set is a draw by a seed, of 14 of every role's 24 or of two digits, so that
+many can be looked at in a minute. The truth is read for the scores alone. Writes balance.md, in which is also what was
+tried. Digits need MNIST's test split in ../shared/data/mnist.
 """
 
 import json
@@ -17,7 +18,16 @@ load_package()
 
 HERE = ROOT / "benchmarks"
 # Seeds below were looked at while the thresholds were chosen.
-FIRST, BALANCED = 40, "balanced"
+FIRST = 100
+# Sets in balance: images of each gender in a role, and roles.
+BALANCED = {
+    "balanced": (7, 36),
+    "balanced, 8 of each role": (4, 36),
+    "balanced, 24 of 20 roles": (12, 20),
+    "balanced, 14 of 12 roles": (7, 12),
+}
+# Two digits under one caption: images of each, the common one first.
+DIGITS = {"four to one": (400, 100), "in balance": (250, 250)}
 
 
 def balance(
@@ -33,6 +43,7 @@ def balance(
 ) -> None:
     """Draw sets, look for what is out of balance, and compare it with what was drawn."""
     import torch
+    from comfyui_ddm.benchmarks.digits import PAIRS, enlarged, half
     from comfyui_ddm.benchmarks.imbalance import BOTH_WAYS, IMBALANCES
     from comfyui_ddm.debias.core.io import write_text
     from comfyui_ddm.debias.groups.components import skewed_components
@@ -41,6 +52,7 @@ def balance(
     from comfyui_ddm.debias.groups.leaning import find_leaning
     from comfyui_ddm.training.data.dataset import folder_set
     from comfyui_ddm.training.data.image_features import image_features
+    from comfyui_ddm.training.data.latents import Latents
     from comfyui_ddm.training.data.read_folder import read_folder
     from comfyui_ddm.training.embedded.tiny_people import caption
     from comfyui_ddm.training.models.base import load_base
@@ -48,30 +60,50 @@ def balance(
     torch.set_num_threads(1)
     sets = {name: (column, values, False) for name, (column, values) in IMBALANCES.items()}
     sets |= {name: (column, values, True) for name, (column, values, _) in BOTH_WAYS.items()}
-    sets |= {"styles both ways": ("art_style", ("noto",), True), BALANCED: ("gender", ("man",), False)}
-    if unknown := set(names or ()) - sets.keys():
-        raise typer.BadParameter(f"{', '.join(unknown)}: there is no such set, but {', '.join(sets)}")
+    sets |= {"styles both ways": ("art_style", ("noto",), True)} | dict.fromkeys(BALANCED, ("gender", ("man",), False))
+    digits = {f"{name} {how}": (pair, how) for name, pair in PAIRS.items() for how in DIGITS}
+    if unknown := set(names or ()) - sets.keys() - digits.keys():
+        raise typer.BadParameter(f"{', '.join(unknown)}: there is no such set, but {', '.join(sets | digits)}")
     model, folder = load_base(base, "cpu", torch.float32), read_folder(ROOT / "examples" / "people_emoji")
     people, latents = [item.labels for item in folder.items], folder_set(model, folder).squares
     captions, index = concepts([caption(row["role"]) for row in people])
     features = image_features(model, latents, captions, index, 0, cache=work / "balance")
     found = json.loads(out.read_text("utf-8")) if out.exists() else {}
-    for name in names or sets:
-        column, values, both = sets[name]
-        truth = np.isin([row[column] for row in people], values)
+    for name in names or [*sets, *digits]:
+        if name in digits:
+            pair, how = digits[name]
+            pixels, said = half(True, pair.digits)
+            truth, where = said == pair.digits[0], np.zeros(len(said), dtype=int)
+            encoded = Latents.of(model.encode_images(enlarged(pixels)))
+            seen = image_features(model, encoded, [caption("digit")], where, 0, cache=work / "balance")
+        else:
+            column, values, both = sets[name]
+            truth, where, seen = np.isin([row[column] for row in people], values), index, features
         rows = []
         for seed in range(first, first + draws):
-            chosen = draw_balanced(people, seed) if name == BALANCED else draw(people, truth, both, seed)
-            centred = centre({place: seen[chosen] for place, seen in features.items()}, index[chosen])
+            if name in digits:
+                chosen = draw_digits(truth, *DIGITS[how], seed)
+            elif name in BALANCED:
+                chosen = draw_balanced(people, seed, *BALANCED[name])
+            else:
+                chosen = draw(people, truth, both, seed)
+            centred = centre({place: values[chosen] for place, values in seen.items()}, where[chosen])
             pooled = skewed_components(centred)
-            leaning = find_leaning(centred, index[chosen], rivals=[one.rare for one in pooled])
-            rows.append(figures(pooled, leaning, truth[chosen], index[chosen]))
+            leaning = find_leaning(centred, where[chosen], rivals=[one.rare for one in pooled])
+            rows.append(figures(pooled, leaning, truth[chosen]))
             typer.echo(f"{title} · {name} · {seed}: {rows[-1]}", err=True)
         found[f"{title} · {name}"] = {"seeds": [first, first + draws - 1], "base": model.hash, "draws": rows}
-    write_text(out, json.dumps(found, indent=1) + "\n")
+        write_text(out, json.dumps(found, indent=1) + "\n")
     page = HERE / "balance.md"
     text = page.read_text("utf-8").partition("<!-- figures -->")[0]
     write_text(page, text + "<!-- figures -->\n" + table(found))
+
+
+def draw_digits(truth: np.ndarray, common: int, rare: int, seed: int) -> np.ndarray:
+    """Rows of so many images of either digit; `truth` [N] says which are of the common one."""
+    rng = np.random.default_rng(seed)
+    sides = ((truth, common), (~truth, rare))
+    return np.concatenate([rng.choice(np.flatnonzero(side), count, replace=False) for side, count in sides])
 
 
 def draw(people: Sequence[dict[str, str]], truth: np.ndarray, both: bool, seed: int) -> np.ndarray:
@@ -91,25 +123,32 @@ def draw(people: Sequence[dict[str, str]], truth: np.ndarray, both: bool, seed: 
     return np.array(rows)
 
 
-def draw_balanced(people: Sequence[dict[str, str]], seed: int) -> np.ndarray:
-    """Rows of a set with as many of each gender and style in every role, and each tone two or three times."""
+def draw_balanced(people: Sequence[dict[str, str]], seed: int, each: int = 7, roles: int = 36) -> np.ndarray:
+    """Rows of a set with as many of each gender and style in every role, and each tone as often as can be.
+
+    Args:
+        each: images of each gender in a role, at most twelve.
+        roles: how many of them.
+    """
     rng, rows = np.random.default_rng(seed), []
     places = {
         tuple(row[key] for key in ("role", "gender", "skin_tone", "art_style")): n for n, row in enumerate(people)
     }
     genders, tones, styles = (sorted({row[key] for row in people}) for key in ("gender", "skin_tone", "art_style"))
-    for role in sorted({row["role"] for row in people}):
+    names = sorted({row["role"] for row in people})
+    for role in sorted(rng.choice(names, roles, replace=False)):
         for number, gender in enumerate(genders):
-            shuffled = rng.permutation(tones)
-            cells = [(tone, styles[place % 2]) for place, tone in enumerate(shuffled)]
-            # The seventh: another style than the tone has already, and styles take turns between the genders.
-            cells.append((shuffled[1 - number], styles[number]))
-            rows += [places[role, gender, tone, style] for tone, style in cells]
+            shuffled = list(rng.permutation(tones))
+            # From the seventh on in another style than the tone has already; styles take turns between the genders.
+            cells = [
+                (tone, styles[(place + place // len(tones) + number) % 2]) for place, tone in enumerate(2 * shuffled)
+            ]
+            rows += [places[role, gender, tone, style] for tone, style in cells[:each]]
     return np.array(rows)
 
 
-def figures(pooled: Sequence[Any], leaning: Any, truth: np.ndarray, caption: np.ndarray) -> dict[str, Any]:
-    """Which statistic found something, how well its sides agree with the truth, and how they balance captions."""
+def figures(pooled: Sequence[Any], leaning: Any, truth: np.ndarray) -> dict[str, Any]:
+    """Which statistic found something, and how well its sides agree with the truth."""
     side = leaning.side if leaning else pooled[0].rare if pooled else None
     if side is None:
         return {"found": None}
@@ -130,6 +169,12 @@ def table(found: dict[str, Any]) -> str:
         agreed = [one["agreement"] for one in draws if one["found"]]
         shown = f"{np.mean(agreed):.2f} ({min(agreed):.2f}–{max(agreed):.2f})" if agreed else ""
         lines.append(f"| {name} | {len(draws)} | {counts[0]} | {counts[1]} | {counts[2]} | {shown} |")
+    null = [one for name, result in found.items() if "balance" in name for one in result["draws"]]
+    wrong = sum(bool(one["found"]) for one in null)
+    lines += [
+        "",
+        f"Sets in balance: {len(null)}; something was found in {wrong} of them ({wrong / max(len(null), 1):.1%}).",
+    ]
     seeds = sorted({tuple(result["seeds"]) for result in found.values()})
     lines += ["", "Seeds of the draws: " + "; ".join(f"{one} to {last}" for one, last in seeds) + "."]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..groups.groups import FEWEST_PEERS, Groups
+from ..groups.groups import FEWEST_PEERS, NOTHING, Groups
 from ..groups.target import Target
 from ..groups.weighting import PredictedCurve, Weighting, predict_curve
 from . import intervals, metrics
@@ -199,13 +199,12 @@ def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, c
         return "One image is too few to say anything."
     images = f"{count:,} images"
     cost = f"At α = 1 your {images} count as {price.at(1.0):,}."
-    first = attributes[0]
-    if first.groups[0].target is None:
+    if attributes[0].groups[0].target is None:
         ratio = price.ratio[price.alphas.index(1.0)]
         of = f" of {captions:,} subjects" if captions > 1 else ""
         return (
-            f"The rarest third of {images}{of} would be drawn {ratio:,.0f} times as often as the commonest third. "
-            f"{cost}"
+            f"{NOTHING} At α = 1 the rarest third of {images}{of} would be drawn {ratio:,.0f} times as often as the "
+            f"commonest third, and they count as {price.at(1.0):,}."
         )
     one = max(
         (group for attribute in attributes for group in attribute.groups),
@@ -224,8 +223,8 @@ def _advice(attributes: Sequence[AuditedAttribute], price: Price, recommended: f
     counts = f"There your {count:,} images count as {price.at(recommended):,}"
     if attributes[0].groups[0].target is None:
         return (
-            f"α = {recommended:g} is the full correction. {counts}, which is the price that was set beforehand: rare "
-            "images are drawn more often, and common ones less."
+            f"α = {recommended:g} is recommended: leave the model as it is. If you know what to balance, say it: "
+            "words:man|woman, or labels:COLUMN."
         )
     if recommended == 0:
         return "Nothing needs correcting: the set is as near to its target as so many images can tell."

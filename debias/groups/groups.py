@@ -8,6 +8,8 @@ import numpy as np
 from ..core.error import DDMError
 
 FEWEST_PEERS = 5
+# What is said where discovery opens no gate.
+NOTHING = "Nothing is out of balance here that balancing helps, as far as the model can see."
 
 
 @dataclass(frozen=True)

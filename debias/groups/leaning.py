@@ -3,8 +3,8 @@
 Image i of caption c is x_i = (a_i − π_c) δ + ε: one direction δ for all captions, and a share π_c = P(a = 1 | c) of its
 own. Along δ the third moment within a caption is π_c (1 − π_c) (1 − 2 π_c) |δ|³, whose square does not cancel. So
 directions that maximise Σ_c n_c m₃,c² / Σ_c n_c propose δ, and EM fits δ, the shares and the covariance of ε. Some
-direction is always skewed by chance; an attribute is what is found again in other captions, and whose shares differ
-from caption to caption by more than chance. What captions of one lean show (`components`) is told from it by
+direction is always skewed by chance; an attribute out of balance is one to whose both sides many captions lean, by more
+than chance, and that other captions show as well. What captions of one lean show (`components`) is told from it by
 likelihood.
 """
 
@@ -22,11 +22,12 @@ CAPTIONS = 8
 STARTS, STEPS, RATE, TRIED, NEAR, ODD = 40, 100, 0.15, 6, 0.7, 3.0
 # The shares of a caption are drawn towards those of all as by so many images.
 PRIOR = 2.0
-# How often captions are halved; what an attribute must have: agreement of the halves, and spread of the shares.
-HALVINGS, STABLE, SPREAD = 3, 0.6, 0.24
+# How often captions are halved. What an attribute must have: how surely the other half tells its sides, the spread of
+# their shares, and the part of the captions that leans to each of them.
+HALVINGS, TOLD, SPREAD, EITHER = 3, 0.7, 0.29, 0.25
 # A caption leans if its share is so far from one half. What those show that do tells the sides in the others: in so
 # many components of each feature group and of all together, with a ridge in units of their variance.
-LEANS, WIDE_EACH, WIDE, RIDGE = 0.2, 24, 64, 3.0
+LEANS, WIDE_EACH, WIDE, RIDGE = 0.2, 32, 64, 3.0
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,27 @@ class Leaning:
 
     Attributes:
         side: [N] probability of each image to be on the one side.
-        direction: [D] of the discriminant between the sides.
-        spread: standard deviation over captions of the side's share, beyond what so few images make by chance.
         likelihood: of all images, in nats above that of one side for all.
-        stability: correlation with what is found in half of the captions, on the other half.
+        spread: standard deviation over captions of the side's share, beyond what so few images make by chance.
+        either: the part of the captions that leans to the side to which fewer do.
+        told: how surely what half of the captions show tells the sides within the others (AUC; ½ is chance).
     """
 
     side: np.ndarray
-    direction: np.ndarray
-    spread: float
     likelihood: float
-    stability: float = 0.0
+    spread: float = 0.0
+    either: float = 0.0
+    told: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """Of several attributes the one with the largest counts: likely, and found again in other captions."""
+        return self.likelihood * (2 * self.told - 1)
+
+    @property
+    def opens(self) -> bool:
+        """Whether it clears the gate."""
+        return self.told >= TOLD and self.spread >= SPREAD and self.either >= EITHER
 
 
 def find_leaning(
@@ -60,22 +71,20 @@ def find_leaning(
         rivals: sides [N] that explain the images otherwise, such as `skewed_components`.
 
     Returns:
-        The one that is found again best in halves of the captions. None where none is, where the shares differ no more
-        than by chance, where a rival is likelier, and where there are fewer than sixty images or eight captions.
+        None where none clears the gate, where a rival is likelier, and where there are fewer than sixty images or eight
+        captions.
     """
     caption = np.unique(caption, return_inverse=True)[1]
     if len(caption) < FEWEST or caption.max() + 1 < CAPTIONS:
         return None
-    space = joint_space(features)
+    space, wide = joint_space(features), joint_space(features, WIDE_EACH, WIDE)
     if not space.any():
         return None
-    found = [one for one in proposals(space, caption, seed) if one.spread >= SPREAD]
-    best = max(_with_stability(found, space, caption, seed), key=lambda one: one.stability, default=None)
-    if best is None or best.stability < STABLE:
+    found = [_in_all_captions(one, wide, caption, seed) for one in proposals(space, caption, seed)]
+    best = max((one for one in found if one.opens), key=lambda one: one.score, default=None)
+    if best is None or any(best.likelihood <= _two_sides(space, caption, rival).likelihood for rival in rivals):
         return None
-    if any(best.likelihood <= _two_sides(space, caption, rival).likelihood for rival in rivals):
-        return None
-    return replace(best, side=_told_everywhere(joint_space(features, WIDE_EACH, WIDE), caption, best.side))
+    return best
 
 
 def proposals(space: np.ndarray, caption: np.ndarray, seed: int = 0) -> list[Leaning]:
@@ -84,25 +93,35 @@ def proposals(space: np.ndarray, caption: np.ndarray, seed: int = 0) -> list[Lea
     In a caption whose mean is subtracted, the rare side is far out, and the common one near 0 on the other side: so the
     sides are begun with the sign.
     """
-    caption = np.unique(caption, return_inverse=True)[1]
     lines = [space @ direction for direction in _skewed_within(space, caption, seed)]
     return [_two_sides(space, caption, 1 / (1 + np.exp(-4 * line / line.std()))) for line in lines]
 
 
-def _with_stability(found: list[Leaning], space: np.ndarray, caption: np.ndarray, seed: int) -> list[Leaning]:
-    """Look again in halves of the captions: of what is found there, what agrees most on the other half counts."""
-    agreements = []
-    for number in range(HALVINGS if found else 0):
-        first = np.random.default_rng([seed, number]).permutation(caption.max() + 1) % 2 == 0
+def _in_all_captions(one: Leaning, wide: np.ndarray, caption: np.ndarray, seed: int) -> Leaning:
+    """The same attribute with its sides told in every caption, and what the gate asks of these, in a wide space."""
+    side = _told_everywhere(wide, caption, one.side)
+    count, share = np.bincount(caption), np.bincount(caption, side) / np.bincount(caption)
+    chance = side.mean() * (1 - side.mean()) * (1 / count).mean()
+    either = min((share >= 0.5 + LEANS).mean(), (share <= 0.5 - LEANS).mean())
+    told = []
+    for number in range(HALVINGS):
+        first = np.random.default_rng([seed, number]).permutation(len(count)) % 2 == 0
         for half in (first[caption], ~first[caption]):
-            rest, again = space[~half], proposals(space[half], caption[half], seed)
-            agreements.append([max(_alike(rest, one, other) for other in again) for one in found])
-    medians = np.median(agreements, axis=0) if found else []
-    return [replace(one, stability=float(value)) for one, value in zip(found, medians, strict=True)]
+            line = wide @ _discriminant(wide[half], caption[half], side[half])
+            told.append(_auc_within(line[~half], side[~half] > 0.5, caption[~half]))
+    spread = np.sqrt(max(0.0, share.var() - chance))
+    return replace(one, side=side, spread=float(spread), either=float(either), told=float(np.mean(told)))
 
 
-def _alike(space: np.ndarray, one: Leaning, other: Leaning) -> float:
-    return abs(float(np.corrcoef(space @ one.direction, space @ other.direction)[0, 1]))
+def _auc_within(line: np.ndarray, side: np.ndarray, caption: np.ndarray) -> float:
+    """How often a line [N] is higher for an image of the one side than for one of the other, within captions."""
+    right, pairs = 0.0, 0
+    for one in np.unique(caption):
+        ours, others = line[(caption == one) & side], line[(caption == one) & ~side]
+        if len(ours) and len(others):
+            fewer = min(len(ours), len(others))
+            right, pairs = right + fewer * (ours[:, None] > others).mean(), pairs + fewer
+    return right / max(pairs, 1)
 
 
 def _skewed_within(space: np.ndarray, caption: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -151,9 +170,7 @@ def _two_sides(space: np.ndarray, caption: np.ndarray, side: np.ndarray, rounds:
             break
     likelihood = _log_density(other, within).sum() + (np.log(1 - share) + np.logaddexp(0, odds)).sum()
     likelihood -= _log_density(space, space.T @ space / len(space) + ridge).sum()
-    chance = side.mean() * (1 - side.mean()) * (1 / count).mean()
-    spread = np.sqrt(max(0.0, (np.bincount(caption, side) / count).var() - chance))
-    return Leaning(side, direction, float(spread), float(likelihood))
+    return Leaning(side, float(likelihood))
 
 
 def _told_everywhere(space: np.ndarray, caption: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -165,15 +182,23 @@ def _told_everywhere(space: np.ndarray, caption: np.ndarray, side: np.ndarray) -
     """
     share = (np.bincount(caption, side) / np.bincount(caption))[caption]
     leans = np.abs(share - 0.5) >= LEANS
-    away = np.where(leans, side - share, 0)
-    delta = away @ space / np.square(away).sum()
-    rest = (space - np.outer(away, delta))[leans]
-    line = space @ np.linalg.solve(rest.T @ rest / len(rest) + RIDGE * np.eye(space.shape[1]), delta)
+    if not leans.any():
+        return side
+    line = space @ _discriminant(space[leans], caption[leans], side[leans])
     side = side.copy()
     for one in np.unique(caption[~leans]):
         ours = caption == one
         side[ours] = line[ours] >= _split(np.sort(line[ours]))
     return side
+
+
+def _discriminant(space: np.ndarray, caption: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Direction [D] that tells the sides of images [N, D] within captions: Fisher's, with a ridge."""
+    share = np.bincount(caption, side) / np.maximum(np.bincount(caption), 1)
+    away = side - share[caption]
+    delta = away @ space / max(np.square(away).sum(), 1e-9)
+    rest = space - np.outer(away, delta)
+    return np.linalg.solve(rest.T @ rest / len(rest) + RIDGE * np.eye(space.shape[1]), delta)
 
 
 def _split(values: np.ndarray) -> float:

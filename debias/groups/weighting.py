@@ -205,8 +205,7 @@ def predict_curve(
     Everything is decided concept by concept, against sampling noise (see `Weighting.chance`). A set within its 95%
     needs no correction. Of others, the smallest α within the mean noise is recommended; if no α within the floor comes
     that near, the nearest one up to 1: beyond it, some concepts would be over-corrected to make up for others that
-    cannot be. An indicator has no target to come near (its groups are thirds, equal from the start): for it α = 1,
-    which keeps the ESS it was scaled to.
+    cannot be. An indicator stands where nothing was found out of balance: for it α = 0.
     """
     alphas = np.round(np.arange(0, alpha_max + step / 2, step), 6)
     by_concept = [weighting.shares_by_concept(alpha, membership) for alpha in alphas]
@@ -220,7 +219,7 @@ def predict_curve(
     reached = np.flatnonzero(allowed & near)
     nearest = np.argmin(np.where(allowed & (alphas <= 1), distance, np.inf))
     best = reached[0] if len(reached) else nearest
-    recommended = 1.0 if weighting.by_indicator else float(alphas[best])
+    recommended = 0.0 if weighting.by_indicator else float(alphas[best])
     return PredictedCurve(alphas, shares, distance, chance, effective, recommended, bool(len(reached)))
 
 

@@ -34,7 +34,7 @@ class HSpaceClassifier:
         weight: [T, K, C, H, W] of the logits; H and W are those of the images it was fitted on.
         bias: [T, K].
         push: [T, K, C, H, W] what added to h raises a class: the gradient of its logit by the standardised h, as long
-            as the classes lie apart, and shorter where the head is less often right.
+            as the classes lie apart, or the difference of their means; shorter where the head is less often right.
         accuracy: [T] share of held-out images that it tells right, every class counted alike.
         base_hash: of the base whose h-space it reads.
         words: by which a prompt says itself who is meant; the classes' names, if none are given. A single letter is no
@@ -184,9 +184,9 @@ def fit_head(
         seed: of the choice of the fifth that accuracy and temperature are measured on.
         caption: [N] index of the caption; None: one for all.
         words: as in `HSpaceClassifier`.
-        noisy: memberships are wrong now and then. What no timestep tells is then taken for their mistake, and does not
-            shorten the push. (That the means of mistaken classes lie closer together does: pushed all the way by such
-            a direction, images lose their subject.)
+        noisy: memberships are wrong now and then. The push is then the difference of the classes' means, which such
+            mistakes shorten but do not turn, as they turn the head's own direction. What no timestep tells is taken for
+            their mistake, and does not shorten the push.
 
     Raises:
         DDMError: a class with fewer than five images.
@@ -232,7 +232,7 @@ def fit_head(
         means = np.stack([mean(truth == index, scaled) for index in range(len(names))])
         means -= means.mean(0)
         skill = max(0.0, (accuracy * len(names) - 1) / (len(names) - 1))
-        push = weight * ((weight * means).sum() / np.square(weight).sum())
+        push = means if noisy else weight * ((weight * means).sum() / np.square(weight).sum())
         weight, bias = weight / temperature, bias / temperature
         shape = (len(names), *h.shape[1:])
         found.append(

@@ -18,6 +18,7 @@ from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_paramet
 from typer.testing import CliRunner
 
 from .runs import write_probe
+from .test_guidance import random_head
 
 IMAGES = 80
 
@@ -126,6 +127,15 @@ def test_a_sweep_measures_every_alpha_and_scale_and_keeps_the_card(sweep, files,
     assert content_hash(files[0]) == hashed
     # The rewritten card does not make the images those of another adapter.
     assert "No α is recommended" in sweep("--alpha", "0,1,1.5", "--cfg", "3,1").stdout
+
+
+def test_a_sweep_can_be_guided_and_then_says_nothing_of_the_adapter(sweep, tiny_base, tmp_path):
+    head = tmp_path / "head.safetensors"
+    random_head(base_hash=load_base(tiny_base).hash).save(head)
+    sweep("--alpha", "0,1", "--guide", head)
+    kept = [json.loads(line) for line in (tmp_path / "out" / "images" / "metadata.jsonl").read_text().splitlines()]
+    assert len(kept) == 12 and all("counted" in row for row in kept)
+    assert "would say so of it" in sweep("--alpha", "0,1", "--guide", head, "--save-card", code=2).stderr
 
 
 def test_a_sweep_needs_alpha_0(sweep):

@@ -107,8 +107,9 @@ def test_subjects_come_furthest_from_the_target_first(labelled):
 
 def test_an_indicator_names_nobody(discovered):
     made, level = discovered
-    assert made.by_indicator and made.recommended == 1.0
-    assert made.summary.startswith("The rarest third of 90 images of 3 subjects would be drawn")
+    assert made.by_indicator and made.recommended == 0.0 and "leave the model as it is" in made.advice
+    assert made.summary.startswith("Nothing is out of balance here that balancing helps")
+    assert "the rarest third of 90 images of 3 subjects would be drawn" in made.summary
     groups = made.attributes[0].groups
     assert [group.name for group in groups] == ["rare", "between", "common"]
     assert groups[0].weight > groups[1].weight > groups[2].weight

@@ -304,4 +304,4 @@ def test_discovered_groups_give_the_same_bytes_twice(tiny_base, folder, tmp_path
         files.append(run.out.read_bytes())
     assert files[0] == files[1]
     card = load_adapter(run.out).card
-    assert card.target is None and card.recommended_alpha == 1.0 and json.dumps(card.predicted)
+    assert card.target is None and card.recommended_alpha == 0.0 and json.dumps(card.predicted)

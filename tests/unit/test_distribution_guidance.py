@@ -126,6 +126,19 @@ def test_what_mistaken_sides_hide_does_not_shorten_the_push_but_where_nothing_is
     assert made_up[1] < 0.3 * made_up[0]
 
 
+def test_sides_with_mistakes_push_along_the_difference_of_their_means():
+    layers, membership = clouds(600)
+    wrong = np.random.default_rng(0).random(600) < 0.15
+    mistaken = np.where(wrong[:, None], 1 - membership, membership)
+    h, side = layers[0][1], mistaken.argmax(1)
+    means = (h[side == 1].mean(0) - h[side == 0].mean(0)).flatten()
+    alike = [
+        torch.cosine_similarity(fit_head(layers, mistaken, NAMES, "gender", noisy=noisy).push[0, 1].flatten(), means, 0)
+        for noisy in (True, False)
+    ]
+    assert alike[0] > 0.999 > alike[1]
+
+
 def test_both_sides_of_every_caption_count_alike_and_one_sided_captions_not_at_all():
     truth, caption = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
     weights = even_weights(truth, caption)

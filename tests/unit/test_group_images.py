@@ -119,7 +119,7 @@ def test_discovery_makes_thirds_and_weighs_the_rare_one_up(base, latents):
 
 def test_discovery_balances_each_caption_towards_its_own_rare_side(base, latents, monkeypatch):
     truth = np.array(["man"] * 10 + ["woman"] * 2 + ["man"] * 2 + ["woman"] * 10) == "man"
-    found = SimpleNamespace(side=np.where(truth, 0.99, 0.01), spread=0.3, stability=0.9)
+    found = SimpleNamespace(side=np.where(truth, 0.99, 0.01), spread=0.3, told=0.9)
     monkeypatch.setattr(group_images, "find_leaning", lambda *_: found)
     grouping = Grouper(base, latents, CAPTIONS).group("discovered")
     assert grouping.groups[0].names == ("side A", "side B")

@@ -193,8 +193,8 @@ def test_a_balanced_set_needs_no_alpha():
     assert recommended_alpha(weighting, [groups], [Target.uniform(groups.names)]) == 0
 
 
-def test_an_indicator_is_recommended_at_the_strength_it_was_scaled_to():
+def test_where_nothing_was_found_the_model_is_left_alone():
     level = np.random.default_rng(0).normal(size=300)
     thirds = groups_of(3 * level.argsort().argsort() // 300)
     weighting = Weighting.of_indicator(level, np.zeros(300, int))
-    assert recommended_alpha(weighting, [thirds], [Target.uniform(thirds.names)]) == 1.0
+    assert recommended_alpha(weighting, [thirds], [Target.uniform(thirds.names)]) == 0.0

@@ -12,6 +12,7 @@ from typing import Any
 from ...debias.adapter.lora_file import AdapterCard, content_hash
 from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import check_output, check_writable, read_metadata
+from ...debias.groups.groups import NOTHING
 from ...debias.probes.predict import check_probes
 from ..data.cache import cache_folder
 from ..data.dataset import ImageSet, Preparation, folder_set, self_set
@@ -198,6 +199,10 @@ class Job:
         if config.gradient_checkpointing:
             run.training.save_memory()
         self.reporter.groups(run.grouping)
+        if run.grouping.weighting.by_indicator:
+            self.reporter.note(
+                f"{NOTHING} Rare images are drawn more often all the same; α = 0 is recommended.", "groups"
+            )
         return run
 
     def _is_made(self, run: Run) -> bool:

@@ -1,6 +1,7 @@
 """Options on the command line: those of a training as they are declared, and what several commands have."""
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,4 +67,11 @@ ProgressOption = Annotated[
 ]
 StdinStopsOption = Annotated[
     bool, typer.Option("--stdin-stops", help="Stop as at Ctrl-C when standard input is closed.")
+]
+GuideOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Distribution guidance by a head from `ddm head`; once for each attribute."),
+]
+GuideTargetOption = Annotated[
+    list[str] | None, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'; once for each --guide.")
 ]

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, ClipSkipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
+from .options import (
+    BaseOption,
+    ClipSkipOption,
+    DeviceOption,
+    GuideOption,
+    GuideTargetOption,
+    PredictionOption,
+    TokenizerOption,
+    VAEOption,
+)
 
 
 class GuideMode(str, Enum):
@@ -40,21 +49,13 @@ def sample(
     alpha: Annotated[
         str | None, typer.Option(help="Strengths: '0,0.5,1'. Without it 0, 0.5 and 1, or 0 if there is no adapter.")
     ] = None,
-    guide: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Distribution guidance by a head from `ddm head`; once for each attribute. No adapter is needed.",
-        ),
-    ] = None,
+    guide: GuideOption = None,
     guide_scale: Annotated[float, typer.Option(min=0.0, help="How far guidance pushes; 0 is not at all.")] = 8.0,
     guide_mode: Annotated[
         GuideMode,
         typer.Option(help="queue: every image gets a class, and counts are kept; batch: a batch as a whole."),
     ] = GuideMode.QUEUE,
-    guide_target: Annotated[
-        list[str] | None, typer.Option(help="uniform, or shares such as 'man=.75,woman=.25'; once for each --guide.")
-    ] = None,
+    guide_target: GuideTargetOption = None,
     guide_words: Annotated[
         list[str] | None,
         typer.Option(

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from .options import BaseOption, ClipOption, ClipSkipOption, DeviceOption, PredictionOption, TokenizerOption, VAEOption
+from .options import (
+    BaseOption,
+    ClipOption,
+    ClipSkipOption,
+    DeviceOption,
+    GuideOption,
+    GuideTargetOption,
+    PredictionOption,
+    TokenizerOption,
+    VAEOption,
+)
 
 
 def sweep(
@@ -26,6 +36,8 @@ def sweep(
     clip_skip: ClipSkipOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     clip: ClipOption = None,
+    guide: GuideOption = None,
+    guide_target: GuideTargetOption = None,
     target: Annotated[
         list[str] | None, typer.Option(help="'uniform' or 'man=.75,woman=.25', in the order of the probes.")
     ] = None,
@@ -57,6 +69,7 @@ def sweep(
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.base import resolve_device
     from ..models.model import EMBEDDED, load_model
+    from ..sampling.guidance import load_steering
     from ..sampling.image_writer import plan_jobs
     from ..sampling.prompts import read_prompts
     from .numbers import read_numbers
@@ -65,6 +78,11 @@ def sweep(
     texts, alphas, scales = read_prompts(prompts), read_numbers(alpha, "--alpha"), read_numbers(cfg, "--cfg")
     if 0.0 not in alphas:
         raise DDMError(f"--alpha is {alpha!r}, but a sweep compares with α = 0. Put 0 among the strengths.")
+    if guide and save_card:
+        raise DDMError(
+            "With --guide the images are not the adapter's alone, and its card would say so of it. Leave one of "
+            "--guide and --save-card out."
+        )
     place = resolve_device(device)
     probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
@@ -79,10 +97,12 @@ def sweep(
         vae=vae,
         clip_skip=clip_skip,
     )
+    steering, remarks = load_steering(model.base, guide or (), guide_target or ())
+    model.warnings.extend(remarks)
     for warning in model.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     shots, phase = plan_jobs(texts, per_prompt, alphas, scales, seed), TerminalReporter().images
-    options = {"steps": steps, "bf16": bf16, "overwrite": overwrite}
+    options = {"steps": steps, "bf16": bf16, "overwrite": overwrite, "steering": steering}
     records = make_records(model, out / "images", shots, probes, targets, phase, **options)
     made = build_report(records, f"Sweep of {adapter.stem}", random_seed=seed)
     measured = measured_card(made, scales[0], steps)

@@ -228,7 +228,8 @@ class Grouper:
         """Balance the attributes that show in the features, among all images or within captions.
 
         Those of `skewed_components`, or the one of `find_leaning`: whichever makes the images likelier. Where there is
-        none, the rarity indicator gives the weights, and the groups shown are thirds of its log-weight.
+        none, α = 0 is recommended; what is trained all the same has the rarity indicator's weights, and the groups
+        shown are thirds of its log-weight.
         """
         features = image_features(
             self.base,
@@ -285,7 +286,7 @@ def _rare_and_common(number: int, component: Component) -> Groups:
 def _sides(leaning: Leaning) -> Groups:
     """The two sides to which captions lean; neither is rare in all of them, and they have no words."""
     membership = np.stack([leaning.side, 1 - leaning.side], 1)
-    evidence = {"spread": leaning.spread, "stability": leaning.stability}
+    evidence = {"spread": leaning.spread, "told": leaning.told}
     return Groups(("side A", "side B"), membership, "discovered", evidence=evidence)
 
 

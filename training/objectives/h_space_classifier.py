@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from ...debias.core.batching import fitting_rows, in_batches
 from ...debias.core.error import DDMError
 from ...debias.groups.diffusion_classifier import ATTRIBUTES
-from ...debias.groups.groups import Groups, concepts, peers
+from ...debias.groups.groups import NOTHING, Groups, concepts, peers
 from ...debias.methods.h_space_classifier import TIMESTEPS, HSpaceClassifier, fit_head
 from ..data.group_images import Grouper
 
@@ -55,9 +55,8 @@ def make_head(
         grouping = grouper.group(groups, labels=images.column)
         if grouping.weighting.by_indicator:
             raise DDMError(
-                f"Nothing is out of balance here, as far as “{groups}” can see, and no head was made. It needs a dozen "
-                "images or more of each of eight captions. If you know what to balance, say it: words:man|woman, "
-                "labels:COLUMN, or a probe.",
+                f"{NOTHING} So no head was made. To find more, “{groups}” needs a dozen images or more of each of "
+                "eight captions. If you know what to balance, say it: words:man|woman, labels:COLUMN, or a probe.",
                 "groups",
                 "probe",
             )
