@@ -1,13 +1,12 @@
 """Work in the background of a host: a thread that can be asked how it goes, and to stop."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from ..debias.core.error import DDMError, reason_of
 from .progress_panel import TrainPanel
-from .trainer_process import Trainer
+from .trainer_process import Command, Trainer
 
 
 class Background:
@@ -30,7 +29,7 @@ class Background:
         """Ask it to stop."""
         self.cancelled.set()
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end, but no longer than so many seconds; returns whether it still works."""
         self._thread.join(seconds)
         return self._thread.is_alive()
@@ -46,40 +45,51 @@ class BackgroundTraining(Background):
 
     Attributes:
         panel: its state, kept up to date.
+        error: why it ended, if it failed.
     """
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        command: Command,
         panel: TrainPanel,
         finish: Callable[[TrainPanel], None],
         occupy: Callable[[], AbstractContextManager] = nullcontext,
+        tell: Callable[[bool], None] = lambda urgent: None,
     ):
         """Prepare it; `start` begins.
 
         Args:
-            config: see `hosts.train_inputs.train_config`.
+            command: see `Trainer`.
             panel: a new one.
-            finish: called with the panel when the adapter is there.
+            finish: called with the panel when what was trained is there.
             occupy: a context for as long as the trainer works, such as one in which the host's model is put away.
+            tell: called whenever the panel has changed, with whether that is more than a number.
         """
         super().__init__(self._work, "ddm-train")
         self.panel = panel
-        self._config, self._finish, self._occupy = config, finish, occupy
+        self.error: DDMError | None = None
+        self._command, self._finish, self._occupy, self._tell = command, finish, occupy, tell
 
     def _work(self) -> None:
+        self._tell(True)
         try:
-            with self._occupy(), Trainer(self._config) as trainer:
+            with self._occupy(), Trainer(self._command) as trainer:
                 for event in trainer.events():
                     if self.cancelled.is_set():
                         break
                     if event is not None:
+                        before = self.panel.values["phase"]
                         self.panel.take(event)
+                        self._tell("phase" not in event or event["phase"] != before)
             if self.cancelled.is_set():
                 self.panel.stop(trainer.kept)
             else:
                 self._finish(self.panel)
         except DDMError as error:
-            self.panel.fail(error)
+            self._fail(error)
         except Exception as error:  # nobody else would ever see it
-            self.panel.fail(DDMError(f"The training ended with an error of the host: {reason_of(error)}"))
+            self._fail(DDMError(f"The training ended with an error of the host: {reason_of(error)}"))
+        self._tell(True)
+
+    def _fail(self, error: DDMError) -> None:
+        self.error = DDMError(self.panel.fail(error))

@@ -25,7 +25,7 @@ class TrainPanel:
     """The panel of one run.
 
     Args:
-        title: name of the adapter.
+        title: name of what is trained.
         reference: how the host's /view finds a preview file.
         names: inputs of the page that are not called like the option.
 
@@ -71,6 +71,10 @@ class TrainPanel:
         elif "note" in event:
             values["remarks"].append(self.said(event["note"], event.get("options", ())))
 
+    def snapshot(self) -> dict[str, Any]:
+        """The panel as it is now; it is written later, by another thread."""
+        return {**self.values, "losses": list(self.values["losses"]), "remarks": list(self.values["remarks"])}
+
     def stop(self, kept: bool) -> str:
         """The run was cancelled; returns what to say of it.
 
@@ -106,9 +110,9 @@ class TrainPanel:
         self._end("stopped", sentence)
         return sentence
 
-    def finish(self, card: Mapping[str, Any], summary: str) -> None:
-        """The adapter is there, and this is its card."""
-        self.values["card"] = dict(card)
+    def finish(self, card: Mapping[str, Any] | None, summary: str) -> None:
+        """What was trained is there; an adapter has a card."""
+        self.values["card"] = None if card is None else dict(card)
         self._end("done", summary)
 
     def _end(self, phase: str, summary: str) -> None:

@@ -42,7 +42,7 @@ def explained(setting: Setting) -> str:
 
 
 def train_config(
-    images: Path,
+    images: Path | None,
     base: Path,
     out: Path,
     *,
@@ -56,7 +56,7 @@ def train_config(
     """The fields of the `TrainConfig` of a run that goes on where one of the same name was stopped.
 
     Args:
-        images: the folder to learn from.
+        images: the folder to learn from; None for the model's own images alone.
         base: the model, as a folder or a checkpoint.
         out: the adapter file; a style goes beside it.
         checkpoint: where a stopped run is kept.

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
@@ -24,24 +24,52 @@ TICK = 0.02
 PATIENCE, LISTEN = GRACE + 10, 30
 
 
+class Command(NamedTuple):
+    """A command of `ddm`, as it is given to `Trainer`.
+
+    Attributes:
+        arguments: its name and arguments.
+        paths: files and folders that its messages call by their names alone.
+    """
+
+    arguments: Sequence[str]
+    paths: Sequence[Path]
+
+    @classmethod
+    def of(cls, *arguments: str) -> "Command":
+        """A command whose paths are among its arguments, such as `--out=/models/fair.safetensors`."""
+        values = (Path(one.partition("=")[2] or one) for one in arguments)
+        return cls(arguments, [path for path in values if path.is_absolute()])
+
+    @classmethod
+    def train(cls, config: Mapping[str, Any]) -> "Command":
+        """`ddm train` with the fields of a `TrainConfig`.
+
+        They are written to a TOML file beside its `checkpoint`, which stays there: it can be given to `ddm train` by
+        hand.
+        """
+        file = toml_of(config["checkpoint"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, write_config(config))
+        values = [one for value in config.values() for one in (value if isinstance(value, list) else [value])]
+        return cls(["train", str(file)], [file, *(one for one in values if isinstance(one, Path) and one.name)])
+
+
 class Trainer:
-    """`ddm train` as a child that ends with us: it stops when its standard input is closed.
+    """A command of `ddm` that trains, as a child that ends with us: it stops when its standard input is closed.
 
     As a context it is always ended: told to stop first, so that it keeps its state, and killed if it does not.
 
     Args:
-        config: fields of a `TrainConfig`. They are written to a TOML file beside its `checkpoint`, which stays there:
-            `ddm train` takes it as well.
+        command: what it does.
     """
 
-    def __init__(self, config: Mapping[str, Any]):
-        file = toml_of(config["checkpoint"])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, write_config(config))
-        self.paths = [file, *_paths(config)]
-        # How to say mistakes comes first, so that those in the file are said so.
+    def __init__(self, command: Command):
+        name, *arguments = command.arguments
+        self.paths = command.paths
+        # How to say mistakes comes first, so that those in the arguments are said so.
         self.process = subprocess.Popen(
-            [sys.executable, str(COMMAND), "train", "--progress=json", "--stdin-stops", str(file)],
+            [sys.executable, str(COMMAND), name, "--progress=json", "--stdin-stops", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -134,11 +162,6 @@ def by_name(text: str, paths: Iterable[Path]) -> str:
     for path in sorted(paths, key=lambda one: len(one.parts), reverse=True):
         text = text.replace(str(path), path.name)
     return text
-
-
-def _paths(config: Mapping[str, Any]) -> list[Path]:
-    values = [one for value in config.values() for one in (value if isinstance(value, list) else [value])]
-    return [one for one in values if isinstance(one, Path) and one.name]
 
 
 def check_same(out: Path, groups: str | None, settings: Mapping[str, int | None]) -> None:

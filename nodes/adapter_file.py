@@ -14,6 +14,38 @@ from ..hosts.adapter_card import UNKNOWN_BASE, LoadedCard
 from .files import ADAPTERS, resolve
 from .native import BASE_HASH
 
+# How people call kinds of models: by the host's names for them, and by those in our files.
+KINDS_BY_HOST = {
+    "SD15": "Stable Diffusion 1.x",
+    "SD20": "Stable Diffusion 2.x",
+    "SD21UnclipL": "Stable Diffusion 2.x",
+    "SD21UnclipH": "Stable Diffusion 2.x",
+    "SDXL": "Stable Diffusion XL",
+    "SDXLRefiner": "Stable Diffusion XL Refiner",
+    "SD3": "Stable Diffusion 3",
+    "Flux": "Flux",
+    "FluxSchnell": "Flux",
+    "Flux2": "Flux 2",
+    "Chroma": "Chroma",
+    "QwenImage": "Qwen-Image",
+    "ZImage": "Z-Image",
+    "PixArtAlpha": "PixArt",
+    "PixArtSigma": "PixArt",
+    "AuraFlow": "AuraFlow",
+}
+KINDS_BY_ARCHITECTURE = {
+    "stable-diffusion-v1": "Stable Diffusion 1.x",
+    "stable-diffusion-v2": "Stable Diffusion 2.x",
+    "stable-diffusion-v3": "Stable Diffusion 3",
+    "stable-diffusion-xl": "Stable Diffusion XL",
+    "z-image": "Z-Image",
+}
+
+
+def kind_of(model: comfy.model_patcher.ModelPatcher) -> str | None:
+    """What people call the kind of a MODEL; None for one that has no name, as the small one."""
+    return KINDS_BY_HOST.get(type(model.model.model_config).__name__)
+
 
 @dataclass(frozen=True)
 class AdapterFile:
@@ -50,8 +82,11 @@ class AdapterFile:
         """Whether it has layers for the text encoder."""
         return any(key.startswith(("lora_te", "text_encoder")) for key in self.tensors)
 
-    def check(self, model: comfy.model_patcher.ModelPatcher) -> str | None:
+    def check(self, model: comfy.model_patcher.ModelPatcher, base: str = "") -> str | None:
         """Whether it fits a model.
+
+        Args:
+            base: hash of the model's base, where it is known otherwise than by the model itself.
 
         Returns:
             A warning when the model is not, or may not be, the one that it was trained on.
@@ -64,14 +99,22 @@ class AdapterFile:
             for name, key in comfy.lora.model_lora_keys_unet(model.model, {}).items()
             if (shape := _shape(model.model, key)) is not None
         }
+        here = kind_of(model)
         if self.adapter is None:
             if not any(key.startswith(name + ".") for name in shapes for key in self.tensors):
                 raise DDMError(
-                    f"{self.name} changes no layer of this model: it is not a LoRA, or was made for another kind of "
-                    "model. Choose another file."
+                    f"{self.name} changes no layer of this {f'{here} ' if here else ''}model: it is not a LoRA, or was "
+                    "made for another kind of model. Choose another file."
                 )
             return None
-        base = model.attachments.get(BASE_HASH, "")
+        known = KINDS_BY_ARCHITECTURE.items()
+        made_for = next((kind for name, kind in known if self.card.architecture.startswith(name)), None)
+        if here and made_for and here != made_for:
+            raise DDMError(
+                f"This is a {here} model, and {self.name} was made for {made_for}. Use a model of that kind, or train "
+                "an adapter for this one."
+            )
+        base = base or model.attachments.get(BASE_HASH, "")
         warning = check_layers(self.adapter, base, {as_kohya(name): shape for name, shape in shapes.items()})
         return warning or (None if base and self.card.base_hash else UNKNOWN_BASE)
 

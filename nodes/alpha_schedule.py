@@ -8,6 +8,7 @@ from ..debias.core.error import DDMError
 from .adapter_file import AdapterFile, check_name
 from .files import ADAPTERS, names, resolve, stamp
 from .types import CATEGORY, Card, known
+from .validation import said_once
 
 UNCHECKED = (
     "No model is connected, so whether the adapter fits it is not checked: one that does not fit changes nothing."
@@ -86,6 +87,7 @@ class AlphaScheduleNode(io.ComfyNode):
         )
 
     @classmethod
+    @said_once
     def validate_inputs(
         cls, adapter: str | None = None, shape: str | None = None, points: str | None = None
     ) -> bool | str:

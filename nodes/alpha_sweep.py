@@ -13,6 +13,7 @@ from . import adapter_file, files, prompt_lists
 from .generation import SamplerSettings, sampler_inputs
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
+from .validation import said_once
 
 if TYPE_CHECKING:
     from ..debias.evaluation.compare import Evaluation
@@ -82,7 +83,10 @@ class AlphaSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter: str, alphas: str, target: str) -> bool | str:
+    @said_once
+    def validate_inputs(
+        cls, adapter: str | None = None, alphas: str | None = None, target: str | None = None
+    ) -> bool | str:
         """A sentence if the adapter is not there, or strengths or target cannot be read."""
         if adapter is not None and (wrong := adapter_file.check_name(adapter)):
             return wrong
@@ -94,7 +98,7 @@ class AlphaSweep(io.ComfyNode):
         return check_target(target)
 
     @classmethod
-    def fingerprint_inputs(cls, adapter: str, **rest: object) -> str:
+    def fingerprint_inputs(cls, adapter: str | None = None, **rest: object) -> str:
         """Measure again when the adapter's file changes."""
         try:
             return files.stamp(files.resolve(files.ADAPTERS, adapter))

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from . import files, image_folders, training_set
 from .types import CATEGORY, known
+from .validation import said_once
 
 
 class AuditImages(io.ComfyNode):
@@ -40,7 +41,10 @@ class AuditImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str, weights: str, groups: str, target: str) -> bool | str:
+    @said_once
+    def validate_inputs(
+        cls, folder: str | None = None, weights: str | None = None, groups: str | None = None, target: str | None = None
+    ) -> bool | str:
         """A sentence if folder or model are not there, or the groups are not known."""
         try:
             training_set.check(folder, weights, groups, target)
@@ -49,7 +53,7 @@ class AuditImages(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **rest: object) -> str:
         """Audit again when a file in the folder changes."""
         return image_folders.stamp(folder)
 

@@ -1,5 +1,6 @@
 """DDM Distribution Guidance: balance while images are made, without an adapter, even one at a time."""
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,23 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from ..debias.methods.class_counts import PromptCounts
 from . import files
-from .native import BASE_HASH
+from .adapter_file import kind_of
+from .progress import send_panel
 from .target import check_target
 from .types import CATEGORY, known
+from .upstream import Upstream
+from .validation import said_once
 
 if TYPE_CHECKING:
     from ..debias.methods.distribution_guidance import Guidance
 
 KIND = "head"
 OTHER_BASE = (
-    "The head was made for another model, or for one that is not known here: look at a report before you rely on it. "
-    "(Models from DDM Load Weights are recognised.)"
+    "The head was made for another model, or for one that is not known here: look at a report before you rely on it, "
+    "or make one with DDM Train Guidance Head."
 )
+THIS_BASE = "The head was made for this model."
+EVENT = "ddm.guidance"
 
 TALLIES = PromptCounts()
 # Where a model remembers how many attributes are guided at once.
@@ -41,12 +47,13 @@ class DistributionGuidance(io.ComfyNode):
             description="Balances images while they are made, without an adapter and without training the model: a "
             "small head reads in the middle of the U-Net who is going to be in the image, and pushes. In mode queue "
             "it counts, so that single images come out balanced too. For a second attribute, use a second node.",
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the head was made for."),
                 io.Combo.Input(
                     "head",
                     options=files.names(files.DDM, KIND),
-                    tooltip="A head in models/ddm, or the one for the small model. `ddm head` makes others.",
+                    tooltip="A head in models/ddm. DDM Train Guidance Head makes one for your model.",
                 ),
                 io.Float.Input(
                     "scale",
@@ -103,6 +110,7 @@ class DistributionGuidance(io.ComfyNode):
         )
 
     @classmethod
+    @said_once
     def validate_inputs(cls, head: str | None = None, target: str | None = None) -> bool | str:
         """A sentence when the file or the target cannot be used."""
         known = files.check_kind(head, KIND)
@@ -133,20 +141,90 @@ class DistributionGuidance(io.ComfyNode):
 
         opened = HSpaceClassifier.load(files.resolve(files.DDM, head))
         if not hasattr(model.model.diffusion_model, "middle_block"):
-            raise DDMError(NO_UNET)
+            raise DDMError(f"This is a {kind}: {NO_UNET}" if (kind := kind_of(model)) else NO_UNET)
+        opened.check_channels(model.model.diffusion_model.middle_block[-1].out_channels)
         asked = Target.parse(target or "uniform", opened.names)
         guidance = Guidance(opened, asked, scale, mode, words=read_words(words))
-        guidance.tally = TALLIES.get((opened.digest, str(asked), counts.strip()), guidance.target.shares)
-        told = [] if model.attachments.get(BASE_HASH) == opened.base_hash else [OTHER_BASE]
-        if said := guidance.said(prompt):
-            told.append(f"The prompt says “{said}” itself: the image is left as it is.")
-        return io.NodeOutput(patched(model, guidance, keep_counts, prompt), ui={"text": told})
+        key = f"{opened.digest} {asked} {counts.strip()}"
+        guidance.tally = TALLIES.get(key, guidance.target.shares)
+        node = cls.hidden.unique_id
+        same = Upstream(cls.hidden.dynprompt, node).base_hash("model", model) == opened.base_hash
+        said = guidance.said(prompt)
+        remarks = [f"The prompt says “{said}” itself: the image is left as it is."] if said else []
+
+        def panel() -> dict[str, Any]:
+            return counted(guidance, key, same, remarks)
+
+        model = patched(model, guidance, keep_counts, prompt, lambda: send_panel(node, EVENT, panel()))
+        told = [*([] if same else [OTHER_BASE]), *remarks]
+        return io.NodeOutput(model, ui={"text": told, "ddm_panel": [panel()]})
 
 
-def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: str = "") -> Any:
+def counted(guidance: "Guidance", key: str, same: bool, remarks: list[str]) -> dict[str, Any]:
+    """What the node's panel shows: the images so far, in all and prompt by prompt, beside the target.
+
+    Args:
+        key: of the counts, for whoever wants to reset them.
+        same: whether the head was made for the model.
+        remarks: what else there is to say.
+    """
+    head, tally = guidance.head, guidance.tally
+
+    def groups(counts: Any) -> list[dict[str, Any]]:
+        shares = counts / max(counts.sum(), 1)
+        return [
+            {"name": name, "count": int(count), "share": round(float(share), 4), "target": float(wanted)}
+            for name, count, share, wanted in zip(head.names, counts, shares, tally.shares, strict=True)
+        ]
+
+    prompts = [
+        {
+            "prompt": prompt if isinstance(prompt, str) else f"prompt {number}",
+            "n": int(counts.sum()),
+            "groups": groups(counts),
+        }
+        for number, (prompt, counts) in enumerate(tally.counts.items(), 1)
+    ]
+    total = int(tally.total.sum())
+    return {
+        "kind": "guidance",
+        "title": head.attribute,
+        "verdict": {"tone": "fair" if same else "unknown", "text": THIS_BASE if same else OTHER_BASE},
+        "summary": f"Target: {', '.join(f'{n} {s:.0%}' for n, s in zip(head.names, tally.shares, strict=True))}.",
+        "n": total,
+        "attributes": [{"name": head.attribute, "groups": groups(tally.total)}] if total else [],
+        "prompts": prompts,
+        "remarks": remarks,
+        "key": key,
+    }
+
+
+def add_routes() -> None:
+    """POST /ddm/guidance/reset, with the key of some counts, forgets these."""
+    from server import PromptServer, web
+
+    @PromptServer.instance.routes.post("/ddm/guidance/reset")
+    async def reset(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            return web.json_response({"error": "Send JSON."}, status=415)
+        try:
+            TALLIES.clear(str((await request.json())["key"]))
+        except (ValueError, KeyError, TypeError):
+            return web.json_response({"error": "Send the key of the counts."}, status=400)
+        return web.json_response({})
+
+
+def patched(
+    model: Any,
+    guidance: "Guidance",
+    keep_counts: bool = True,
+    prompt: str = "",
+    told: Callable[[], None] = lambda: None,
+) -> Any:
     """A clone of a MODEL that is guided.
 
     Args:
+        told: called when images have been counted.
         keep_counts: go on with what was counted; otherwise it is forgotten when sampling begins.
         prompt: the text of the conditioning; empty where it is not known.
 
@@ -161,6 +239,7 @@ def patched(model: Any, guidance: "Guidance", keep_counts: bool = True, prompt: 
         guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise), together)
         made = executor(noise, *rest, **named)
         guidance.end()
+        told()
         return made
 
     def push(h: torch.Tensor, skipped: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,13 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..debias.core.error import DDMError
+from . import distribution_guidance, files, trainings, validation
 from .alpha_schedule import AlphaScheduleNode
 from .alpha_sweep import AlphaSweep
 from .audit_images import AuditImages
 from .compare_reports import CompareReports
 from .distribution_guidance import DistributionGuidance
 from .fairness_report import FairnessReport
-from .files import register_folders
 from .fit_probe import FitProbe
 from .invariant_guidance import InvariantGuidance
 from .load_adapter import LoadAdapter
@@ -16,6 +17,7 @@ from .load_probe import LoadProbe
 from .load_weights import LoadWeights
 from .measure_prompts import MeasurePrompts
 from .train import Train
+from .train_head import TrainHead
 from .words_probe import ProbeFromWords
 
 NODES: list[type[io.ComfyNode]] = [
@@ -33,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     AlphaSweep,
     AuditImages,
     Train,
+    TrainHead,
 ]
 
 
@@ -40,6 +43,12 @@ class DDMExtension(ComfyExtension):
     """All nodes of the category DDM."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The node classes. The host asks once, before any schema is made, so folders are made known here."""
-        register_folders()
+        """The node classes. The host asks once, before any schema is made: folders and routes are made known here."""
+        files.register_folders()
+        validation.watch_graphs()
+        trainings.add_routes()
+        distribution_guidance.add_routes()
+        # Pages show where a class of errors comes from, and its sentence: neither shall be a place on this machine.
+        DDMError.__module__ = "ComfyUI-DDM"
+        DDMError.__str__ = lambda error: files.by_name(Exception.__str__(error))
         return NODES

@@ -105,9 +105,9 @@ class FairnessReport(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, target: list[str] | str) -> bool | str:
+    def validate_inputs(cls, target: list[str] | str | None = None) -> bool | str:
         """A sentence if the target is none, before any image is made."""
-        return check_target(target if isinstance(target, str) else target[0])
+        return check_target(target[0] if isinstance(target, list) else target)
 
     @classmethod
     def execute(

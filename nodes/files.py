@@ -5,6 +5,7 @@ of them; nothing is joined to a path that was not found there.
 """
 
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -19,6 +20,7 @@ EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 ADAPTERS, CHECKPOINTS, DDM, DATASETS = "loras", "checkpoints", "ddm", "ddm_datasets"
 WRITTEN = {ADAPTERS: "an adapter", DDM: "a probe"}
 CALLED = {"head": "a head for distribution guidance", "invariant": "a module for invariant guidance"}
+MAKERS = {"head": "DDM Train Guidance Head", "invariant": "DDM Train (objective invariant)"}
 KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file"}
 
 
@@ -53,7 +55,7 @@ def check_kind(name: str | None, kind: str) -> bool | str:
     """A sentence when a file of models/ddm is not there or is of another kind, else True; only its header is read."""
     try:
         if name is not None and read_metadata(resolve(DDM, name)).get("ddm.kind") != kind:
-            return f"{name} is not {CALLED[kind]}. Choose another file, or make one with `ddm {kind}`."
+            return f"{name} is not {CALLED[kind]}. Choose another file, or make one with {MAKERS[kind]}."
     except DDMError as error:
         return str(error)
     return True
@@ -75,8 +77,9 @@ def resolve(folder: str, name: str) -> Path:
     known = folder_paths.get_filename_list(folder)
     if name not in known:
         shown = KINDS[folder]
-        if Path(name).suffix and Path(name).suffix.lower() != ".safetensors":
-            check_tensors(Path(name).name)  # says so, if it is a pickle
+        asked = Path(str(name))  # None comes over a wire
+        if asked.suffix and asked.suffix.lower() != ".safetensors":
+            check_tensors(asked.name)  # says so, if it is a pickle
         raise DDMError(
             f"There is no {shown} called {name!r} in models/{folder}. It may have been moved or renamed: put it back, "
             "or press R to read the folders again and choose another one."
@@ -86,12 +89,31 @@ def resolve(folder: str, name: str) -> Path:
 
 
 def new_file(folder: str, name: str) -> Path:
-    """The safetensors file that a user's name stands for in the first of the host's folders of a kind.
+    """The safetensors file that a user's name, such as `people/fair`, stands for in the first of a kind's folders.
 
     Raises:
         DDMError: the name is none that a file can have, or leads out of the folder.
     """
-    return named_file(folder_paths.get_folder_paths(folder)[0], name, WRITTEN[folder])
+    *subfolders, last = re.split(r"[/\\]", name)
+    place = Path(folder_paths.get_folder_paths(folder)[0])
+    for part in subfolders:
+        place = named_file(place, part, "a folder").with_suffix("")
+    return named_file(place, last, WRITTEN[folder])
+
+
+def by_name(text: str) -> str:
+    """A sentence without the places of the host's folders on this machine: `loras/fair.safetensors`."""
+    roots = [Path(root) for paths, _ in folder_paths.folder_names_and_paths.values() for root in paths]
+    roots += [EXAMPLES, *map(Path, (folder_paths.get_input_directory(), folder_paths.get_output_directory()))]
+    places = {*roots, *(root.resolve() for root in roots)}
+    for root in sorted(places, key=lambda one: len(str(one)), reverse=True):
+        text = text.replace(f"{root}{os.sep}", f"{root.name}{os.sep}")
+    return text
+
+
+def list_name(folder: str, path: Path) -> str:
+    """What the host's lists call a file below the first of its folders of a kind."""
+    return str(path.relative_to(Path(folder_paths.get_folder_paths(folder)[0]).resolve()))
 
 
 def weights_names() -> list[str]:

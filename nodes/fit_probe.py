@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from . import files, image_folders
 from .types import CATEGORY, Probe, known
+from .validation import said_once
 
 
 class FitProbe(io.ComfyNode):
@@ -63,7 +64,8 @@ class FitProbe(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str, name: str) -> bool | str:
+    @said_once
+    def validate_inputs(cls, folder: str | None = None, name: str | None = None) -> bool | str:
         """A sentence if there is no such folder, or the name is none for a file."""
         try:
             if folder is not None:
@@ -75,7 +77,7 @@ class FitProbe(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **rest: object) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **rest: object) -> str:
         """Fit again when a file in the folder changes."""
         return image_folders.stamp(folder)
 

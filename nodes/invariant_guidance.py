@@ -8,13 +8,12 @@ from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
 from . import files
-from .native import BASE_HASH
 from .types import CATEGORY, known
+from .upstream import Upstream
 
 KIND = "invariant"
 OTHER_BASE = (
-    "The module was trained on another model, or on one that is not known here: look at a report before you rely on "
-    "it. (Models from DDM Load Weights are recognised.)"
+    "The module was trained on another model, or on one that is not known here: look at a report before you rely on it."
 )
 
 
@@ -35,7 +34,7 @@ class InvariantGuidance(io.ComfyNode):
                 io.Combo.Input(
                     "module",
                     options=files.names(files.DDM, KIND),
-                    tooltip="A module in models/ddm, or the one for the small model. `ddm invariant` makes others.",
+                    tooltip="A module in models/ddm. DDM Train with the objective invariant makes one for your model.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -48,6 +47,7 @@ class InvariantGuidance(io.ComfyNode):
                     tooltip="r. 0: the model as it is. 1: as it was trained. More: further in that direction.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             outputs=[io.Model.Output(tooltip="The model with the correction.")],
             **known(search_aliases=["fair", "debias", "guidance", "invariant", "label-free"]),
         )
@@ -72,7 +72,7 @@ class InvariantGuidance(io.ComfyNode):
         if (delta.card.channels, delta.card.text_width) != (shape.get("in_channels"), shape.get("context_dim")):
             raise DDMError(
                 f"{module} was trained for another kind of model. Use that one, or train a module for this one with "
-                "`ddm invariant`."
+                "DDM Train (objective invariant)."
             )
         model = model.clone()
 
@@ -85,5 +85,6 @@ class InvariantGuidance(io.ComfyNode):
 
         if strength:
             model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "ddm_invariant", correct)
-        told = [] if model.attachments.get(BASE_HASH) == delta.card.base_hash else [OTHER_BASE]
+        base = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id).base_hash("model", model)
+        told = [] if base == delta.card.base_hash else [OTHER_BASE]
         return io.NodeOutput(model, ui={"text": told})

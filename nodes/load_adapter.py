@@ -8,6 +8,8 @@ from ..debias.core.error import DDMError
 from .adapter_file import AdapterFile, check_name, recommended_alpha
 from .files import ADAPTERS, names, resolve, stamp
 from .types import CATEGORY, Card, known
+from .upstream import Upstream
+from .validation import said_once
 
 WITHOUT_TEXT = "The file also changes the text encoder, and no CLIP is connected: this half is left out."
 
@@ -55,10 +57,12 @@ class LoadAdapter(io.ComfyNode):
                 io.Clip.Output(tooltip="The text encoder, with the adapter if it changes it."),
                 Card.Output(display_name="card", tooltip="What the adapter was made for, and at which α it is used."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             **known(search_aliases=["lora", "debias", "fair", "alpha", "load lora"], has_intermediate_output=True),
         )
 
     @classmethod
+    @said_once
     def validate_inputs(cls, adapter: str | None = None, strength_from: str | None = None) -> bool | str:
         """A sentence when the file cannot be used."""
         problem = check_name(adapter)
@@ -82,7 +86,9 @@ class LoadAdapter(io.ComfyNode):
         if strength_from == "recommended":
             alpha = recommended_alpha(adapter)
         file = AdapterFile.load(adapter)
-        loaded = file.loaded(alpha, file.check(model), WITHOUT_TEXT if clip is None and file.changes_text else None)
+        base = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id).base_hash("model", model) if file.card else ""
+        half = WITHOUT_TEXT if clip is None and file.changes_text else None
+        loaded = file.loaded(alpha, file.check(model, base), half)
         if alpha != 0:
             model, clip = comfy.sd.load_lora_for_models(model, clip, dict(file.tensors), alpha, alpha)
         return io.NodeOutput(model, clip, loaded, ui={"ddm_panel": [loaded.panel()], "text": [loaded.text]})

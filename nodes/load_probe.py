@@ -36,7 +36,7 @@ class LoadProbe(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, probe: str) -> bool | str:
+    def validate_inputs(cls, probe: str | None = None) -> bool | str:
         """A sentence if the file is not there."""
         try:
             return bool(probe is None or files.resolve(files.DDM, probe))
@@ -44,12 +44,12 @@ class LoadProbe(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, probe: str, clip_vision: object = None) -> str:
+    def fingerprint_inputs(cls, probe: str | None = None, clip_vision: object = None) -> str:
         """Read again when the file changes."""
         try:
             return files.stamp(files.resolve(files.DDM, probe))
         except (DDMError, OSError):
-            return probe
+            return str(probe)
 
     @classmethod
     def execute(cls, probe: str, clip_vision: object = None) -> io.NodeOutput:

@@ -10,6 +10,7 @@ from . import files, prompt_lists
 from .generation import SamplerSettings, sampler_inputs
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
+from .validation import said_once
 
 if TYPE_CHECKING:
     from ..debias.evaluation.compare import Evaluation
@@ -90,7 +91,10 @@ class MeasurePrompts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts: str, prompt_list: str, target: str) -> bool | str:
+    @said_once
+    def validate_inputs(
+        cls, prompts: str | None = None, prompt_list: str | None = None, target: str | None = None
+    ) -> bool | str:
         """A sentence if there is no prompt, no such list, or the target is none."""
         try:
             if None not in (prompts, prompt_list):
@@ -100,7 +104,7 @@ class MeasurePrompts(io.ComfyNode):
         return check_target(target)
 
     @classmethod
-    def fingerprint_inputs(cls, prompt_list: str, **rest: object) -> str:
+    def fingerprint_inputs(cls, prompt_list: str | None = None, **rest: object) -> str:
         """Measure again when the list's file has changed."""
         path = None if prompt_list is None else prompt_lists.path_of(prompt_list)
         return "" if path is None else files.stamp(path)

@@ -100,13 +100,16 @@ def stamp(reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **r
 def options(
     masks: str = FILES, reg_data: str = NONE, probe: str = NONE, second_probe: str = NONE, **rest: Any
 ) -> dict[str, Any]:
-    """The options of a training that these inputs stand for.
+    """The options of `ddm train` that these inputs stand for; those of other commands are left out.
 
     Raises:
         DDMError: a folder or a probe is not there.
     """
+    from ..hosts.train_inputs import asked
+
+    declared = {one.name for one in asked()}
     return (
-        rest
+        {name: value for name, value in rest.items() if name in declared}
         | MASKS[masks]
         | {
             "reg_data": None if reg_data == NONE else image_folders.resolve(reg_data),

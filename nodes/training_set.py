@@ -1,14 +1,25 @@
 """What an audit and a training ask for alike: the folder, the model, and where groups come from."""
 
+from pathlib import Path
+from typing import Any
+
 from comfy_api.latest import io
 
+from ..debias.core.error import DDMError
 from . import files, image_folders
 
 UNIFORM = "uniform"
+# Stands for a folder, where there is none.
+OWN = "(none: the model's own images)"
 
 
-def inputs(purpose: str) -> list[io.Input]:
-    """The inputs folder, weights, groups, target and caption; `purpose` says which model is wanted."""
+def inputs(purpose: str, own: bool = False) -> list[io.Input]:
+    """The inputs folder, weights, groups, target and caption.
+
+    Args:
+        purpose: says which model is wanted.
+        own: whether there need not be a folder, as the model makes images of its own.
+    """
     from ..debias.core.option import settings_of
     from ..training.commands.config import TrainConfig
 
@@ -16,8 +27,9 @@ def inputs(purpose: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "folder",
-            options=image_folders.names(),
-            tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with captions beside the images.",
+            options=[*image_folders.names(), *([OWN] if own else [])],
+            tooltip="A folder below ComfyUI's input folder or below ddm_datasets, with captions beside the images."
+            + (" Without one, the model's own images of your prompts." if own else ""),
         ),
         io.Combo.Input(
             "weights",
@@ -42,6 +54,46 @@ def inputs(purpose: str) -> list[io.Input]:
     ]
 
 
+def common_inputs() -> list[io.Input]:
+    """Inputs of all nodes that train: the model by wire, and whether the queue waits."""
+    return [
+        io.Model.Input(
+            "model",
+            optional=True,
+            tooltip="Train for the file that this model was loaded from; weights is then not used.",
+        ),
+        io.Boolean.Input(
+            "background",
+            default=False,
+            optional=True,
+            tooltip="On: the queue goes on at once, and the training beside it; there must be memory for both, and "
+            "what is wired to this node waits for a later run. Off: the queue waits.",
+        ),
+    ]
+
+
+def base_of(hidden: Any, weights: str, model: object) -> Path:
+    """The file or folder to train for: that of the model that is wired to the node, or the one that is chosen.
+
+    Args:
+        hidden: the node's hidden inputs, with dynprompt and unique_id.
+
+    Raises:
+        DDMError: it is not there, or cannot be told from the graph.
+    """
+    from .upstream import Upstream
+
+    if model is None:
+        return files.resolve_weights(weights)
+    found = Upstream(hidden.dynprompt, hidden.unique_id).weights("model")
+    if found is None:
+        raise DDMError(
+            "Which file the model was loaded from cannot be told. Load it with Load Checkpoint or DDM Load Weights, or "
+            "take the wire away and choose it in weights."
+        )
+    return found
+
+
 def check(folder: str | None, weights: str | None, groups: str | None, target: str | None) -> None:
     """Check what is known of these inputs before the graph runs; None is what comes over a wire.
 
@@ -51,7 +103,7 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     from ..training.data.group_images import check_source
     from ..training.models.base import check_weights
 
-    if folder is not None:
+    if folder not in (None, OWN):
         image_folders.resolve(folder)
     if weights is not None:
         check_weights(files.resolve_weights(weights))
@@ -59,6 +111,29 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
         check_source(*wanted(groups, target))
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder behind a choice; None where there is none. Errors as in `image_folders.resolve`."""
+    return None if name == OWN else image_folders.resolve(name)
+
+
+def stamp(folder: str | None) -> str:
+    """Changes when a file in the folder does; for `fingerprint_inputs`."""
+    return "" if folder in (None, OWN) else image_folders.stamp(folder)
+
+
 def wanted(groups: str, target: str) -> tuple[str, str]:
     """Source and target as the trainer takes them: nothing at all is a uniform target."""
     return groups.strip(), target.strip() or UNIFORM
+
+
+def opening(base: Path) -> list[str]:
+    """How commands other than `ddm train` are told which base to open, and on which device."""
+    import comfy.model_management
+
+    from ..hosts.train_inputs import DEVICES
+    from ..training.models.tokenizer import find_tokenizer
+
+    device = comfy.model_management.get_torch_device().type
+    # The host's own tokenizer: the trainer runs elsewhere.
+    tokenizer = [] if base.is_dir() else [f"--tokenizer={find_tokenizer(base)}"]
+    return [f"--base={base}", *tokenizer, f"--device={device if device in DEVICES else 'auto'}"]

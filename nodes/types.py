@@ -9,6 +9,8 @@ CATEGORY = "DDM"
 Probe = io.Custom("DDM_PROBE")
 Report = io.Custom("DDM_REPORT")
 Card = io.Custom("DDM_CARD")
+# The name of a file that was made: a choice of the nodes that load it, and text.
+Name = io.Custom("COMBO,STRING")
 
 
 def advanced(*inputs: io.Input) -> tuple[io.Input, ...]:

@@ -15,6 +15,7 @@ import folder_paths
 
 from ..debias.core.error import DDMError
 from . import adapter_file, files
+from .native import BASE_HASH
 
 # Nodes that only hold a value, and under which name.
 PRIMITIVES = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveStringMultiline")
@@ -98,6 +99,34 @@ class Upstream:
             alpha = self._value(node["inputs"].get(strength))
             return float(alpha) if isinstance(alpha, int | float) else None
         return 0.0
+
+    def weights(self, name: str) -> Path | None:
+        """The checkpoint or folder that the model at an input was loaded from; None if that is none, or more than one.
+
+        Raises:
+            DDMError: it is not there any more.
+        """
+        found = (
+            self._value(node["inputs"].get("weights" if node["class_type"] == "DDMLoadWeights" else "ckpt_name"))
+            for node in self._above(name)
+        )
+        names = {one for one in found if isinstance(one, str)}
+        return files.resolve_weights(names.pop()) if len(names) == 1 else None
+
+    def base_hash(self, name: str, model: Any) -> str:
+        """What tells the base of a MODEL at an input apart from others; empty if that is not known.
+
+        The host's own loaders do not say it: then it is that of their file (see `hash_files`).
+        """
+        from ..training.models.file_hash import hash_files
+
+        if known := model.attachments.get(BASE_HASH, ""):
+            return known
+        try:
+            path = self.weights(name)
+        except DDMError:
+            return ""
+        return hash_files([path]) if path is not None and path.is_file() else ""
 
     def seed(self, name: str) -> int | None:
         """Seed of the sampling nearest above an input; None where none can be read."""

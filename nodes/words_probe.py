@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
 from .types import CATEGORY, Probe, known
+from .validation import said_once
 
 
 class ProbeFromWords(io.ComfyNode):
@@ -44,7 +45,10 @@ class ProbeFromWords(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, classes: str, attribute: str, unclear: str) -> bool | str:
+    @said_once
+    def validate_inputs(
+        cls, classes: str | None = None, attribute: str | None = None, unclear: str | None = None
+    ) -> bool | str:
         """A sentence if the classes cannot be read, or something has no name."""
         from ..debias.probes.words_probe import parse_classes, parse_phrases
 

@@ -11,8 +11,11 @@ import { panelView } from "./panel/view.js";
 import { after, attachPanel, PENDING, valuesOf, watch } from "./panel/widget.js";
 import { scheduleView } from "./schedule.js";
 import { registerSidebar } from "./sidebar.js";
+import { EVENT, isHere, readTrainings, running, stopTraining } from "./trainings.js";
 
 const hint = (text) => [html("p", { class: "ddm-hint" }, text)];
+
+const GUIDANCE = "ddm.guidance";
 
 const PANELS = {
   DDMLoadAdapter: adapterPanel,
@@ -23,11 +26,13 @@ const PANELS = {
   DDMAlphaSweep: (node) => resultPanel(node, "The shares at every α appear here when the sweep has run."),
   DDMAuditImages: (node) =>
     resultPanel(node, "What is common in the folder, and what is rare, appears here when the graph has run."),
+  DDMDistributionGuidance: guidancePanel,
   DDMTrain: trainPanel,
+  DDMTrainHead: trainPanel,
 };
 
 // What the server tells of nodes at work, by event: functions by node.
-const told = { "ddm.train": new Map(), "ddm.progress": new Map(), "ddm.result": new Map() };
+const told = Object.fromEntries([EVENT, GUIDANCE, "ddm.progress", "ddm.result"].map((event) => [event, new Map()]));
 
 function resultPanel(node, before) {
   let progress, shown, parts;
@@ -87,6 +92,21 @@ function adapterPanel(node) {
   watch(node, () => draw());
 }
 
+function guidancePanel(node) {
+  const show = (panel) => node.onExecuted({ ddm_panel: [panel] });
+  const reset = async ({ key, ...panel }) => {
+    const headers = { "Content-Type": "application/json" };
+    await api.fetchApi("/ddm/guidance/reset", { method: "POST", headers, body: JSON.stringify({ key }) });
+    show({ ...panel, key, n: 0, attributes: [], prompts: [] });
+  };
+  attachPanel(node, (panel) => {
+    if (!panel) return hint("The images so far appear here, prompt by prompt, beside the target.");
+    const button = html("button", { type: "button", onclick: () => reset(panel) }, "Reset the counts");
+    return [...panelView(panel), panel.n > 0 && html("div", { class: "ddm-actions" }, button)];
+  });
+  listen(node, GUIDANCE, show);
+}
+
 function schedulePanel(node) {
   const draw = attachPanel(node, () => scheduleView(valuesOf(node)));
   watch(node, () => draw());
@@ -101,30 +121,74 @@ function hideAdvanced(node) {
   if (!advanced.length) return;
   for (const widget of advanced) {
     widget.advanced = true;
-    widget.computeSize = (width) => [width ?? 0, node.showAdvanced ? globalThis.LiteGraph.NODE_WIDGET_HEIGHT : -4];
+    leaveNoRoom(node, widget);
   }
   node.setSize(node.computeSize());
 }
 
-function trainPanel(node) {
-  let live;
-  const view = trainingView();
-  const before = () => hint("Loss and previews appear here while it trains. Cancel keeps what was trained.");
-  const draw = attachPanel(node, (panel) => (live || panel ? view(live ?? panel) : before()));
-  listen(node, "ddm.train", (panel) => {
-    live = panel;
-    draw();
+/** While a widget is hidden, it takes no room. */
+function leaveNoRoom(node, widget) {
+  const shown = () => !widget.hidden && (node.showAdvanced || !widget.advanced);
+  widget.computeSize = (width) => [width ?? 0, shown() ? globalThis.LiteGraph.NODE_WIDGET_HEIGHT : -4];
+}
+
+/** An objective hides the inputs that it does not use, shows those that it needs, and has numbers of its own. */
+function followObjective(node) {
+  const objective = node.widgets.find((one) => one.name === "objective");
+  const declared = node.constructor.nodeData?.input?.optional?.objective?.[1] ?? {};
+  const { ddm_hidden: hidden, ddm_needed: needed, ddm_usual: usual } = declared;
+  if (!objective || !hidden) return;
+  const may = new Set(Object.values(hidden).flat());
+  for (const widget of node.widgets) if (may.has(widget.name)) leaveNoRoom(node, widget);
+  const few = new Set(node.widgets.filter((one) => one.advanced).map((one) => one.name));
+  const first = Object.fromEntries(node.widgets.map((one) => [one.name, one.value]));
+  let before = objective.value;
+  const show = () => {
+    for (const widget of node.widgets) {
+      widget.hidden = Boolean(hidden[objective.value]?.includes(widget.name));
+      widget.advanced = few.has(widget.name) && !needed[objective.value]?.includes(widget.name);
+      // The new renderer reads both here, and draws when the list is another one.
+      Object.assign(widget.options, { hidden: widget.hidden, advanced: widget.advanced });
+    }
+    node.widgets = [...node.widgets];
+    node.setSize([node.size[0], node.computeSize()[1]]);
+    node.setDirtyCanvas?.(true, true);
+  };
+  const usually = (name, of) => usual[of]?.[name] ?? first[name];
+  after(objective, "callback", () => {
+    // A number that somebody has chosen stays.
+    for (const name of new Set(Object.values(usual).flatMap(Object.keys))) {
+      const widget = node.widgets.find((one) => one.name === name);
+      if (widget.value === usually(name, before)) widget.value = usually(name, objective.value);
+    }
+    before = objective.value;
+    show();
   });
-  after(node, "onExecuted", () => {
-    live = undefined;
-    draw();
+  after(node, "onConfigure", () => {
+    before = objective.value;
+    show();
+  });
+  show();
+}
+
+function trainPanel(node) {
+  let live, owner;
+  followObjective(node);
+  const view = trainingView(() => stopTraining(owner));
+  const before = () => hint("Progress and previews appear here while it trains. Cancel keeps what was trained.");
+  const draw = attachPanel(node, (panel) => (live || panel ? view(live ?? panel) : before()));
+  listen(node, EVENT, (panel, from) => {
+    [live, owner] = [running(panel) ? panel : undefined, from];
+    if (live) draw();
+    else node.onExecuted({ ddm_panel: [panel] });
   });
 }
 
 /** A node inside a subgraph has the ids of those around it before its own. */
-function pass({ type, detail: { node: id, panel } }) {
-  const own = String(id).split(":").at(-1);
-  for (const [node, show] of told[type]) if (String(node.id) === own) show(panel);
+function pass({ type, detail }) {
+  if (!isHere(detail)) return;
+  const own = String(detail.node).split(":").at(-1);
+  for (const [node, show] of told[type]) if (String(node.id) === own) show(detail.panel, detail);
 }
 
 app.registerExtension({
@@ -136,6 +200,9 @@ app.registerExtension({
   setup() {
     registerSidebar();
     for (const event of Object.keys(told)) api.addEventListener(event, pass);
+  },
+  async afterConfigureGraph() {
+    for (const detail of await readTrainings()) pass({ type: EVENT, detail });
   },
   nodeCreated(node) {
     if (!(node.comfyClass in PANELS)) return;

@@ -1,9 +1,12 @@
 // The DDM tab: every adapter that carries a fairness card. A click puts it into the graph.
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { adapterCard, adapterNames } from "./adapter.js";
 import { cardView } from "./panel/card.js";
 import { html } from "./panel/element.js";
+import { progressView } from "./panel/progress.js";
+import { EVENT, readTrainings, running, stopTraining } from "./trainings.js";
 
 const LOADER = "DDMLoadAdapter";
 const AT_ONCE = 4;
@@ -14,18 +17,47 @@ export function registerSidebar() {
     id: "ddm",
     icon: "mdi mdi-scale-balance",
     title: "DDM",
-    tooltip: "Fair adapters and their cards",
+    tooltip: "Fair adapters and their cards, and trainings",
     type: "custom",
     render,
+    destroy: () => stopListening?.(),
   });
 }
 
+let stopListening;
+
 async function render(place) {
+  const trainings = html("section", { class: "ddm-trainings", "aria-label": "Trainings" });
+  showTrainings(trainings);
   const list = html("div", { class: "ddm-list" });
   const reload = html("button", { type: "button", class: "ddm-link", onclick: () => fill(list, true) }, "Reload");
   const head = html("div", { class: "ddm-sidebar-head" }, html("h3", {}, "Fair adapters"), reload);
-  place.replaceChildren(html("div", { class: "ddm ddm-sidebar" }, head, list));
+  place.replaceChildren(html("div", { class: "ddm ddm-sidebar" }, trainings, head, list));
   await fill(list, false);
+}
+
+/** The button stays the same element from one message to the next: a click must not be lost. */
+function trainingEntry(one) {
+  const stop = html("button", { type: "button", onclick: () => stopTraining(one) }, "Stop and keep what was trained");
+  return html("article", { class: "ddm-entry" }, html("h4"), html("div"), stop);
+}
+
+/** Trainings of every workflow, the latest first, for as long as the tab is open. */
+async function showTrainings(place) {
+  stopListening?.();
+  const shown = new Map();
+  const show = (one) => {
+    const key = JSON.stringify([one.workflow, one.node]);
+    if (!shown.has(key)) shown.set(key, place.insertBefore(trainingEntry(one), place.firstChild));
+    const [title, state, stop] = shown.get(key).children;
+    title.textContent = one.panel.title;
+    state.replaceChildren(running(one.panel) ? progressView(one.panel) : one.panel.summary);
+    stop.hidden = !running(one.panel);
+  };
+  const heard = ({ detail }) => show(detail);
+  api.addEventListener(EVENT, heard);
+  stopListening = () => api.removeEventListener(EVENT, heard);
+  for (const one of await readTrainings()) show(one);
 }
 
 async function fill(list, again) {

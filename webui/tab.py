@@ -21,7 +21,7 @@ from ..hosts.background import BackgroundTraining
 from ..hosts.progress_panel import TrainPanel
 from ..hosts.stopped_run import check_same_run
 from ..hosts.train_inputs import asked, choices, explained, train_config
-from ..hosts.trainer_process import check_same
+from ..hosts.trainer_process import Command, check_same
 from ..training.commands.config import TrainConfig
 from . import files, host, measure_page, pages
 from .cards import card_html
@@ -211,12 +211,13 @@ def train(
             **_with_files(**options),
         )
         check_same_run(config)
+        command = Command.train(config)
     except DDMError as error:
         yield problem(str(error))
         return
     panel = TrainPanel(out.stem, lambda file: {"filename": file.name}, NAMES)
     busy = partial(host.model_put_away, panel.busy)
-    _job = BackgroundTraining(config, panel, lambda panel: _finish(panel, out), busy)
+    _job = BackgroundTraining(command, panel, lambda panel: _finish(panel, out), busy)
     _job.start()
     yield from watch()
 

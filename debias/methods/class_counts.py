@@ -78,3 +78,8 @@ class PromptCounts:
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return tally
+
+    def clear(self, key: Hashable) -> None:
+        """Forget the images of a key."""
+        if key in self._kept:
+            self._kept[key].clear()

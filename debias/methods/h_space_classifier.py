@@ -64,16 +64,24 @@ class HSpaceClassifier:
         Raises:
             DDMError: h has other channels than the base that the head was fitted on.
         """
-        if h.shape[1] != self.weight.shape[2]:
-            raise DDMError(
-                f"The head for {self.attribute} reads {self.weight.shape[2]} channels in the middle of the U-Net, and "
-                f"this model has {h.shape[1]} there. Use the model that the head was made with, or make one with "
-                "`ddm head`."
-            )
+        self.check_channels(h.shape[1])
         weight = self._at(self.weight, t, h)
         # On a grid of another size, the same sum over cells.
         share = weight[0, 0].numel() / self.weight[0, 0, 0].numel()
         return h.float().flatten(1) @ weight.flatten(1).T / share + self._at(self.bias, t, h)
+
+    def check_channels(self, channels: int) -> None:
+        """Refuse a model of so many channels in the middle of its U-Net.
+
+        Raises:
+            DDMError: it has others than the base that the head was fitted on.
+        """
+        if channels != self.weight.shape[2]:
+            raise DDMError(
+                f"The head for {self.attribute} reads {self.weight.shape[2]} channels in the middle of the U-Net, and "
+                f"this model has {channels} there. Use the model that the head was made with, or make a head for this "
+                "one."
+            )
 
     def shift(self, gradient: torch.Tensor, h: torch.Tensor, t: float) -> torch.Tensor:
         """What to add to h [B, C, H, W] so that a loss falls whose gradient by the logits is given [B, K]."""

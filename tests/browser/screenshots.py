@@ -18,8 +18,8 @@ from PIL import Image
 
 from ..chromium import chromium
 from ..comfy.server import PACK, Server, find_host
+from ..comfy.workflow import HEAD, IN_PLACE_OF, NEEDS_DOWNLOAD, SMALL
 from .page import ComfyPage
-from .test_examples import NEEDS_DOWNLOAD
 
 EXAMPLES = PACK / "example_workflows"
 SHOWN = PACK / "examples" / "images"
@@ -38,6 +38,17 @@ BARE = """.comfyui-body-top, .comfyui-body-left, .comfyui-body-right, .comfyui-b
     .comfy-menu-button-wrapper { display: none !important; }"""
 
 
+# What images of the small model look well with.
+SHARP = {"steps": 12, "cfg": 3, "batch_size": 8, "value": "a doctor", "sampler_name": "euler", "scheduler": "simple"}
+SHARP |= {"prompts": "a firefighter\na doctor\na pilot\na nurse", "count": 16}
+# Gives every input of a graph that has one of these names a value.
+SET = """([values, head]) => {
+    for (const node of app.graph._nodes) {
+        const own = node.type === "DDMTrainHead" ? { ...values, ...head } : values;
+        for (const widget of node.widgets ?? []) if (widget.name in own) widget.value = own[widget.name];
+    }
+}"""
+
 # What a thumbnail shows of an example; without an entry, all of it.
 FOCUS = {
     "Fair images": (2, 8),
@@ -49,13 +60,43 @@ FOCUS = {
     "Alpha schedule": (2, 8),
     "Guided images": (2, 8),
 }
+# Examples whose panel is the result, and taller than a thumbnail: its upper part is shown, by the node's id.
+CARDS = {
+    "Measure my SDXL model": 4,
+    "Measure my SD 1.5 model": 5,
+    "Prove it (SDXL)": 7,
+    "Prove it (SD 1.5)": 8,
+}
+for kind in ("SDXL", "SD 1.5"):
+    FOCUS |= {f"Balance my {kind} model (guidance)": (6, 10), f"Train a fair adapter for my {kind} model": (3, 9)}
+
+
+def on_the_small_model(workflow: dict[str, Any]) -> dict[str, Any]:
+    """An example for a model that is not here, for the small one instead."""
+    loaders = {node["id"] for node in workflow["nodes"] if node["type"] in ("CLIPVisionLoader", "CLIPLoader")}
+    probes = {node["id"] for node in workflow["nodes"] if node["type"] == "DDMProbeFromWords"}
+    links = [link for link in workflow["links"] if link[1] not in loaders and link[3] not in probes]
+    nodes = [node for node in workflow["nodes"] if node["id"] not in loaders]
+    for node in nodes:
+        if other := IN_PLACE_OF.get(node["type"]):
+            values = list(other["inputs"].values())
+            node |= {"type": other["class_type"], "widgets_values": values, "inputs": []}
+        for output in node["outputs"]:
+            output["links"] = [link for link in output["links"] or [] if link in {one[0] for one in links}]
+    return workflow | {"nodes": nodes, "links": links}
 
 
 def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] = ()) -> None:
     """Load an example, run it, and show the whole of it, or some nodes, with nothing of the page around."""
     comfy.open(palette=palette)
-    comfy.load(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
-    if name not in NEEDS_DOWNLOAD:
+    workflow = json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    shown = name in FOCUS or name in CARDS
+    if "CheckpointLoaderSimple" in {node["type"] for node in workflow["nodes"]} and shown:
+        comfy.load(on_the_small_model(workflow))
+        comfy.js(SET, [SMALL | SHARP, HEAD | {name: SMALL[name] for name in ("prompts", "count")}])
+    else:
+        comfy.load(workflow)
+    if name not in NEEDS_DOWNLOAD or shown:
         comfy.run()
     comfy.page.add_style_tag(content=BARE)
     comfy.js("() => { app.canvas.show_info = false; app.canvas.deselectAll?.(); }")
@@ -66,6 +107,13 @@ def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] 
 def image(comfy: ComfyPage) -> Image.Image:
     """What the window shows."""
     return Image.open(io.BytesIO(comfy.page.screenshot())).convert("RGB")
+
+
+def card(comfy: ComfyPage, node: int) -> Image.Image:
+    """The upper part of a node's panel, in the shape of a thumbnail."""
+    comfy.frame([node])
+    made = Image.open(io.BytesIO(comfy.panel(node).screenshot())).convert("RGB")
+    return made.crop((0, 0, made.width, made.width * THUMBNAIL[1] // THUMBNAIL[0]))
 
 
 def open_page(browser: Any, server: Server, size: tuple[int, int], scale: float = 1) -> ComfyPage:
@@ -86,7 +134,9 @@ def main(names: list[str]) -> None:
         for name in wanted:
             comfy = open_page(browser, server, (THUMBNAIL[0] * 5 // 2, THUMBNAIL[1] * 5 // 2))
             run_example(comfy, name, "dark", FOCUS.get(name, ()))
-            made = image(comfy).resize(THUMBNAIL, Image.Resampling.LANCZOS)
+            made = (card(comfy, CARDS[name]) if name in CARDS else image(comfy)).resize(
+                THUMBNAIL, Image.Resampling.LANCZOS
+            )
             made.save(EXAMPLES / f"{name}.jpg", quality=JPEG_QUALITY, optimize=True)
             comfy.page.context.close()
         for stem, (name, size) in SCREENSHOTS.items():

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from ..comfy.workflow import FEWER, write_few
+from ..comfy.workflow import FEWER, NEEDS_DOWNLOAD, write_few
 from .conftest import EXAMPLES
 
+PROMPTS = "a man doctor\na woman doctor\na man pilot\na woman pilot"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA", "Measure my SDXL model"}
 # Those that make or read hundreds of images as they are; `test_measure.py` runs one of them so.
 LONG = {"Alpha sweep", "Audit a folder", "Before and after", "Measure my model", "Train an adapter"}
 
@@ -86,3 +86,60 @@ def test_before_and_after_says_the_alpha_of_the_adapter(comfy, example):
 def test_every_example_has_a_thumbnail_and_a_note(name, example):
     assert (EXAMPLES / f"{name}.jpg").stat().st_size < 200_000
     assert any(node["type"] == "MarkdownNote" for node in example(name)["nodes"])
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES.parent / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
+def test_a_blueprint_is_one_node_that_runs_and_shows_its_panels(comfy, path):
+    """Hosts that know blueprints of packs list them by themselves; others load the file."""
+    blueprint = json.loads(path.read_text(encoding="utf-8"))
+    comfy.open()
+    comfy.load(blueprint)
+    comfy.js(WIRE, {"count": 4, "width": 64, "height": 64, "prompts": PROMPTS})
+    outputs = comfy.run()
+    panels = [one["ddm_panel"][0] for one in outputs.values() if "ddm_panel" in one]
+    assert panels
+    shown = comfy.js(
+        """() => [...app.graph.subgraphs.values()].flatMap((one) => one.nodes)
+            .flatMap((node) => node.widgets.filter((one) => one.name === "ddm_panel").map((one) => one.element))
+            .map((one) => one.textContent)"""
+    )
+    summary = next(panel["summary"] for panel in panels)
+    assert any(summary in text for text in shown)
+
+
+# Connects what a blueprint needs, and makes it small: the inputs of one node, and what is in it.
+WIRE = """(values) => {
+    const [node] = app.graph._nodes;
+    const add = (kind, more = {}) => {
+        const made = LiteGraph.createNode(kind);
+        app.graph.add(made);
+        for (const [name, value] of Object.entries(more)) made.widgets.find((one) => one.name === name).value = value;
+        return made;
+    };
+    const loader = add("DDMLoadWeights");
+    const from = { MODEL: [loader, 0], CLIP: [loader, 1], VAE: [loader, 2], DDM_PROBE: [add("DDMLoadProbe"), 0] };
+    node.inputs.forEach(({ type }, place) => from[type] && from[type][0].connect(from[type][1], node, place));
+    for (const inner of [...app.graph.subgraphs.values()].flatMap((one) => one.nodes))
+        for (const widget of inner.widgets ?? []) {
+            if (widget.name in values) widget.value = values[widget.name];
+            if (inner.type === "DDMTrainHead" && widget.name === "probe") widget.value = "gender.safetensors";
+            if (widget.name === "prompt_list") widget.value = "as written";
+        }
+    for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name];
+    node.outputs.forEach((output, place) => {
+        if (output.type === "MODEL") {
+            const text = add("CLIPTextEncode", { text: "a doctor" });
+            const latent = add("EmptyLatentImage", { width: 64, height: 64 });
+            const sampler = add("KSampler", { steps: 2, cfg: 3 });
+            const image = add("PreviewImage");
+            const decode = add("VAEDecode");
+            loader.connect(1, text, 0);
+            node.connect(place, sampler, sampler.findInputSlot("model"));
+            for (const side of ["positive", "negative"]) text.connect(0, sampler, sampler.findInputSlot(side));
+            latent.connect(0, sampler, sampler.findInputSlot("latent_image"));
+            sampler.connect(0, decode, 0);
+            loader.connect(2, decode, 1);
+            decode.connect(0, image, 0);
+        } else if (output.type === "IMAGE") node.connect(place, add("PreviewImage"), 0);
+    });
+}"""

@@ -142,3 +142,6 @@ def test_every_node_has_a_help_page(comfy, server):
         page = server.request(f"/extensions/ComfyUI-DDM/docs/{name}.md").decode()
         assert page.startswith("# DDM ")
         assert len(page) > 400
+        page = server.request(f"/extensions/ComfyUI-DDM/docs/{name}/zh.md").decode()
+        assert page.startswith("# DDM ")
+        assert len(page) > 100

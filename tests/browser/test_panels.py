@@ -1,6 +1,7 @@
 """The panels in the nodes, in both renderers: what they show, and that it stays."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -211,6 +212,25 @@ def test_the_share_of_every_prompt_is_a_large_number_the_worst_first(comfy, vue)
     assert shown == ["a nurse96% woman92–100 of 60", "a pilot80% man76–84 of 60"]
 
 
+def test_labels_of_equal_values_stand_apart(comfy):
+    comfy.open()
+    point = {"shares": [0.5, 0.5], "lows": None, "fd": 0.2, "quality": 0.9, "quality_name": "subject recognised"}
+    points = [{"alpha": alpha, **point} for alpha in (0, 0.5, 1)]
+    panel = report_panel(kind="sweep", points=points, recommended_alpha=0.5)
+    node = show(comfy, panel, "DDMAlphaSweep")
+    comfy.page.wait_for_timeout(800)
+    boxes = comfy.panel(node).evaluate(
+        """(root) => [".ddm-spot-label", ".ddm-end"].map((kind) =>
+            [...root.querySelectorAll(".ddm-plot")].map((plot) =>
+                [...plot.querySelectorAll(kind)].map((one) => one.getBoundingClientRect().top)))"""
+    )
+    tops = [plot for kind in boxes for plot in kind if len(plot) > 1]
+    assert tops
+    for plot in tops:
+        ordered = sorted(plot)
+        assert all(after - before >= 9 for before, after in pairwise(ordered)), plot
+
+
 def test_the_full_report_opens_in_a_tab_and_runs_no_script(comfy, server):
     folder = server.base / "output" / "ddm"
     folder.mkdir(exist_ok=True)
@@ -249,6 +269,18 @@ def test_the_json_can_be_saved(comfy, server):
     with comfy.page.expect_download() as download:
         panel.query_selector("button").click()
     assert download.value.suggested_filename == "here.json"
+
+
+def test_a_panel_speaks_the_language_of_the_page(comfy, server):
+    server.request("/settings", {"Comfy.Locale": "zh"})
+    try:
+        comfy.open()
+        shown = comfy.text(show(comfy, report_panel(remarks=["A remark."])))
+    finally:
+        server.request("/settings", {"Comfy.Locale": "en"})
+    for part in ("120 张图片", "3 张未定", "以表格显示", "其他说明（1）", "95% 区间"):
+        assert part in shown
+    assert "As a table" not in shown
 
 
 @pytest.mark.parametrize("palette", ["light", "dark"])

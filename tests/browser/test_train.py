@@ -5,6 +5,8 @@ import pytest
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from PIL import Image
 
+from .page import ComfyPage
+
 VALUES = {"groups": "labels:folder", "caption": "a shade", "rank": 2, "batch_size": 4, "calibrate": 0}
 
 
@@ -91,12 +93,12 @@ def test_advanced_inputs_are_hidden_until_one_asks_for_them_and_count_all_the_sa
         const node = app.graph.getNodeById(id);
         const shown = node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name);
         const place = (name) => node.widgets.find((one) => one.name === name).y;
-        const room = place("ddm_panel") - place("by_prompt");
+        const room = place("ddm_panel") - place("objective");
         return [shown.includes("by_prompt"), shown.includes("learning_rate"), shown.includes("measure"), room];
     }"""
     comfy.page.wait_for_timeout(500)  # until it is drawn
     *before, room = comfy.js(shown, node)
-    assert before == [True, False, False] and room < 50
+    assert before == [True, False, False] and room < 80
     comfy.run()
     assert "hidden.safetensors is among your LoRAs." in comfy.text(node)
     assert load_adapter(comfy.server.base / "models" / "loras" / "hidden.safetensors").card.training["batch_size"] == 4
@@ -149,3 +151,42 @@ def test_the_news_of_another_node_are_not_ours(comfy, trainer, other):
     )
     # An id with others before it is that of a node in a subgraph, by its last part.
     assert ("Finding groups" in comfy.text(node)) == (":" in other)
+
+
+def test_a_training_is_seen_after_a_reload_and_in_another_browser_and_stopped_there(comfy, trainer, browser, server):
+    comfy.open()
+    node = trainer(name="seen again", steps=4000, background=True)
+    comfy.run()
+    wait_for(comfy, node, "Training")
+    saved = comfy.saved()
+    context = browser.new_context()
+    other = ComfyPage(context.new_page(), server)
+    for page in (comfy, other):
+        page.open()
+        page.load(saved)
+        wait_for(page, node, "Training")
+    other.js("() => void app.extensionManager.command.execute('Workspace.ToggleSidebarTab.ddm')")
+    other.page.locator(".ddm-trainings .ddm-entry", has_text="seen again").get_by_role("button").click()
+    for page in (comfy, other):
+        wait_for(page, node, "Stopped. What was trained is kept")
+    context.close()
+
+
+def test_an_objective_shows_its_own_inputs_and_sets_what_is_usual_for_it(comfy, trainer):
+    comfy.open()
+    node = trainer()
+    shown = """(id) => {
+        const node = app.graph.getNodeById(id);
+        const shown = node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name);
+        return [shown, node.widgets.find((one) => one.name === "steps").value];
+    }"""
+    assert comfy.js(shown, node)[1] == 300
+    comfy.widget(node, "objective", "alignment")
+    names, steps = comfy.js(shown, node)
+    assert {"probe", "prior_prompts", "target"} <= set(names) and not {"folder", "groups", "flip"} & set(names)
+    assert steps == 60
+    comfy.widget(node, "steps", 77)
+    comfy.widget(node, "objective", "invariant")
+    names, steps = comfy.js(shown, node)
+    assert "folder" in names and "target" not in names
+    assert steps == 77  # what somebody has chosen stays

@@ -159,3 +159,11 @@ def measured(prompts: str = "a firefighter\na doctor", **inputs) -> dict:
     """A whole graph with node `measure`, and its gallery saved as `gallery`."""
     save = {"class_type": "SaveImage", "inputs": {"images": ["measure", 0], "filename_prefix": "gallery"}}
     return load() | probe() | measure(prompts, **inputs) | {"gallery": save}
+
+
+def head(name: str, **inputs) -> dict:
+    """Node `head`: a guidance head from the model's own images."""
+    values = {"folder": "(none: the model's own images)", "weights": EMBEDDED, "name": name, "groups": "discovered"}
+    prompts = "a man doctor\na woman doctor\na man pilot\na woman pilot"
+    values |= {"probe": "(none)", "prompts": prompts, "prompt_list": "as written"}
+    return {"head": {"class_type": "DDMTrainHead", "inputs": values | {"count": 4, "caption": "", "seed": 0} | inputs}}

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load as load_safetensors
 
 from . import graphs
+from .listener import Listener
 from .server import PACK, Failed, Refused
 from .test_sampling import euler
 
@@ -166,3 +167,23 @@ def test_wrong_inputs_are_refused_before_anything_runs(server, inputs, said):
 def test_a_target_over_other_classes_is_a_sentence(server):
     with pytest.raises(Failed, match="the classes are"):
         server.run(graphs.load() | graphs.guidance(target="cat=.5,dog=.5") | graphs.sample("guidance"))
+
+
+def test_the_node_shows_what_was_counted_and_forgets_it_when_asked(server):
+    counted = []
+    graph = graphs.load() | graphs.guidance(counts="shown", prompt="a pilot") | graphs.sample("guidance", steps=2)
+    with Listener(server) as listener:
+        prompt = server.queue(graph)
+        for message in listener.messages():
+            if message["type"] == "ddm.guidance":
+                counted.append(message["data"]["panel"])
+            if message["type"] == "execution_success" and message["data"]["prompt_id"] == prompt:
+                break
+    (panel,) = counted
+    assert panel["verdict"]["text"] == "The head was made for this model."
+    ((row),) = panel["prompts"]
+    assert (row["prompt"], row["n"], sum(group["count"] for group in row["groups"])) == ("a pilot", 2, 2)
+    assert [group["target"] for group in panel["attributes"][0]["groups"]] == [0.5, 0.5]
+    server.request("/ddm/guidance/reset", {"key": panel["key"]})
+    again = graphs.load() | graphs.guidance(counts="shown", prompt="a pilot", scale=1.0) | graphs.sample("guidance")
+    assert server.run(again)["guidance"]["ddm_panel"][0]["n"] == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from . import graphs
-from .server import ADAPTER, PACK, Failed, Refused
+from .server import ADAPTER, PACK, Failed, Refused, run_in_host
 
 SHIPPED = PACK / "examples" / "adapters" / ADAPTER
 
@@ -298,3 +298,67 @@ def test_a_text_half_that_is_left_out_is_mentioned(server, loras):
     save_tensors(loras / "both.safetensors", tensors)
     assert "no CLIP is connected" in server.run(graph("both.safetensors"))["adapter"]["text"][0]
     assert "no CLIP" not in server.run(graph("both.safetensors", clip=True))["adapter"]["text"][0]
+
+
+# Nodes as they are put into a graph
+
+
+def test_a_mistake_is_said_once(server):
+    for graph, said in (
+        (graphs.train("people", name="fair"), "There is no folder 'people'"),
+        (graphs.train("people_emoji (comes with ComfyUI-DDM)", groups="gender"), "“gender” is not known"),
+        (graphs.measured(prompts=" "), "There is no prompt"),
+        (graphs.scheduled("custom", points="garbage"), "'garbage' is not a point"),
+    ):
+        with pytest.raises(Refused) as refused:
+            server.queue(graph)
+        ((told,),) = refused.value.node_errors.values()
+        assert said in told
+
+
+def test_an_error_names_no_place_on_the_machine(server, loras):
+    save_lora(loras / "other.safetensors", {"mid_block.resnets.0.conv1": (1280, 1280, 3, 3)})
+    with pytest.raises(Failed) as failed:
+        server.run(graph("other.safetensors"))
+    assert failed.value.error["exception_type"] == "ComfyUI-DDM.DDMError"
+    assert str(server.base) not in failed.value.error["exception_message"]
+
+
+def test_a_missing_input_is_a_sentence_and_no_error_of_python(server):
+    ours = {name: node for name, node in server.get("/object_info").items() if name.startswith("DDM")}
+    for name, known in ours.items():
+        graph = {"ours": {"class_type": name, "inputs": {}}}
+        graph["shown"] = {"class_type": "PreviewAny", "inputs": {"source": ["ours", 0]}}
+        with pytest.raises(Refused) as refused:
+            server.queue(graph)
+        errors = refused.value.answer["node_errors"]["ours"]["errors"]
+        assert {one["type"] for one in errors} == {"required_input_missing"}, name
+        assert {one["details"] for one in errors} == set(known["input"]["required"]), name
+
+
+KIND = """
+import importlib.util, sys
+from types import SimpleNamespace
+from comfy.cli_args import args
+args.cpu = True
+import comfy.lora, comfy.supported_models
+pack = sys.argv[1]
+spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
+sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from pack.debias.adapter.lora_file import load_adapter
+from pack.debias.core.error import DDMError
+from pack.nodes.adapter_file import AdapterFile
+comfy.lora.model_lora_keys_unet = lambda model, keys: {}
+flux = comfy.supported_models.Flux.__new__(comfy.supported_models.Flux)
+model = SimpleNamespace(model=SimpleNamespace(model_config=flux), attachments={})
+try:
+    AdapterFile("fair.safetensors", {}, load_adapter(sys.argv[2])).check(model)
+except DDMError as error:
+    print(error)
+"""
+
+
+def test_a_model_of_another_kind_is_called_by_its_name(host):
+    said = run_in_host(host, KIND, str(PACK), str(SHIPPED)).splitlines()[-1]
+    assert said.startswith("This is a Flux model, and fair.safetensors was made for Stable Diffusion 1.x.")

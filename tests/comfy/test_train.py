@@ -3,7 +3,6 @@
 import json
 import time
 
-import numpy as np
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from PIL import Image
@@ -13,28 +12,15 @@ from .listener import Listener
 from .server import ADAPTER, EMBEDDED, PACK, Failed, Refused, run_in_host
 
 
-@pytest.fixture(scope="module")
-def folder(server):
-    """input/Bilder 灰/: 12 dark and 4 light images in subfolders."""
-    root = server.base / "input" / "Bilder 灰"
-    rng = np.random.default_rng(0)
-    for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            pixels = np.clip(rng.normal(level, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root.name
-
-
-def watch(server, graph, stop=lambda panel: False):
+def watch(server, graph, stop=lambda panel: False, node="train"):
     """Queue a graph and hear how its training goes, until it is over or `stop` says yes to a panel."""
     panels = []
     with Listener(server) as listener:
         prompt = server.queue(graph)
-        for message in listener.messages():
+        for message in listener.messages(timeout=300):
             data = message["data"]
             if message["type"] == "ddm.train":
-                assert data["node"] == "train"
+                assert (data["node"], data["workflow"]) == (node, None)
                 panels.append(data["panel"])
                 if stop(panels[-1]):
                     break
@@ -53,7 +39,7 @@ def test_an_adapter_is_trained_shown_while_it_is_and_listed_at_once(server, fold
     prompt, panels = watch(server, graph)
     outputs = server.wait(prompt)
     phases = list(dict.fromkeys(panel["phase"] for panel in panels))
-    assert phases[0] == "starting" and phases[-2:] == ["training", "calibration"]
+    assert phases[0] == "starting" and phases[-3:] == ["training", "calibration", "done"]
     last = panels[-1]
     steps = [step for step, _ in last["losses"]]
     assert {10, 20} <= set(steps) and steps == sorted(steps)  # and in between, where a step takes long
@@ -151,8 +137,9 @@ def test_the_trainers_sentence_is_the_nodes_error(server, folder):
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ({"name": "../fair"}, "is no name for an adapter"),
+        ({"name": "../fair"}, "is no name for a folder"),
         ({"name": ""}, "is no name for an adapter"),
+        ({"name": "people/../../fair"}, "is no name for a folder"),
         ({"folder": "../output"}, "There is no folder"),
         ({"weights": "../../etc"}, "There is no"),
         ({"groups": "gender"}, "is not known"),
@@ -217,6 +204,14 @@ def test_the_options_of_the_folder_reach_the_trainer(server, folder):
     assert card.concepts == ["sks, a colour, plain"] and card.training["shuffle"] == 2
     (made,) = server.run(graphs.train("shapes", name="square", masks="none", buckets=False))["train"]["ddm_panel"]
     assert not {"Masks", "Buckets"} & {remark.split()[0].strip(",:") for remark in made["remarks"]}
+
+
+def test_a_name_may_have_subfolders(server, folder):
+    graph = graphs.load() | graphs.train(folder, name="people/old/fair") | graphs.adapter(name=["train", 0])
+    outputs = server.run(graph | graphs.sample("adapter", steps=1))
+    assert (server.base / "models" / "loras" / "people" / "old" / "fair.safetensors").exists()
+    assert outputs["train"]["text"] == ["people/old/fair.safetensors"]
+    assert "people/old/fair.safetensors is among your LoRAs" in outputs["train"]["ddm_panel"][0]["summary"]
 
 
 def test_a_biased_set_without_labels_comes_along(server):
@@ -295,14 +290,22 @@ from pack.nodes import files, image_folders, train
 files.register_folders()
 happened = []
 comfy.model_management.unload_all_models = lambda: happened.append("unloaded")
-train.run = lambda config, panel, node: happened.append(config)
-train.result = lambda out, panel: None
-train.Train.hidden = SimpleNamespace(unique_id="1")
+def start(owner, command, *rest):
+    happened.append(command)
+    raise StopIteration
+train.trainings.start = start
+train.Train.hidden = SimpleNamespace(unique_id="1", extra_pnginfo=None, dynprompt=None)
 values = dict(folder=image_folders.EXAMPLE, weights=files.EMBEDDED, name="fair", groups="labels:gender")
 values |= dict(target="uniform", caption="", style=False, steps=3, rank=2, calibrate=0, seed=0, overwrite=False)
-train.Train.execute(**values, prior_prompts=sys.argv[2])
+try:
+    train.Train.execute(**values, prior_prompts=sys.argv[2])
+except StopIteration:
+    pass
+from pathlib import Path
+from pack.training.commands.config_file import read_config
 from pack.training.sampling.prompts import read_prompts
-print(json.dumps([happened[0], len(happened), read_prompts(happened[1]["prior_prompts"])]))
+command, file = happened[1].arguments
+print(json.dumps([happened[0], command, read_prompts(read_config(Path(file))["prior_prompts"])]))
 """
 
 
@@ -310,4 +313,27 @@ def test_the_hosts_models_make_room_before_the_trainer_starts_and_no_file_is_rea
     secret = tmp_path / "secret.txt"
     secret.write_text("a secret", encoding="utf-8")
     said = run_in_host(host, EXECUTE, str(PACK), str(secret))
-    assert json.loads(said.splitlines()[-1]) == ["unloaded", 2, [str(secret)]]
+    assert json.loads(said.splitlines()[-1]) == ["unloaded", "train", [str(secret)]]
+
+
+def test_alignment_and_invariant_guidance_are_objectives_of_the_node(server, folder):
+    given = {"probe": "gender.safetensors", "prior_prompts": "a doctor;a pilot", "steps": 2, "batch_size": 4}
+    graph = graphs.load() | graphs.train(folder, name="aligned", objective="alignment", model=["base", 0], **given)
+    graph |= graphs.adapter(name=["train", 0]) | graphs.sample("adapter", steps=1)
+    (made,) = server.run(graph, timeout=300)["train"]["ddm_panel"]
+    card = load_adapter(server.base / "models" / "loras" / "aligned.safetensors").card
+    assert made["card"]["objective"] == card.objective == "alignment"
+    graph = graphs.load() | graphs.train(folder, name="alike", objective="invariant", steps=2, batch_size=4)
+    graph |= graphs.invariant() | graphs.sample("invariant", steps=1)
+    graph["invariant"]["inputs"]["module"] = ["train", 0]
+    assert "DDM Invariant Guidance" in server.run(graph, timeout=300)["train"]["ddm_panel"][0]["summary"]
+    for lacking in ({"probe": "(none)"}, {"prior_prompts": ""}):
+        with pytest.raises(Refused, match="The objective alignment teaches"):
+            server.queue(graphs.train(folder, name="lacking", objective="alignment", **given | lacking))
+
+
+def test_an_adapter_is_trained_from_the_models_own_images_without_a_folder(server):
+    graph = graphs.train("(none: the model's own images)", name="own", groups="words:man|woman", caption="")
+    graph["train"]["inputs"] |= {"prior_prompts": "a doctor;a pilot", "prior_count": 4}
+    (made,) = server.run(graph, timeout=300)["train"]["ddm_panel"]
+    assert made["card"]["target"] == {"man": 0.5, "woman": 0.5}

@@ -18,8 +18,8 @@ class Trainer:
     kept = True
     error: Exception | None = None
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, command):
+        self.command = command
 
     def __enter__(self):
         return self
@@ -50,7 +50,7 @@ def start(monkeypatch):
         monkeypatch.setattr(background, "Trainer", type("Child", (Trainer,), behaviour))
         panel = TrainPanel("fair", lambda file: {})
         made = background.BackgroundTraining(
-            {"folder": "images"}, panel, lambda panel: panel.finish({}, "There it is."), occupy
+            background.Command.of("train", "fair.toml"), panel, lambda panel: panel.finish({}, "There it is."), occupy
         )
         made.start()
         return made, panel.values, away

@@ -6,7 +6,7 @@ import pytest
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.hosts import trainer_process
 from comfyui_ddm.hosts.progress_panel import POINTS, TrainPanel
-from comfyui_ddm.hosts.trainer_process import Trainer, by_name, sentence
+from comfyui_ddm.hosts.trainer_process import Command, Trainer, by_name, sentence
 from comfyui_ddm.training.commands import parent_process
 
 
@@ -73,7 +73,7 @@ def test_a_trainer_that_cannot_begin_raises_its_own_sentence_with_the_options_th
     tmp_path, config, words, options
 ):
     with (
-        Trainer({"checkpoint": tmp_path / "fair.checkpoint.safetensors", **config}) as started,
+        Trainer(Command.train({"checkpoint": tmp_path / "fair.checkpoint.safetensors", **config})) as started,
         pytest.raises(DDMError) as raised,
     ):
         list(started.events())
@@ -105,7 +105,7 @@ def test_a_trainer_that_is_stopped_says_whether_it_kept_its_state_or_had_to_be_e
     script.write_text(child)
     monkeypatch.setattr(trainer_process, "COMMAND", script)
     monkeypatch.setattr(trainer_process, "PATIENCE", 3)
-    with Trainer({"checkpoint": tmp_path / "fair.checkpoint.safetensors"}) as started:
+    with Trainer(Command.of("train")) as started:
         pass
     assert started.process.poll() is not None and started.kept is kept
 

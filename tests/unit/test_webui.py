@@ -14,6 +14,7 @@ from comfyui_ddm import install as pack
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, save_adapter
 from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.probes.probe import Probe
+from comfyui_ddm.training.commands.config_file import read_config
 
 from . import webui_host as host
 
@@ -371,8 +372,8 @@ def tab(door, monkeypatch):
     started = []
 
     class Trainer:
-        def __init__(self, config):
-            started.append((config, list(door.registered["memory"])))
+        def __init__(self, command):
+            started.append((read_config(Path(command.arguments[1])), list(door.registered["memory"])))
 
         def __enter__(self):
             return self

@@ -15,6 +15,9 @@ from .options import (
     PredictionOption,
     PriorCountOption,
     PriorPromptsOption,
+    Progress,
+    ProgressOption,
+    StdinStopsOption,
     TokenizerOption,
     VAEOption,
 )
@@ -41,35 +44,44 @@ def head(
     caption: CaptionOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     device: DeviceOption = "auto",
+    progress: ProgressOption = Progress.BARS,
+    stdin_stops: StdinStopsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured as one JSON object.")] = False,
 ) -> None:
     """Make a head for distribution guidance; the model itself is not trained.
 
     Example: ddm head examples/people_emoji --probe examples/probes/gender.safetensors --out gender_head.safetensors
     """
+    from .parent_process import stop_with_parent
+
+    if stdin_stops:
+        stop_with_parent()
     from ...debias.core.error import DDMError
     from ...debias.core.io import check_output
     from ...debias.probes.probe import Probe
     from ..data.group_images import attributes, check_source
-    from ..loop.progress_bars import work_progress
     from ..objectives.h_space_classifier import make_head
     from .learning import learning_set
+    from .reporters import JSONReporter, TerminalReporter
 
+    reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()
     check_output(out, "head")
     if (probe is None) == (not groups):
         raise DDMError(
-            "Say once who is in the images: by --groups discovered, auto, words:man|woman or labels:COLUMN, or by "
-            "--probe."
+            "Say once who is in the images: by groups (discovered, auto, words:man|woman or labels:COLUMN), or by a "
+            "probe.",
+            "groups",
+            "probe",
         )
     if groups:
         check_source(groups)
     if len(attributes(groups)) > 1:
-        raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.")
+        raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.", "groups")
     judge = None if probe is None else Probe.load(probe)
     opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
-    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
-    with work_progress() as report:
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
+    with reporter.work() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)
     facts = {
@@ -79,8 +91,10 @@ def head(
         "accuracy": dict(zip(made.timesteps, made.accuracy, strict=True)),
         "seconds": round(time.monotonic() - began, 1),
     }
+    reporter.result(facts)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
+    if as_json or progress is Progress.JSON:
         return
     typer.echo(f"{made.attribute}: {', '.join(made.names)}. Told right by the noise that is left (0 none, 1000 all):")
     typer.echo("  " + ", ".join(f"{t}: {share:.0%}" for t, share in facts["accuracy"].items()))

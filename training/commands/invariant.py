@@ -16,7 +16,10 @@ from .options import (
     PredictionOption,
     PriorCountOption,
     PriorPromptsOption,
+    Progress,
+    ProgressOption,
     ResumeOption,
+    StdinStopsOption,
     TokenizerOption,
     VAEOption,
 )
@@ -47,40 +50,54 @@ def invariant(
     resume: ResumeOption = False,
     restart: Annotated[bool, typer.Option(help="Throw the checkpoint of a stopped run away.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where a stopped run is kept; beside the file if not given.")
+    ] = None,
     device: DeviceOption = "auto",
+    progress: ProgressOption = Progress.BARS,
+    stdin_stops: StdinStopsOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
 ) -> None:
     """Train a module for invariant guidance: the base stays as it is. Ctrl-C stops and keeps the state.
 
     Example: ddm invariant my_images --out invariant.safetensors
     """
+    from .parent_process import STOPPED, leave, stop_with_parent
+
+    if stdin_stops:
+        stop_with_parent()
     from ...debias.core.io import check_output
     from ..loop.checkpoint import checkpoint_path, refuse_left
-    from ..loop.progress_bars import steps_progress, work_progress
     from ..loop.stop_signals import stop_signals
     from ..objectives.invariant import InvariantRun, InvariantSettings
     from .learning import learning_set
+    from .reporters import JSONReporter, TerminalReporter
 
+    reporter = JSONReporter() if progress is Progress.JSON else TerminalReporter()
     began = time.monotonic()
     check_output(out, "invariant")
-    kept = checkpoint_path(out)
+    kept = checkpoint or checkpoint_path(out)
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
     opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
-    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, **opening)
-    with work_progress() as report:
-        run = InvariantRun(model, images, out, settings, checkpoint_every, report)
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
+    with reporter.work() as report:
+        run = InvariantRun(model, images, out, settings, checkpoint_every, report, kept)
     if restart:
         kept.unlink(missing_ok=True)
     if resume:
         run.resume()
-    with steps_progress("Training") as bar, stop_signals() as stop:
-        complete = run.train(bar, stop)
+    with reporter.steps() as report, stop_signals() as stop:
+        complete = run.train(report, stop)
     if not complete:
-        typer.echo(f"Stopped at step {run.training.step} of {steps}; the state is kept in {kept}.", err=True)
-        typer.echo("Go on with the same command and --resume.", err=True)
-        raise typer.Exit(130)
+        reporter.note(
+            f"Stopped at step {run.training.step} of {steps}; the state is kept in {kept}. Start it again to resume.",
+            "resume",
+        )
+        if stdin_stops:
+            leave(STOPPED)
+        raise typer.Exit(STOPPED)
     module = run.objective.module
     share = module.parameter_count / model.unet.num_parameters()
     facts = {
@@ -91,8 +108,10 @@ def invariant(
         "steps": steps,
         "seconds": round(time.monotonic() - began, 1),
     }
+    reporter.result(facts)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
+    if as_json or progress is Progress.JSON:
         return
     typer.echo(f"Wrote {out} in {facts['seconds']:.0f} s: {share:.1%} of the base's parameters.")
     typer.echo(f"Use it with: ddm sample --invariant {out} --strength 1")

@@ -5,11 +5,10 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 if TYPE_CHECKING:
     from ..data.dataset import ImageSet
     from ..models.base import Base
+    from .reporters import Reporter
 
 
 def learning_set(
@@ -20,11 +19,13 @@ def learning_set(
     prior_prompts: str | None,
     prior_count: int,
     seed: int,
+    reporter: "Reporter",
     **opening: Any,
 ) -> "tuple[Base, ImageSet]":
-    """The base, and the images as the commands' options name them, with progress.
+    """The base, and the images as the commands' options name them.
 
     Args:
+        reporter: told what goes on.
         opening: tokenizer, prediction and vae, as in `load_base`.
 
     Raises:
@@ -34,25 +35,27 @@ def learning_set(
     from ...debias.core.error import DDMError
     from ..data.dataset import folder_set, self_set
     from ..data.read_folder import read_folder
-    from ..loop.progress_bars import image_progress
     from ..models.base import load_base
     from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
 
     if folder is None and prior_prompts is None:
         raise DDMError(
-            "There is nothing to learn from. Give a FOLDER of images, or --prior-prompts with prompts, or both."
+            "There is nothing to learn from. Give a folder of images, or prompts for images of the model's own, or "
+            "both.",
+            "folder",
+            "prior_prompts",
         )
     images = read_folder(folder, caption) if folder else None
     prompts = read_prompts(prior_prompts) if prior_prompts else []
     for line in images.remarks() if images else ():
-        typer.echo(line, err=True)
+        reporter.note(line)
     model = load_base(base or EMBEDDED, device, **opening)
     sets = []
     if images:
-        with image_progress("Encoding images") as bar:
-            sets.append(folder_set(model, images, bar))
+        with reporter.images("cache") as report:
+            sets.append(folder_set(model, images, report))
     if prompts:
-        with image_progress("The base's own images") as bar:
-            sets.append(self_set(model, prompts, prior_count, seed, bar))
+        with reporter.images("own") as report:
+            sets.append(self_set(model, prompts, prior_count, seed, report))
     return model, reduce(add, sets)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...debias.core.error import named
-from ..loop.progress_bars import image_progress, steps_progress
+from ..loop.progress_bars import image_progress, steps_progress, work_progress
 from .options import as_given
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Reporter:
         yield lambda done, total: None
 
     @contextmanager
+    def work(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Begin work of several parts; gives a function to call with (what, done, total)."""
+        yield lambda what, done, total: None
+
+    @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:
         """Begin the training; gives a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
         yield lambda step, steps, loss, ess=None, learning_rate=None: None
@@ -66,6 +71,10 @@ class TerminalReporter(Reporter):
     def images(self, phase: str) -> AbstractContextManager[Callable[[float, int], None]]:
         """A bar for a phase of `TITLES`; gives a function to call with (done, total)."""
         return image_progress(TITLES[phase])
+
+    def work(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
+        """A bar for each part; gives a function to call with (what, done, total)."""
+        return work_progress()
 
     def steps(self) -> AbstractContextManager[Callable[..., None]]:
         """A bar for training; gives a function to call with (step, steps, loss, ess=None, learning_rate=None)."""
@@ -99,6 +108,16 @@ class JSONReporter(Reporter):
     def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:
         """Lines of a phase; gives a function to call with (done, total)."""
         yield self._phase(phase)
+
+    @contextmanager
+    def work(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Lines of the phase groups, whose parts are timed each by itself."""
+        parts: dict[str, Callable[..., None]] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            parts.setdefault(what, self._phase("groups"))(done, total)
+
+        yield report
 
     @contextmanager
     def steps(self) -> Iterator[Callable[..., None]]:

@@ -149,6 +149,7 @@ class InvariantRun(TrainingRun):
         base, images, settings, report: see `Invariant`.
         out: the file to write.
         checkpoint_every: steps between checkpoints.
+        checkpoint: where a stopped run is kept; beside `out` if not given.
     """
 
     def __init__(
@@ -159,11 +160,13 @@ class InvariantRun(TrainingRun):
         settings: InvariantSettings,
         checkpoint_every: int = 100,
         report: Callable[[str, int, int], None] | None = None,
+        checkpoint: Path | None = None,
     ):
         self.objective, self.out = Invariant(base, images, settings, report), out
         self.training = Training(self.objective)
         fingerprint = fingerprint_of(base.identity, images.fingerprint, asdict(settings))
-        self.checkpointing = Checkpointing(checkpoint_path(out), self.training, fingerprint, checkpoint_every)
+        kept = checkpoint or checkpoint_path(out)
+        self.checkpointing = Checkpointing(kept, self.training, fingerprint, checkpoint_every)
 
     def save(self) -> None:
         """Write the module."""

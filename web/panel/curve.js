@@ -51,6 +51,7 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
     const at = place(across(cursor.x));
     drawing.append(svg("line", { class: "ddm-cursor", x1: at, x2: at, y1: 0, y2: "100%" }));
   }
+  const apart = keptApart();
   series.forEach((one, k) => {
     const colour = `var(--ddm-series-${k % 8})`;
     const drawn = one.points.filter((each) => known(each.x) && known(each.y));
@@ -68,7 +69,8 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
     for (const each of drawn) {
       const spot = svg("svg", { class: "ddm-spot", x: place(across(each.x)), y: place(up(each.y)) });
       spot.append(svg("path", { d: mark(k), fill: colour }));
-      if (each.label) spot.append(svg("text", { class: "ddm-spot-label", x: 8, y: -6 }, each.label));
+      const above = each.label && apart(across(each.x), up(each.y));
+      if (each.label) spot.append(svg("text", { class: "ddm-spot-label", x: 8, y: -6 - 12 * above }, each.label));
       drawing.append(spot);
     }
   });
@@ -87,12 +89,22 @@ export function plotOf({ label, series, x, y, xTicks, yTicks, xTitle, yTitle, ta
       { class: "ddm-plot", role: "img", "aria-label": label },
       drawing,
       xTicks.map((one) => tick(one, "x")),
-      yTicks.map((one) => tick(one, "y")),
+      yTicks.filter((one, i) => yTicks.findIndex((other) => other.text === one.text) === i).map((one) => tick(one, "y")),
       cursor && html("span", { class: "ddm-cursor-label", style: { left: place(across(cursor.x)) } }, cursor.text),
       endLabels(series, up),
     ),
     html("div", { class: "ddm-x-title" }, xTitle),
   );
+}
+
+/** Tells how many labels have been put about a place before, so that the next one goes above them. */
+function keptApart() {
+  const put = [];
+  return (x, y) => {
+    const before = put.filter((one) => Math.abs(one.x - x) < 0.15 && Math.abs(one.y - y) < 0.08).length;
+    put.push({ x, y });
+    return before;
+  };
 }
 
 /** Names at the right end of the lines, kept apart. */
@@ -105,6 +117,9 @@ function endLabels(series, up) {
   ends.forEach((one, i) => {
     if (i) one.at = Math.max(one.at, ends[i - 1].at + 0.13);
   });
+  // At the bottom they move up together, off the numbers of the axis.
+  const below = Math.max(0, (ends.at(-1)?.at ?? 0) - 1);
+  for (const one of ends) one.at -= below;
   return ends.map(({ name, k, at }) =>
     html(
       "span",

@@ -1,4 +1,7 @@
 // Elements without markup: every text becomes a text node, so that no file name and no prompt is ever read as HTML.
+// Texts are said in the language of the page.
+
+import { say } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -9,7 +12,8 @@ function build(made, attributes, children) {
     else if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false));
+  const shown = children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false);
+  made.append(...shown.map((child) => (typeof child === "string" ? say(child) : child)));
   return made;
 }
 

@@ -1,6 +1,6 @@
 // A training while it goes on, and what came of it: phase, loss curve, previews, groups, and the card at the end.
 
-import { api } from "../../../scripts/api.js";
+import { running } from "../trainings.js";
 import { cardView } from "./card.js";
 import { plotOf } from "./curve.js";
 import { html } from "./element.js";
@@ -10,15 +10,12 @@ import { progressView } from "./progress.js";
 import { shareBars } from "./shares.js";
 import { remarksView } from "./view.js";
 
-/** Whether the trainer is at work. */
-const running = ({ phase }) => Boolean(phase) && phase !== "done" && phase !== "stopped";
-
 /**
- * The view of a training. Its button and its image stay the same elements from one drawing to the next, which come
+ * The view of a training, with what its button does. Its button and its image stay the same elements from one drawing to the next, which come
  * several times a second: a click must not be lost, and an image must not flicker.
  */
-export function trainingView() {
-  const stop = actions();
+export function trainingView(onStop) {
+  const stop = actions(onStop);
   const preview = previewOf();
   return (panel) =>
     [
@@ -26,7 +23,8 @@ export function trainingView() {
       running(panel) && stop,
       panel.losses?.length > 1 && lossPlot(panel),
       panel.preview && preview(panel.preview),
-      panel.phase === "done" ? cardView(panel.card) : (panel.attributes ?? []).map(groupsView),
+      panel.accuracy && accuracyPlot(panel.accuracy),
+      panel.phase !== "done" ? (panel.attributes ?? []).map(groupsView) : panel.card && cardView(panel.card),
       panel.phase === "done" && foundView(panel),
       panel.remarks?.length > 0 && remarksView(panel.remarks),
     ].flat();
@@ -37,8 +35,8 @@ function counted({ phase, total, ...panel }) {
   return { ...panel, total: phase === "starting" ? 0 : total, unit: phase === "training" ? "step" : "" };
 }
 
-function actions() {
-  const stop = html("button", { type: "button", onclick: () => api.interrupt() }, "Stop and keep what was trained");
+function actions(onStop) {
+  const stop = html("button", { type: "button", onclick: onStop }, "Stop and keep what was trained");
   return html("div", { class: "ddm-actions" }, stop);
 }
 
@@ -56,6 +54,21 @@ function lossPlot({ losses, ess }) {
     yTicks: [low, high].map((at) => ({ at, text: at.toFixed(3) })),
     xTitle: known(ess) ? `Step. At α = 1, ${percent(ess)} of the images carry the weight.` : "Step",
     yTitle: "Loss",
+  });
+}
+
+/** How often a head is right at each noise level; it works where that is high. */
+function accuracyPlot(accuracy) {
+  const points = accuracy.map(([x, y]) => ({ x, y }));
+  return plotOf({
+    label: `Right, by noise: ${accuracy.map(([at, share]) => `${percent(share)} at ${at}`).join(", ")}`,
+    series: [{ points }],
+    x: [0, 1000],
+    y: [0, 1],
+    xTicks: [0, 500, 1000].map((at) => ({ at, text: String(at) })),
+    yTicks: [0, 0.5, 1].map((at) => ({ at, text: percent(at) })),
+    xTitle: "Noise: 0 is the finished image, 1000 pure noise",
+    yTitle: "Right",
   });
 }
 

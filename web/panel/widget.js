@@ -88,6 +88,10 @@ const undoing = () => Boolean(app.extensionManager.workflow?.activeWorkflow?.cha
 /** The last preview of the sampling is one image of many; beside the result it only takes room. */
 function dropPreview(node) {
   if (app.nodePreviewImages) delete app.nodePreviewImages[node.id];
+  // The new renderer has one of its own, and no other way to it.
+  const stores = document.querySelector("#vue-app")?.__vue_app__?.config.globalProperties.$pinia?._s;
+  const place = node.graph?.isRootGraph === false ? `${node.graph.id}:${node.id}` : String(node.id);
+  stores?.get("nodeOutput")?.revokePreviewsByLocatorId?.(place);
   node.imgs = undefined;
   node.widgets = node.widgets.filter((widget) => widget.name !== "$$canvas-image-preview");
 }
