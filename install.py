@@ -332,8 +332,8 @@ def test(python: Path, arguments: list[str]) -> int:
             failed.append(" ".join(command))
     if failed:
         say(f"Not as it should be: {', '.join(failed)} (see above). The tests run all the same.")
-    # Each file of tests in one of several processes, so that what its tests share is made once. One thread each: the
-    # models in the tests are so small that threads only wait for each other.
+    # Tests that share something run in one of several processes (tests/conftest.py says which ones). One thread each:
+    # the models in the tests are so small that threads only wait for each other.
     share = ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "loadfile"]
     code = run([str(python), "-m", "pytest", *share, *arguments], OMP_NUM_THREADS="1")
     return code or int(bool(failed))
