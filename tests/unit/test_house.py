@@ -95,6 +95,38 @@ def test_packages_import_only_from_those_before_them(folder):
     assert upwards == []
 
 
+def names_in(module):
+    """What can be imported from one of our modules or packages, by its path without an ending."""
+    found = {path.stem for path in module.iterdir()} if module.is_dir() else set()
+    files = [file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()]
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def test_what_is_imported_from_our_own_modules_is_there_also_where_only_a_host_would_import_it():
+    missing = []
+    for path in sources(*ORDER["."], "benchmarks", "tests"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            parts = (node.module or "").split(".") if node.module else []
+            if node.level:
+                module = path.parents[node.level - 1].joinpath(*parts)
+            elif parts[0] == "comfyui_ddm":
+                module = ROOT.joinpath(*parts[1:])
+            else:
+                continue
+            absent = {alias.name for alias in node.names} - names_in(module)
+            missing += [f"{path.relative_to(ROOT)}:{node.lineno} imports {name}" for name in sorted(absent)]
+    assert missing == []
+
+
 @pytest.mark.parametrize("folder", FLAT)
 def test_every_file_is_in_the_package_that_it_belongs_to(folder):
     assert {path.name for path in (ROOT / folder).glob("*.py")} == FLAT[folder]
