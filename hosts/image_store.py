@@ -36,6 +36,11 @@ class ImageStore:
         stems = (path.stem for path in self._place(prompt).glob("*.png"))
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
+    def stamp(self, prompt: str, seed: int) -> str:
+        """Changes when the file of an image that is there is another one."""
+        status = (path := self._place(prompt) / f"{seed}.png").stat()
+        return f"{path} {status.st_mtime_ns} {status.st_size}"
+
     def add(self, prompt: str, seed: int, image: "Image") -> None:
         """Keep an image, whole or not at all."""
         settings = self.folder / "settings.json"

@@ -1,6 +1,7 @@
 """Generating the images of prompts that are not there yet, and measuring all of them: for one model, or for several."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, count, islice, zip_longest
@@ -12,13 +13,14 @@ from .image_store import ImageStore
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..debias.evaluation.accumulator import Look
     from ..debias.evaluation.compare import Evaluation
     from ..debias.evaluation.report import FairnessReport
     from ..debias.groups.target import Target
     from ..debias.probes.probe import Probe
 
-# Images that are looked at together.
-AT_ONCE = 32
+# Images that are looked at together; the probes whose answers are kept, those used last.
+AT_ONCE, PROBES = 32, 4
 # What the gallery shows: images of a prompt, and prompts; and a sweep's grid: rows of each α, and images in one.
 COLUMNS, PROMPTS = 12, 24
 GRID_ROWS, GRID_COLUMNS = 3, 8
@@ -139,13 +141,37 @@ def evaluate(
     from ..debias.evaluation.compare import Evaluation
 
     seen = Accumulator(probes, targets)
+    known = _looks.of(*((probe.digest, target is None) for probe, target in zip(probes, targets, strict=True)))
     for variant in variants:
         for name, own in seeds.items():
-            there = iter(sorted(set(variant.store.seeds(name)) & set(own)))
-            while some := list(islice(there, AT_ONCE)):
+            asked = set(own)
+            there = {seed: variant.store.stamp(name, seed) for seed in variant.store.seeds(name) if seed in asked}
+            new = iter([seed for seed, stamp in there.items() if stamp not in known])
+            while some := list(islice(new, AT_ONCE)):
                 images = [variant.store.open(name, seed) for seed in some]
-                seen.add(probes, images, [ImageMeta(name, variant.alpha, seed) for seed in some])
+                looks = seen.look(probes, images, [name] * len(some))
+                known.update(zip((there[seed] for seed in some), looks, strict=True))
+            origins = [ImageMeta(name, variant.alpha, seed) for seed in there]
+            seen.add_looks([known[stamp] for stamp in there.values()], origins)
     return Evaluation.of(seen.records(), title)
+
+
+class _Looks:
+    """What probes said of images, of the probes that were used last: an image is looked at once while the host runs."""
+
+    def __init__(self) -> None:
+        self._by_probes: OrderedDict[tuple, dict[str, Look]] = OrderedDict()
+
+    def of(self, *probes: Hashable) -> "dict[str, Look]":
+        """Those by some probes, by the image's stamp."""
+        kept = self._by_probes.setdefault(probes, {})
+        self._by_probes.move_to_end(probes)
+        while len(self._by_probes) > PROBES:
+            self._by_probes.popitem(last=False)
+        return kept
+
+
+_looks = _Looks()
 
 
 def sweep_panel(report: "FairnessReport", cfg: float, files: Mapping[str, Any], warning: str | None) -> dict[str, Any]:

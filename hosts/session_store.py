@@ -43,7 +43,7 @@ class SessionStore:
         from ..debias.groups.target import Target
 
         asked = Target.parse(target or "uniform", probes[0].names)
-        key = (owner, asked, *(_identity(probe) for probe in probes))
+        key = (owner, asked, *(probe.digest for probe in probes))
         if not collect:
             self._kept.pop(key, None)
         if key not in self._kept:
@@ -57,8 +57,3 @@ class SessionStore:
         """Forget all that an owner has gathered."""
         for key in [key for key in self._kept if key[0] == owner]:
             del self._kept[key]
-
-
-def _identity(probe: "Probe") -> tuple:
-    """What tells probes apart: a file that was read again is the same probe if nothing in it has changed."""
-    return (probe.attribute, probe.names, probe.identity, probe.head.weight.cpu().numpy().tobytes())

@@ -9,8 +9,8 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..debias.core.error import DDMError
 from ..hosts.measurement import read_alphas
-from . import adapter_file, files, prompt_lists
-from .generation import SamplerSettings, sampler_inputs
+from . import adapter_file, files, measured_inputs, prompt_lists
+from .generation import SamplerSettings
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
 from .validation import said_once
@@ -18,6 +18,8 @@ from .validation import said_once
 if TYPE_CHECKING:
     from ..debias.evaluation.compare import Evaluation
     from ..hosts.measurement import Variant
+
+NONE = "none"
 
 
 class AlphaSweep(io.ComfyNode):
@@ -37,7 +39,9 @@ class AlphaSweep(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model as it is, without the adapter."),
                 io.Vae.Input("vae", tooltip="Turns latents into images."),
                 io.Combo.Input(
-                    "adapter", options=files.names(files.ADAPTERS), tooltip="The fair adapter: a LoRA in models/loras."
+                    "adapter",
+                    options=[*files.names(files.ADAPTERS), NONE],
+                    tooltip="The fair adapter: a LoRA in models/loras. none: only α = 0, the model as it comes.",
                 ),
                 Probe.Input("probe", tooltip="Who to look for."),
                 io.String.Input(
@@ -55,19 +59,10 @@ class AlphaSweep(io.ComfyNode):
                     max=4096,
                     tooltip="Images for each prompt and α. A verdict needs 60 of each prompt.",
                 ),
-                *sampler_inputs("They are the same at every α.", new_seeds=False),
-                io.String.Input(
-                    "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
-                ),
+                *measured_inputs.settings("They are the same at every α.", new_seeds=False),
                 io.Clip.Input("clip", optional=True, tooltip="Reads the prompts; needed without positive."),
                 io.Conditioning.Input("positive", optional=True, tooltip="One prompt, in place of clip and prompts."),
-                io.Conditioning.Input("negative", optional=True, tooltip="Without it, the empty prompt."),
-                Probe.Input(
-                    "watch",
-                    optional=True,
-                    tooltip="A second probe, for what should stay as it was; one for roles tells how often the subject "
-                    "is recognised.",
-                ),
+                *measured_inputs.wires(),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="The same seeds, one block for each α."),
@@ -88,7 +83,7 @@ class AlphaSweep(io.ComfyNode):
         cls, adapter: str | None = None, alphas: str | None = None, target: str | None = None
     ) -> bool | str:
         """A sentence if the adapter is not there, or strengths or target cannot be read."""
-        if adapter is not None and (wrong := adapter_file.check_name(adapter)):
+        if adapter not in (None, NONE) and (wrong := adapter_file.check_name(adapter)):
             return wrong
         try:
             if alphas is not None:
@@ -129,29 +124,28 @@ class AlphaSweep(io.ComfyNode):
         watch: Any = None,
     ) -> io.NodeOutput:
         """Sample, look, measure, recommend."""
-        from ..debias.groups.target import Target
         from ..hosts.measurement import Variant, evaluate, seeds_of
         from . import measurement
         from .generation import Generator
         from .upstream import Upstream
 
-        probes = [probe, *([] if watch is None else [watch])]
-        targets = [Target.parse(target.strip() or "uniform", probe.names), *(None for _ in probes[1:])]
+        probes, targets = measured_inputs.asked(probe, watch, target)
         names = _prompts(prompts, positive, clip)
-        lora = adapter_file.AdapterFile.load(adapter)
-        warning = lora.check(model)
+        lora = None if adapter == NONE else adapter_file.AdapterFile.load(adapter)
+        warning = lora and lora.check(model)
         settings = SamplerSettings(steps, cfg, sampler_name, scheduler, width, height)
         upstream = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id)
-        stamp = files.stamp(files.resolve(files.ADAPTERS, adapter))
+        stamp = "" if lora is None else files.stamp(files.resolve(files.ADAPTERS, adapter))
 
         generator = Generator(vae, settings)
 
         def variant(alpha: float) -> Variant:
             def prepare() -> measurement.ModelImages:
                 # The host's own loader, so that what is measured is what a graph will do; 0 is the model itself.
-                tensors = dict(lora.tensors)
                 own, text = (
-                    comfy.sd.load_lora_for_models(model, clip, tensors, alpha, alpha) if alpha else (model, clip)
+                    comfy.sd.load_lora_for_models(model, clip, dict(lora.tensors), alpha, alpha)
+                    if alpha
+                    else (model, clip)
                 )
                 encoded = measurement.conditioning(names, text, positive, negative)
                 return measurement.ModelImages(generator, own, encoded)
@@ -159,10 +153,11 @@ class AlphaSweep(io.ComfyNode):
             store = measurement.store_of(model, upstream, settings, stamp, alpha)
             return Variant(alpha, store, prepare)
 
-        variants = [variant(alpha) for alpha in read_alphas(alphas)]
+        variants = [variant(alpha) for alpha in read_alphas(alphas) if lora or not alpha]
         seeds = {name: seeds_of(name, seed, count) for name in names}
         measurement.generate(variants, seeds, cls.hidden.unique_id)
-        study = evaluate(probes, targets, variants, seeds, f"Sweep of {adapter}")
+        title = "Whom the model draws" if lora is None else f"Sweep of {adapter}"
+        study = evaluate(probes, targets, variants, seeds, title)
         return _output(study, variants, seeds, cfg, warning)
 
 

@@ -7,6 +7,7 @@ from . import distribution_guidance, files, trainings, validation
 from .alpha_schedule import AlphaScheduleNode
 from .alpha_sweep import AlphaSweep
 from .audit_images import AuditImages
+from .check_probe import CheckProbe
 from .compare_reports import CompareReports
 from .distribution_guidance import DistributionGuidance
 from .fairness_report import FairnessReport
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     FitProbe,
     ProbeFromWords,
     MeasurePrompts,
+    CheckProbe,
     FairnessReport,
     CompareReports,
     AlphaSweep,

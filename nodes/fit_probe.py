@@ -116,6 +116,7 @@ class FitProbe(io.ComfyNode):
             # Nodes run in inference mode, in which nothing can be learned.
             with torch.inference_mode(False), torch.enable_grad():
                 made = fit_probe(stack, known, labels, seed, steps, progress=lambda step, of, loss: progress(step, of))
+        made.made_for = f"images like the {len(known):,} of {folder}"
         made.save(target)
         lines = [f"{labels}: {made.accuracy:.1%} right on {int(made.counts.sum())} images that it had not seen."]
         lines += [f"{one}: {made.confusion[k, k]:.0%} right" for k, one in enumerate(made.names)]

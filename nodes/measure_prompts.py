@@ -6,8 +6,8 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from . import files, prompt_lists
-from .generation import SamplerSettings, sampler_inputs
+from . import files, measured_inputs, prompt_lists
+from .generation import SamplerSettings
 from .target import check_target
 from .types import CATEGORY, Probe, Report, known
 from .validation import said_once
@@ -57,11 +57,8 @@ class MeasurePrompts(io.ComfyNode):
                     tooltip="Images of each prompt. A verdict needs 60; those that are there already are not "
                     "generated again.",
                 ),
-                *sampler_inputs(
+                *measured_inputs.settings(
                     "Another seed generates other images, which are counted with the earlier ones.", new_seeds=True
-                ),
-                io.String.Input(
-                    "target", default="uniform", tooltip="The shares asked for: 'uniform', or 'man=.5,woman=.5'."
                 ),
                 io.Boolean.Input(
                     "collect",
@@ -71,13 +68,7 @@ class MeasurePrompts(io.ComfyNode):
                     tooltip="On: all images of these prompts that this model made with these settings count. Off: only "
                     "those of the seeds from here on.",
                 ),
-                io.Conditioning.Input("negative", optional=True, tooltip="Without it, the empty prompt."),
-                Probe.Input(
-                    "watch",
-                    optional=True,
-                    tooltip="A second probe, shown beside the first; one for roles tells how often the subject is "
-                    "recognised.",
-                ),
+                *measured_inputs.wires(),
             ],
             outputs=[
                 io.Image.Output(display_name="gallery", tooltip="Images of every prompt, the worst prompt first."),
@@ -132,15 +123,13 @@ class MeasurePrompts(io.ComfyNode):
         watch: Any = None,
     ) -> io.NodeOutput:
         """Generate what is missing, measure what is there; a cancel shows what was measured until then."""
-        from ..debias.groups.target import Target
         from ..hosts.measurement import Variant, evaluate, seeds_of
         from . import measurement
         from .generation import Generator
         from .progress import send_panel
         from .upstream import Upstream
 
-        probes = [probe, *([] if watch is None else [watch])]
-        targets = [Target.parse(target.strip() or "uniform", probe.names), *(None for _ in probes[1:])]
+        probes, targets = measured_inputs.asked(probe, watch, target)
         names = prompt_lists.read(prompt_list, prompts)
         settings = SamplerSettings(steps, cfg, sampler_name, scheduler, width, height)
         upstream = Upstream(cls.hidden.dynprompt, cls.hidden.unique_id)

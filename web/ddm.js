@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { adapterCard } from "./adapter.js";
 import { cardView } from "./panel/card.js";
+import { checkView } from "./panel/check.js";
 import { html } from "./panel/element.js";
 import { progressView } from "./panel/progress.js";
 import { trainingView } from "./panel/train.js";
@@ -27,6 +28,7 @@ const PANELS = {
   DDMAuditImages: (node) =>
     resultPanel(node, "What is common in the folder, and what is rare, appears here when the graph has run."),
   DDMDistributionGuidance: guidancePanel,
+  DDMCheckProbe: checkPanel,
   DDMTrain: trainPanel,
   DDMTrainHead: trainPanel,
 };
@@ -105,6 +107,20 @@ function guidancePanel(node) {
     return [...panelView(panel), panel.n > 0 && html("div", { class: "ddm-actions" }, button)];
   });
   listen(node, GUIDANCE, show);
+}
+
+function checkPanel(node) {
+  let shown, parts;
+  const answers = () => node.widgets.find((one) => one.name === "answers");
+  const write = (text) => {
+    answers().value = text;
+    answers().callback?.(text);
+  };
+  attachPanel(node, (panel) => {
+    if (!panel) return hint("Thirty images of the report appear here when the graph has run, with what the probe says.");
+    if (panel !== shown) [shown, parts] = [panel, [...checkView(panel.check, () => answers().value, write), ...panelView(panel)]];
+    return parts;
+  });
 }
 
 function schedulePanel(node) {

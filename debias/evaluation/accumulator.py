@@ -40,13 +40,20 @@ class ImageMeta:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What is kept of an image: probabilities [K] of every probe, features [D] for its quality, a thumbnail."""
+
+    probabilities: list[np.ndarray]
+    features: np.ndarray
+    thumbnail: str
+
+
+@dataclass(frozen=True)
 class _Seen:
     origin: ImageMeta
     seed: int
     name: str
-    probabilities: list[np.ndarray]
-    features: np.ndarray
-    thumbnail: str
+    look: Look
 
 
 class Accumulator:
@@ -90,7 +97,6 @@ class Accumulator:
         Raises:
             DDMError: a probe cannot read images, for want of its extractor.
         """
-        side, eye = side_for(probes), quality_probe(probes, self._targets)
         new: dict[bytes, tuple[Image, ImageMeta]] = {}
         for image, origin in zip(images, origins, strict=True):
             key = _digest(image, origin)
@@ -98,18 +104,33 @@ class Accumulator:
                 new[key] = (image, origin)
         if not new:
             return 0
-        squares = (np.asarray(fit(image, side)) for image, _ in new.values())
-        reading = read_images(squares, probes, eye, progress)
-        for row, (key, (image, origin)) in enumerate(new.items()):
-            self._seen[key] = _Seen(
-                origin,
-                _noise(origin, key),
-                _name(origin, row),
-                [given[row] for given in reading.probabilities],
-                reading.features[row],
-                thumbnail(image),
-            )
+        looks = self.look(
+            probes, *zip(*((image, origin.prompt) for image, origin in new.values()), strict=True), progress
+        )
+        for row, ((key, (_, origin)), look) in enumerate(zip(new.items(), looks, strict=True)):
+            self._seen[key] = _Seen(origin, _noise(origin, key), _name(origin, row), look)
         return len(new)
+
+    def look(
+        self,
+        probes: "Sequence[Probe]",
+        images: "Sequence[Image]",
+        prompts: Sequence[str],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Look]:
+        """What the probes say of RGB images [N] of any size and prompts [N]; else as in `add`."""
+        side, eye = side_for(probes), quality_probe(probes, self._targets)
+        read = read_images((np.asarray(fit(image, side)) for image in images), probes, eye, progress, prompts)
+        return [
+            Look([given[row] for given in read.probabilities], read.features[row], thumbnail(image))
+            for row, image in enumerate(images)
+        ]
+
+    def add_looks(self, looks: Sequence[Look], origins: Sequence[ImageMeta]) -> None:
+        """Add images [N] of known seeds that were looked at before."""
+        for look, origin in zip(looks, origins, strict=True):
+            key = repr(origin).encode("utf-8", "surrogatepass")
+            self._seen[key] = _Seen(origin, _noise(origin, key), _name(origin, 0), look)
 
     def records(self) -> EvaluationData:
         """Everything that was seen so far.
@@ -118,7 +139,7 @@ class Accumulator:
             DDMError: nothing was.
         """
         seen = list(self._seen.values())
-        given = [np.array([one.probabilities[i] for one in seen]) for i in range(len(self._probes))]
+        given = [np.array([one.look.probabilities[i] for one in seen]) for i in range(len(self._probes))]
         if not seen:
             given = [np.zeros((0, len(probe.names))) for probe in self._probes]
         return EvaluationData.of(
@@ -126,8 +147,8 @@ class Accumulator:
             attributes_of(self._probes, self._targets, given),
             [Condition(one.origin.alpha, name=one.origin.name) for one in seen],
             [one.seed for one in seen],
-            features=np.array([one.features for one in seen]),
-            thumbnails=[one.thumbnail for one in seen],
+            features=np.array([one.look.features for one in seen]),
+            thumbnails=[one.look.thumbnail for one in seen],
             names=[one.name for one in seen],
         )
 

@@ -1,7 +1,7 @@
 """A report together with what it was made from, so that two of them can be compared."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,10 +129,8 @@ def _joined(pair: tuple[Attribute, Attribute], halves: Sequence[np.ndarray]) -> 
     probabilities = np.concatenate(
         [attribute.probabilities[rows] for attribute, rows in zip(pair, halves, strict=True)]
     )
-    return Attribute(one.name, one.classes, probabilities, one.target, one.accuracy, one.confusion)
+    return replace(one, probabilities=probabilities)
 
 
 def _with_note(records: EvaluationData, note: str) -> EvaluationData:
-    from dataclasses import replace
-
     return replace(records, notes=[*records.notes, note])

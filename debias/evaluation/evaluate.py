@@ -161,7 +161,19 @@ def _measure(
         worst = _worst(here, attribute.classes, target)
         overall.append(
             _overall(
-                condition, own, total, draws, base, base_shares, attribute, target, margin, random_seed, worst, shift
+                condition,
+                own,
+                total,
+                draws,
+                base,
+                base_shares,
+                attribute,
+                target,
+                margin,
+                random_seed,
+                worst,
+                shift,
+                int(attribute.unlike[records.condition == condition].sum()),
             )
         )
         rows += here
@@ -176,6 +188,7 @@ def _measure(
         confusion,
         overall,
         rows,
+        attribute.made_for,
     )
     return measured, draws[..., classes]
 
@@ -227,6 +240,7 @@ def _overall(
     random_seed: int,
     worst: WorstPrompt | None,
     shift: Shift | None,
+    unlike: int,
 ) -> Overall:
     """One attribute under one condition: counts [P, K], images per prompt [P], draws [2, B, C, K + 3]."""
     classes = counts.shape[-1]
@@ -244,8 +258,11 @@ def _overall(
     def corrected() -> list[Estimate] | None:
         if attribute.confusion is None or (values := metrics.correct_shares(p, attribute.confusion)) is None:
             return None
-        bounds = metrics.correct_shares(own[..., :classes], attribute.confusion)
-        return _estimates(values, *intervals.envelope(bounds))
+        rates = attribute.confusion
+        if attribute.confusion_draws is not None:
+            rates = np.resize(attribute.confusion_draws, (own.shape[1], classes, classes))
+        bounds = metrics.correct_shares(own[..., :classes], rates)
+        return None if bounds is None else _estimates(values, *intervals.envelope(bounds))
 
     moved = own[..., :classes] - draws[:, :, base, :classes]
 
@@ -267,12 +284,31 @@ def _overall(
         drift = DRIFT.get(said, unchanged)
         if shift is not None and drift != intervals.TOO_FEW and shift.beyond_chance > margin:
             drift = DRIFT[intervals.NOT_FAIR]
+    fixed, verdict = corrected(), ""
+    if attribute.target is not None:
+        verdict = intervals.verdict_by_prompt(
+            counts[counts.sum(1) > 0],
+            per_prompt_images,
+            coverage,
+            target,
+            lambda level: tuple(bound[0] for bound in intervals.envelope(distance_draws[..., :1], level)),
+            floor[classes],
+            margin,
+        )
+        checked = attribute.confusion_draws is not None and fixed is not None
+        within = intervals.fair_within(margin)
+        if (
+            checked
+            and verdict == within
+            and any(abs(one.value - t) > margin for one, t in zip(fixed, target, strict=True))
+        ):
+            verdict = intervals.CANNOT_TELL
     return Overall(
         condition=condition,
         images=made,
         undetermined=made - int(counted),
         shares=_estimates(p, *share_interval(0.95)),
-        corrected=corrected(),
+        corrected=fixed,
         change=_estimates(p - base_shares, *change_interval(0.95)),
         fd=fd,
         worst=worst,
@@ -285,19 +321,10 @@ def _overall(
         normalised_entropy=number(metrics.mean_over_prompts(metrics.normalised_entropy(per_prompt[:, :classes]))),
         effective_groups=number(metrics.mean_over_prompts(metrics.effective_groups(per_prompt[:, :classes]))),
         prompt_gap=number(metrics.prompt_range(per_prompt[:, :classes]).max()),
-        verdict=intervals.verdict_by_prompt(
-            counts[counts.sum(1) > 0],
-            per_prompt_images,
-            coverage,
-            target,
-            lambda level: tuple(bound[0] for bound in intervals.envelope(distance_draws[..., :1], level)),
-            floor[classes],
-            margin,
-        )
-        if attribute.target is not None
-        else "",
+        verdict=verdict,
         drift=drift,
         shift=shift,
+        unlike=unlike,
     )
 
 
@@ -394,7 +421,7 @@ def _prices(
     features = records.features
     recognised = [None] * len(records.conditions)
     if fidelity is not None:
-        hit = fidelity.probabilities.argmax(1) == subjects[fidelity.name][records.prompt]
+        hit = fidelity.decided(0) == subjects[fidelity.name][records.prompt]
         onehot = np.stack([hit, ~hit], 1).astype(np.float64)
         size = (len(records.conditions), len(records.prompts))
         p = metrics.shares(intervals.tabulate(onehot, records.condition, records.prompt, *size))

@@ -79,19 +79,22 @@ def correct_shares(p: np.ndarray, confusion: np.ndarray) -> np.ndarray | None:
 
     Args:
         p: measured shares [..., K].
-        confusion: counts or rates [K, K], rows are the true classes.
+        confusion: counts or rates [K, K], rows are the true classes; or [..., K, K], one for each row of p.
 
     Returns:
         Corrected shares [..., K], or None where the probe errs so much that the correction would amplify noise more
-        than tenfold.
+        than tenfold; NaN where that is so of some of several.
     """
     p = np.asarray(p, dtype=np.float64)
     rates = np.asarray(confusion, dtype=np.float64)
     seen = rates.sum(-1, keepdims=True)
-    rates = np.where(seen > 0, rates / np.where(seen > 0, seen, 1), np.eye(len(rates)))
-    if np.linalg.cond(rates) > 10:
+    rates = np.where(seen > 0, rates / np.where(seen > 0, seen, 1), np.eye(rates.shape[-1]))
+    useless = np.linalg.cond(rates) > 10
+    if np.all(useless):
         return None
-    return project_to_simplex(p @ np.linalg.inv(rates))
+    inverse = np.linalg.inv(np.where(useless[..., None, None], np.eye(rates.shape[-1]), rates))
+    found = project_to_simplex((p[..., None, :] @ inverse)[..., 0, :])
+    return np.where(useless[..., None], np.nan, found)
 
 
 def project_to_simplex(values: np.ndarray) -> np.ndarray:

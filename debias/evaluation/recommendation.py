@@ -54,6 +54,11 @@ def recommend(
             f"No α is recommended: these are too few images, {intervals.FEWEST_IMAGES} of each prompt and strength "
             "are needed.",
         )
+    told = [1 - first.overall[i].undetermined / first.overall[i].images for i in here.values()]
+    if min(told) < intervals.ANY_COVERAGE:
+        return answer(
+            None, f"No α is recommended: in most images at one of the strengths {first.name} is undetermined."
+        )
     kept = {alpha: i for alpha, i in here.items() if not alpha or not _harm(i, here[0], attributes, quality)}
     harms = [harm for alpha, i in here.items() if alpha and (harm := _harm(i, here[0], attributes, quality))]
 

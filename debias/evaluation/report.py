@@ -91,7 +91,8 @@ class Overall:
     stands beside it. `fd_of_mean` is the distance of the mean shares, which opposite prompts cancel; `floor` and
     `floor_high` are what a perfectly fair model scores as `fd` with as many images (mean, 95th percentile). `change` is
     the parity difference to the base condition, per class; `prompt_gap` the largest one between two prompts. Distances
-    of an attribute without a target are to its shares under the base condition, and `shift` is how far it moved.
+    of an attribute without a target are to its shares under the base condition, and `shift` is how far it moved. Of the
+    undetermined images, `unlike` are unlike those that the probe was made for.
     """
 
     condition: int
@@ -114,6 +115,7 @@ class Overall:
     verdict: str
     drift: str | None
     shift: Shift | None
+    unlike: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class Measured:
     confusion: list[list[float]] | None
     overall: list[Overall]
     prompts: list[PromptRow]
+    made_for: str = ""
 
 
 @dataclass(frozen=True)

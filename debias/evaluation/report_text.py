@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from . import intervals
 from .report import Estimate, Measured, Quality, Setting
 
+# Above this share of images of another kind, the report begins with it.
+MANY_UNLIKE = 0.2
 PLURALS = {"man": "men", "woman": "women", "person": "people", "child": "children", "boy": "boys", "girl": "girls"}
 
 
@@ -19,7 +21,29 @@ def percent_range(one: Estimate) -> str:
 
 
 def summarise(attributes: Sequence[Measured], settings: Sequence[Setting], base: int, after: int) -> str:
-    """What the report says first: of several prompts, how far each is from the target; then what they share."""
+    """What the report says first: of several prompts, how far each is from the target; then what they share.
+
+    Before that, it says where a probe was asked about images that it was not made for.
+    """
+    return " ".join([*_asked_wrongly(attributes, base, after), _result(attributes, settings, base, after)])
+
+
+def _asked_wrongly(attributes: Sequence[Measured], base: int, after: int) -> list[str]:
+    """A sentence for every probe to which many images are unlike those that it was made for."""
+    said = []
+    for one in attributes:
+        shown = [one.overall[i] for i in {base, after}]
+        images, unlike = sum(each.images for each in shown), sum(each.unlike for each in shown)
+        if images and unlike / images > MANY_UNLIKE:
+            what = f" ({one.made_for})" if one.made_for else ""
+            said.append(
+                f"{unlike:,} of {images:,} images are unlike those that the probe for {one.name} was made for{what}: "
+                "they are not counted, and it may be the wrong probe."
+            )
+    return said
+
+
+def _result(attributes: Sequence[Measured], settings: Sequence[Setting], base: int, after: int) -> str:
     first = attributes[0]
     before, now = first.overall[base], first.overall[after]
     prompts = {row.prompt for row in first.prompts if row.condition == after}
@@ -106,10 +130,17 @@ def remarks(
                 )
             said.append(f"{line}.")
         if now.images and now.undetermined / now.images > 0.05:
+            other = f" ({now.unlike} of them are unlike those that its probe was made for)" if now.unlike else ""
             said.append(
-                f"In {percent(now.undetermined / now.images)} of the images {one.name} is undetermined; "
+                f"In {percent(now.undetermined / now.images)} of the images {one.name} is undetermined{other}; "
                 "they are shown, not counted."
             )
+        if now.corrected is not None and one.accuracy is not None and one.accuracy < 1:
+            shares = zip(one.classes, now.corrected, strict=True)
+            listed = ", ".join(f"{name} {percent(share.value)} ({percent_range(share)})" for name, share in shares)
+            said.append(f"Corrected for what its probe gets wrong, {one.name} is: {listed}.")
+        if one.made_for:
+            said.append(f"The probe for {one.name} was made for {one.made_for}.")
         if one.accuracy is None:
             said.append(f"How often the probe for {one.name} is right is not known until you check it on some images.")
         elif one.accuracy < 0.85:

@@ -27,7 +27,8 @@ class Predictions:
     """What was read from N images.
 
     Attributes:
-        probabilities: [N, K] of every probe; zeros where an image shows nothing, so that it counts as undetermined.
+        probabilities: [N, K] of every probe. Zeros where an image shows nothing, NaN where it is unlike those that the
+            probe was made for: either counts as undetermined.
         blank: [N] whether an image shows nothing: black, as where a model's answer was not finite, or of one colour.
         features: [N, D] of one probe, or None.
     """
@@ -38,8 +39,12 @@ class Predictions:
 
 
 def side_for(probes: "Iterable[Probe]") -> int:
-    """Side in pixels of the squares that these probes read."""
-    return NETWORK_SIDE if all(probe.network is not None for probe in probes) else EXTRACTOR_SIDE
+    """Side in pixels of the squares that these probes read: that of the one that wants the largest."""
+    return max(map(_side, probes), default=NETWORK_SIDE)
+
+
+def _side(probe: "Probe") -> int:
+    return NETWORK_SIDE if probe.network is not None else getattr(probe.extractor, "size", EXTRACTOR_SIDE)
 
 
 def read_images(
@@ -47,6 +52,7 @@ def read_images(
     probes: "Sequence[Probe]",
     features_from: "Probe | None" = None,
     progress: Callable[[int], None] | None = None,
+    prompts: Iterable[str] | None = None,
 ) -> Predictions:
     """Let every probe look at every image.
 
@@ -55,6 +61,7 @@ def read_images(
         probes: any number of them.
         features_from: the probe whose features to keep; None for none.
         progress: called with the images done.
+        prompts: one for each image, what it was asked to show; None where that is not known.
 
     Raises:
         DDMError: a probe cannot read images, for want of its extractor.
@@ -63,15 +70,19 @@ def read_images(
     found: list[list[np.ndarray]] = [[] for _ in probes]
     blank: list[np.ndarray] = []
     kept: list[np.ndarray] = []
-    images, done = iter(images), 0
+    images, asked, done = iter(images), None if prompts is None else iter(prompts), 0
     while part := list(islice(images, BATCH)):
-        batch = np.stack(part)
-        seen = {id(probe): probe.features(batch) for probe in everyone}
+        batch, own = np.stack(part), None if asked is None else list(islice(asked, len(part)))
+        seen = {id(probe): probe.look(batch, own) for probe in everyone}
         blank.append(np.ptp(batch, axis=(1, 2)).max(1) < FLAT)
         for probabilities, probe in zip(found, probes, strict=True):
-            probabilities.append(probe.predict_features(seen[id(probe)]) * ~blank[-1][:, None])
+            features, described = seen[id(probe)]
+            rows = probe.predict_features(features)
+            rows[probe.unlike(described)] = np.nan
+            rows[blank[-1]] = 0
+            probabilities.append(rows)
         if features_from is not None:
-            kept.append(seen[id(features_from)])
+            kept.append(seen[id(features_from)][0])
         done += len(part)
         if progress is not None:
             progress(done)
@@ -91,6 +102,7 @@ def attributes_of(
             target,
             float(probe.accuracy) if math.isfinite(probe.accuracy) else None,
             probe.confusion if np.all(np.isfinite(probe.confusion)) else None,
+            probe.made_for,
         )
         for probe, target, given in zip(probes, targets, probabilities, strict=True)
     ]

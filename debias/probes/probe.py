@@ -8,6 +8,7 @@ whoever labelled the training images; it says nothing about who a person is.
 import os
 import re
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ from torch import nn
 from ..core.error import DDMError
 from ..core.io import fill, load_tensors, save_tensors
 from ..core.strict_json import fits, read_fields, write_json
+from . import typicality
 from .augmentation import augment
 from .probe_network import SIZE, ProbeNetwork, check_images, fit_tensor, image_tensor
+from .typicality import Typicality
 
 VERSION = "1"
 _WIDEST = 1 << 16  # features
 HELD_OUT = 0.2  # share of every class that a probe is measured on
+COPIES = 3  # of every image, to learn what images of its kind are like
 
 Extractor = Callable[
     [np.ndarray], np.ndarray
@@ -44,6 +48,8 @@ class Probe:
         network: the network, or None for a linear probe over an extractor's features.
         extractor: gives the features of a linear probe; None for a network.
         identity: which extractor the linear probe was fitted on; "" for a network.
+        typicality: which images are like those that it was made for; None where that is not known.
+        made_for: what those images are, in words.
     """
 
     def __init__(
@@ -65,6 +71,19 @@ class Probe:
         self.accuracy = float("nan")
         self.confusion = np.full((len(self.names), len(self.names)), np.nan)
         self.counts = np.zeros(len(self.names), dtype=np.int64)
+        self.typicality: Typicality | None = None
+        self.made_for = ""
+
+    @property
+    def digest(self) -> str:
+        """What tells probes apart (hex): one that is read again is the same if it says the same of every image."""
+        parts = {"head": self.head} | ({"network": self.network} if self.network else {})
+        tensors = {f"{part}.{name}": one for part, module in parts.items() for name, one in module.state_dict().items()}
+        tensors |= {} if self.typicality is None else self.typicality.tensors()
+        digest = blake2b(repr((self.attribute, self.names, self.identity, self.temperature)).encode(), digest_size=16)
+        for name, one in tensors.items():
+            digest.update(name.encode() + one.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> "Probe":
         """Move the network to a device and return the probe."""
@@ -98,6 +117,15 @@ class Probe:
         Raises:
             DDMError: images of another kind or shape; a linear probe without its extractor.
         """
+        return self.look(images)[0]
+
+    def look(self, images: np.ndarray, prompts: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Features as `features`, and those [N, E] by which `typicality` tells images of another kind.
+
+        Args:
+            images: as for `features`.
+            prompts: N, what they were asked to show, for the kinds of probes that look at that too.
+        """
         check_images(images)
         self.check_extractor()
         if self.network is None:
@@ -108,11 +136,16 @@ class Probe:
                     f"{identity_of(self.extractor)} gives {list(features.shape[1:])}. "
                     f"Use {self.identity}, which it was made with."
                 )
-            return features
+            return features, features
         device = self.head.weight.device
         with torch.inference_mode():
-            parts = [self.network(image_tensor(part, device)).cpu() for part in _parts(images)]
-        return torch.cat(parts).double().numpy() if parts else np.zeros((0, self.network.width))
+            # No image at all has features too, of shape [0, D].
+            looked = [self.network.look(image_tensor(part, device)) for part in _parts(images) or [images]]
+        return tuple(torch.cat(part).double().cpu().numpy() for part in zip(*looked, strict=True))
+
+    def unlike(self, features: np.ndarray) -> np.ndarray:
+        """Which images are unlike those that it was made for, bool [N], from the second that `look` gave."""
+        return np.zeros(len(features), bool) if self.typicality is None else self.typicality.unlike(features)
 
     def check_extractor(self) -> None:
         """Refuse a linear probe whose extractor is not at hand."""
@@ -163,6 +196,8 @@ class Probe:
         if self.network is not None:
             tensors |= {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
             architecture = {"kind": "network", "width": self.network.width, "size": SIZE}
+        if self.typicality is not None:
+            tensors |= self.typicality.tensors()
         description = {
             "names": self.names,
             "attribute": self.attribute,
@@ -171,6 +206,7 @@ class Probe:
             "counts": self.counts.tolist(),
             "temperature": self.temperature,
             "architecture": architecture,
+            "made_for": self.made_for,
         }
         metadata = {f"ddm.{key}": write_json(value) for key, value in description.items()}
         save_tensors(path, tensors, metadata | {"ddm.kind": "probe", "ddm.version": VERSION})
@@ -199,13 +235,14 @@ class Probe:
             )
         try:
             given = read_fields(metadata, _FIELDS, "it")
-            if missing := ", ".join(_FIELDS.keys() - given.keys()):
+            if missing := ", ".join(_FIELDS.keys() - given.keys() - {"made_for"}):
                 raise DDMError(f"it does not say its {missing}")
             probe = _empty(cls, given)
+            probe.typicality = _typicality(probe, tensors)
         except (DDMError, ValueError, TypeError, RuntimeError, KeyError) as error:
             raise DDMError(f"{path} is not a complete probe ({error}). Train it again with `ddm probe`.") from error
         parts = nn.ModuleDict({"head": probe.head} | ({"network": probe.network} if probe.network else {}))
-        fill(path, parts, tensors)
+        fill(path, parts, {name: one for name, one in tensors.items() if not name.startswith(typicality.PREFIX)})
         network = probe.network
         parts.eval().requires_grad_(False)
         if network is None and extractor is not None:
@@ -226,6 +263,7 @@ _FIELDS = {
     "counts": list[int],
     "temperature": float,
     "architecture": dict[str, Any],
+    "made_for": str,
 }
 # "CLIP", the name of a folder, and the beginning of a hash: it names a model, and is no path.
 _IDENTITY = re.compile(r"[^/\\\x00-\x1f]{1,200}")
@@ -255,7 +293,16 @@ def _empty(kind: type[Probe], given: dict[str, Any]) -> Probe:
     probe.temperature, probe.confusion = float(given["temperature"]), confusion
     probe.accuracy = float("nan") if given["accuracy"] is None else float(given["accuracy"])
     probe.counts = np.array(given["counts"], dtype=np.int64)
+    probe.made_for = given.get("made_for", "")
     return probe
+
+
+def _typicality(probe: Probe, tensors: dict[str, torch.Tensor]) -> Typicality | None:
+    found, network = Typicality.from_tensors(tensors), probe.network
+    wanted = probe.head.in_features if network is None else network.look_width
+    if found is not None and len(found.mean) != wanted:
+        raise DDMError("what it says of the images that it was made for is of another size")
+    return found
 
 
 def identity_of(extractor: Extractor) -> str:
@@ -333,7 +380,28 @@ def fit_probe(
     measured.measure(measured.features(images[held_out]), truth[held_out])
     probe = trained(np.ones(len(images), dtype=bool), steps)
     probe.adopt_measurement(measured)
+    probe.typicality = typicality_of(probe, tensors, held_out, seed)
     return probe
+
+
+def typicality_of(probe: Probe, images: torch.Tensor, kept: np.ndarray, seed: int = 0) -> Typicality:
+    """Which images a network was made for, from these and augmented copies: what a generator makes is like them too.
+
+    Args:
+        probe: with a network.
+        images: float [N, 3, 64, 64] in 0…1.
+        kept: bool [N], those that the limit is found on.
+        seed: of the augmentation.
+    """
+    draws, device = torch.Generator().manual_seed(seed), probe.head.weight.device
+
+    def described(chosen: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            parts = images[chosen].split(256)
+            copies = [*parts, *(augment(part, draws) for _ in range(COPIES) for part in parts)]
+            return torch.cat([probe.network.look(part.to(device))[1].cpu() for part in copies]).double().numpy()
+
+    return Typicality.fit(described(~kept), described(kept))
 
 
 def fit_linear_probe(
@@ -371,6 +439,7 @@ def fit_linear_probe(
     measured.measure(features[held_out], truth[held_out])
     probe = fitted(np.ones(len(images), dtype=bool))
     probe.adopt_measurement(measured)
+    probe.typicality = Typicality.fit(features[~held_out], features[held_out])
     return probe
 
 

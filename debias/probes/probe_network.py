@@ -19,10 +19,20 @@ class ProbeNetwork(nn.Module):
         channels += [(width // 2, width, 2), (width, width, 1)]
         self.layers = nn.Sequential(*(_block(*one) for one in channels))
         self.width = width
+        # How many numbers `look` gives beside the features.
+        self.look_width = sum(outputs for _, outputs, _ in channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, width]: the mean over space of the last layer."""
         return self.layers(images * 2 - 1).mean(dim=(2, 3))
+
+    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features as `forward`, and what tells images of another kind: the means over space of all layers."""
+        means, found = [], images * 2 - 1
+        for layer in self.layers:
+            found = layer(found)
+            means.append(found.mean(dim=(2, 3)))
+        return means[-1], torch.cat(means, dim=1)
 
 
 def check_images(images: np.ndarray) -> None:

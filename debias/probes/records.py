@@ -42,10 +42,13 @@ class Attribute:
     Attributes:
         name: as in `gender`, always as *perceived* by the probe.
         classes: the K class names.
-        probabilities: [N, K], rows sum to 1; a row of NaN or zeros is undetermined.
+        probabilities: [N, K], rows sum to 1. A row of zeros or NaN is undetermined; NaN says that the image is unlike
+            those that the probe was made for.
         target: the shares asked for; None for an attribute that should stay as it was.
         accuracy: the probe's share of right answers on images kept from it, 0 to 1.
         confusion: [K, K], rows are the true classes.
+        made_for: which images the probe was made for, in words.
+        confusion_draws: [B, K, K], what else `confusion` may be, where it is known from few images.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Attribute:
     target: Target | None = None
     accuracy: float | None = None
     confusion: np.ndarray | None = None
+    made_for: str = ""
+    confusion_draws: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -65,6 +70,11 @@ class Attribute:
             )
         if self.target is not None:
             object.__setattr__(self, "target", self.target.ordered_as(self.classes))
+
+    @property
+    def unlike(self) -> np.ndarray:
+        """Which images [N] are unlike those that the probe was made for."""
+        return np.isnan(self.probabilities).any(1)
 
     def decided(self, confidence: float = CONFIDENCE) -> np.ndarray:
         """Class indices [N]; −1 where no probability reaches `confidence` (undetermined)."""

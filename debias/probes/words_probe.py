@@ -68,6 +68,7 @@ def probe_from_words(
     encode: TextEncoder,
     extractor: Extractor,
     unclear: Sequence[str],
+    scale: float = SCALE,
 ) -> WordsProbe:
     """A probe of the classes, of unknown accuracy.
 
@@ -77,6 +78,7 @@ def probe_from_words(
         encode: embeddings of texts, in the space of the images'.
         extractor: embeddings of images, of length 1.
         unclear: phrases for images that show none of the classes.
+        scale: what cosines are multiplied by.
 
     Raises:
         DDMError: texts and images are not of one model.
@@ -89,7 +91,7 @@ def probe_from_words(
         head.weight.copy_(torch.from_numpy(rows))
         head.bias.zero_()
     probe = WordsProbe(names, attribute, head, extractor=extractor, identity=identity_of(extractor))
-    probe.temperature = 1 / SCALE
+    probe.temperature = 1 / scale
     return probe
 
 

@@ -166,3 +166,56 @@ def test_an_image_that_can_no_longer_be_read_is_a_sentence_that_names_it(server)
         server.run(graphs.measured("an astronaut", count=2, target="man=.5,woman=.5"))
     file.unlink()
     assert counts(server.run(graph | graphs.measure("an astronaut", count=2, target="uniform "))) == {"an astronaut": 2}
+
+
+def by_words(**inputs):
+    """Node `words`: a probe by the embedded model itself."""
+    wires = {"model": ["base", 0], "clip": ["base", 1], "vae": ["base", 2]}
+    values = {"attribute": "gender", "classes": "man: a man\nwoman: a woman", "unclear": "an object", "size": 64}
+    return {"words": {"class_type": "DDMProbeFromWords", "inputs": wires | values | inputs}}
+
+
+def test_the_model_itself_tells_by_words_whom_it_draws(server):
+    prompts = "a firefighter\na red haired"
+    graph = graphs.measured(prompts, count=16, steps=10) | by_words()
+    labelled = panel(server.run(graph))
+    graph["measure"]["inputs"]["probe"] = ["words", 0]
+    made = panel(server.run(graph))
+    shares = [{row["prompt"]: row["groups"][0]["share"] for row in one["prompts"]} for one in (labelled, made)]
+    assert max(abs(shares[0][name] - shares[1][name]) for name in shares[0]) <= 0.2
+    assert any("right is not known" in line for line in made["remarks"])
+    assert any("recognises" in line for line in made["remarks"])
+
+
+def test_without_anything_to_compare_with_words_says_what_to_connect(server):
+    graph = graphs.measured("a doctor", count=1) | by_words()
+    del graph["words"]["inputs"]["vae"]
+    graph["measure"]["inputs"]["probe"] = ["words", 0]
+    with pytest.raises(Failed, match="Connect clip_vision and clip"):
+        server.run(graph)
+
+
+def test_words_that_the_model_does_not_tell_apart_are_refused(server):
+    graph = graphs.measured("a doctor", count=1) | by_words(classes="cat: a person\ndog: a person")
+    graph["measure"]["inputs"]["probe"] = ["words", 0]
+    with pytest.raises(Failed, match="does not tell these words apart"):
+        server.run(graph)
+
+
+def test_a_report_is_corrected_by_what_somebody_says_of_thirty_images(server):
+    graph = graphs.measured("a woman doctor\na man firefighter", count=20, steps=6)
+    graph["check"] = {"class_type": "DDMCheckProbe", "inputs": {"report": ["measure", 2], "answers": ""}}
+    (shown,) = server.run(graph)["check"]["ddm_panel"]
+    images = shown["check"]["images"]
+    assert len(images) == 30
+    assert Image.open(io.BytesIO(server.view(images[0]["file"]))).size == (64, 64)
+    answers = {one["key"]: [one["said"], one["said"]] for one in images}
+    wrong = next(one["key"] for one in images if one["said"] == "woman")
+    answers[wrong][1] = "man"
+    graph["check"]["inputs"]["answers"] = json.dumps(answers)
+    (shown,) = server.run(graph)["check"]["ddm_panel"]
+    assert [one["key"] for one in shown["check"]["images"]] == [one["key"] for one in images]
+    assert any(line.startswith("Corrected for what its probe gets wrong") for line in shown["remarks"])
+    graph["check"]["inputs"]["answers"] = "nonsense"
+    with pytest.raises(Failed, match="What was answered"):
+        server.run(graph)

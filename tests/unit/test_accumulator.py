@@ -160,3 +160,18 @@ def test_values_out_of_range_are_clipped_and_the_graphs_own_array_stays_as_it_wa
 def test_what_is_no_image_is_refused_in_a_sentence(shape):
     with pytest.raises(DDMError, match="Connect an IMAGE"):
         from_pixels(np.zeros(shape, np.float32))
+
+
+def test_images_that_were_looked_at_before_count_as_if_they_were_looked_at_now():
+    probes, targets = [probe()], [Target.uniform(("dark", "light"))]
+    images = [from_pixels(np.full((8, 8, 3), value, np.float32)) for value in (0.1, 0.9, 0.8)]
+    origins = [ImageMeta("a room", 0.5, seed) for seed in range(3)]
+    now, before = Accumulator(probes, targets), Accumulator(probes, targets)
+    now.add(probes, images, origins)
+    before.add_looks(before.look(probes, images, ["a room"] * 3), origins)
+    one, other = (kept.records() for kept in (now, before))
+    assert np.array_equal(one.attributes[0].probabilities, other.attributes[0].probabilities)
+    assert np.array_equal(one.features, other.features) and one.thumbnails == other.thumbnails
+    assert (one.seed == other.seed).all() and one.names == other.names
+    before.add_looks(before.look(probes, images[:1], ["a room"]), origins[:1])
+    assert len(before) == 3

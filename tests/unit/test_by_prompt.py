@@ -13,8 +13,11 @@ from comfyui_ddm.debias.rendering.panel import report_panel
 CLASSES = ("man", "woman")
 
 
-def report(men, tones=None, per_prompt=80):
-    """Of men[α][prompt], the share of men, and of tones likewise; the same seeds at every α."""
+def report(men, tones=None, per_prompt=80, unlike=None):
+    """Of men[α][prompt], the share of men, and of tones likewise; the same seeds at every α.
+
+    Of the images at strength α the share unlike[α] is of another kind than the probe was made for.
+    """
     prompt, condition, seed, columns = [], [], [], ([], [])
     for alpha, shares in men.items():
         for p, share in enumerate(shares):
@@ -25,6 +28,9 @@ def report(men, tones=None, per_prompt=80):
             for column, part in zip(columns, (share, tones[alpha][p] if tones else 0.5), strict=True):
                 column.append(rng.permutation(per_prompt) < round(part * per_prompt))
     gender, tone = (np.stack([np.concatenate(own), ~np.concatenate(own)], 1).astype(float) for own in columns)
+    for i, one in enumerate(condition):
+        if i % 10 < 10 * (unlike or {}).get(one.alpha, 0):
+            gender[i] = np.nan
     attributes = [Attribute("gender", CLASSES, gender, Target.uniform(CLASSES))]
     if tones:
         attributes.append(Attribute("tone", ("dark", "light"), tone))
@@ -72,6 +78,14 @@ def test_below_the_images_of_a_verdict_nothing_is_recommended():
 def test_a_model_that_is_fair_as_it_is_is_left_alone():
     best = report({0.0: [0.5] * 4, 1.0: [0.5] * 4}).recommendation()
     assert best.alpha == 0.0 and "as near to the target as can be told" in best.reason
+
+
+def test_where_most_images_are_of_another_kind_than_the_probe_was_made_for_nothing_is_recommended():
+    made = report({0.0: [0.9] * 4, 1.0: [0.5] * 4}, unlike={1.0: 0.7})
+    assert made.recommendation().alpha is None
+    assert "gender is undetermined" in made.recommendation().reason
+    assert made.summary.startswith("224 of 640 images are unlike those that the probe for gender was made for")
+    assert report({0.0: [0.9] * 4, 1.0: [0.5] * 4}, unlike={1.0: 0.2}).recommendation().alpha == 1.0
 
 
 def test_a_strength_at_which_another_attribute_moves_is_not_recommended():

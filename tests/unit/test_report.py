@@ -261,8 +261,14 @@ def test_charts_are_drawn_without_a_global_state_and_follow_the_theme(tmp_path):
 class _Probe(SimpleNamespace):
     """Says man where an image is red."""
 
-    def features(self, images):
-        return images.reshape(len(images), -1, 3).mean(1)
+    made_for = ""
+
+    def look(self, images, prompts=None):
+        features = images.reshape(len(images), -1, 3).mean(1)
+        return features, features
+
+    def unlike(self, features):
+        return np.zeros(len(features), bool)
 
     def predict_features(self, features):
         man = (features[:, :1] > 128).astype(float)

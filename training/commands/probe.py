@@ -35,6 +35,10 @@ def probe(
         Path | None,
         typer.Option(metavar="DIR", help="A local CLIP model in transformers layout, to read its image features."),
     ] = None,
+    made_for: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Which images it is made for; reports say so. By default those of FOLDER."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=10, help="Steps of each of the two trainings (without --clip).")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the training.")] = 0,
     device: DeviceOption = "auto",
@@ -83,6 +87,7 @@ def probe(
                 device=place,
                 progress=lambda step, of, _: bar(step, of),
             )
+    made.made_for = made_for or f"images like the {len(known):,} of {folder.resolve().name}"
     made.save(out)
     facts = {
         "probe": str(out),

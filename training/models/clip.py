@@ -40,8 +40,8 @@ class ClipImages:
         folder = Path(folder)
         self.model = _open(CLIPVisionModelWithProjection, folder, "image encoder").to(device)
         self.size = self.model.config.image_size
-        self.mean, self.std = _normalisation(folder)
-        self.identity = f"CLIP {folder.resolve().name} ({_hash(self.model)[:12]})"
+        self.mean, self.std = normalisation(folder)
+        self.identity = f"CLIP {folder.resolve().name} ({weights_hash(self.model)[:12]})"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Embeddings float32 [N, D] of images uint8 [N, H, W, 3]."""
@@ -119,7 +119,12 @@ def _open(kind: type, folder: Path, what: str) -> "torch.nn.Module":
     return model.eval().requires_grad_(False)
 
 
-def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the colours as a folder's model reads them.
+
+    Raises:
+        DDMError: the folder's preprocessor_config.json cannot be read.
+    """
     try:
         given = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         mean, std = (tuple(float(value) for value in given[key]) for key in ("image_mean", "image_std"))
@@ -133,7 +138,8 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return mean, std
 
 
-def _hash(model: "torch.nn.Module") -> str:
+def weights_hash(model: "torch.nn.Module") -> str:
+    """A digest (hex) over names and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
