@@ -37,7 +37,8 @@ def images(forge):
 def test_the_checkpoint_is_measured_in_one_click_and_goes_on_with_more_images(page, forge):
     start(page, "a sailor\na judge", 2)
     shown = page.wait_for("#ddm_measure", "too few to say")
-    assert "FD by prompt" in shown and "2 prompts" in shown
+    assert "2 prompts" in shown
+    assert "unlike those that the probe for gender was made for" in shown  # this checkpoint has learnt nothing
     first = {path: path.stat().st_mtime_ns for path in images(forge)}
     assert len(first) == 4
     with page.page.expect_popup() as opened:
