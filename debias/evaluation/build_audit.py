@@ -206,15 +206,17 @@ def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, c
             f"{NOTHING} At α = 1 the rarest third of {images}{of} would be drawn {ratio:,.0f} times as often as the "
             f"commonest third, and they count as {price.at(1.0):,}."
         )
-    one = max(
-        (group for attribute in attributes for group in attribute.groups),
-        key=lambda group: group.share.value - group.target,
+    attribute, one = max(
+        ((attribute, group) for attribute in attributes for group in attribute.groups),
+        key=lambda pair: pair[1].share.value - pair[1].target,
     )
     name, verb, _ = who(one.name)
     share = f"{percent(one.share.value)} ({percent_range(one.share)})"
     judged = f"the target is {percent(one.target)}"
-    if one.share.low <= one.target:
+    if attribute.reached and attribute.recommended == 0:  # decided caption by caption, as α is
         judged = f"as near to the target of {percent(one.target)} as can be told"
+    elif one.share.low <= one.target:
+        judged += ", from which single captions are far"
     return f"{name[:1].upper() + name[1:]} {verb} {share} of {images}; {judged}. {cost}"
 
 
@@ -226,7 +228,7 @@ def _advice(attributes: Sequence[AuditedAttribute], price: Price, recommended: f
             f"α = {recommended:g} is recommended: leave the model as it is. If you know what to balance, say it: "
             "words:man|woman, or labels:COLUMN."
         )
-    if recommended == 0:
+    if recommended == 0 and all(one.reached for one in attributes):
         return "Nothing needs correcting: the set is as near to its target as so many images can tell."
     if all(one.reached for one in attributes):
         return (

@@ -125,6 +125,15 @@ def test_a_balanced_set_needs_no_correction(images):
     assert "as near to the target of 50% as can be told" in made.summary
 
 
+def test_a_set_in_balance_as_a_whole_alone_is_not_called_near_to_its_target(images):
+    """Of the first subject all are women, of the second none, of the third half."""
+    woman = [(True, False, i % 2 == 0)[i % 3] for i in range(COUNT)]
+    made = audit(images, [Groups(("man", "woman"), np.eye(2)[np.array(woman, dtype=int)], "labels:gender")])
+    assert made.recommended > 0 or not made.attributes[0].reached
+    assert "can be told" not in made.summary and "from which single captions are far" in made.summary
+    assert not made.advice.startswith("Nothing needs correcting")
+
+
 def test_a_set_beyond_help_says_that_more_images_are_needed(images):
     made = audit(images, [people(1)])
     assert "More images of the rare kind" in made.advice
