@@ -85,6 +85,8 @@ class LoadedCard:
         source = "predicted" if best is None else "measured"
         text = f"At α = 1 it aims at {goal}; trained up to α = {card.alpha_max:g}. "
         text += f"Recommended α: {card.recommended_alpha:g} ({source})."
+        if best is None and (look := card.training.get("last_look")) and look["harm"]:
+            text += f" {look['harm']}"
         text += _by_prompt(card.measured, card.recommended_alpha)
         text += _hardly_moved(card)
         if self.alpha > card.alpha_max:

@@ -64,6 +64,14 @@ class Scale(TypedDict):
     scale: float
 
 
+class LastLook(TypedDict):
+    """FD by prompt without the adapter and at α = 1, at noises that nothing was chosen by; what speaks against it."""
+
+    before: float
+    after: float
+    harm: str
+
+
 class Training(TypedDict, total=False):
     """What a training was given and found; its settings beside this may be any JSON."""
 
@@ -72,3 +80,4 @@ class Training(TypedDict, total=False):
     text_encoder: bool
     found: list[Found]
     calibration: Scale | None
+    last_look: LastLook | None

@@ -15,6 +15,7 @@ from comfyui_ddm.training.objectives.calibration import (
     STRENGTHS,
     GroupReader,
     groups_of,
+    progress_by_prompt,
     progress_of,
     scale_of,
 )
@@ -46,6 +47,20 @@ def test_progress_is_the_share_of_the_way_from_the_start_to_the_goal():
 
 def test_what_is_at_its_goal_already_makes_no_progress():
     assert not progress_of(np.array([[0.52, 0.48], [0.3, 0.7]]), np.array([0.5, 0.5])).any()
+
+
+def test_prompts_that_lean_to_opposite_sides_do_not_make_up_for_each_other():
+    rng = np.random.default_rng(0)
+    men = np.array([[[0.9], [0.1]] * 20, [[0.7], [0.3]] * 20, [[0.5], [0.5]] * 20])
+    first = rng.random((3, 40, 8)) < men
+    seen = np.stack([first, ~first], -1).astype(float)
+    assert progress_by_prompt(seen, np.array([0.5, 0.5])) == pytest.approx([0, 0.5, 1], abs=0.15)
+    assert not progress_of(seen.mean((1, 2)), np.array([0.5, 0.5])).any()
+
+
+def test_prompts_in_balance_make_no_progress_by_chance():
+    first = np.random.default_rng(0).random((3, 40, 4)) < 0.5
+    assert not progress_by_prompt(np.stack([first, ~first], -1).astype(float), np.array([0.5, 0.5])).any()
 
 
 def test_where_the_set_shows_one_group_only_every_image_is_of_it():

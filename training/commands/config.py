@@ -334,6 +334,8 @@ class TrainConfig(TrainSettings):
             raise DDMError(
                 "The objective ddm-paper teaches the U-Net alone. Leave the text encoders as they are.", "text_encoder"
             )
+        if self.teacher != "images":
+            raise DDMError("The objective ddm-paper learns from images. Leave the teacher as it is.", "teacher")
         if self.by_prompt:
             raise DDMError("The objective ddm-paper promises no shares to correct prompts by. Give 0.", "by_prompt")
 

@@ -31,6 +31,8 @@ NOT_PUBLISHED = (
     "masks",
     "alpha_mask",
 )
+# What is right says the model itself, for the whole of an image and at every timestep.
+NOT_TAUGHT = ("masks", "alpha_mask", "prior_loss_weight", "min_snr_gamma")
 
 
 def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[tuple[str, ...]]:
@@ -50,6 +52,8 @@ def idle_options(config: TrainConfig, given: Collection[str] = ()) -> Iterator[t
             yield "paper alpha has no effect without the objective ddm-paper.", name, "objective"
         if name in NOT_PUBLISHED and config.objective == "ddm-paper":
             yield f"{_words(name)} has no effect with the objective ddm-paper.", name, "objective"
+        if name in NOT_TAUGHT and config.teacher == "model":
+            yield f"{_words(name)} has no effect where the model itself is the teacher.", name, "teacher"
 
 
 def _words(option: str) -> str:

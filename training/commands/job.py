@@ -29,6 +29,7 @@ from ..models.base import Base, check_weights, load_base
 from ..models.model import EMBEDDED, Model, load_model
 from ..objectives.ddm_paper import DDMPaperRun
 from ..objectives.ddm_run import Run
+from ..objectives.tilted import TiltedRun
 from ..sampling.previews import Previews
 from ..sampling.prompts import read_prompts
 from .config import TrainConfig
@@ -179,7 +180,8 @@ class Job:
         """Find groups and put the LoRAs on the base."""
         config = self.config
         with self.reporter.images("groups") as report:
-            run = (DDMPaperRun if config.objective == "ddm-paper" else Run)(
+            kind = TiltedRun if config.teacher == "model" else Run
+            run = (DDMPaperRun if config.objective == "ddm-paper" else kind)(
                 base,
                 images,
                 config.out,

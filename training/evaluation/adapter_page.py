@@ -11,7 +11,7 @@ from ...debias.core.io import read_metadata, write_text
 # What tells our pages from those that somebody else wrote.
 MARK = "ddm: this page is written anew when the adapter is trained or measured; delete this line to keep yours"
 TEMPLATES = Path(__file__).parent / "templates"
-NO_SETTINGS = ("images", "fingerprint", "found", "calibration", "prompts")
+NO_SETTINGS = ("images", "fingerprint", "found", "calibration", "prompts", "last_look")
 
 
 def page_path(adapter: Path) -> Path:
@@ -66,6 +66,8 @@ def _settings(training: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name.replace("_", " "), value
     if training.get("calibration"):
         yield "scale found by calibration", f"{training['calibration']['scale']:.2f}"
+    if look := training.get("last_look"):
+        yield "FD by prompt in a last look, without and with it", f"{look['before']:.2f}, {look['after']:.2f}"
 
 
 def _plain(text: str) -> str:

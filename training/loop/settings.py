@@ -71,8 +71,8 @@ class TrainSettings:
     prompt_share: float = 0.4
     calibrate: int = option(
         160,
-        "Images to make at each of three strengths after training, so that α = 1 is what it should be. 0: none, which "
-        "is faster and less exact.",
+        "Images to make at each of three strengths after training, so that α = 1 is what it should be, and in a last "
+        "look that tells whether the adapter helps. 0: none, which is faster and less exact.",
         MEASURING,
         least=0,
         expert=False,
@@ -118,6 +118,13 @@ class TrainSettings:
         "ddm; or ddm-paper, the published method with one fixed α, to compare with.",
         "Groups",
         choices=("ddm", "ddm-paper"),
+    )
+    teacher: str = option(
+        "images",
+        "What an adapter learns from: images, weighted; or model, its own answers, tilted for each prompt until its "
+        "images show the target, which moves little else. Images then only say who is meant.",
+        "Groups",
+        choices=("images", "model"),
     )
     paper_alpha: float = option(
         0.05,

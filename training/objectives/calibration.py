@@ -2,7 +2,8 @@
 
 Log-odds are linear in the strength, but a training under guidance reaches only part of the way, or too far. So the
 model makes images at three strengths with the same seeds, a classifier learnt on the set reads their groups in the
-base's own features, and the strength at which their shares are the target's becomes the file's α = 1.
+base's own features, and the strength at which each prompt's shares are the target's, as nearly as one can serve all,
+becomes the file's α = 1.
 
 Prompts differ in where they start and in what an adapter makes of them. Where each is to be in balance by itself, their
 shares are read before training ends, at the strength that would be α = 1, and the weights are corrected by what each
@@ -26,8 +27,10 @@ from ...debias.groups.groups import concepts
 from ..data.image_features import image_features
 from ..data.latents import Latents
 from ..models.lora import without_loras
+from .final_look import FinalLook, compared, shift
 
 if TYPE_CHECKING:
+    from ...debias.groups.groups import Groups
     from ..data.group_images import Grouping
     from ..models.base import Base
 
@@ -42,6 +45,9 @@ FIRST, PRIOR = 2, 20
 # A prompt's shares are read from few images, and count as if so many more were as those of all prompts together:
 # with a quarter of them, prompts were corrected by more than they lacked, and by chance.
 PROMPT_PRIOR = 16
+# The same where a prompt's shares are read again and again, each time by other images.
+DOUBT = 4
+ROUND_SEEDS, LOOK_SEEDS = 100_000, 5_000_000
 # A goal at this distance from the shares at strength 0 is reached: 160 images tell no better.
 NEAR = 0.08
 
@@ -84,6 +90,21 @@ def progress_of(shares: np.ndarray, goal: np.ndarray) -> np.ndarray:
     way = goal - shares[0]
     far = float(way @ way)
     return (shares - shares[0]) @ way / far if far > NEAR**2 else np.zeros(len(shares))
+
+
+def progress_by_prompt(seen: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """As `progress_of`, prompt by prompt, so that prompts which start on opposite sides do not make up for each other.
+
+    Half of a prompt's images say which way it has to go, the other half how far it went: of the same ones, chance would
+    be both.
+
+    Args:
+        seen: [S, C, n, K] what the images show, one-hot in each attribute; n is at least 2.
+    """
+    one, other = seen[:, :, ::2].mean(2), seen[:, :, 1::2].mean(2)
+    moved = sum(((a - a[0]) * (goal - b[0])).sum((1, 2)) for a, b in ((one, other), (other, one)))
+    far = 2 * float(((goal - one[0]) * (goal - other[0])).sum())
+    return moved / far if far > 2 * seen.shape[1] * NEAR**2 else np.zeros(len(seen))
 
 
 def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
@@ -133,14 +154,19 @@ class GroupReader:
         return (count * seen + PRIOR * np.concatenate(own)) / (count + PRIOR)
 
     def calibrate(self, base_shares: np.ndarray | None = None) -> Calibration:
-        """Measure the trained LoRA and find the factor that makes α = 1 what was promised.
+        """Measure the trained LoRA and find the factor that makes α = 1 what was promised, prompt by prompt.
+
+        Where an indicator made the weights, or the base's shares are known of all prompts together, it is that of all
+        together.
 
         Args:
             base_shares: the shares at strength 0, if the method of that name has read them.
         """
         weighting = self.grouping.weighting
-        strengths, drawn = STRENGTHS if base_shares is None else STRENGTHS[1:], self._drawn(self.images)
-        shares = self._read(strengths, drawn).mean(1)
+        by_prompt = base_shares is None and not weighting.by_indicator
+        drawn, prompts = self._pairs() if by_prompt else (self._drawn(self.images), 1)
+        seen = self._read(STRENGTHS if base_shares is None else STRENGTHS[1:], drawn)
+        shares = seen.mean(1)
         if base_shares is not None:
             shares = np.concatenate([base_shares[None], shares])
         pairs = zip(self.grouping.groups, self.grouping.targets, strict=True)
@@ -149,7 +175,8 @@ class GroupReader:
             for part, target in pairs
         ]
         goal = np.concatenate(promised)
-        way = progress_of(shares, goal)
+        by = seen.reshape(len(seen), prompts, -1, seen.shape[2])
+        way = progress_by_prompt(by, goal) if by_prompt else progress_of(shares, goal)
         return Calibration(
             scale_of(STRENGTHS, way), STRENGTHS, tuple(way.tolist()), tuple(map(tuple, shares.tolist())), tuple(goal)
         )
@@ -162,9 +189,8 @@ class GroupReader:
         Args:
             count: images to make of each of them, at each strength.
         """
-        concept, rng = self.grouping.weighting.concept, np.random.default_rng([self.seed, 78])
-        size = concept.max() + 1
-        drawn = np.concatenate([rng.choice(np.flatnonzero(concept == one), count) for one in range(size)])
+        drawn = self._of_each(count)
+        size = len(drawn) // count
         shares = self._read(STRENGTHS, drawn).reshape(len(STRENGTHS), size, count, -1).mean(2)
         goal = np.concatenate([target.shares for target in self.grouping.targets])
         scale = scale_of(STRENGTHS, progress_of(shares.mean(1), goal))
@@ -172,22 +198,77 @@ class GroupReader:
         common = np.maximum(seen.mean(0), 1 / (count * size))
         return (count * seen + PROMPT_PRIOR * common) / (count + PROMPT_PRIOR)
 
+    def shares_at(self, strength: float, count: int, round_: int) -> np.ndarray:
+        """Shares [C, K] of every group in `count` images of each prompt at a strength, all attributes in a row.
+
+        They count as if `DOUBT` images more had shown the target: of few images, chance is believed only in part.
+
+        Args:
+            round_: other images are made in each.
+        """
+        drawn = self._of_each(count, round_)
+        (seen,) = self._read((strength,), drawn, ROUND_SEEDS * (1 + round_))
+        seen = seen.reshape(-1, count, seen.shape[1]).mean(1)
+        goal = np.concatenate([target.shares for target in self.grouping.targets])
+        return (count * seen + DOUBT * np.maximum(goal, 1 / (count * len(seen)))) / (count + DOUBT)
+
+    def last_look(self, others: "Sequence[Groups]" = ()) -> FinalLook:
+        """Compare the adapter at strength 1 with none, by images of noises that nothing was chosen by.
+
+        Args:
+            others: groups of attributes that nobody asked to change.
+        """
+        drawn, prompts = self._pairs(3)
+        groups = [*self.grouping.groups, *others]
+        seen = self._read((0.0, 1.0), drawn, LOOK_SEEDS, groups).reshape(2, prompts, len(drawn) // prompts, -1)
+        parts = np.split(seen, np.cumsum([len(part.names) for part in groups])[:-1], axis=-1)
+        asked = np.concatenate(parts[: len(self.grouping.groups)], axis=-1)
+        goal = np.concatenate([target.shares for target in self.grouping.targets])
+        shifts = {part.source: shift(own) for part, own in zip(others, parts[len(self.grouping.groups) :], strict=True)}
+        return FinalLook(len(drawn), prompts, *compared(asked, goal, self.seed), shifts)
+
+    def _pairs(self, draw: int = 2) -> tuple[np.ndarray, int]:
+        """Rows of the set that have the captions of a strength's images, prompt by prompt, and of how many prompts.
+
+        Each has as many images, two or a multiple of it; where there are too many prompts for that, some are drawn.
+        """
+        concept, rng = self.grouping.weighting.concept, np.random.default_rng([self.seed, 77, draw])
+        size = concept.max() + 1
+        count = max(2, self.images // size // 2 * 2)
+        prompts = np.sort(rng.permutation(size)[: max(1, self.images // count)])
+        rows = [rng.choice(np.flatnonzero(concept == one), count) for one in prompts]
+        return np.concatenate(rows), len(prompts)
+
+    def _of_each(self, count: int, round_: int = 0) -> np.ndarray:
+        """Which rows of the set have the captions of `count` images of each prompt."""
+        concept = self.grouping.weighting.concept
+        rng = np.random.default_rng([self.seed, 78 + round_])
+        return np.concatenate([rng.choice(np.flatnonzero(concept == one), count) for one in range(concept.max() + 1)])
+
     def _drawn(self, images: int) -> np.ndarray:
         """Which rows of the set have the captions of so many images."""
         return np.sort(np.random.default_rng([self.seed, 77]).integers(len(self.captions), size=images))
 
-    def _read(self, strengths: Sequence[float], drawn: np.ndarray) -> np.ndarray:
+    def _read(
+        self,
+        strengths: Sequence[float],
+        drawn: np.ndarray,
+        seeds: int = 0,
+        groups: "Sequence[Groups] | None" = None,
+    ) -> np.ndarray:
         """Groups [S, M, K] (1 where an image is of one) of images at each strength, all attributes in a row.
 
         Args:
             drawn: [M] rows of the set whose captions they have.
+            seeds: how much further than usual the seeds of the images begin.
+            groups: attributes to read; by default the grouping's.
         """
         import torch
 
         from ..sampling.generate import generate_batches
 
         base, captions, seed = self.base, self.captions, self.seed
-        prompts, seeds = [captions[row] for row in drawn], [seed + 2_000_000 + number for number in range(len(drawn))]
+        prompts, first = [captions[row] for row in drawn], seed + 2_000_000 + seeds
         made, last = [], (0, 1)
 
         def sampled(done: int, total: int) -> None:
@@ -204,7 +285,7 @@ class GroupReader:
             batches = generate_batches(
                 base,
                 prompts,
-                seeds,
+                range(first, first + len(drawn)),
                 alpha=strength,
                 steps=SAMPLING_STEPS,
                 decode=False,
@@ -219,7 +300,8 @@ class GroupReader:
         x = np.concatenate(list(centred.values()), 1)
         shift = np.concatenate([own[name] - centred[name] for name in own], 1)[drawn]
         y = [np.concatenate(list(part.values()), 1) - shift for part in new]
-        return np.concatenate([groups_of(x, part.membership, y) for part in self.grouping.groups], 2)
+        parts = self.grouping.groups if groups is None else groups
+        return np.concatenate([groups_of(x, part.membership, y) for part in parts], 2)
 
 
 def groups_of(x: np.ndarray, membership: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
 from ...debias.core.error import DDMError, reason_of
 from ...debias.core.io import kind_of, read_metadata
-from ...debias.groups.groups import concepts
+from ...debias.groups.groups import Groups, concepts
 from ...debias.groups.weighting import Weighting, predict_curve, recommended_alpha
 from ..data.caption_table import CaptionTable
 from ..data.dataset import ImageSet
@@ -27,6 +27,7 @@ from ..models.lora import export_parts, scale_lora, start_lora
 from ..sampling.previews import Previews
 from .calibration import MIN_IMAGES, Calibration, GroupReader
 from .ddm import DDM
+from .final_look import FinalLook
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None] | None
 # A card lists so many prompts of a set at most.
 LISTED = 200
+# A column of more labels than this is no attribute to look at.
+MOST_LABELS = 12
 
 
 class _Stopped(Exception):
@@ -74,6 +77,7 @@ class Run(TrainingRun):
     note: Callable[..., None] | None = None
     init_from: Path | None = None
     save_every: int = 0
+    look: FinalLook | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         images, seed = self.images, self.settings.seed
@@ -175,6 +179,11 @@ class Run(TrainingRun):
             calibrate = partial(self.calibrate, base_shares=_known(self.objective.base_group_shares))
             try:
                 calibration, complete = self.ranks.agreed(lambda: self._watched(calibrate, stop, calibration_progress))
+                if complete:
+                    self._scale(calibration)
+                    self.look, complete = self.ranks.agreed(
+                        lambda: self._watched(self.last_look, stop, calibration_progress)
+                    )
             except Exception as error:
                 raise DDMError(
                     f"All steps are made and kept in {self.checkpoint}, but α could not be calibrated. "
@@ -184,8 +193,9 @@ class Run(TrainingRun):
                 ) from error
             if complete:
                 self.save(calibration)
-                if calibration and calibration.warning and self.note:
-                    self.note(calibration.warning)
+                for warning in (calibration and calibration.warning, self.look and self.look.harm):
+                    if warning and self.note:
+                        self.note(warning)
         return complete
 
     def _before_step(self, stop: Stop, base_progress: Progress, prompts_progress: Progress) -> bool:
@@ -286,6 +296,33 @@ class Run(TrainingRun):
             return None
         return self._reader(progress).calibrate(base_shares)
 
+    def _scale(self, calibration: Calibration | None) -> None:
+        """Scale the LoRA as calibrated."""
+        for model in self.objective.parts.values() if calibration else ():
+            scale_lora(model, "debias", calibration.scale)
+
+    def last_look(self, progress: Progress = None) -> FinalLook | None:
+        """See whether the finished adapter helps, and what else it moves; None if not asked for, or if nothing tells.
+
+        What else there is to move are the other columns of the set whose labels differ within captions.
+        """
+        if not self._reads or self.grouping.weighting.by_indicator:
+            return None
+        return self._reader(progress).last_look(self._others())
+
+    def _others(self) -> list[Groups]:
+        """Groups by the columns of the set that nobody asked to change."""
+        folder, found = self.images.folder, []
+        asked = [name for name in attributes(self.groups) if self.groups.startswith("labels:")]
+        for name in folder.columns if folder else ():
+            labels = [label or "" for label in self.images.column(name)]
+            pairs = {(caption, label) for caption, label in zip(self.images.captions, labels, strict=True) if label}
+            several = len({label for _, label in pairs}) in range(2, MOST_LABELS + 1)
+            within = len(pairs) > len({caption for caption, _ in pairs})
+            if name not in asked and several and within:
+                found.append(Groups.from_labels(labels, name))
+        return found
+
     @property
     def _reads(self) -> bool:
         """Whether the model's images are measured, and there are enough of the set to learn from what is in them."""
@@ -318,7 +355,13 @@ class Run(TrainingRun):
 
     @property
     def recommended(self) -> float:
-        """The recommended α for all attributes together."""
+        """The recommended α for all attributes together; 0 where the last look shows that the adapter does not help."""
+        if self.look and self.look.harm:
+            return 0.0
+        return self._promised_alpha()
+
+    def _promised_alpha(self) -> float:
+        """The α at which the weights are as near to the target as can be told."""
         return recommended_alpha(self.grouping.weighting, self.grouping.groups, self.grouping.targets)
 
     def card(self, calibration: Calibration | None = None) -> AdapterCard:
@@ -352,6 +395,7 @@ class Run(TrainingRun):
                 **({"clip_skip": self.base.clip_skip} if self.base.clip_skip else {}),
                 "found": self.grouping.found,
                 "calibration": asdict(calibration) if calibration else None,
+                "last_look": asdict(self.look) | {"harm": self.look.harm} if self.look else None,
                 "prompts": self.prompt_shares,
                 "fingerprint": self.fingerprint,
             },
@@ -369,14 +413,13 @@ class Run(TrainingRun):
             save_adapter(out, export_parts(self.objective.parts, "debias"), card)
 
     def save(self, calibration: Calibration | None = None) -> None:
-        """Scale the adapter as calibrated, write it and the style, then remove the checkpoint."""
+        """Write the adapter, which is scaled as calibrated, and the style, then remove the checkpoint."""
         parts = self.objective.parts
-        if calibration:
-            for model in parts.values():
-                scale_lora(model, "debias", calibration.scale)
         if not self.ranks.first:
             return
         card = self.card(calibration)
+        if self.look and self.look.harm:  # for those who see the file in another tool
+            card = replace(card, description=f"{card.description} {self.look.harm}")
         if self.style:
             style = AdapterCard(
                 objective="style",
