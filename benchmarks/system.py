@@ -165,6 +165,17 @@ SYSTEMS = {
     "ddm-words-long": System(
         "ddm, words, each prompt corrected, 1,200 steps", "words", WORDS + " --steps 1200 --by-prompt 16"
     ),
+    **{
+        f"model-{source}": System(
+            f"ddm, {source}, the model its own teacher", needs, DDM + groups + " --teacher model", target=named
+        )
+        for source, needs, groups, named in (
+            ("words", "words", "'words:{words}' --target '{said}'", True),
+            ("labels", "labels", "labels:{columns} --target '{targets}'", True),
+            ("discovered", "nothing", "discovered", False),
+            ("auto", "nothing", "auto", False),
+        )
+    },
     "ddm-labels": System("ddm, labels", "labels", DDM + "labels:{columns} --target '{targets}'"),
     **{
         f"ddm-paper-{alpha}": System(f"ddm-paper, α {alpha}", "labels", PAPER + alpha, joint=False, target=False)

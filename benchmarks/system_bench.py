@@ -25,6 +25,7 @@ from ..debias.methods.class_counts import ClassCounts
 from ..debias.methods.distribution_guidance import temperature
 from ..training.embedded.tiny_people import caption
 from ..training.models.model import Model, load_model
+from ..training.objectives.final_look import shift
 from ..training.sampling.generate import generate
 from ..training.sampling.guidance import SamplingGuidance, load_steering
 from .imbalance import BOTH_WAYS
@@ -141,14 +142,29 @@ class SystemBench:
         ]
 
     def _shift(self, samples: Sequence[Sample], base: Sequence[Sample]) -> list[Figure]:
-        """The largest change of a share of other attributes, such as skin tones where gender is balanced."""
-        moved = []
+        """The largest change of a share of other attributes, such as skin tones where gender is balanced.
+
+        And how far the attribute that moved most did so prompt by prompt, as a share of a prompt's images (`shift`).
+        """
+        moved, apart = [], []
         for name in self.task.subject.attributes:
             if name not in self.task.words and name != self.task.subject.judge:
                 names = self.bench.probe(name).names
                 now, then = (np.mean([one.shares(name, names) for one in part], 0) for part in (samples, base))
                 moved.append(np.abs(now - then).max())
-        return [Figure("largest shift of other attributes", float(max(moved)))] if moved else []
+                both = [np.concatenate([self._shown(one, name) for one in part], 1) for part in (base, samples)]
+                apart.append(shift(np.stack(both)))
+        if not moved:
+            return []
+        return [
+            Figure("largest shift of other attributes", float(max(moved))),
+            Figure("largest shift of other attributes, by prompt", float(max(apart))),
+        ]
+
+    def _shown(self, sample: Sample, name: str) -> np.ndarray:
+        """What an attribute's probe sees in the images of each prompt, one-hot [P, n, K]."""
+        names = np.array(self.bench.probe(name).names)
+        return (sample.seen[name].reshape(len(self.task.concepts), -1, 1) == names).astype(float)
 
     def shares(self, sample: Sample) -> np.ndarray:
         """Share [P, K] of each class, or of each cell of several attributes, by prompt."""

@@ -39,7 +39,8 @@ largest error of a single class or combination of classes, are of all prompts to
 are what other prompts of this kind would give. A cell error of {cell} or less is in *italics*, and **bold** where its
 whole interval is. *KID* is to the base's images, where digits are balanced mostly that of the balance itself;
 *moved*, the distance to the base's image of the same seed; *shift*, the largest change of a share that was not asked
-for, such as that of a skin tone where gender is balanced; *seen*, the share of images in which the subject is
+for, such as that of a skin tone where gender is balanced, and *by prompt* how far shares moved there, without what
+chance moves (root mean square of half the change); *seen*, the share of images in which the subject is
 recognised; *obeyed*, the share of images that show what an explicit prompt says, of the rare class; *training*, the
 seconds that passed, beside other work; *time*, what sampling takes longer, as a share, with the adapter not merged.
 """
