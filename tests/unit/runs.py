@@ -38,11 +38,11 @@ def write_tones(folder: Path) -> None:
 
 
 def write_probe(path: Path, attribute: str = "gender") -> Path:
-    """A probe for man and woman that knows nothing, and is sure of it."""
+    """A probe for man and woman that knows nothing, is sure of it, and looks at any image."""
     images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
     images[::2] //= 2
     probe = fit_probe(images, ["man", "woman"] * 10, attribute, steps=2)
-    probe.temperature = 1e-4
+    probe.temperature, probe.typicality = 1e-4, None
     probe.save(path)
     return path
 
