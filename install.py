@@ -84,6 +84,8 @@ def host() -> int:
         missing = missing_requirements()
         if missing:
             add_to_host(missing)
+        if old := outdated():
+            say(f"ComfyUI-DDM: older than was ever tested, and left as it is: {', '.join(old)}.")
     except Exception as error:
         say(f"ComfyUI-DDM: could not check its requirements ({error}). Install them with pip from {REQUIREMENTS}.")
     return 0
@@ -101,6 +103,26 @@ def missing_requirements() -> list[str]:
         return []
     names = requirement_names(REQUIREMENTS)
     return [name for name in names if find_spec(MODULES.get(name, name)) is None]
+
+
+def outdated() -> list[str]:
+    """Return `name version (tested from version on)` of installed packages below the bounds of requirements.txt."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed_version
+
+    def number(text: str) -> list[int]:
+        return [int(part) for part in re.match(r"\d+(\.\d+)*", text)[0].split(".")]
+
+    found = []
+    text = REQUIREMENTS.read_text(encoding="utf-8") if REQUIREMENTS.is_file() else ""
+    for name, bound in re.findall(r"^([\w.-]+)>=([\d.]+)", text, re.MULTILINE):
+        try:
+            there = installed_version(name)
+        except PackageNotFoundError:
+            continue
+        if number(there) < number(bound):
+            found.append(f"{name} {there} (tested from {bound} on)")
+    return found
 
 
 def add_to_host(missing: list[str]) -> None:

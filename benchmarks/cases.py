@@ -283,7 +283,9 @@ CASES: dict[str, Case] = {
         "the same loops on Stable Diffusion 1.5", lambda bench: loops(bench, "SD 1.5, 512 px"), gpu=True
     ),
     "train-speed-sdxl": Case("our loop on SDXL", lambda bench: loops(bench, "SDXL, 1024 px"), gpu=True),
-    "kill": Case("killed at random and gone on with", lambda bench: kill_survival(bench.base, bench.work)),
+    "kill": Case(
+        "killed at random and gone on with", lambda bench: kill_survival(bench.base, image_folders("men", bench.work))
+    ),
     "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},
     **{

@@ -5,7 +5,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from ..training.commands.job import Job
 from ..training.data.image_folder import ImageFolder
 from ..training.embedded.imbalance import METADATA
 from ..training.loop.checkpoint import checkpoint_path
-from .recipe import image_folders
 from .result import Figure
 
 KILLS, IMAGES = 20, 24
@@ -28,8 +27,13 @@ TRAIN = {"groups": "labels:gender", "steps": 16, "batch_size": 4, "rank": 4, "ca
 PRELOADED = ["__main__", "peft", "diffusers.models", "diffusers.schedulers", "transformers.models.clip", __name__]
 
 
-def kill_survival(base: Path, work: Path) -> list[Figure]:
+def kill_survival(
+    base: Path, images: ImageFolder, kills: int = KILLS, context: BaseContext | None = None
+) -> list[Figure]:
     """Train once in peace; then kill −9 at moments drawn over that time, go on with --resume, and compare.
+
+    Args:
+        context: how processes begin; by default, by a server that has imported what takes long.
 
     Raises:
         DDMError: a run failed by itself.
@@ -37,16 +41,17 @@ def kill_survival(base: Path, work: Path) -> list[Figure]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        folder = _few_images(image_folders("men", work), root / "images")
+        if context is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(PRELOADED)
+        folder = _few_images(images, root / "images")
         # Encodes the images, which is another case.
         _finish(context, base, folder, root / "cache" / "fair.safetensors")
         began = time.monotonic()
         whole = _finish(context, base, folder, root / "whole" / "fair.safetensors")
         seconds = time.monotonic() - began
         same, clean, unfinished = [], [], []
-        for number, moment in enumerate(np.sort(rng.random(KILLS)) * seconds):
+        for number, moment in enumerate(np.sort(rng.random(kills)) * seconds):
             out = root / str(number) / "fair.safetensors"
             process = _start(context, base, folder, out)
             time.sleep(moment)
@@ -56,8 +61,8 @@ def kill_survival(base: Path, work: Path) -> list[Figure]:
             same.append(_finish(context, base, folder, out) == whole)
             clean.append({path.suffix for path in out.parent.iterdir()} == {".safetensors", ".md"})
     return [
-        Figure(f"of {KILLS} kills, how many ended in the same bytes", sum(same), at_least=KILLS),
-        Figure("how many left no temporary file behind", sum(clean), at_least=KILLS),
+        Figure(f"of {kills} kills, how many ended in the same bytes", sum(same), at_least=kills),
+        Figure("how many left no temporary file behind", sum(clean), at_least=kills),
         Figure("how many found a checkpoint to go on from", sum(unfinished)),
         Figure("the training in peace", seconds, unit="s"),
     ]
@@ -75,13 +80,13 @@ def _few_images(images: ImageFolder, folder: Path) -> Path:
     return folder
 
 
-def _start(context: ForkServerContext, base: Path, folder: Path, out: Path) -> BaseProcess:
+def _start(context: BaseContext, base: Path, folder: Path, out: Path) -> BaseProcess:
     process = context.Process(target=_train, args=(base, folder, out))
     process.start()
     return process
 
 
-def _finish(context: ForkServerContext, base: Path, folder: Path, out: Path) -> bytes:
+def _finish(context: BaseContext, base: Path, folder: Path, out: Path) -> bytes:
     process = _start(context, base, folder, out)
     process.join()
     if process.exitcode:

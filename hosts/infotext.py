@@ -54,11 +54,10 @@ class Dial:
         return values.pop() if len(values) == 1 else None
 
     def label(self, image: int) -> str:
-        """What a report calls the condition of an image that has no single α; empty for one that has."""
+        """What a report says of the schedule of an image that has no single α; empty for one that has."""
         said = self.settings[image % len(self.settings)]
-        return (
-            ", ".join(f"{name.removeprefix('DDM ')} {value}" for name, value in said.items()) if SHAPE in said else ""
-        )
+        named = {name.removeprefix("DDM ").removeprefix("schedule"): value for name, value in said.items()}
+        return ", ".join(f"{name} {value}".strip() for name, value in named.items()) if SHAPE in said else ""
 
     def alpha(self, image: int) -> float:
         """α of an image at the start."""

@@ -142,7 +142,7 @@ class FairnessReport(io.ComfyNode):
         kept = _gatherings.get((*owner, collection[0].strip()), probes, target[0].strip(), collect[0])
         done, total = 0, sum(len(batch) for batch in images)
         progress = Progress(total)
-        shown = _images(images, prompt, alpha, seed)
+        shown = _images(images, prompt, alpha, seed, origin)
         while some := list(islice(shown, AT_ONCE)):
             kept.collection.add(probes, *zip(*some, strict=True))
             done += len(some)
@@ -158,7 +158,11 @@ class FairnessReport(io.ComfyNode):
 
 
 def _images(
-    images: "Sequence[torch.Tensor]", prompts: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]
+    images: "Sequence[torch.Tensor]",
+    prompts: Sequence[str],
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    origin: Origin,
 ) -> "Iterator[tuple[Image, ImageMeta]]":
     """Every image of a list of batches, with where it comes from; of shorter lists the last is repeated."""
     from ..debias.core.error import DDMError
@@ -171,10 +175,11 @@ def _images(
             raise DDMError(f"Images are a batch [N, H, W, C], but these have the shape {list(batch.shape)}.")
         prompt, alpha, seed = (given[min(index, len(given) - 1)] for given in (prompts, alphas, seeds))
         key = (" ".join(prompt.split()), round(float(alpha), 6) + 0.0, None if seed < 0 else seed)
+        more = {"adapter": origin.adapter if key[1] else "", "made": origin.made}
         for pixels in batch.cpu().numpy():
             # A list of batches of one seed goes on counting where the last one ended.
             place = places[key] = places.get(key, -1) + 1
-            yield from_pixels(pixels), ImageMeta(*key, place=0 if key[2] is None else place)
+            yield from_pixels(pixels), ImageMeta(*key, place=0 if key[2] is None else place, **more)
 
 
 def _workflow(extra: Any) -> str:

@@ -21,6 +21,8 @@ from .native import BASE_HASH
 PRIMITIVES = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveStringMultiline")
 SEEDS = ("noise_seed", "seed")
 TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "prompt")
+# What does not change an image, or is told otherwise.
+NO_SETTINGS = (*SEEDS, "batch_size", "image", "upload", "counts", "keep_counts")
 # Nodes that put an adapter on: where they name it, and its strength.
 ADAPTERS = {
     "DDMLoadAdapter": ("adapter", "alpha"),
@@ -32,11 +34,16 @@ ADAPTERS = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Prompt, strength of the adapter, and seed of images; None what is not known."""
+    """Prompt, strength of the adapter, and seed of images; None what is not known.
+
+    `adapter` names the file that the strength is of, and `made` everything else that is written in the graph above.
+    """
 
     prompt: str | None = None
     alpha: float | None = None
     seed: int | None = None
+    adapter: str = ""
+    made: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -84,21 +91,63 @@ class Upstream:
         """
         prompt, seed = self.prompt(name), self.seed(name)
         # Images that no node above has sampled were not made by the models above.
-        found = {"prompt": prompt, "seed": seed, "alpha": None if prompt is seed is None else self.alpha(name)}
-        return Origin(**{key: value for key, value in found.items() if _link(self._inputs().get(key)) is None})
+        if prompt is seed is None:
+            return Origin()
+        found = {"prompt": prompt, "seed": seed, "alpha": self.alpha(name)}
+        known = {key: value for key, value in found.items() if _link(self._inputs().get(key)) is None}
+        file = self._adapter(name)[2]
+        return Origin(**known, adapter=_with_stamp(file, file), made=tuple(self.settings(name).items()))
 
     def alpha(self, name: str) -> float | None:
         """Strength of the adapter nearest above an input; 0 where none is, None where it comes from another node."""
+        node, strength, file = self._adapter(name)
+        if node is None:
+            return 0.0
+        if self._value(node["inputs"].get("strength_from")) == "recommended":
+            return adapter_file.recommended_alpha(file)
+        alpha = self._value(node["inputs"].get(strength))
+        return float(alpha) if isinstance(alpha, int | float) else None
+
+    def settings(self, name: str) -> dict[str, str]:
+        """What is written in the graph above an input, by kind of node and name; with a digest of files.
+
+        Left out are seeds, the texts of the positive side, the strength and the file of the adapter, and what does not
+        change an image.
+        """
+        found: dict[str, str] = {}
+        adapter, *_ = self._adapter(name)
+        waiting, seen = deque([(self._inputs().get(name), "")]), set()
+        while waiting:
+            wire, side = waiting.popleft()
+            link = _link(wire)
+            if link is None or link[0] in seen:
+                continue
+            seen.add(link[0])
+            node = self._graph.get_node(link[0])
+            told = (*ADAPTERS[node["class_type"]], "strength_from", "strength_clip") if node is adapter else ()
+            for key, given in sorted(node["inputs"].items()):
+                value = self._value(given)
+                if key in NO_SETTINGS or key in told or (key in TEXTS and side != "negative"):
+                    continue
+                if value is None or _link(value) is not None:
+                    below = {"positive": "positive", "conditioning": side or "positive", "negative": "negative"}
+                    waiting.append((given, below.get(key, side)))
+                    continue
+                text = value if isinstance(value, str) else json.dumps(value, default=str)
+                named, number = "negative prompt" if key in TEXTS else f"{node['class_type']} {key}", 2
+                while named in found:
+                    named, number = f"{node['class_type']} {number} {key}", number + 1
+                found[named] = _with_stamp(" ".join(text.split()), value)
+        return found
+
+    def _adapter(self, name: str) -> tuple[Mapping[str, Any] | None, str, str]:
+        """The node that puts the adapter nearest above an input on, the name of its strength, and the file."""
         for node in self._above(name):
             adapter, strength = ADAPTERS.get(node["class_type"], ("", ""))
             file = self._value(node["inputs"].get(adapter))
-            if not isinstance(file, str) or not _is_adapter(node["class_type"], file):
-                continue
-            if self._value(node["inputs"].get("strength_from")) == "recommended":
-                return adapter_file.recommended_alpha(file)
-            alpha = self._value(node["inputs"].get(strength))
-            return float(alpha) if isinstance(alpha, int | float) else None
-        return 0.0
+            if isinstance(file, str) and _is_adapter(node["class_type"], file):
+                return node, strength, file
+        return None, "", ""
 
     def weights(self, name: str) -> Path | None:
         """The checkpoint or folder that the model at an input was loaded from; None if that is none, or more than one.
@@ -192,6 +241,12 @@ def _link(value: Any) -> tuple[str, int] | None:
 
 def _digest(value: Any) -> str:
     return blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def _with_stamp(text: str, value: Any) -> str:
+    """The text, with a digest of the file that a value names, so that one that was written anew is another one."""
+    stamp = _file_stamp(value)
+    return f"{text} ({_digest(stamp)[:8]})" if stamp else text
 
 
 def _file_stamp(value: Any) -> str | None:

@@ -63,7 +63,7 @@ async function showTrainings(place) {
 async function fill(list, again) {
   list.replaceChildren(html("p", { class: "ddm-muted", role: "status" }, "Reading the cards …"));
   const cards = await cardsOf(await adapterNames(), again);
-  const entries = cards.map(({ name, card }) => entry(name, card));
+  const entries = cards.map(({ name, card }) => entryOrProblem(name, card));
   list.replaceChildren(...(entries.length ? entries : [empty()]));
 }
 
@@ -88,6 +88,15 @@ function empty() {
     html("code", {}, "ddm train"),
     " and put it into models/loras.",
   );
+}
+
+/** A card of another program's making may lack anything: it hides no other. */
+function entryOrProblem(name, card) {
+  try {
+    return entry(name, card);
+  } catch {
+    return html("p", { class: "ddm-muted" }, `${name}: its card cannot be read.`);
+  }
 }
 
 function entry(name, card) {

@@ -16,8 +16,8 @@ from .adapting import unet_of
 from .host import checkpoint_hash, is_forge
 
 # How an image's infotext names what guided it.
-NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target", " words"))
-HEADS, HASH, SCALE, MODE, TARGET, WORDS = NAMES
+NAMES = tuple(f"DDM guidance{one}" for one in ("", " hash", " scale", " mode", " target", " words", " left alone"))
+HEADS, HASH, SCALE, MODE, TARGET, WORDS, LEFT_ALONE = NAMES
 # What is guided is counted over the runs.
 TALLIES = PromptCounts()
 CONDITIONAL = 0  # as Forge marks it
@@ -132,19 +132,31 @@ class Guiding:
             self.hooks.remove()
             self.hooks = None
 
-    @property
-    def label(self) -> str:
-        """What a report calls images that were guided."""
-        return f"guidance {self.guides[0].scale:g}"
+    def label(self, prompt: str) -> str:
+        """What a report says of the guidance of a prompt's images; empty where they are left alone."""
+        said = self.infotext(prompt)
+        return ", ".join(said[name] for name in (HEADS, HASH, SCALE, MODE, TARGET)) if HEADS in said else ""
 
-    @property
-    def infotext(self) -> dict[str, Any]:
-        """What the infotexts say of it."""
-        return {
-            HEADS: ", ".join(self.names),
-            HASH: ", ".join(one.head.digest for one in self.guides),
+    def infotext(self, prompt: str) -> dict[str, str]:
+        """What the infotexts of a prompt's images say: of the heads that guided them, and of the words that forbade it.
+
+        Of heads that left them alone only these words are said.
+        """
+        acting = [i for i, guide in enumerate(self.guides) if not guide.said(prompt)]
+        left = ", ".join(dict.fromkeys(filter(None, (guide.said(prompt) for guide in self.guides))))
+        said = {LEFT_ALONE: left} if left else {}
+        if not acting:
+            return said
+
+        def own(listed: str) -> str:
+            parts = listed.split("; ")
+            return listed if len(parts) < len(self.guides) else "; ".join(parts[i] for i in acting)
+
+        said |= {
+            HEADS: ", ".join(self.names[i] for i in acting),
+            HASH: ", ".join(self.guides[i].head.digest for i in acting),
             SCALE: f"{self.guides[0].scale:g}",
             MODE: self.guides[0].mode,
-            TARGET: self.targets,
-            **({WORDS: self.words} if self.words else {}),
+            TARGET: own(self.targets),
         }
+        return said | ({WORDS: own(self.words)} if self.words else {})

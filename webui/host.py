@@ -1,12 +1,13 @@
 """What differs between A1111, Forge and Forge Neo, but for the model itself: places, memory, and what is selected."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules import call_queue, paths, scripts, sd_models, shared
+from modules import call_queue, extra_networks, paths, processing, scripts, sd_models, shared
 
 from ..debias.core.error import DDMError
 
@@ -21,6 +22,9 @@ OPTIONS += ("randn_source", "eta_noise_seed_delta", "emphasis", "upcast_attn")
 PAUSE = 0.5
 # Where Forge keeps CLIP's tokenizer.
 TOKENIZER = Path("backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer")
+# Of infotexts: a setting, and those that do not tell how images are made, or that this extension has written itself.
+SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+NO_SETTINGS = re.compile(r"(Seed|Variation seed|Batch size|Batch pos|Template|Version|DDM .*)$")
 
 
 def is_forge(model: Any) -> bool:
@@ -74,6 +78,25 @@ def device() -> str:
 def job() -> str:
     """What tells the job at hand from others: all the cells of an X/Y/Z plot are one."""
     return str(shared.state.job_timestamp)
+
+
+def plain_prompt(text: str) -> str:
+    """A prompt without the LoRAs and other networks that it names."""
+    return " ".join(extra_networks.parse_prompt(text)[0].split())
+
+
+def settings(p: Any, place: int) -> dict[str, str]:
+    """Everything but seed and prompt that an image of the batch at hand was made with, as its infotext says it.
+
+    Networks that its prompt names count among them, with their strengths, and the negative prompt.
+    """
+    text = processing.create_infotext(
+        p, p.prompts, p.seeds, p.subseeds, index=place, all_negative_prompts=p.negative_prompts
+    )
+    found = {name: value for name, value in SETTING.findall(text.splitlines()[-1]) if not NO_SETTINGS.match(name)}
+    networks = re.findall(r"<\w+:[^<>]+>", p.all_prompts[p.iteration * p.batch_size + place])
+    said = {"with": " ".join(networks), "negative prompt": " ".join(p.negative_prompts[place].split())}
+    return found | {name: value for name, value in said.items() if value}
 
 
 def checkpoint_of(digest: str) -> Path | None:

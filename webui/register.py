@@ -5,8 +5,9 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
-from . import pages
-from .script import AXIS_ALPHA, DEFAULTS, begin_step
+from ..debias.core.error import DDMError
+from . import files, pages
+from .script import AXIS_ALPHA, DEFAULTS, TITLE, Settings, begin_step
 from .tab import build
 
 AXIS = "DDM α"
@@ -25,8 +26,27 @@ def add_axis() -> None:
     """Add α to the X/Y/Z plot, once."""
     for data in scripts.scripts_data:
         if Path(data.path).name == "xyz_grid.py" and AXIS not in {one.label for one in data.module.axis_options}:
-            option = data.module.AxisOption(AXIS, float, data.module.apply_field(AXIS_ALPHA))
+            option = data.module.AxisOption(AXIS, float, data.module.apply_field(AXIS_ALPHA), confirm=confirm_alphas)
             data.module.axis_options.append(option)
+
+
+def confirm_alphas(p: Any, values: list[float]) -> None:
+    """Refuse an axis whose cells would be labelled with strengths that are not applied, as the host's own axes do.
+
+    Raises:
+        RuntimeError: an α is out of range, no adapter is chosen, or a custom schedule says α itself.
+    """
+    ours = next((one for one in p.scripts.alwayson_scripts if one.title() == TITLE), None)
+    asked = Settings(*p.script_args[ours.args_from : ours.args_to]) if ours else Settings()
+    if not files.chosen(asked.adapter):
+        raise RuntimeError(f"{AXIS}: choose an adapter in the accordion DDM first.")
+    if asked.shape == "custom":
+        raise RuntimeError(f"{AXIS}: the points of a custom schedule say α already. Choose another schedule.")
+    try:
+        for alpha in values:
+            asked.dial(alpha)
+    except DDMError as error:
+        raise RuntimeError(f"{AXIS}: {error}") from error
 
 
 def fill_in(infotext: str, params: dict[str, Any]) -> None:

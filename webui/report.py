@@ -1,7 +1,7 @@
 """The fairness report over the images of a page: it grows from run to run, beside the gallery and in files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,23 +86,11 @@ class Reports:
         self.shown[page] = problem(str(error))
 
 
-def add_image(run: Images, image: Any, prompt: str, seed: int, alpha: float, name: str) -> None:
-    """Keep an image of the run for its report.
-
-    Args:
-        run: the run.
-        image: a PIL image.
-        prompt: what it was asked to show.
-        seed: of its noise.
-        alpha: the adapter's strength.
-        name: of the condition, where α alone does not tell it.
-    """
-    from ..debias.evaluation.accumulator import ImageMeta
-
-    origin = ImageMeta(prompt, alpha, seed if seed >= 0 else None, name=name)
-    place = sum(one == origin for one in run.origins)
+def add_image(run: Images, image: Any, origin: "ImageMeta") -> None:
+    """Keep an image (a PIL image) of the run for its report; of one origin and noise there may be several."""
+    place = sum(replace(one, place=0) == origin for one in run.origins)
     run.images.append(image.convert("RGB"))
-    run.origins.append(ImageMeta(prompt, alpha, origin.seed, place, name))
+    run.origins.append(replace(origin, place=place))
 
 
 def _next_place(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import extra_networks, scripts
+from modules import scripts
 from modules.ui_components import ToolButton
 
 from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES
@@ -342,6 +342,9 @@ def _wanted_guidance(p: Any, settings: Settings) -> Guiding | None:
     warning = found.check(p.sd_model, p.all_prompts)
     if warning:
         p.comment(f"DDM: {warning}")
+    said = (found.infotext(host.plain_prompt(one)).get(guiding.LEFT_ALONE) for one in p.all_prompts)
+    if left := ", ".join(dict.fromkeys(filter(None, said))):
+        p.comment(f"DDM: guidance leaves alone what the prompt says itself ({left}).")
     return found
 
 
@@ -390,7 +393,11 @@ def _put_on(p: Any) -> None:
             run.guiding = None
 
         run.guiding.put_on(p.sd_model, p.prompts, failed)
-        p.extra_generation_params.update(run.guiding.infotext)
+        said = [run.guiding.infotext(host.plain_prompt(one)) for one in p.all_prompts]
+        values = {name: [one.get(name) for one in said] for name in guiding.NAMES}
+        p.extra_generation_params.update(
+            {name: _by_image(own) if host.BEFORE_SAMPLING else _of_all(own) for name, own in values.items()}
+        )
 
 
 def _infotext(p: Any, adapting: Adapting) -> dict[str, Any]:
@@ -411,6 +418,11 @@ def _by_image(values: list) -> Callable[..., str | None]:
     return value
 
 
+def _of_all(values: list) -> str | None:
+    """Where the host says the same of all images of a run: what there is to say of the image with the most."""
+    return max(filter(None, values), key=len, default=None)
+
+
 def _clear_model() -> None:
     """Take off the model what is on it, also what a run that ended early has left there."""
     while ON_MODEL:
@@ -428,14 +440,24 @@ def _see(p: Any, image: Any) -> None:
     run = getattr(p, "ddm", Run())
     if run.report is None:
         return
+    from ..debias.evaluation.accumulator import ImageMeta
+
     place = p.batch_index
-    prompt, _ = extra_networks.parse_prompt(p.prompts[place])
-    number = p.iteration * p.batch_size + place
-    dial = run.adapting.dial if run.adapting else None
-    alpha, name = (dial.alpha(number), dial.label(number)) if dial else (0.0, "")
+    prompt, number = host.plain_prompt(p.prompts[place]), p.iteration * p.batch_size + place
+    alpha, adapter, said = 0.0, "", {}
+    if run.adapting:
+        alpha, said["schedule"] = run.adapting.dial.alpha(number), run.adapting.dial.label(number)
+        alpha = None if said["schedule"] else alpha
+        adapter = "" if alpha == 0 else f"{run.adapting.name} ({run.adapting.hash[:8]})"
     if run.guiding:
-        name = ", ".join(filter(None, (name or (dial and f"alpha {alpha:g}"), run.guiding.label)))
-    add_image(run.report, image, " ".join(prompt.split()), int(p.seeds[place]), alpha, name)
+        said["guidance"] = run.guiding.label(prompt)
+    made = {name: value for name, value in said.items() if value} | host.settings(p, place)
+    seed = int(p.seeds[place])
+    add_image(
+        run.report,
+        image,
+        ImageMeta(prompt, alpha, seed if seed >= 0 else None, adapter=adapter, made=tuple(made.items())),
+    )
 
 
 def _refreshed() -> list:

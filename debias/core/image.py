@@ -29,6 +29,7 @@ OTHER_SUFFIXES = frozenset(
 # Formats that Pillow reads with a package of its own; it is used where it is installed.
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # Pillow's own default; hosts are known to lift theirs
+PIXEL_BYTES = 16  # of memory, at most, that a pixel needs while it is read
 
 # Pillow picks its reader by content whatever the name, and some readers (EPS, WMF) start other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "HEIF", "JXL")
@@ -210,7 +211,8 @@ def _too_large(path: Path) -> str:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image  # which would be a copy otherwise
     except Exception:
         return image  # EXIF that makes no sense is no reason to lose an image that does
 
@@ -249,14 +251,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image).convert("RGB")
     if _transparent(image):
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = Image.alpha_composite(white, image)
+        del white
+        return image.convert("RGB")
     return image.convert("RGB")
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits, or floating point, to 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    values = np.nan_to_num(np.array(image, dtype=np.float32), copy=False)
     white = 257 * 255 if image.mode != "F" else 1 if values.max() <= 1 else 255
-    return Image.fromarray(np.clip((values * (255 / white)).round(), 0, 255).astype(np.uint8))
+    values *= 255 / white
+    np.clip(np.rint(values, out=values), 0, 255, out=values)
+    return Image.fromarray(values.astype(np.uint8))

@@ -1,15 +1,16 @@
 """Images that are gathered over several runs, as a report on them needs them: what probes say, and a thumbnail."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.error import printable
 from ..core.image import fit
-from ..probes.predict import attributes_of, check_probes, quality_probe, read_images, side_for
+from ..probes.predict import attributes_of, check_probes, not_counted, quality_probe, read_images, side_for
 from ..probes.records import Condition, EvaluationData
 from .contact_sheet import thumbnail
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from ..groups.target import Target
     from ..probes.probe import Probe
+
+
+LONGEST_SETTING = 80  # characters of what a label says of a setting
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,30 @@ class ImageMeta:
         alpha: strength of the adapter, None if it does not apply.
         seed: of the noise of its batch, 0 or more; None if it is not known, and then the image stands alone.
         place: its place in the batch.
-        name: of the condition, where α alone does not tell it.
+        adapter: which one, where α is not 0; at 0 all adapters are alike.
+        made: name and value of everything else that changes the image: the checkpoint, the negative prompt, the size …
     """
 
     prompt: str
     alpha: float | None = None
     seed: int | None = None
     place: int = 0
-    name: str = ""
+    adapter: str = ""
+    made: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is kept of an image: probabilities [K] of every probe, features [D] for its quality, a thumbnail."""
+    """What is kept of an image: probabilities [K] of every probe, features [D] for its quality, a thumbnail.
+
+    `blank` and `coarse` tell whether it shows nothing, or what another one does (see `Predictions`).
+    """
 
     probabilities: list[np.ndarray]
     features: np.ndarray
     thumbnail: str
+    blank: bool
+    coarse: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,13 @@ class Accumulator:
         side, eye = side_for(probes), quality_probe(probes, self._targets)
         read = read_images((np.asarray(fit(image, side)) for image in images), probes, eye, progress, prompts)
         return [
-            Look([given[row] for given in read.probabilities], read.features[row], thumbnail(image))
+            Look(
+                [given[row] for given in read.probabilities],
+                read.features[row],
+                thumbnail(image),
+                bool(read.blank[row]),
+                read.coarse[row],
+            )
             for row, image in enumerate(images)
         ]
 
@@ -142,14 +159,19 @@ class Accumulator:
         given = [np.array([one.look.probabilities[i] for one in seen]) for i in range(len(self._probes))]
         if not seen:
             given = [np.zeros((0, len(probe.names))) for probe in self._probes]
+        names, kinds = [one.name for one in seen], [replace(one.origin, seed=None, place=0) for one in seen]
+        blank, coarse = np.array([one.look.blank for one in seen], bool), np.array([one.look.coarse for one in seen])
+        left_out, notes = not_counted(names, blank, coarse, kinds)
+        differing, common = _settings([one.origin for one in seen])
         return EvaluationData.of(
             [one.origin.prompt for one in seen],
-            attributes_of(self._probes, self._targets, given),
-            [Condition(one.origin.alpha, name=one.origin.name) for one in seen],
+            attributes_of(self._probes, self._targets, [one * ~left_out[:, None] for one in given]),
+            [Condition(one.origin.alpha, made=made) for one, made in zip(seen, differing, strict=True)],
             [one.seed for one in seen],
+            notes=notes + ([f"All images were made with: {common}."] if common else []),
             features=np.array([one.look.features for one in seen]),
             thumbnails=[one.look.thumbnail for one in seen],
-            names=[one.name for one in seen],
+            names=names,
         )
 
 
@@ -158,6 +180,30 @@ def _bare(probe: "Probe") -> "Probe":
     bare = copy(probe)
     bare.network = bare.extractor = None
     return bare
+
+
+def _settings(origins: Sequence[ImageMeta]) -> tuple[list[str], str]:
+    """What each image was made with of what is not the same for all, in words; and what is the same."""
+    settings = [dict(one.made) | ({"adapter": one.adapter} if one.adapter else {}) for one in origins]
+    names = dict.fromkeys(name for own in settings for name in own)
+    values = {name: dict.fromkeys(own.get(name, "") for own in settings) for name in names}
+    if "adapter" in names:  # an image without one belongs to any
+        values["adapter"].pop("", None)
+
+    def said(own: Mapping[str, str], several: bool) -> str:
+        pairs = ((name, own.get(name)) for name in names if (len(values[name]) > 1) == several)
+        return ", ".join(_setting(name, value) for name, value in pairs if value)
+
+    return [said(own, True) for own in settings], said({name: next(iter(values[name])) for name in names}, False)
+
+
+def _setting(name: str, value: str) -> str:
+    """A setting in words; of a long one a part, and a digest of the whole, so that two are never taken for one."""
+    text = f"{name} {value}"
+    if len(text) <= LONGEST_SETTING:
+        return printable(text)
+    whole = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{printable(text, LONGEST_SETTING)} ({whole})"
 
 
 def _digest(image: "Image", origin: ImageMeta) -> bytes:

@@ -213,10 +213,10 @@ def _summary(attributes: Sequence[AuditedAttribute], price: Price, count: int, c
     name, verb, _ = who(one.name)
     share = f"{percent(one.share.value)} ({percent_range(one.share)})"
     judged = f"the target is {percent(one.target)}"
-    if attribute.reached and attribute.recommended == 0:  # decided caption by caption, as α is
+    if _balanced(attribute):
         judged = f"as near to the target of {percent(one.target)} as can be told"
     elif one.share.low <= one.target:
-        judged += ", from which single captions are far"
+        judged += f" within each subject, and subjects lean either way (FD {attribute.distance[0]:.2f})"
     return f"{name[:1].upper() + name[1:]} {verb} {share} of {images}; {judged}. {cost}"
 
 
@@ -228,7 +228,7 @@ def _advice(attributes: Sequence[AuditedAttribute], price: Price, recommended: f
             f"α = {recommended:g} is recommended: leave the model as it is. If you know what to balance, say it: "
             "words:man|woman, or labels:COLUMN."
         )
-    if recommended == 0 and all(one.reached for one in attributes):
+    if all(map(_balanced, attributes)):
         return "Nothing needs correcting: the set is as near to its target as so many images can tell."
     if all(one.reached for one in attributes):
         return (
@@ -239,6 +239,11 @@ def _advice(attributes: Sequence[AuditedAttribute], price: Price, recommended: f
         f"α = {recommended:g} is recommended: it comes nearest to the target without drawing the same few "
         f"images over and over. {counts}. More images of the rare kind would get further."
     )
+
+
+def _balanced(attribute: AuditedAttribute) -> bool:
+    """Whether the set as it is cannot be told from the target, which is what the recommendation goes by."""
+    return attribute.reached and attribute.recommended == 0
 
 
 def _remarks(images: AuditedSet, attributes: Sequence[AuditedAttribute], weighting: Weighting) -> list[str]:

@@ -117,9 +117,9 @@ def _rows(records: EvaluationData, condition: int, prompts: Sequence[str]) -> np
 def _conditions(first: Condition, second: Condition) -> tuple[Condition, Condition]:
     """α of the two where it says which came first; else names."""
     known = first.alpha is not None and second.alpha is not None
-    if known and 0 <= first.alpha < second.alpha and first.cfg == second.cfg:
+    if known and 0 <= first.alpha < second.alpha and first.beside(second):
         return first, second
-    if known and first.alpha != second.alpha:
+    if known and first.label != second.label:
         return Condition(name=f"before ({first.label})"), Condition(name=f"after ({second.label})")
     return Condition(name="before"), Condition(name="after")
 

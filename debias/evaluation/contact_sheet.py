@@ -30,8 +30,8 @@ def contact_sheets(
     if (records.paths is None and records.thumbnails is None) or prompts < 1:
         return [], 0
     decided = attribute.decided(confidence)
-    cfg = records.conditions[records.base].cfg
-    chosen = [i for i, one in enumerate(records.conditions) if one.cfg == cfg]
+    base = records.conditions[records.base]
+    chosen = [i for i, one in enumerate(records.conditions) if one.beside(base) or i == records.after]
     if len(chosen) > ROWS:
         chosen = sorted(
             {chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, ROWS)} | {records.base, records.after}

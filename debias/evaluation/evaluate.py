@@ -67,11 +67,12 @@ def build_report(
         *(_measure(one, records, margin, confidence, resamples, random_seed) for one in shown), strict=True
     )
     settings = [
-        Setting(one.label, one.alpha, one.cfg, int((records.condition == i).sum()))
+        Setting(one.label, one.alpha, one.cfg, int((records.condition == i).sum()), one.made)
         for i, one in enumerate(records.conditions)
     ]
     prices = _prices(records, fidelity, subjects, reference, reference_name, resamples, random_seed)
     groups = look_alikes(records, clusters, random_seed)
+    made = settings[records.base].made
     facts = {"base": records.base, "after": records.after, "prompts": len(records.prompts), "conditions": settings}
     pages, unreadable = contact_sheets(records, shown[0], confidence, sheets)
     notes = list(records.notes)
@@ -89,8 +90,8 @@ def build_report(
         quality=prices,
         diversity=_diversity(records, shown[0], confidence, random_seed),
         recommendations=[
-            recommend(measured, prices, settings, cfg, distances[0])
-            for cfg in dict.fromkeys(one.cfg for one in settings if one.alpha is not None)
+            recommend(measured, prices, settings, cfg, distances[0], made)
+            for cfg in dict.fromkeys(one.cfg for one in settings if one.alpha is not None and one.made == made)
         ],
         sheets=pages,
         clusters=groups,

@@ -19,6 +19,7 @@ def recommend(
     settings: Sequence[Setting],
     cfg: float | None,
     draws: np.ndarray,
+    made: str = "",
 ) -> Recommendation:
     """The smallest α whose FD by prompt cannot be told from the lowest.
 
@@ -30,6 +31,7 @@ def recommend(
         attributes: the first is the one with the target.
         cfg: the guidance scale whose strengths are compared.
         draws: [2, B, C] FD by prompt of the first attribute, by prompt and by seed (`clustered_bootstrap`).
+        made: what else the images were made with whose strengths are compared.
 
     Returns:
         α, or None where there is no target, no α = 0, or too few images for a verdict; and the reason in a sentence.
@@ -44,7 +46,8 @@ def recommend(
     here = {
         one.alpha: i
         for i, one in enumerate(settings)
-        if one.alpha is not None and one.alpha >= 0 and one.cfg == cfg and first.overall[i].fd.value is not None
+        if one.alpha is not None and one.alpha >= 0 and (one.cfg, one.made) == (cfg, made)
+        if first.overall[i].fd.value is not None
     }
     if 0 not in here or len(here) < 2:
         return answer(None, "No α can be recommended: that takes images at α = 0 and at another strength.")

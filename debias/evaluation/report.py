@@ -22,12 +22,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Setting:
-    """One condition: label, adapter strength, guidance scale, number of images."""
+    """One condition: label, adapter strength, guidance scale, number of images, and what else they were made with."""
 
     label: str
     alpha: float | None
     cfg: float | None
     images: int
+    made: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ..core.error import DDMError
+from ..groups.synonyms import telling_words
 from ..groups.target import Target
 from .class_counts import ClassCounts
 from .h_space_classifier import HSpaceClassifier
@@ -46,7 +47,8 @@ class Guidance:
         scale: how far to push; 0 changes nothing. Neither the number of images in a batch nor that of steps matters.
         mode: one of MODES.
         tally: counts to go on with; of the same target.
-        words: prompts that say one of them, in whatever case, are left alone; the head's own if None.
+        words: prompts that say one of them, in whatever case, are left alone; None: the head's own, and what says the
+            same (`telling_words`).
 
     Raises:
         DDMError: an unknown mode, or a target over other classes.
@@ -67,7 +69,8 @@ class Guidance:
         self.target = (target or Target.uniform(head.names)).ordered_as(head.names)
         self.tally = tally or ClassCounts(self.target.shares)
         self.words = tuple(head.words if words is None else words)
-        listed = "|".join(map(re.escape, sorted(self.words, key=len, reverse=True)))
+        saying = telling_words(head.words) if words is None else self.words
+        listed = "|".join(map(re.escape, sorted(saying, key=len, reverse=True)))
         self._saying = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE) if listed else None
         self._prompts: list[Hashable] = []
         self._guided = np.array([], dtype=int)

@@ -37,8 +37,7 @@ class HSpaceClassifier:
             as the classes lie apart, or the difference of their means; shorter where the head is less often right.
         accuracy: [T] share of held-out images that it tells right, every class counted alike.
         base_hash: of the base whose h-space it reads.
-        words: by which a prompt says itself who is meant; the classes' names, if none are given. A single letter is no
-            such word (“a doctor” says nothing of a class “a”).
+        words: by which a prompt says itself who is meant; the classes' names, if none are given.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class HSpaceClassifier:
         words: Sequence[str] | None = None,
     ):
         self.names, self.attribute, self.base_hash = tuple(names), attribute, base_hash
-        self.words = tuple(word for word in (names if words is None else words) if len(word) > 1 or not word.isalpha())
+        self.words = tuple(names if words is None else words)
         self.timesteps, self.accuracy = tuple(timesteps), tuple(accuracy)
         self.weight, self.bias, self.push = weight, bias, push
 

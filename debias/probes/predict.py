@@ -1,7 +1,7 @@
 """What probes say of images, wherever the images come from: every image is looked at once, a batch at a time."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,6 +20,9 @@ NETWORK_SIDE = 64
 EXTRACTOR_SIDE = 224
 # Images whose pixels differ by less than this, of 255, show nothing.
 FLAT = 8
+# Two images are one, saved twice, if no cell of a grid of so many by so many differs by more, of 255.
+CELLS, SAME = 16, 1
+LISTED = 8  # names in a remark
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +33,13 @@ class Predictions:
         probabilities: [N, K] of every probe. Zeros where an image shows nothing, NaN where it is unlike those that the
             probe was made for: either counts as undetermined.
         blank: [N] whether an image shows nothing: black, as where a model's answer was not finite, or of one colour.
+        coarse: uint8 [N, CELLS·CELLS·3], the image in coarse cells (see `repeated`).
         features: [N, D] of one probe, or None.
     """
 
     probabilities: Sequence[np.ndarray]
     blank: np.ndarray
+    coarse: np.ndarray
     features: np.ndarray | None = None
 
 
@@ -69,12 +74,14 @@ def read_images(
     everyone = list(probes) + ([features_from] if features_from is not None and features_from not in probes else [])
     found: list[list[np.ndarray]] = [[] for _ in probes]
     blank: list[np.ndarray] = []
+    coarse: list[np.ndarray] = []
     kept: list[np.ndarray] = []
     images, asked, done = iter(images), None if prompts is None else iter(prompts), 0
     while part := list(islice(images, BATCH)):
         batch, own = np.stack(part), None if asked is None else list(islice(asked, len(part)))
         seen = {id(probe): probe.look(batch, own) for probe in everyone}
         blank.append(np.ptp(batch, axis=(1, 2)).max(1) < FLAT)
+        coarse.append(_coarse(batch))
         for probabilities, probe in zip(found, probes, strict=True):
             features, described = seen[id(probe)]
             rows = probe.predict_features(features)
@@ -87,7 +94,52 @@ def read_images(
         if progress is not None:
             progress(done)
     features = np.concatenate(kept) if kept else None
-    return Predictions([np.concatenate(one) for one in found], np.concatenate(blank), features)
+    return Predictions([np.concatenate(one) for one in found], np.concatenate(blank), np.concatenate(coarse), features)
+
+
+def _coarse(batch: np.ndarray) -> np.ndarray:
+    """Means over the cells of images uint8 [N, S, S, 3], as uint8 [N, CELLS·CELLS·3]."""
+    side = batch.shape[1]
+    edges = np.arange(CELLS) * side // CELLS
+    width = np.maximum(np.diff([*edges, side]), 1)
+    total = np.add.reduceat(np.add.reduceat(batch, edges, 1, dtype=np.uint32), edges, 2)
+    return (total / np.outer(width, width)[None, :, :, None]).round().astype(np.uint8).reshape(len(batch), -1)
+
+
+def repeated(coarse: np.ndarray, kind: Sequence[Hashable]) -> np.ndarray:
+    """Which images [N] are nearly the same as an earlier one of their kind: an image that was saved twice.
+
+    Args:
+        coarse: as in `Predictions`.
+        kind: [N] what images have to have in common: a prompt and how they were made.
+    """
+    rows: dict[Hashable, list[int]] = {}
+    for row, own in enumerate(kind):
+        rows.setdefault(own, []).append(row)
+    again = np.zeros(len(coarse), dtype=bool)
+    for own in rows.values():
+        cells = coarse[own].astype(np.int16)
+        mean = cells.mean(1)
+        for place in range(1, len(own)):
+            # Few are alike in their mean, and only these are compared.
+            near = cells[:place][np.abs(mean[:place] - mean[place]) <= SAME]
+            again[own[place]] = (np.abs(near - cells[place]).max(1, initial=0) <= SAME).any()
+    return again
+
+
+def not_counted(
+    names: Sequence[str], blank: np.ndarray, coarse: np.ndarray, kind: Sequence[Hashable]
+) -> tuple[np.ndarray, list[str]]:
+    """Which images [N] are undetermined because they show nothing or were seen before, and remarks that name them."""
+    again = repeated(coarse, kind) & ~blank
+    notes = []
+    for which, why in ((blank, "show nothing (one colour)"), (again, "are nearly the same as another")):
+        rows = np.flatnonzero(which)
+        more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        if len(rows):
+            listed = ", ".join(names[row] for row in rows[:LISTED])
+            notes.append(f"Undetermined, because they {why}: {listed}{more}.")
+    return blank | again, notes
 
 
 def attributes_of(

@@ -20,19 +20,25 @@ class Condition:
     Attributes:
         alpha: strength of the adapter, None if it does not apply.
         cfg: guidance scale, where it tells conditions apart.
-        name: a name to show in place of the two.
+        made: what else they were made with, where it tells conditions apart: `checkpoint a, adapter b`.
+        name: a name to show in place of all these.
     """
 
     alpha: float | None = None
     cfg: float | None = None
     name: str = ""
+    made: str = ""
 
     @property
     def label(self) -> str:
         """`α = 0.5`, `α = 0.5, CFG 3`, or the name."""
         parts = [] if self.alpha is None else [f"α = {self.alpha:g}"]
         parts += [] if self.cfg is None else [f"CFG {self.cfg:g}"]
-        return self.name or ", ".join(parts) or "images"
+        return self.name or ", ".join([*parts, *filter(None, [self.made])]) or "images"
+
+    def beside(self, other: "Condition") -> bool:
+        """Whether nothing but α can tell the two apart, so that they are points of one curve."""
+        return (self.cfg, self.made) == (other.cfg, other.made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +146,11 @@ class EvaluationData:
     ) -> "EvaluationData":
         """Make records from one prompt, condition and seed per image.
 
-        Conditions are ordered by guidance scale and α. Without seeds every image is its own.
+        Conditions are ordered by guidance scale, by what else they were made with, and by α. Without seeds every image
+        is its own.
         """
         conditions = list(condition) if condition is not None else [Condition()] * len(prompt)
-        order = sorted(dict.fromkeys(conditions), key=lambda c: (c.cfg or 0, c.alpha or 0))
+        order = sorted(dict.fromkeys(conditions), key=lambda c: (c.cfg or 0, c.made, c.alpha or 0))
         names = list(dict.fromkeys(prompt))
         place = {name: i for i, name in enumerate(names)}
         rank = {one: i for i, one in enumerate(order)}
@@ -164,15 +171,20 @@ class EvaluationData:
 
     @cached_property
     def after(self) -> int:
-        """The condition that the summary speaks of: α = 1 at the base's guidance scale, or the last one there."""
-        cfg = self.conditions[self.base].cfg
-        same = [i for i, one in enumerate(self.conditions) if one.cfg == cfg]
+        """The condition that the summary speaks of: α = 1 beside the base, or the last one there.
+
+        Where there is none beside it, the last of all.
+        """
+        base = self.conditions[self.base]
+        same = [i for i, one in enumerate(self.conditions) if one.beside(base)]
+        if len(same) == 1:
+            same = list(range(len(self.conditions)))
         return next((i for i in same if self.conditions[i].alpha == 1), same[-1])
 
     def reference(self, condition: int) -> int:
-        """The condition that this one is compared with: α = 0 at its guidance scale, or else the base."""
-        cfg = self.conditions[condition].cfg
-        same = (i for i, one in enumerate(self.conditions) if one.alpha == 0 and one.cfg == cfg)
+        """The condition that this one is compared with: α = 0 beside it, or else the base."""
+        own = self.conditions[condition]
+        same = (i for i, one in enumerate(self.conditions) if one.alpha == 0 and one.beside(own))
         return next(same, self.base)
 
     def pairs(self, condition: int) -> np.ndarray:

@@ -132,11 +132,12 @@ def _points(one: Estimate) -> str:
 
 def _on_dial(report: FairnessReport, measured: Measured) -> list[int]:
     """Conditions that differ in α alone, in order of α."""
-    cfg = report.conditions[report.base].cfg
+    base = report.conditions[report.base]
     same = [
         i
         for i, one in enumerate(report.conditions)
-        if one.alpha is not None and one.cfg == cfg and measured.overall[i].fd.value is not None
+        if one.alpha is not None and (one.cfg, one.made) == (base.cfg, base.made)
+        if measured.overall[i].fd.value is not None
     ]
     return sorted(same, key=lambda i: report.conditions[i].alpha)
 

@@ -288,3 +288,25 @@ def test_what_is_wired_and_what_is_asked_for_as_typed_goes_before_the_graph(serv
     graph["report"]["inputs"] |= {"values_from": "typed", "alpha": 0.9, "collection": "as typed"}
     figures = json.loads(server.view(panel(server.run(graph))["files"]["json"]))
     assert figures["conditions"][0]["alpha"] == 0.9
+
+
+def test_images_that_were_made_otherwise_are_a_row_of_their_own(server):
+    """Another negative prompt, other steps, other weights of a second LoRA; another seed and another α are not."""
+    collected = {"collection": "unlike", "values_from": "graph"}
+    for seed, changes, alpha in (
+        *((1, {}, 1.0), (2, {}, 1.0), (1, {}, 0.0)),
+        *((1, {"sampler": {"steps": 3}}, 1.0), (1, {"no": {"text": "ugly"}}, 1.0)),
+    ):
+        graph = graphs.reported(seed=seed, alpha=alpha, batch=1, **collected)
+        for node, inputs in changes.items():
+            graph[node]["inputs"] |= inputs
+        made = panel(server.run(graph))
+    figures = json.loads(server.view(made["files"]["json"]))
+    assert {one["label"]: one["images"] for one in figures["conditions"]} == {
+        "α = 0, KSampler steps 2": 1,
+        "α = 1, KSampler steps 2": 2,
+        "α = 1, KSampler steps 2, negative prompt ugly": 1,
+        "α = 1, KSampler steps 3": 1,
+    }
+    (note,) = (one for one in figures["notes"] if one.startswith("All images were made with: "))
+    assert "KSampler sampler_name euler" in note and f"adapter {ADAPTER} (" in note

@@ -62,6 +62,28 @@ def test_images_that_show_nothing_are_undetermined():
     assert seen.records().attributes[0].decided().tolist() == [-1, -1, -1, 1]
 
 
+def test_nearly_the_same_image_of_another_seed_is_undetermined_and_named():
+    seen = collection()
+    for seed, shade in ((1, 240), (2, 239), (3, 230), (4, 240)):
+        seen.add([probe()], [image(shade)], origins(1, seed, prompt="a fire" if seed == 4 else "a lamp"))
+    records = seen.records()
+    assert records.attributes[0].decided().tolist() == [1, -1, 1, 1]
+    assert records.notes == ["Undetermined, because they are nearly the same as another: seed 2."]
+
+
+def test_what_differs_in_how_images_were_made_tells_conditions_apart_and_the_rest_is_said_once():
+    seen, long = collection(), "ugly, " * 40
+    for seed, negative in enumerate(("", f"{long}a{long}", f"{long}b{long}", "")):
+        made = (("steps", "20"), *((("negative prompt", negative),) if negative else ()))
+        seen.add(
+            [probe()], [image(10 * seed)], [ImageMeta("a lamp", 1.0, seed, adapter="fair" * (seed < 3), made=made)]
+        )
+    records = seen.records()
+    assert [(records.condition == i).sum() for i in range(len(records.conditions))] == [2, 1, 1]
+    assert all(len(one.label) < 120 for one in records.conditions)
+    assert records.notes == ["All images were made with: steps 20, adapter fair."]
+
+
 def test_the_same_image_of_the_same_origin_counts_once():
     seen = collection()
     assert seen.add([probe()], [image(10), image(10)], origins(2)) == 2  # two places of one batch

@@ -6,6 +6,7 @@ Each parser gets what is almost right: a file of ours with some of it changed, o
 
 import json
 import math
+import ntpath
 import os
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from comfyui_ddm.training.commands.config_file import read_config
 from comfyui_ddm.training.commands.numbers import read_numbers
 from comfyui_ddm.training.data.file_index import FileIndex
 from comfyui_ddm.training.data.group_images import check_source
-from comfyui_ddm.training.data.read_folder import read_folder
+from comfyui_ddm.training.data.read_folder import read_folder, stays_inside
 from comfyui_ddm.training.evaluation.adapter_page import render
 from comfyui_ddm.training.models.base import check_weights
 from comfyui_ddm.training.models.diffusers_folder import read_config as read_config_of
@@ -292,6 +293,28 @@ def test_lines(kind):
     @given(st.lists(st.sampled_from(parts) | st.text(max_size=4), max_size=8).map("".join))
     def check(text):
         only_sentences(call, text)
+
+    check()
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "\\", "/", "C:", "\\\\srv\\x", "con", "NUL.txt", " ", "a", "~", "?", "\0", ":s", "COM¹"]
+)
+
+
+def test_names_on_windows():
+    """What is taken for a name in a folder leads out of it on Windows as little as here; devices are none."""
+
+    @FUZZ
+    @given(st.lists(PARTS, max_size=6).map("".join))
+    def check(name):
+        if stays_inside(name):
+            path = ntpath.normpath(ntpath.join("C:\\set", name.replace("/", "\\")))
+            assert path == "C:\\set" or path.startswith("C:\\set\\"), path
+        if (file := only_sentences(named_file, "/tmp", name)) is not None:
+            assert ntpath.basename(file.name) == file.name and not ntpath.splitdrive(file.name)[0]
+            stem = file.name.split(".")[0].strip().upper()
+            assert stem not in ("CON", "PRN", "AUX", "NUL", "COM1", "LPT1") and not file.stem.endswith((" ", "."))
 
     check()
 

@@ -63,6 +63,12 @@ def test_only_the_conditional_half_is_pushed(base):
     assert torch.equal(after, plain)
 
 
+def test_an_image_remembers_the_word_by_which_guidance_left_it_alone():
+    steering = SamplingGuidance([Guidance(random_head()), Guidance(random_head("age"), scale=0)])
+    assert steering.left_alone("a nurse and her husband") == {"left_alone": {"gender": "her"}}
+    assert steering.left_alone("a nurse") == {}
+
+
 def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
     text = base.encode_text(["a doctor"] * 2)
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -46,7 +46,7 @@ def test_an_infotext_says_what_makes_the_image_again():
 
 def test_a_report_names_a_schedule_and_not_a_constant():
     assert dial([0.0, 1.0]).label(1) == ""
-    assert dial([1.0], "ramp").label(0) == "alpha 1, schedule ramp, alpha end 0"
+    assert dial([1.0], "ramp").label(0) == "alpha 1, ramp, alpha end 0"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -134,6 +135,25 @@ def test_names_are_read_without_versions_markers_and_comments(tmp_path):
     path = tmp_path / "requirements.txt"
     path.write_text('# x\nnumpy==2.2.6 ; python_version < "3.11"\nscikit-learn>=1\nrich\n', encoding="utf-8")
     assert install.requirement_names(path) == ["numpy", "scikit-learn", "rich"]
+
+
+def test_what_is_older_than_was_tested_is_said_and_left_as_it_is(calls, capsys, monkeypatch, tmp_path):
+    requirements(monkeypatch, tmp_path, "# a comment\npytest>=999.1\nruff>=0.0.1\nno-such-package>=1\n")
+    monkeypatch.setattr(install, "missing_requirements", list)
+    assert install.main([]) == 0 and calls == []
+    assert f"pytest {pytest.__version__} (tested from 999.1 on)" in capsys.readouterr().out
+
+
+def test_every_requirement_has_a_lower_bound_below_what_the_tests_pin():
+    def number(text):
+        return [int(part) for part in text.split(".")]
+
+    bounds = re.findall(r"^([\w.-]+)>=([\d.]+)$", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+    pins = (ROOT / "requirements-test.txt").read_text("utf-8")
+    assert [name for name, _ in bounds] == install.requirement_names(ROOT / "requirements.txt")
+    for name, bound in bounds:
+        pinned = re.findall(rf"^{re.escape(name)}==([\d.]+)", pins, re.MULTILINE)
+        assert pinned and all(number(bound) < number(one) for one in pinned), name
 
 
 # What a person runs

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 import threading
 from dataclasses import fields, replace
@@ -101,7 +102,9 @@ def test_the_host_finds_one_script_in_the_file_and_is_asked_for_tab_axis_and_pag
 def test_the_axis_is_added_once(door):
     options = []
     axes = SimpleNamespace(
-        axis_options=options, apply_field=lambda name: name, AxisOption=lambda *a: SimpleNamespace(label=a[0])
+        axis_options=options,
+        apply_field=lambda name: name,
+        AxisOption=lambda label, *_, confirm: SimpleNamespace(label=label, confirm=confirm),
     )
     from modules import scripts
 
@@ -109,6 +112,31 @@ def test_the_axis_is_added_once(door):
     for _ in range(2):
         door.registered["on_before_ui"][0]()
     assert [one.label for one in options] == ["DDM α"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "shape", "values", "said"),
+    [
+        ("people/fair", "constant", [0.0, 1.5], ""),
+        ("people/fair", "constant", [0.5, 9.0], "strength 9 is out of range"),
+        ("people/fair", "constant", [float("nan")], "out of range"),
+        ("None", "constant", [0.5], "choose an adapter in the accordion DDM first"),
+        ("people/fair", "custom", [0.5], "say α already"),
+    ],
+)
+def test_the_axis_takes_no_strength_that_would_not_be_applied(script, adapter, shape, values, said, door):
+    from comfyui_ddm.webui.register import confirm_alphas
+
+    given = {"adapter": adapter, "shape": shape, "points": "0:1"}
+    names = ("adapter", "alpha", "each", "same_seed", "shape", "end", "switch", "points")
+    script.args_from, script.args_to = 2, 2 + len(script.controls)
+    args = [0, 0] + [given.get(name, one.value) for name, one in zip(names, script.controls, strict=False)]
+    p = SimpleNamespace(scripts=SimpleNamespace(alwayson_scripts=[script]), script_args=args)
+    if said:
+        with pytest.raises(RuntimeError, match=said):
+            confirm_alphas(p, values)
+    else:
+        confirm_alphas(p, values)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -1.0])
@@ -265,11 +293,24 @@ def test_it_asks_for_other_shares_of_several_attributes_and_goes_with_an_adapter
 
 def test_a_prompt_that_says_who_is_meant_is_left_alone(run, heads):
     asked = {"prompts": ["a doctor", "a woman doctor", "a boy"]}
-    moved, infotexts, _ = run(**asked, **GUIDED)
-    assert [one != 0 for one in moved] == [True, False, True] and "DDM guidance words" not in infotexts[0]
+    moved, infotexts, p = run(**asked, **GUIDED)
+    assert [one != 0 for one in moved] == [True, False, False] and "DDM guidance words" not in infotexts[0]
+    assert "DDM: guidance leaves alone what the prompt says itself (woman, boy)." in p.comments
     moved, infotexts, _ = run(words="boy, girl", **asked, **GUIDED)
     assert [one != 0 for one in moved] == [True, True, False]
     assert infotexts[0]["DDM guidance words"] == "boy, girl"
+
+
+def test_an_image_that_guidance_left_alone_claims_none_and_says_why(run, heads, door):
+    both = {"heads": ["gender", "age"], "scale": 2.0, "targets": "uniform; uniform", "words": "lady; elderly"}
+    _, infotexts, _ = run(prompts=["a doctor", "a lady"], **both)
+    if issubclass(door.module.DDMScript, host.NewerScript):
+        assert "DDM guidance left alone" not in infotexts[0]
+        assert infotexts[0]["DDM guidance"] == "gender, age" and infotexts[1]["DDM guidance"] == "age"
+        assert (infotexts[1]["DDM guidance target"], infotexts[1]["DDM guidance words"]) == ("uniform", "elderly")
+    assert infotexts[1]["DDM guidance left alone"] == "lady"
+    _, infotexts, _ = run(prompts=["a lady"], **GUIDED)
+    assert infotexts == [{"DDM guidance left alone": "lady"}]
 
 
 def test_scale_0_is_the_model_as_it_was(run, heads):
@@ -301,8 +342,55 @@ def test_a_report_tells_guided_images_from_others(run, heads, door):
     run(prompts=["a pilot"], **GUIDED, **PROBE)
     run("people/fair", 0.5, prompts=["a pilot"], **GUIDED, **PROBE)
     (made,) = (door.folder / "images" / "ddm").glob("*.json")
-    labels = [one["label"] for one in json.loads(made.read_text("utf-8"))["conditions"]]
-    assert labels == ["α = 0", "guidance 2", "alpha 0.5, guidance 2"]
+    first, *guided = [one["label"] for one in json.loads(made.read_text("utf-8"))["conditions"]]
+    assert first == "α = 0"
+    assert [re.sub(" [0-9a-f]{12}", " #", one) for one in guided] == [
+        *("α = 0, guidance gender, #, 2, queue, uniform", "α = 0.5, guidance gender, #, 2, queue, uniform"),
+    ]
+
+
+def conditions(door):
+    (made,) = (door.folder / "images" / "ddm").glob("*.json")
+    report = json.loads(made.read_text("utf-8"))
+    return {one["label"]: one["images"] for one in report["conditions"]}, report
+
+
+@pytest.mark.parametrize(
+    ("other", "label"),
+    [
+        ({"p": {"settings": {"Sampler": "Euler", "Steps": 2, "Model hash": "ffff"}}}, "Model hash ffff"),
+        ({"p": {"settings": {"Sampler": "Euler", "Steps": 9, "Model hash": "abcd"}}}, "Steps 9"),
+        ({"p": {"all_negative_prompts": ["ugly,  bad"]}}, "negative prompt ugly, bad"),
+        ({"prompts": ["a pilot <lora:foreign:0.3>"]}, "with <lora:foreign:0.3>"),
+    ],
+)
+def test_images_made_otherwise_are_not_pooled(run, door, other, label):
+    run(prompts=["a pilot"], **PROBE)
+    run(**{"prompts": ["a pilot"]} | other, **PROBE)
+    run(prompts=["a pilot"], p={"all_seeds": [6]}, **PROBE)
+    counted, report = conditions(door)
+    assert any(label in name and images == 1 for name, images in counted.items()), counted
+    assert sorted(counted.values()) == [1, 2]  # another seed is the same condition
+    assert any("All images were made with: " in note and "Sampler Euler" in note for note in report["notes"])
+
+
+def test_images_of_two_adapters_and_of_a_schedule_are_told_apart(run, door):
+    save_adapter(door.folder / "models" / "Lora" / "fairer.safetensors", LORA, CARD)
+    for adapter, alpha, shape in (
+        *(("None", 1.0, "constant"), ("people/fair", 0.0, "constant"), ("people/fair", 1.0, "constant")),
+        *(("fairer", 1.0, "constant"), ("people/fair", 1.0, "ramp")),
+    ):
+        run(adapter, alpha, shape=shape, prompts=["a pilot"], **PROBE)
+    counted, _ = conditions(door)
+    # At α = 0 all adapters are alike, and the same image counts once.
+    assert {re.sub(r" \([0-9a-f]{8}\)", "", name): images for name, images in counted.items()} == {
+        "α = 0": 1,
+        "α = 1, adapter people/fair": 1,
+        "α = 1, adapter fairer": 1,
+        "adapter people/fair, schedule alpha 1, ramp, alpha end 0": 1,
+    }
+    page = next((door.folder / "images" / "ddm").glob("*.html")).read_text("utf-8")
+    assert "fairer" in page and "over α" not in page
 
 
 def test_a_pasted_infotext_switches_off_what_it_does_not_speak_of(door, script):
@@ -316,8 +404,8 @@ def test_a_pasted_infotext_switches_off_what_it_does_not_speak_of(door, script):
 
 
 def test_the_report_grows_beside_the_gallery_and_lies_beside_the_images(run, script, door):
-    run(prompts=["a doctor <lora:x:1>", "a pilot"], **PROBE)
-    run("people/fair", 0.5, prompts=["a doctor"], **PROBE)
+    run(prompts=["a doctor <lora:x:1>", "a pilot <lora:x:1>"], **PROBE)
+    run("people/fair", 0.5, prompts=["a doctor <lora:x:1>"], **PROBE)
     (made,) = (door.folder / "images" / "ddm").glob("*.json")
     report = json.loads(made.read_text("utf-8"))
     assert [(one["label"], one["images"]) for one in report["conditions"]] == [("α = 0", 2), ("α = 0.5", 1)]

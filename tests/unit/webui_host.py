@@ -161,6 +161,8 @@ class Processing(SimpleNamespace):
             all_prompts=prompts,
             all_seeds=[seed + i for i in range(count)],
             all_subseeds=[0] * count,
+            all_negative_prompts=[""] * count,
+            settings={"Steps": 2, "Sampler": "Euler", "Model hash": "abcd"},
             batch_size=batch_size or count,
             extra_generation_params={},
             outpath_samples=str(folder),
@@ -185,7 +187,8 @@ def generate(script, p, *values, interrupt=False):
     for number in range(len(p.all_prompts) // p.batch_size):
         p.iteration = number
         here = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
-        p.prompts, p.seeds = p.all_prompts[here], p.all_seeds[here]
+        p.prompts, p.seeds, p.subseeds = p.all_prompts[here], p.all_seeds[here], p.all_subseeds[here]
+        p.negative_prompts = p.all_negative_prompts[here]
         script.process_batch(p, *values, prompts=p.prompts)
         for _ in range(p.passes):
             if newer:
@@ -204,14 +207,25 @@ def generate(script, p, *values, interrupt=False):
             script.postprocess_image(p, shown, *values)
             if newer:
                 script.postprocess_image_after_composite(p, shown, *values)
-            # As the host does: its index is that in the batch.
-            facts = {"p": p, "all_prompts": p.prompts, "index": place, "iteration": 0}
-            said = p.extra_generation_params.items()
-            infotexts.append({name: one(**facts) if callable(one) else one for name, one in said})
+            infotexts.append(said_of(p, p.prompts, place))
     processed = SimpleNamespace(comments="".join(f"{one}\n" for one in p.comments))
     script.postprocess(p, processed, *values)
     p.comments = processed.comments.splitlines()
     return made, [{name: one for name, one in said.items() if one is not None} for said in infotexts]
+
+
+def said_of(p, all_prompts, index):
+    """What extensions say in an infotext; as the host does, its index is that in the batch."""
+    facts = {"p": p, "all_prompts": all_prompts, "index": index, "iteration": 0}
+    said = p.extra_generation_params.items()
+    return {name: one(**facts) if callable(one) else one for name, one in said}
+
+
+def create_infotext(p, all_prompts, all_seeds, all_subseeds, *, index, all_negative_prompts):
+    said = {**p.settings, "Seed": all_seeds[index], **said_of(p, all_prompts, index), "Version": "v1"}
+    negative = f"\nNegative prompt: {all_negative_prompts[index]}" if all_negative_prompts[index] else ""
+    settings = ", ".join(f'{name}: "{one}"' if "," in str(one) else f"{name}: {one}" for name, one in said.items())
+    return f"{all_prompts[index]}{negative}\n{settings}"
 
 
 def image(seed):
@@ -238,7 +252,7 @@ def install(monkeypatch, folder: Path, script_class):
     parts = {
         "call_queue": {"queue_lock": threading.Lock()},
         "extra_networks": {"parse_prompt": lambda text: (text.partition("<lora:")[0], {})},
-        "processing": {},
+        "processing": {"create_infotext": create_infotext},
         "paths": {name: str(folder / where) for name, where in PLACES.items()},
         "script_callbacks": {name: record(name) for name in CALLBACKS},
         "scripts": {"Script": script_class, "AlwaysVisible": object(), "scripts_data": []},

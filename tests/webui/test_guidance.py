@@ -48,7 +48,8 @@ def test_only_what_is_asked_for_is_pushed(forge, prompt):
 def test_a_prompt_that_says_who_is_meant_is_left_alone(forge):
     prompt = "a (woman:1.1) doctor"
     bare, made = forge.make(prompt), forge.make(prompt, ddm=asked())
-    assert same(made, bare) and made.setting("DDM guidance") == "guide"
+    assert same(made, bare) and made.setting("DDM guidance") is None
+    assert made.setting("DDM guidance left alone") == "woman"
     made = forge.make(prompt, ddm=[*asked(), "boy, girl"])
     assert not same(made, bare) and made.setting("DDM guidance words") == "boy, girl"
 

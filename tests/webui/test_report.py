@@ -68,6 +68,30 @@ def test_images_of_several_strengths_are_compared(forge):
     assert made["quality"][0]["paired_images"] == 2 or made["quality"][-1]["paired_images"] == 2
 
 
+def test_unlike_images_are_not_pooled(forge):
+    """Another adapter, another LoRA, another negative prompt, guidance and a schedule are each a row of their own."""
+    ramp = asked("fair", collect=True)
+    ramp[4] = "ramp"
+    forge.make("a baker", ddm=asked(collect=False))
+    for prompt, values, more in (
+        ("a baker", asked("fair"), {}),
+        ("a baker", asked("fairer"), {}),
+        ("a baker <lora:foreign:0.3>", asked(), {}),
+        ("a baker", asked(), {"negative_prompt": "ugly"}),
+        ("a baker", asked(), {"steps": 3}),
+        ("a baker", ramp, {}),
+        ("a baker", [*asked(), ["guide"]], {}),
+        ("a baker", asked(), {"seed": 2}),
+    ):
+        forge.make(prompt, ddm=values, **more)
+    made = json.loads(reports(forge)[-1].read_text("utf-8"))
+    counted = {one["label"]: one["images"] for one in made["conditions"]}
+    assert sorted(counted.values()) == [1] * 7 + [2], counted
+    for part in ("adapter fair (", "adapter fairer (", "<lora:foreign:0.3>", "negative prompt ugly", "guidance guide"):
+        assert sum(part in label for label in counted) >= 1, (part, counted)
+    assert any("All images were made with" in note and "Model" in note for note in made["notes"])
+
+
 @pytest.mark.parametrize(
     "wrong", [asked(probe="gone"), asked(target="cat=.5,dog=.5"), asked(watch="gone"), asked(watch="gender")]
 )

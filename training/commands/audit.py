@@ -1,6 +1,5 @@
 """`ddm audit`: what is in a set of images, and what balance would cost, before any training."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +43,7 @@ def audit(
     """
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
+    from ...debias.core.strict_json import write_json
     from ...debias.rendering.audit_html import render_audit
     from ..data.audit_folder import audit_folder
     from ..data.group_images import check_source
@@ -75,7 +75,7 @@ def audit(
     write_text(files["json"], made.to_json(images=False))
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}
-        typer.echo(json.dumps({**made.to_dict(images=False), "files": names}, ensure_ascii=False))
+        typer.echo(write_json({**made.to_dict(images=False), "files": names}))
         return
     for line in (made.summary, made.advice, *made.remarks, *images.remarks(), f"The page is in {out}."):
         typer.echo(line)

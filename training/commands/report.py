@@ -1,6 +1,5 @@
 """`ddm report`: who is in the images of a folder, and how sure one can be."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,7 @@ def report(
 
     from ...debias.core.error import DDMError
     from ...debias.core.io import write_text
+    from ...debias.core.strict_json import write_json
     from ...debias.evaluation.evaluate import build_report
     from ...debias.probes.predict import check_probes, quality_probe
     from ...debias.rendering.charts import save_png
@@ -71,7 +71,7 @@ def report(
     save_png(overview(made), files["png"])
     if as_json:
         names = {kind: str(path) for kind, path in files.items()}
-        typer.echo(json.dumps({**made.to_dict(images=False), "files": names}, ensure_ascii=False))
+        typer.echo(write_json({**made.to_dict(images=False), "files": names}))
         return
     for line in (made.summary, *made.remarks, f"The report is in {out}."):
         typer.echo(line)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...debias.core.error import DDMError
+from ...debias.core.error import DDMError, printable
 from ...debias.core.image import open_image
 
 METADATA = "metadata.jsonl"
@@ -101,7 +101,7 @@ class ImageFolder:
         lines = [f"Skipped {one.path.relative_to(self.root)}: {one.reason}" for one in self.skipped[:most]]
         if len(self.skipped) > most:
             lines.append(f"Skipped {len(self.skipped) - most} more.")
-        return [*self.notes, *lines]
+        return list(map(printable, [*self.notes, *lines]))
 
     def triggered(self, word: str) -> "ImageFolder":
         """The same images with a trigger word before every caption that does not begin with it already."""

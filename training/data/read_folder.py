@@ -10,12 +10,13 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...debias.core.error import DDMError
 from ...debias.core.image import OTHER_SUFFIXES, SUFFIXES
-from ...debias.core.io import decode
+from ...debias.core.io import LONGEST_TEXT, decode, read_bytes
 from .file_index import FileIndex
 from .image_folder import METADATA, ImageFolder, Item, Skipped, listed
 
@@ -24,9 +25,13 @@ MASK = "-masklabel"  # how masks beside images are named: face.png has face-mask
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
 SAME_SHAPE = 0.02  # how much the shapes of an image and its mask may differ
 
+LONGEST_CAPTION = 1 << 20  # bytes of a file with one image's captions
+FEW = 3  # images that have no usual size
+
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
 _REPEATS = re.compile(r"([1-9]\d{0,2})_(.+)")  # three digits at most: "2024_summer" is a year
+_GRID = re.compile(r"(xyz_|xy_)?grid([-_ ]?\d+|$)", re.IGNORECASE)  # the names that web UIs give them
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -91,6 +96,7 @@ def read_folder(
         raise DDMError(_nothing(root, reading.skipped))
     reading.note_own_name()
     reading.note_captions()
+    reading.note_grids()
     reading.note_encodings()
     return ImageFolder(root, reading.items, reading.skipped, reading.notes)
 
@@ -176,7 +182,7 @@ class _Reading:
                 self.skip(table, f"line {number} is not {kind} with a file_name")
                 continue
             name = row.pop("file_name").replace("\\", "/")
-            if not _stays_inside(name):
+            if not stays_inside(name):
                 self.skip(table, f"line {number} names a file outside the folder ({name})")
                 continue
             file = table.parent / name
@@ -263,9 +269,9 @@ class _Reading:
 
     def read_text(self, file: Path) -> str:
         try:
-            data = file.read_bytes()
-        except OSError as error:
-            self.skip(file, f"cannot be read ({error.strerror})")
+            data = read_bytes(file, LONGEST_CAPTION if file.suffix.lower() in _CAPTION_SUFFIXES else LONGEST_TEXT)
+        except DDMError as error:
+            self.skip(file, str(error))
             return ""
         text, encoding = decode(data)
         if encoding != "utf-8":
@@ -292,6 +298,19 @@ class _Reading:
             captions = "1 caption has" if self.lines == 1 else f"{self.lines} captions have"
             used = "each of which is drawn as often" if self.every_line else "of which the first is used"
             self.notes.append(f"{captions} several lines, {used}.")
+
+    def note_grids(self) -> None:
+        """Say which images may be several in one, as web UIs save them beside the single ones."""
+        sizes = Counter(item.size for item in self.items)
+        (width, height), count = sizes.most_common(1)[0]
+        usual = 2 * count > len(self.items) > FEW
+
+        def several(size: tuple[int, int]) -> bool:
+            return usual and size != (width, height) and not size[0] % width and not size[1] % height
+
+        names = [item.path.name for item in self.items if _GRID.match(item.path.stem) or several(item.size)]
+        if names:
+            self.notes.append(f"Several images in one, perhaps, and counted as one: {listed(names)}. Remove grids.")
 
     def note_encodings(self) -> None:
         if self.recoded:
@@ -324,7 +343,7 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _stays_inside(name: str) -> bool:
+def stays_inside(name: str) -> bool:
     """Whether a name from a file stays in its folder by what it says, on Windows too.
 
     Links in the folder are followed: they are its owner's (and how the Hugging Face cache stores data sets).

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...debias.probes.predict import Predictions, attributes_of, check_probes, read_images, side_for
+from ...debias.core.error import printable
+from ...debias.probes.predict import Predictions, attributes_of, check_probes, not_counted, read_images, side_for
 from ...debias.probes.records import Condition, EvaluationData
-from ..data.image_folder import ImageFolder, Item, listed
+from ..data.image_folder import ImageFolder, Item
 from ..data.read_folder import read_folder
 
 if TYPE_CHECKING:
@@ -46,19 +47,24 @@ def read_records(
     images = read_folder(folder)
     check_probes(probes, targets)
     reading = _look(images, probes, features_from, progress)
-    notes = [*images.notes, *_skipped(images), *_blank(images, reading.blank)]
+    notes = [*images.notes, *_skipped(images)]
     prompts = [item.labels.get("prompt") or item.caption for item in images.items]
     if "prompt" not in images.columns and len(set(prompts)) > len(prompts) / 2:
         prompts = [""] * len(prompts)
         notes.append("The captions are nearly all different, so the folder counts as one prompt.")
+    conditions = _conditions(images.items)
+    kinds = list(zip(prompts, conditions, strict=True))
+    left_out, said = not_counted(
+        [printable(item.path.name) for item in images.items], reading.blank, reading.coarse, kinds
+    )
     return EvaluationData.of(
         prompts,
-        attributes_of(probes, targets, reading.probabilities),
-        _conditions(images.items),
+        attributes_of(probes, targets, [given * ~left_out[:, None] for given in reading.probabilities]),
+        conditions,
         _seeds(images.items),
         features=reading.features,
         paths=[item.path for item in images.items],
-        notes=notes,
+        notes=notes + said,
     )
 
 
@@ -103,13 +109,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) and abs(value) < 2**62 else None
 
 
-def _blank(images: ImageFolder, blank: np.ndarray) -> list[str]:
-    """A remark on images that show nothing, if there are any."""
-    names = [images.items[row].path.name for row in np.flatnonzero(blank)]
-    return [f"Undetermined, because they show nothing (one colour): {listed(names, LISTED)}."] if names else []
-
-
 def _skipped(images: ImageFolder) -> list[str]:
-    named = [f"{one.path.name}: {one.reason}" for one in images.skipped[:LISTED]]
+    named = [printable(f"{one.path.name}: {one.reason}") for one in images.skipped[:LISTED]]
     more = len(images.skipped) - len(named)
     return [f"Skipped {line}" for line in named] + ([f"Skipped {more} more files."] if more else [])

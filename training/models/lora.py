@@ -5,6 +5,7 @@ the rank, multiplies them by α, which is a float or one value per row. An adapt
 off, so that the base computes what it always did.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -301,11 +302,15 @@ def _inject(model: "torch.nn.Module", name: str, ranks: dict[str, int], trainabl
     strengths = _strengths(model)
     if name in strengths:
         raise DDMError(f"There is already a LoRA called {name!r} on this model. Remove it first.")
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {module: rank for module, rank in ranks.items() if rank != usual}
+    # peft before 0.15 looks names up as they are, later ones match them as patterns.
+    pattern = {f"^{re.escape(module)}": rank for module, rank in others.items()} | others
     config = LoraConfig(
-        r=1,
-        lora_alpha=1,
-        rank_pattern={f"^{re.escape(module)}": rank for module, rank in ranks.items()},
-        alpha_pattern={f"^{re.escape(module)}": rank for module, rank in ranks.items()},
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=pattern,
+        alpha_pattern=pattern,
         target_modules=f"({'|'.join(re.escape(module) for module in ranks)})",
     )
     with torch.random.fork_rng(), warnings.catch_warnings():

@@ -41,6 +41,11 @@ class SamplingGuidance:
             facts["invariant"] = {"module": self.invariant.digest, "strength": self.strength}
         return facts
 
+    def left_alone(self, prompt: str) -> dict[str, Any]:
+        """What metadata says of an image that guidance leaves alone: the word of its prompt, by attribute."""
+        said = {guide.head.attribute: guide.said(prompt) for guide in self.guides if guide.scale and guide.said(prompt)}
+        return {"left_alone": said} if said else {}
+
     @contextmanager
     def on(self, base: "Base", prompts: Sequence[str]) -> Iterator[None]:
         """Steer the images of these prompts, whose conditional half is the last rows of every batch."""

@@ -104,6 +104,7 @@ def write_images(
             "adapter": model.adapter if shot.alpha else None,
             "style": model.style,
             **steering.facts,
+            **steering.left_alone(shot.prompt),
         }
         for shot in shots
     }

@@ -1,5 +1,6 @@
 """Small good files of every kind that is read, built by code."""
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,3 +117,41 @@ def image(path: Path, size: tuple[int, int] = (32, 32), seed: int = 0, **options
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+# Red, green and blue of colour spaces in XYZ (D50), and their gamma.
+ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)), 563 / 256
+PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491)), 1.8
+SRGB = np.array([(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)])
+
+
+def icc(primaries: tuple, gamma: float) -> bytes:
+    """An ICC profile (version 2, matrix and curve) of a colour space."""
+
+    def number(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
+    text = b"a colour space"
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text + bytes(80)}
+    tags |= {b"cprt": b"text" + bytes(4) + text + b"\0", b"wtpt": (0.9642, 1.0, 0.8249)}
+    tags |= {name + b"XYZ": one for name, one in zip((b"r", b"g", b"b"), primaries, strict=True)}
+    tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    table, data, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, one in tags.items():
+        one = one if isinstance(one, bytes) else b"XYZ " + bytes(4) + b"".join(map(number, one))
+        one += bytes(-len(one) % 4)
+        table += name + struct.pack(">II", start + len(data), len(one))
+        data += one
+    size = start + len(data)
+    header = struct.pack(">I4sI", size, b"none", 0x02400000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header += b"".join(map(number, (0.9642, 1.0, 0.8249)))
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
+
+
+def in_colours(pixels: np.ndarray, primaries: tuple, gamma: float) -> np.ndarray:
+    """The same colours [H, W, 3] as another colour space has them; sRGB in, uint8 both."""
+    values = pixels / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    other = linear @ SRGB @ np.linalg.inv(np.array(primaries))
+    return (255 * np.clip(other, 0, 1) ** (1 / gamma)).round().astype(np.uint8)

@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from contextlib import suppress
 from unittest.mock import patch
 
 import numpy as np
@@ -39,6 +40,26 @@ def a_black_image_beside_a_good_one(folder):
     Image.new("RGB", (64, 64)).save(folder / "black.png")
     probe = Probe.load(files.probe(folder.parent / f"{folder.name}.safetensors"))
     return read_records(folder, [probe], [Target.uniform(probe.names)]).notes
+
+
+@named("A", "nearly the same as another: b.jpg")
+def an_image_that_was_saved_twice(folder):
+    image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+    image.save(folder / "a.png")
+    image.save(folder / "b.jpg", quality=90)
+    files.image(folder / "c.png", (64, 64), seed=1)
+    probe = Probe.load(files.probe(folder.parent / f"{folder.name}.safetensors"))
+    data = read_records(folder, [probe], [Target.uniform(probe.names)])
+    return data.notes if data.attributes[0].decided(0).tolist().count(-1) == 1 else []
+
+
+@named("A", r"Several images in one, perhaps.*: 3\.png, grid-0001\.png")
+def grids_among_images(folder):
+    for name in ("0", "1", "2", "4"):
+        files.image(folder / f"{name}.png", (16, 24))
+    files.image(folder / "3.png", (48, 24))
+    files.image(folder / "grid-0001.png", (16, 24))
+    return read_folder(folder).remarks()
 
 
 @used("D")
@@ -165,6 +186,24 @@ def an_image_in_another_colour_space(folder):
     return bool(np.ptp(np.asarray(open_image(folder / "a.tif"))[0, 0].astype(int)) < 4)  # grey stays grey
 
 
+def colours_of(folder, space):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(files.in_colours(pixels, *space)).save(folder / "a.png", icc_profile=files.icc(*space))
+    plain = np.asarray(Image.open(folder / "a.png"), dtype=float)
+    read = np.asarray(open_image(folder / "a.png"), dtype=float)
+    return bool(abs(read - pixels).mean() < 2 < 8 < abs(plain - pixels).mean())
+
+
+@used("G")
+def an_image_in_adobe_rgb(folder):
+    return colours_of(folder, files.ADOBE)
+
+
+@used("G")
+def an_image_in_prophoto_rgb(folder):
+    return colours_of(folder, files.PROPHOTO)
+
+
 @used("G")
 def an_image_that_carries_a_long_text(folder):
     text = PngImagePlugin.PngInfo()
@@ -183,6 +222,37 @@ def a_file_name_in_latin_1(folder):
     images = read_folder(folder)
     "".join(images.remarks()).encode("utf-8")
     return len(images.items) == 1
+
+
+def odd_names(folder):
+    """A set whose names are in Latin-1, with an end of line, or look like an option."""
+    write_folder(folder / "set")
+    for name in (b"caf\xe9.png", b"a\nb.png", b"--out.png"):
+        with suppress(OSError):  # a file system of Unicode alone
+            files.image(folder / "set" / "a.png").rename(folder / "set" / os.fsdecode(name))
+    return folder / "set"
+
+
+@used("H")
+def an_audit_of_odd_names(folder):
+    call = ["audit", str(odd_names(folder)), "--groups", "labels:gender", "--out", str(folder / "a.html")]
+    done = CliRunner().invoke(app, call)
+    return done.exit_code == 0 and bool((folder / "a.html").read_text("utf-8"))
+
+
+@used("H")
+def a_report_on_odd_names(folder):
+    images, probe = odd_names(folder), files.probe(folder / "probe.safetensors")
+    (images / "metadata.jsonl").unlink()
+    call = ["report", str(images), "--probe", str(probe), "--out", str(folder / "a.html"), "--json"]
+    done = CliRunner().invoke(app, call)
+    return done.exit_code == 0 and json.loads(done.stdout)["conditions"][0]["images"] == 11
+
+
+@named("E", "is longer than 1 MiB")
+def a_caption_without_end(folder):
+    (with_image(folder) / "face.txt").write_bytes(b"doctor " * 200_000)
+    return read_folder(folder, "a person").remarks()
 
 
 @used("I")
