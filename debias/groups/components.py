@@ -21,9 +21,9 @@ ODD = 4.0
 STARTS = 4
 # The upper fifth of a direction is where its rare group is begun with.
 TAIL = 0.2
-# What a group must have: skewness (and so much more over the root of the images, since some direction of few is always
-# as skewed by chance), distance in deviations, and share. Two that are so much alike are one.
-SKEWED, BY_CHANCE, APART, RAREST, COMMONEST, ALIKE = 1.5, 7.86, 3.0, 0.04, 0.4, 0.5
+# What a group must have: skewness, distance in deviations, their product (one of six classes in balance is as skewed as
+# one side of two at five to one, but not as far apart), and share. Two that are so much alike are one.
+SKEWED, APART, CLEAR, RAREST, COMMONEST, ALIKE = 1.5, 3.0, 10.5, 0.04, 0.4, 0.5
 MOST = 3
 # Fewer images show nothing; and so many are needed for every dimension.
 FEWEST, PER_DIMENSION = 60, 10
@@ -64,11 +64,12 @@ def skewed_components(features: Mapping[str, np.ndarray], seed: int = 0) -> list
     skewness = np.nan_to_num(skew(directions, axis=0))  # a constant has none
     found: list[Component] = []
     for column in np.argsort(-np.abs(skewness)):
-        if abs(skewness[column]) < SKEWED + BY_CHANCE / np.sqrt(count) or len(found) == MOST:
+        if abs(skewness[column]) < SKEWED or len(found) == MOST:
             break
         one = _split(space, directions[:, column] * np.sign(skewness[column]), abs(float(skewness[column])))
         known = any(np.corrcoef(one.rare, other.rare)[0, 1] > ALIKE for other in found)
-        if one.apart >= APART and RAREST <= one.rare.mean() <= COMMONEST and not known:
+        clear = one.apart >= APART and one.skewness * one.apart >= CLEAR
+        if clear and RAREST <= one.rare.mean() <= COMMONEST and not known:
             found.append(one)
     return found
 

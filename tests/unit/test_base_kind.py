@@ -136,6 +136,14 @@ def test_inpainting_and_guidance_as_an_input_are_refused_in_both(checkpoint, fol
         check_weights(folder)
 
 
+def test_a_model_has_as_many_channels_as_its_own_autoencoder(folder):
+    change(folder, "unet", in_channels=16, out_channels=16)
+    with pytest.raises(DDMError, match=r"takes 16 channels where .* takes 4"):
+        check_weights(folder)
+    change(folder, "vae", latent_channels=16)
+    check_weights(folder)
+
+
 @pytest.mark.parametrize(
     ("part", "file", "values", "sentence"),
     [

@@ -45,6 +45,14 @@ def test_two_attributes_are_found_apart():
     assert sorted(alike.argmax(1)) == [0, 1] and alike.max(1).min() > 0.9
 
 
+@pytest.mark.parametrize(("apart", "count"), [(6.0, 0), (12.0, 1)])
+def test_what_is_skewed_must_lie_apart_as_well(apart, count):
+    """A class among several in balance is rare too, but nearer to the others than one side is to the other."""
+    rng = np.random.default_rng(1)
+    rare = rng.permutation(np.arange(COUNT) < COUNT / 10)
+    assert len(skewed_components(features(apart * rare + rng.normal(size=COUNT)))) == count
+
+
 def test_a_few_odd_images_are_no_group():
     odd = np.zeros(COUNT)
     odd[:3] = 30.0

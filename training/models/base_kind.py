@@ -118,10 +118,10 @@ def check_configuration(
         DDMError: other channels, other noise, other conditions or other statistics of latents than are known.
     """
     vae, scheduler = vae or {}, scheduler or {}
-    channels = unet.get("in_channels", CHANNELS)
-    if channels != CHANNELS or unet.get("out_channels", CHANNELS) != CHANNELS:
+    channels, latent = unet.get("in_channels", CHANNELS), vae.get("latent_channels", CHANNELS)
+    if channels != latent or unet.get("out_channels", CHANNELS) != latent:
         raise DDMError(
-            f"{path} takes {channels} channels where a text-to-image model takes {CHANNELS}: it is made for inpainting "
+            f"{path} takes {channels} channels where a text-to-image model takes {latent}: it is made for inpainting "
             "or editing. Choose the model that it was made from."
         )
     if unet.get("time_cond_proj_dim"):
