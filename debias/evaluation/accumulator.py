@@ -165,7 +165,7 @@ class Accumulator:
         differing, common = _settings([one.origin for one in seen])
         return EvaluationData.of(
             [one.origin.prompt for one in seen],
-            attributes_of(self._probes, self._targets, [one * ~left_out[:, None] for one in given]),
+            attributes_of(self._probes, self._targets, [np.where(left_out[:, None], 0, one) for one in given]),
             [Condition(one.origin.alpha, made=made) for one, made in zip(seen, differing, strict=True)],
             [one.seed for one in seen],
             notes=notes + ([f"All images were made with: {common}."] if common else []),

@@ -5,14 +5,24 @@ from typing import Annotated
 
 import typer
 
-from .options import ClipOption, DeviceOption
+from .options import BaseOption, ClipOption, DeviceOption
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Images that `ddm sample` made, or any image folder.")],
     probe: Annotated[
-        list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
-    ],
+        list[Path] | None,
+        typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute."),
+    ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            metavar="'A | B'",
+            help="Classes in words, as 'man | woman', which the base model tells apart itself; they come first. How "
+            "often it is right is not known.",
+        ),
+    ] = None,
+    base: BaseOption = None,
     clip: ClipOption = None,
     target: Annotated[
         list[str] | None,
@@ -48,14 +58,19 @@ def report(
     from ...debias.rendering.charts import save_png
     from ...debias.rendering.report_html import overview, render_report
     from ..evaluation.evaluate_folder import read_features, read_records
-    from ..evaluation.load_probes import open_probes, targets_of
+    from ..evaluation.load_probes import open_probes, targets_of, words_probe
     from ..models.base import resolve_device
+    from ..models.model import EMBEDDED
 
     if out.suffix.lower() in (".json", ".png"):
         raise DDMError(f"The page cannot be called {out.name}: figures and chart go there. Name it report.html.")
     console = Console(stderr=True)
     place = resolve_device(device)
-    probes = open_probes(probe, clip, place)
+    if not probe and not words:
+        raise DDMError("There is nothing to tell who is in the images. Give a probe, or words.", "probe")
+    with console.status("Opening the probes"):
+        by_words = [words_probe(words, base or EMBEDDED, place)] if words else []
+        probes = [*by_words, *open_probes(probe or [], clip, place)]
     targets = targets_of(probes, target)
     check_probes(probes, targets)
     eye = quality_probe(probes, targets)

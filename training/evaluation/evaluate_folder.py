@@ -46,9 +46,9 @@ def read_records(
     """
     images = read_folder(folder)
     check_probes(probes, targets)
-    reading = _look(images, probes, features_from, progress)
-    notes = [*images.notes, *_skipped(images)]
     prompts = [item.labels.get("prompt") or item.caption for item in images.items]
+    reading = _look(images, probes, features_from, progress, prompts)
+    notes = [*images.notes, *_skipped(images)]
     if "prompt" not in images.columns and len(set(prompts)) > len(prompts) / 2:
         prompts = [""] * len(prompts)
         notes.append("The captions are nearly all different, so the folder counts as one prompt.")
@@ -59,7 +59,7 @@ def read_records(
     )
     return EvaluationData.of(
         prompts,
-        attributes_of(probes, targets, [given * ~left_out[:, None] for given in reading.probabilities]),
+        attributes_of(probes, targets, [np.where(left_out[:, None], 0, given) for given in reading.probabilities]),
         conditions,
         _seeds(images.items),
         features=reading.features,
@@ -74,7 +74,11 @@ def read_features(folder: str | os.PathLike, probe: "Probe", progress: Progress 
 
 
 def _look(
-    images: ImageFolder, probes: "Sequence[Probe]", features_from: "Probe | None", progress: Progress | None
+    images: ImageFolder,
+    probes: "Sequence[Probe]",
+    features_from: "Probe | None",
+    progress: Progress | None,
+    prompts: Sequence[str] | None = None,
 ) -> Predictions:
     side = side_for([*probes, *filter(None, (features_from,))])
     return read_images(
@@ -82,6 +86,7 @@ def _look(
         probes,
         features_from,
         progress and (lambda done: progress(done, len(images))),
+        prompts,
     )
 
 

@@ -33,6 +33,22 @@ def open_probes(paths: Sequence[Path], clip: Path | None, device: "str | torch.d
     return probes
 
 
+def words_probe(words: str, base: Path, device: "str | torch.device") -> "Probe":
+    """A probe of classes in words, as `man | woman`, by a base model itself.
+
+    Raises:
+        DDMError: there are no two words, no such base, or it does not tell the words apart.
+    """
+    from ...debias.groups.diffusion_classifier import article, parse_words
+    from ...debias.probes.denoising_probe import probe_from_denoising
+    from ..models.base import load_base
+    from .base_denoiser import BaseDenoiser
+
+    classes = {word: [f"{article(word)} {word}"] for word in parse_words(words)}
+    denoiser = BaseDenoiser(load_base(base, device))
+    return probe_from_denoising(classes, " or ".join(classes), denoiser, denoiser.make)
+
+
 def targets_of(probes: "Sequence[Probe]", given: Sequence[str] | None) -> "list[Target | None]":
     """One target or None per probe: those given in order, a uniform one for the first if none is.
 
