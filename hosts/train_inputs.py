@@ -11,7 +11,7 @@ from ..training.commands.config import TrainConfig
 NOT_ASKED = {
     *("folder", "base", "tokenizer", "device", "out", "style", "overwrite", "resume", "restart", "checkpoint", "card"),
     *("groups", "target", "caption", "alpha_mask", "cache", "no_cache", "log", "clip", "sample_dir"),
-    *("vae", "init_from"),
+    *("vae", "init_from", "text_encoder_file", "calibrate_on"),
 }
 # How pages call what they ask for in their own way.
 OWN_INPUTS = {name: name for name in ("folder", "groups", "target", "caption", "style", "overwrite")} | {

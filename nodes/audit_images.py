@@ -80,6 +80,7 @@ class AuditImages(io.ComfyNode):
             title=f"What is in {folder}",
             seed=seed,
             device=str(device),
+            **files.beside_weights(base),
             report=lambda what, done, total: progress(done, total),
         )
         panel = audit_panel(audit, new_place("audit").save(audit))

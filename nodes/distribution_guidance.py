@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..debias.core.error import DDMError
 from ..debias.methods.class_counts import PromptCounts
 from . import files
-from .adapter_file import kind_of
+from .h_space import NOT_CALLED, is_transformer, patch_h_space, timestep
 from .progress import send_panel
 from .target import check_target
 from .types import CATEGORY, known
@@ -45,7 +45,7 @@ class DistributionGuidance(io.ComfyNode):
             display_name="DDM Distribution Guidance",
             category=CATEGORY,
             description="Balances images while they are made, without an adapter and without training the model: a "
-            "small head reads in the middle of the U-Net who is going to be in the image, and pushes. In mode queue "
+            "small head reads in the middle of the model who is going to be in the image, and pushes. In mode queue "
             "it counts, so that single images come out balanced too. For a second attribute, use a second node.",
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
@@ -136,13 +136,12 @@ class DistributionGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         """The patched model."""
         from ..debias.groups.target import Target
-        from ..debias.methods.distribution_guidance import NO_UNET, Guidance, read_words
+        from ..debias.methods.distribution_guidance import Guidance, read_words
         from ..debias.methods.h_space_classifier import HSpaceClassifier
 
         opened = HSpaceClassifier.load(files.resolve(files.DDM, head))
-        if not hasattr(model.model.diffusion_model, "middle_block"):
-            raise DDMError(f"This is a {kind}: {NO_UNET}" if (kind := kind_of(model)) else NO_UNET)
-        opened.check_channels(model.model.diffusion_model.middle_block[-1].out_channels)
+        if not is_transformer(model):
+            opened.check_channels(model.model.diffusion_model.middle_block[-1].out_channels)
         asked = Target.parse(target or "uniform", opened.names)
         guidance = Guidance(opened, asked, scale, mode, words=read_words(words))
         key = f"{opened.digest} {asked} {counts.strip()}"
@@ -237,25 +236,25 @@ def patched(
             guidance.tally.clear()
         together = executor.class_obj.model_options["transformer_options"].get(GUIDED, 0)
         guidance.begin([prompt or _encoded(executor.class_obj)] * len(noise), together)
+        pushed()
         made = executor(noise, *rest, **named)
         guidance.end()
+        if not pushed():
+            raise DDMError(NOT_CALLED)
         told()
         return made
 
-    def push(h: torch.Tensor, skipped: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        if options["block"] != ("output", 0):
-            return h, skipped
-        # What enters the first output block is the middle's output: h-space.
-        t = float(model.model.model_sampling.timestep(options["sigmas"][:1]))
-        parts = list(h.chunk(len(options["cond_or_uncond"])))
-        for place, without in enumerate(options["cond_or_uncond"]):
-            shift = None if without else guidance.shift(parts[place], t)
-            if shift is not None:
-                parts[place] = parts[place] + shift
-        return torch.cat(parts), skipped
+    def push(h: torch.Tensor, options: dict) -> torch.Tensor:
+        t, parts = timestep(model, options), list(h.chunk(len(options["cond_or_uncond"])))
+        pairs = zip(parts, options["cond_or_uncond"], strict=True)
+        shifts = [None if without else guidance.shift(part, t) for part, without in pairs]
+        if all(shift is None for shift in shifts):
+            return h
+        return torch.cat([part if shift is None else part + shift for part, shift in zip(parts, shifts, strict=True)])
 
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"ddm_guidance_{guidance.head.attribute}", sample)
-    model.set_model_output_block_patch(push)
+    key = f"ddm_guidance_{guidance.head.attribute}"
+    pushed = patch_h_space(model, key, push)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, sample)
     if guidance.scale:
         options = model.model_options["transformer_options"]
         options[GUIDED] = options.get(GUIDED, 0) + 1

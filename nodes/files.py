@@ -18,10 +18,11 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 # Which of the host's folders: what it holds, where it is below models/.
 ADAPTERS, CHECKPOINTS, DDM, DATASETS = "loras", "checkpoints", "ddm", "ddm_datasets"
+DIFFUSION_MODELS, TEXT_ENCODERS = "diffusion_models", "text_encoders"
 WRITTEN = {ADAPTERS: "an adapter", DDM: "a probe"}
 CALLED = {"head": "a head for distribution guidance", "invariant": "a module for invariant guidance"}
 MAKERS = {"head": "DDM Train Guidance Head", "invariant": "DDM Train (objective invariant)"}
-KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file"}
+KINDS = {ADAPTERS: "adapter", CHECKPOINTS: "checkpoint", DDM: "DDM file", DIFFUSION_MODELS: "diffusion model"}
 
 
 def register_folders() -> None:
@@ -121,15 +122,36 @@ def weights_names() -> list[str]:
     return [EMBEDDED, *_diffusers_folders(), *names(CHECKPOINTS)]
 
 
+def bases_names() -> list[str]:
+    """The models that can be trained for: diffusion models that are kept apart from their other parts as well."""
+    return list(dict.fromkeys([*weights_names(), *names(DIFFUSION_MODELS)]))
+
+
 def resolve_weights(name: str) -> Path:
-    """The folder in diffusers layout, or the checkpoint file, behind a name of `weights_names`.
+    """The folder in diffusers layout, the checkpoint or the diffusion model, behind a name of `bases_names`.
 
     Raises:
         DDMError: as in `resolve`.
     """
     if name == EMBEDDED:
         return EXAMPLES / "tiny_people"
-    return _diffusers_folders().get(name) or resolve(CHECKPOINTS, name)
+    if folder := _diffusers_folders().get(name):
+        return folder
+    apart = name not in names(CHECKPOINTS) and name in names(DIFFUSION_MODELS)
+    return resolve(DIFFUSION_MODELS if apart else CHECKPOINTS, name)
+
+
+def beside_weights(path: Path) -> dict[str, object]:
+    """Where the trainer finds what the file of a model does not hold: text encoders, and the host's own tokenizers."""
+    import comfy
+
+    if path.is_dir():
+        return {}
+    texts = [Path(folder) for folder in folder_paths.get_folder_paths(TEXT_ENCODERS)]
+    return {
+        "text_encoder_file": [folder for folder in texts if folder.is_dir()],
+        "tokenizer": Path(next(iter(comfy.__path__))).parent,
+    }
 
 
 def _diffusers_folders() -> dict[str, Path]:

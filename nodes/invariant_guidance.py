@@ -68,6 +68,11 @@ class InvariantGuidance(io.ComfyNode):
         from ..debias.methods.invariant_module import InvariantModule
 
         delta = InvariantModule.load(files.resolve(files.DDM, module))
+        if not hasattr(model.model.diffusion_model, "middle_block"):
+            raise DDMError(
+                "Invariant guidance is for U-Nets, and this model is a transformer. Use DDM Distribution Guidance, or "
+                "an adapter."
+            )
         shape = model.model.model_config.unet_config
         if (delta.card.channels, delta.card.text_width) != (shape.get("in_channels"), shape.get("context_dim")):
             raise DDMError(

@@ -126,7 +126,6 @@ class Train(io.ComfyNode):
         from ..hosts.progress_panel import TrainPanel
         from ..hosts.train_inputs import train_config
         from ..hosts.trainer_process import Command
-        from ..training.models.tokenizer import find_tokenizer
 
         base = training_set.base_of(cls.hidden, weights, model)
         objective = options.pop("objective", "ddm")
@@ -157,8 +156,7 @@ class Train(io.ComfyNode):
                 groups=source,
                 target=goal,
                 caption=caption,
-                # The host's own: the trainer runs elsewhere.
-                tokenizer=None if base.is_dir() else find_tokenizer(base),
+                **files.beside_weights(base),  # the trainer runs elsewhere
                 **train_options.options(objective=objective, **options),
             )
             command = Command.train(config)

@@ -33,8 +33,9 @@ def inputs(purpose: str, own: bool = False) -> list[io.Input]:
         ),
         io.Combo.Input(
             "weights",
-            options=files.weights_names(),
-            tooltip=f"{purpose}: Stable Diffusion 1.x, 2.x or XL, from models/diffusers or models/checkpoints.",
+            options=files.bases_names(),
+            tooltip=f"{purpose}: Stable Diffusion 1.x, 2.x, XL, 3, 3.5, Z-Image, FLUX or Qwen-Image, from "
+            "models/diffusers, models/checkpoints or models/diffusion_models.",
         ),
         io.String.Input(
             "groups",
@@ -106,7 +107,8 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
     if folder not in (None, OWN):
         image_folders.resolve(folder)
     if weights is not None:
-        check_weights(files.resolve_weights(weights))
+        path = files.resolve_weights(weights)
+        check_weights(path, files.beside_weights(path).get("text_encoder_file"))
     if groups is not None and target is not None:
         check_source(*wanted(groups, target))
 

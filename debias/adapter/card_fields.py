@@ -58,10 +58,22 @@ class Found(TypedDict):
     shares: dict[str, float]
 
 
-class Scale(TypedDict):
+class CalibratedOn(TypedDict):
+    """Where a calibration's images were made: a model by its file's name, sampling steps, guidance scale."""
+
+    model: str
+    steps: int
+    cfg: float
+
+
+class _Scale(TypedDict):
+    scale: float
+
+
+class Scale(_Scale, total=False):
     """What a calibration found."""
 
-    scale: float
+    on: CalibratedOn
 
 
 class LastLook(TypedDict):

@@ -19,6 +19,13 @@ PACK = Path(__file__).resolve().parent.parent.parent
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 ADAPTER = "tiny_people_fair.safetensors"
 
+# A newer host, which knows more models; only the older one has an environment.
+NEWER = Path(os.environ.get("COMFYUI_NEWER_PATH", "~/comfy/ComfyUI-033")).expanduser()
+# What a newer host imports and its class of a model does not need.
+STUBS = "comfy.zluda comfy_kitchen comfy_kitchen.tensor comfy_aimdo comfy_aimdo.control comfy_aimdo.host_buffer "
+STUBS += "comfy_aimdo.model_vbar comfy_aimdo.torch comfy_aimdo.vram_buffer comfy_aimdo.model_mmap torchaudio "
+STUBS += "torchaudio.functional"
+
 Graph = Mapping[str, Mapping[str, Any]]
 
 
@@ -69,14 +76,17 @@ def host_python(host: Path) -> str:
     return str(found[0]) if found else sys.executable
 
 
-def run_in_host(host: Path, code: str, *arguments: str, timeout: float = 300) -> str:
+def run_in_host(host: Path, code: str, *arguments: str, timeout: float = 300, python: str | None = None) -> str:
     """Run Python code inside a host's folder, with its modules to import; return what it printed.
+
+    Args:
+        python: another one than the host's own.
 
     Raises:
         subprocess.CalledProcessError: with the output, when it failed.
     """
     done = subprocess.run(
-        [host_python(host), "-c", code, *arguments],
+        [python or host_python(host), "-c", code, *arguments],
         cwd=host,
         env=environment(),
         capture_output=True,

@@ -20,6 +20,7 @@ from .options import (
     SampleDirOption,
     SampleEveryOption,
     StdinStopsOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -65,6 +66,7 @@ def align(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     keep: Annotated[
         list[Path] | None,
@@ -166,7 +168,15 @@ def align(
     targets = all_targets(probes, target)
     check_probes(probes, targets)
     run = AlignmentRun(
-        load_base(base or EMBEDDED, place, tokenizer=tokenizer, prediction=prediction, vae=vae, clip_skip=clip_skip),
+        load_base(
+            base or EMBEDDED,
+            place,
+            tokenizer=tokenizer,
+            prediction=prediction,
+            vae=vae,
+            text_encoder_file=text_encoder_file,
+            clip_skip=clip_skip,
+        ),
         probes,
         targets,
         families,

@@ -11,6 +11,7 @@ from .options import (
     ClipSkipOption,
     DeviceOption,
     PredictionOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -22,6 +23,7 @@ def audit(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     groups: Annotated[
         str,
@@ -67,6 +69,7 @@ def audit(
             tokenizer=tokenizer,
             prediction=prediction,
             vae=vae,
+            text_encoder_file=text_encoder_file,
             clip_skip=clip_skip,
             report=report,
         )

@@ -7,7 +7,7 @@ from ...debias.core.error import DDMError
 from ...debias.core.io import check_suffix
 from ...debias.core.option import option, settings_of
 from ..loop.settings import LARGE, LARGE_RATE, MEASURING, TrainSettings
-from ..models.family import PRECISIONS, PREDICTIONS
+from ..models.family import PRECISIONS, PREDICTIONS, QUANTIZATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,19 @@ class TrainConfig(TrainSettings):
         names=("pretrained-model-name-or-path",),
         expert=False,
     )
+    text_encoder_file: list[Path] | None = option(
+        None,
+        "Text encoders of a diffusion model that ComfyUI keeps apart from them: files, or folders that hold them.",
+        "Model",
+        unset="those found in text_encoders beside the diffusion model's folder",
+        metavar="FILE|DIR",
+    )
     tokenizer: Path | None = option(
-        None, "CLIP's tokenizer for a checkpoint.", "Model", unset="the one found in ComfyUI", metavar="DIR"
+        None,
+        "Tokenizer for a checkpoint; or a folder of several.",
+        "Model",
+        unset="the one found in ComfyUI",
+        metavar="DIR",
     )
     prediction: str | None = option(
         None,
@@ -158,6 +169,19 @@ class TrainConfig(TrainSettings):
         "auto: bf16 on a GPU that has it, else fp16, and float32 on a CPU. no: float32, which needs twice the memory.",
         "Model",
         choices=PRECISIONS,
+    )
+    quantize: str | None = option(
+        None,
+        "Keep the model's blocks in 8 bits while training: half the memory, nearly the same answers.",
+        "Model",
+        choices=QUANTIZATIONS,
+        unset="as the model is",
+    )
+    offload_blocks: bool = option(
+        False,
+        "Keep the model's blocks in the computer's memory, and bring in each layer when it computes: the least memory "
+        "on a GPU, but slower.",
+        "Model",
     )
     resolution: int | None = option(
         None,
@@ -198,6 +222,14 @@ class TrainConfig(TrainSettings):
     )
     gradient_checkpointing: bool = option(
         False, "Need much less memory, and a third more time. Done by itself when memory runs out."
+    )
+    calibrate_on: Path | None = option(
+        None,
+        "The model that you sample with, where it is another one than the base, such as its distilled sibling: α = 1 "
+        "is set by its images.",
+        MEASURING,
+        metavar="FILE|DIR",
+        unset="the base itself",
     )
     probe: list[Path] | None = option(
         None,

@@ -18,6 +18,7 @@ from .options import (
     Progress,
     ProgressOption,
     StdinStopsOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -38,6 +39,7 @@ def head(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
@@ -80,6 +82,7 @@ def head(
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.", "groups")
     judge = None if probe is None else Probe.load(probe)
     opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
+    opening["text_encoder_file"] = text_encoder_file
     model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
     with reporter.work() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)

@@ -20,6 +20,7 @@ from .options import (
     ProgressOption,
     ResumeOption,
     StdinStopsOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -34,6 +35,7 @@ def invariant(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
@@ -81,6 +83,7 @@ def invariant(
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
     opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
+    opening["text_encoder_file"] = text_encoder_file
     model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
     with reporter.work() as report:
         run = InvariantRun(model, images, out, settings, checkpoint_every, report, kept)

@@ -7,7 +7,7 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, content_hash
 from ...debias.core.error import DDMError, reason_of
@@ -25,7 +25,7 @@ from ..evaluation.load_probes import open_probes, targets_for
 from ..loop.checkpoint import OtherRun, checkpoint_path, refuse_left
 from ..loop.distributed import Ranks
 from ..loop.stop_signals import stop_signals
-from ..models.base import Base, check_weights, load_base
+from ..models.base import Base, check_weights, load_base, read_configuration, resolve_device
 from ..models.model import EMBEDDED, Model, load_model
 from ..objectives.ddm_paper import DDMPaperRun
 from ..objectives.ddm_run import Run
@@ -37,8 +37,12 @@ from .config_file import write_config
 from .reporters import Reporter
 from .tensorboard import TensorBoardReporter
 
+if TYPE_CHECKING:
+    import torch
+
 # Options that say how the base is opened.
-OPENING = ("tokenizer", "prediction", "vae", "clip_skip", "mixed_precision")
+OPENING = ("tokenizer", "prediction", "vae", "text_encoder_file", "clip_skip", "mixed_precision")
+OPENING += ("quantize", "offload_blocks")
 # The most captions that the finished adapter is measured under.
 MEASURED = 20
 
@@ -85,7 +89,10 @@ class Job:
         prompts = read_prompts(config.prior_prompts) if config.prior_prompts else []
         with self.ranks.first_before_others():
             folders = self._folders()
-        base = load_base(self.path, self.ranks.device(config.device), **self.opening)
+        device = resolve_device(self.ranks.device(config.device))
+        if device.type == "cuda" or config.quantize or config.offload_blocks:
+            self._say_memory(device)
+        base = load_base(self.path, device, **self.opening)
         base.use_resolution(config.resolution)
         with self.ranks.first_before_others():
             sets = self._sets(base, folders)
@@ -140,7 +147,41 @@ class Job:
             if config.overwrite is None:
                 check_output(file, "adapter", "Choose another name, or allow to overwrite it.", "overwrite")
         check_source(config.groups, config.target)
-        check_weights(self.path)
+        for path in filter(None, (self.path, config.calibrate_on)):
+            check_weights(path, config.text_encoder_file, config.vae)
+
+    def _say_memory(self, device: "torch.device") -> None:
+        """Say how much memory the training will take, and what would make it less, before anything is loaded."""
+        import torch
+
+        from ..models.memory_estimate import estimate
+
+        config = self.config
+        family, parts = read_configuration(self.path, config.text_encoder_file, config.vae)
+        found = estimate(
+            family,
+            parts,
+            config.resolution,
+            -(-config.batch_size // config.gradient_accumulation_steps),
+            config.rank,
+            config.gradient_checkpointing,
+            config.quantize,
+            config.offload_blocks,
+            not config.text_encoder,
+            torch.float32 if config.mixed_precision == "no" else torch.bfloat16,
+        )
+        self.reporter.note(f"The training needs {found}.")
+        room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else found.peak
+        if found.peak > room:
+            self.reporter.note(
+                f"The GPU has {room / 1e9:.1f} GB. More gradient accumulation steps, gradient checkpointing, quantized "
+                "or offloaded blocks, and a lower resolution need less.",
+                "gradient_accumulation_steps",
+                "gradient_checkpointing",
+                "quantize",
+                "offload_blocks",
+                "resolution",
+            )
 
     def _folders(self) -> list[ImageFolder]:
         """The images to learn, and the regularisation set; of each only where there is one."""
@@ -178,7 +219,10 @@ class Job:
 
     def _prepare(self, base: Base, images: ImageSet) -> Run:
         """Find groups and put the LoRAs on the base."""
-        config = self.config
+        config, calibrate_on = self.config, None
+        if config.calibrate_on:
+            opening = self.opening | {"offload_blocks": True} if base.device.type == "cuda" else self.opening
+            calibrate_on = load_base(config.calibrate_on, base.device, **opening)
         with self.reporter.images("groups") as report:
             kind = TiltedRun if config.teacher == "model" else Run
             run = (DDMPaperRun if config.objective == "ddm-paper" else kind)(
@@ -196,7 +240,10 @@ class Job:
                 self.reporter.note,
                 config.init_from,
                 config.save_every or 0,
+                calibrate_on,
             )
+        if base.device.type == "cuda" and not config.text_encoder:
+            base.rest()  # what they have encoded is kept
         run.training.micro_batches = max(run.training.micro_batches, config.gradient_accumulation_steps)
         if config.gradient_checkpointing:
             run.training.save_memory()

@@ -49,6 +49,7 @@ def _shared(name: str) -> Any:
 
 
 BaseOption, TokenizerOption, PredictionOption, VAEOption = map(_shared, ("base", "tokenizer", "prediction", "vae"))
+TextEncoderFileOption = _shared("text_encoder_file")
 CaptionOption, ClipOption, ClipSkipOption, DeviceOption = map(_shared, ("caption", "clip", "clip_skip", "device"))
 PriorPromptsOption, PriorCountOption = map(_shared, ("prior_prompts", "prior_count"))
 CheckpointEveryOption, ResumeOption = map(_shared, ("checkpoint_every", "resume"))

@@ -15,6 +15,7 @@ from .options import (
     GuideOption,
     GuideTargetOption,
     PredictionOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -41,6 +42,7 @@ def sample(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
@@ -104,6 +106,7 @@ def sample(
         tokenizer=tokenizer,
         prediction=prediction,
         vae=vae,
+        text_encoder_file=text_encoder_file,
         clip_skip=clip_skip,
     )
     steering, remarks = load_steering(

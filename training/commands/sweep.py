@@ -14,6 +14,7 @@ from .options import (
     GuideOption,
     GuideTargetOption,
     PredictionOption,
+    TextEncoderFileOption,
     TokenizerOption,
     VAEOption,
 )
@@ -33,6 +34,7 @@ def sweep(
     tokenizer: TokenizerOption = None,
     prediction: PredictionOption = None,
     vae: VAEOption = None,
+    text_encoder_file: TextEncoderFileOption = None,
     clip_skip: ClipSkipOption = None,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     clip: ClipOption = None,
@@ -95,6 +97,7 @@ def sweep(
         tokenizer=tokenizer,
         prediction=prediction,
         vae=vae,
+        text_encoder_file=text_encoder_file,
         clip_skip=clip_skip,
     )
     steering, remarks = load_steering(model.base, guide or (), guide_target or ())

@@ -153,7 +153,7 @@ class Encoder:
         self.base, self.batch_size = base, batch_size
         self.store = Memory()
         if cache:
-            maker = weights_hash(base.vae, base.vae.config.scaling_factor)
+            maker = weights_hash(base.vae, base.vae.config.get("scaling_factor"))
             self.store = TensorCache(cache, "latents", maker, ("mean", "deviation"))
 
     def rows(self, views: Sequence[View], progress: Progress | None = None) -> list[Row]:
@@ -192,11 +192,9 @@ class Encoder:
     def _encode(self, pixels: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), self.base.awake(self.base.vae):
             tensor = torch.as_tensor(pixels, device=self.base.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            posterior = self.base.vae.encode(tensor).latent_dist
-            shift, scale = self.base.family.latent_statistics(self.base)
-            return (posterior.mean - shift) * scale, posterior.std * scale
+            return self.base.family.posterior(self.base, tensor)
 
 
 def square_latents(base: "Base", folder: "ImageFolder", progress: Progress | None = None) -> Latents:

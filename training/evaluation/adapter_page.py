@@ -66,6 +66,8 @@ def _settings(training: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name.replace("_", " "), value
     if training.get("calibration"):
         yield "scale found by calibration", f"{training['calibration']['scale']:.2f}"
+    if on := (training.get("calibration") or {}).get("on"):
+        yield "α = 1 holds for", f"{on['model']}, {on['steps']} steps, guidance {on['cfg']:g}"
     if look := training.get("last_look"):
         yield "FD by prompt in a last look, without and with it", f"{look['before']:.2f}, {look['after']:.2f}"
 

@@ -77,6 +77,18 @@ class TrainSettings:
         least=0,
         expert=False,
     )
+    calibrate_steps: int = option(
+        10,
+        "Sampling steps of the images that calibration looks at; as many as you sample with, for a distilled model.",
+        MEASURING,
+        least=1,
+    )
+    calibrate_cfg: float = option(
+        3.0,
+        "Guidance scale of these images. 1: none, as distilled models are used.",
+        MEASURING,
+        least=0.0,
+    )
     shuffle: int | None = None
     optimizer: str = option(
         "adamw",

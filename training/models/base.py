@@ -1,17 +1,17 @@
 """The base model: of one of the families, a folder or a checkpoint, opened for training and sampling."""
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import check_finite
-from .diffusers_folder import check_folder, load_folder
-from .family import PREDICTIONS, Family
+from .diffusers_folder import check_folder, load_folder, read_config
+from .family import PREDICTIONS, Family, family_of
 from .file_hash import hash_files
 from .text import Text
 
@@ -53,6 +53,7 @@ class Base:
         clip_skip: the text encoder's layer that is read, counted from the last, which is 1; None for the usual one.
         mixed: whether a float32 base computes in bfloat16 where the hardware does (see `autocast`).
         size: side in pixels that images have instead of the native one (see `use_resolution`).
+        resting: whether text encoders and VAE are in the computer's memory but for when they are used.
     """
 
     family: Family
@@ -70,16 +71,17 @@ class Base:
     clip_skip: int | None = None
     mixed: bool = True
     size: int | None = None
+    resting: bool = False
 
     @property
     def latent_channels(self) -> int:
         """Channels of a latent (4 for Stable Diffusion)."""
-        return self.unet.config.in_channels
+        return self.family.latent_channels(self)
 
     @property
     def vae_factor(self) -> int:
         """Pixels per latent cell, along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.family.vae_factor(self)
 
     @property
     def native_size(self) -> int:
@@ -165,7 +167,11 @@ class Base:
         count = max(len(prompts), 1)
         size = count if gradient else TEXTS
         parts = [prompts[at : at + size] for at in range(0, count, size)]
-        with torch.set_grad_enabled(gradient), soft_tokens.spoken(self) if soft_tokens else nullcontext():
+        with (
+            torch.set_grad_enabled(gradient),
+            self.awake(*self.text_encoders.values()),
+            soft_tokens.spoken(self) if soft_tokens else nullcontext(),
+        ):
             return Text.cat([self._encode(part, soft_tokens, chunks) for part in parts])
 
     def _encode(self, prompts: list[str], soft_tokens: "SoftTokens | None", chunks: int) -> Text:
@@ -232,26 +238,43 @@ class Base:
 
         images = torch.as_tensor(images)
         latents = []
-        with torch.no_grad():
+        with torch.no_grad(), self.awake(self.vae):
             for part in images.split(self.vae_batch(images.shape[1], images.shape[2])):
                 pixels = part.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-                posterior = self.vae.encode(pixels).latent_dist
-                latents.append(posterior.mean if generator is None else posterior.sample(generator))
-        shift, scale = self.family.latent_statistics(self)
-        return (torch.cat(latents) - shift) * scale
+                mean, std = self.family.posterior(self, pixels)
+                if generator is not None:
+                    mean = mean + std * torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+                latents.append(mean)
+        return torch.cat(latents)
 
     def decode(self, latents: "torch.Tensor") -> "np.ndarray":
         """Images uint8 [N, H, W, 3] of scaled latents [N, C, h, w]."""
         import torch
 
-        factor, (shift, scale) = self.vae_factor, self.family.latent_statistics(self)
-        images = []
-        with torch.no_grad():
+        factor, images = self.vae_factor, []
+        with torch.no_grad(), self.awake(self.vae):
             for part in latents.split(self.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor)):
-                pixels = self.vae.decode(part.to(self.device, torch.float32) / scale + shift).sample
+                pixels = self.family.pixels(self, part.to(self.device, torch.float32))
                 pixels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
                 images.append(pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu())
         return torch.cat(images).numpy()
+
+    def rest(self) -> None:
+        """From now on, text encoders and VAE are on the device only while they are used; until they are trained."""
+        self.resting = True
+        for model in (self.vae, *self.text_encoders.values()):
+            model.to("cpu")
+
+    @contextmanager
+    def awake(self, *models: "torch.nn.Module") -> "Iterator[None]":
+        """Text encoders or the VAE are on the device meanwhile."""
+        for model in models if self.resting else ():
+            model.to(self.device)
+        try:
+            yield
+        finally:
+            for model in models if self.resting else ():
+                model.to("cpu")
 
     def moved(self, values: "torch.Tensor") -> "torch.Tensor":
         """Bring values to the device without waiting for it."""
@@ -351,6 +374,9 @@ def load_base(
     vae: str | Path | None = None,
     clip_skip: int | None = None,
     mixed_precision: str = "auto",
+    text_encoder_file: Sequence[str | Path] | None = None,
+    quantize: str | None = None,
+    offload_blocks: bool = False,
 ) -> Base:
     """Open a base. Never downloads anything.
 
@@ -367,11 +393,15 @@ def load_base(
         clip_skip: see `Base`.
         mixed_precision: one of `PRECISIONS`: "auto" is as `dtype` says; "no" is float32 in everything, "fp16" and
             "bf16" are the dtype.
+        text_encoder_file: of a diffusion model that is kept apart from them (see `find_components`).
+        quantize, offload_blocks: how the denoiser's blocks are kept (see `keep_small`); the other parts then rest.
 
     Raises:
         DDMError: it is no such base, or parts or weights of it are missing or broken; or no tokenizer is found.
     """
     import torch
+
+    from .component_files import find_components, load_components
 
     path = Path(path)
     device = device if isinstance(device, torch.device) else resolve_device(device)
@@ -386,9 +416,12 @@ def load_base(
             f"A base predicts {' or '.join(PREDICTIONS)}, not {prediction!r}. Give one of them.",
             "prediction",
         )
-    files = check_weights(path)
+    components = find_components(path, text_encoder_file or (), vae) if path.is_file() else None
+    files = components.files if components else check_weights(path)
     if path.is_dir():
         parts = load_folder(path, files, dtype, prediction)
+    elif components:
+        parts, vae = load_components(components, dtype, tokenizer), None
     else:
         from .ldm_checkpoint import load_single_file
 
@@ -397,10 +430,17 @@ def load_base(
         from .vae_file import load_vae
 
         parts["vae"], parts["other_vae"] = load_vae(vae, parts["vae"].config)
+    small = bool(quantize or offload_blocks)
     for name, model in {"unet": parts["unet"], "vae": parts["vae"], **parts["text_encoders"]}.items():
-        model.to(device).eval().requires_grad_(False)
+        model.to("cpu" if small else device).eval().requires_grad_(False)
         check_finite(f"The base model in {path}", {f"{name}.{key}": value for key, value in model.state_dict().items()})
+    if small:
+        from .frozen_linear import keep_small
+
+        keep_small(parts["unet"], device, quantize, offload_blocks)
+        parts["unet"].to(device)
     base = Base(
+        resting=small,
         path=path,
         hash=hash_files(files[parts["family"].part]),
         device=device,
@@ -425,8 +465,13 @@ def load_base(
     return base
 
 
-def check_weights(path: str | Path) -> dict[str, list[Path]]:
-    """The files that hold a base's weights, by part, without loading them: a pipeline folder's or one checkpoint.
+def check_weights(
+    path: str | Path, text_encoder_file: Sequence[str | Path] | None = None, vae: str | Path | None = None
+) -> dict[str, list[Path]]:
+    """The files that hold a base's weights, by part, without loading them: a pipeline folder's, or a checkpoint's.
+
+    Args:
+        text_encoder_file, vae: as in `load_base`.
 
     Raises:
         DDMError: it is no base of a kind that we support; the message says what is missing or broken.
@@ -434,7 +479,31 @@ def check_weights(path: str | Path) -> dict[str, list[Path]]:
     path = Path(path)
     if path.is_dir() or not path.suffix:
         return check_folder(path)
+    from .component_files import find_components
     from .ldm_checkpoint import check_single_file
 
+    if components := find_components(path, text_encoder_file or (), vae):
+        return components.files
     check_single_file(path)
     return {"unet": [path]}
+
+
+def read_configuration(
+    path: str | Path, text_encoder_file: Sequence[str | Path] | None = None, vae: str | Path | None = None
+) -> tuple[Family, dict[str, dict[str, Any]]]:
+    """Of which family a base is, and the configuration of its parts, without loading it; arguments as in `load_base`.
+
+    Raises:
+        DDMError: as in `check_weights`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = {part: read_config(path, part) for part in check_folder(path)}
+        return family_of(config), config
+    from .component_files import find_components
+    from .ldm_checkpoint import check_single_file, read_family
+
+    if components := find_components(path, text_encoder_file or (), vae):
+        return components.family, components.config
+    family = check_single_file(path)
+    return family, read_family(family)

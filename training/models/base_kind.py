@@ -59,7 +59,7 @@ OPENCLIP_FIRST, SECOND = "conditioner.embedders.0.model.", "conditioner.embedder
 
 def supported() -> str:
     """The families, for a sentence."""
-    names = [family.title for family in families()]
+    names = [family.title for family in sorted(families(), key=lambda one: one.part, reverse=True)]  # U-Nets first
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -82,8 +82,8 @@ def check_keys(path: Path, keys: Collection[str]) -> None:
         if any(key == signature or key.endswith("." + signature) for key in keys):
             if any(kind.startswith(family.title) for family in families()):
                 raise DDMError(
-                    f"{path} is a {kind} model, which ComfyUI-DDM reads as a folder in diffusers layout, not as one "
-                    "file. Give that folder."
+                    f"{path} is a {kind} model, which ComfyUI-DDM does not read from such a file. Give the folder in "
+                    "diffusers layout."
                 )
             refuse_kind(path, kind)
     if _any(keys, OPENCLIP_FIRST) and not _any(keys, SECOND):

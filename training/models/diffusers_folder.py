@@ -109,12 +109,12 @@ def load_folder(
         return {
             "family": family,
             "unet": _load_model(getattr(diffusers, family.denoiser), folder, family.part, dtype, weights),
-            "vae": _load_model(diffusers.AutoencoderKL, folder, "vae", torch.float32, weights),
+            "vae": _load_model(getattr(diffusers, family.vae), folder, "vae", torch.float32, weights),
             "text_encoders": {
                 name: _load_text_encoder(family.text_encoders[name], folder, name, dtype, weights) for name in names
             },
             "tokenizers": {
-                name: _load_tokenizer(family.text_encoders[name], folder, tokenizer_of(name), config[name])
+                name: load_tokenizer(family.text_encoders[name], folder, tokenizer_of(name), config[name])
                 for name in names
             },
             "scheduler": _load_scheduler(getattr(diffusers, family.scheduler), folder, prediction),
@@ -197,12 +197,9 @@ def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weigh
 def _load_text_encoder(
     text: TextEncoder, folder: Path, part: str, dtype: "torch.dtype", weights: dict[str, list[Path]]
 ):
-    import transformers
-
     if text.kind:
-        return _load_model(getattr(transformers, text.kind), folder, part, dtype, weights)
-    kind = transformers.CLIPTextModelWithProjection if text.projected else transformers.CLIPTextModel
-    return _load_clip(kind, folder, part, dtype, weights[part])
+        return _load_model(text.model, folder, part, dtype, weights)
+    return _load_clip(text.model, folder, part, dtype, weights[part])
 
 
 def _load_clip(kind: type, folder: Path, part: str, dtype: "torch.dtype", files: list[Path]):
@@ -237,11 +234,15 @@ def _load_scheduler(kind: type, folder: Path, prediction: str | None):
     return scheduler
 
 
-def _load_tokenizer(text: TextEncoder, folder: Path, part: str, config: Mapping[str, Any]):
-    """A tokenizer for a text encoder of that configuration, which says how many tokens are read and known."""
+def load_tokenizer(text: TextEncoder, folder: Path, part: str, config: Mapping[str, Any], **options: str):
+    """A tokenizer for a text encoder of that configuration, which says how many tokens are read and known.
+
+    Args:
+        options: tokens that are to be others than its files say.
+    """
     import transformers
 
-    tokenizer = _load_part(getattr(transformers, text.tokenizer), folder, part)
+    tokenizer = _load_part(getattr(transformers, text.tokenizer), folder, part, **options)
     read = text.length or config.get("max_position_embeddings", LENGTH)
     tokenizer.model_max_length = min(tokenizer.model_max_length, read)
     rows = config.get("vocab_size", len(tokenizer))

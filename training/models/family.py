@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FAMILIES = Path(__file__).parent / "families"
 # What the denoiser of a checkpoint may answer, where its file does not tell which.
 PREDICTIONS = ("epsilon", "v_prediction")
-# What `load_base` takes as mixed precision.
+# What `load_base` takes as a way to keep weights in few bits, and as mixed precision.
+QUANTIZATIONS = ("int8",)
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
@@ -31,7 +32,8 @@ class TextEncoder(NamedTuple):
     """What a text encoder is, and how a checkpoint keeps it.
 
     Attributes:
-        prefix: what its keys begin with in a checkpoint; None where only folders are read.
+        title: as people call it.
+        prefix: what its keys begin with in a checkpoint in one file; None where there are none.
         open_clip: whether it has OpenCLIP's names there, or else transformers'.
         projected: whether its projection is used as well.
         kind, tokenizer: transformers' classes; no kind is CLIP's.
@@ -39,6 +41,7 @@ class TextEncoder(NamedTuple):
         optional: whether a folder may come without it.
     """
 
+    title: str = "CLIP"
     prefix: str | None = None
     open_clip: bool = False
     projected: bool = False
@@ -46,6 +49,17 @@ class TextEncoder(NamedTuple):
     tokenizer: str = "CLIPTokenizer"
     length: int = 0
     optional: bool = False
+
+    @property
+    def model(self) -> type:
+        """Its class."""
+        import transformers
+
+        return getattr(transformers, self.kind or f"CLIPTextModel{'WithProjection' if self.projected else ''}")
+
+    def build(self, config: Mapping[str, Any]) -> "torch.nn.Module":
+        """A model of that configuration, with no weights to speak of."""
+        return self.model(self.model.config_class(**config))
 
 
 class Family(ABC):
@@ -56,20 +70,23 @@ class Family(ABC):
     Attributes:
         name: of its module, and stem of its configuration.
         title: as people call it.
-        part, denoiser, scheduler: the denoiser's name in a pipeline, its class in diffusers and that of its scheduler.
+        part, denoiser, vae, scheduler: the denoiser's name in a pipeline, and the classes of the parts in diffusers.
         predictions: what its denoisers may answer, as diffusers names it.
         text_encoders: by their names in a pipeline, in the order in which they are read.
         text_fields: what `Text` has of an encoded prompt.
         chunked: whether a long prompt is read in chunks of 75 tokens, as CLIP needs it.
-    skips_layers: whether an earlier layer of the text encoder may be read than the usual one (clip skip).
+        skips_layers: whether an earlier layer of the text encoder may be read than the usual one (clip skip).
         targets, text_targets: last parts of the names of the layers that a LoRA changes, if nothing else is said; no
             text targets: of text encoders, no LoRA is made.
+        signature: a name that only its diffusion model has among its tensors, in a file that ComfyUI keeps apart from
+            the other parts (see `component_files`); empty where there are no such files.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     part: ClassVar[str]
     denoiser: ClassVar[str]
+    vae: ClassVar[str] = "AutoencoderKL"
     scheduler: ClassVar[str]
     predictions: ClassVar[tuple[str, ...]]
     text_encoders: ClassVar[Mapping[str, TextEncoder]]
@@ -77,6 +94,7 @@ class Family(ABC):
     chunked = skips_layers = False
     targets: ClassVar[tuple[str, ...]]
     text_targets: ClassVar[tuple[str, ...]]
+    signature: ClassVar[str] = ""
 
     # Files
 
@@ -84,8 +102,12 @@ class Family(ABC):
     def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether a pipeline folder with a denoiser of this name is of this family, by the config.json of its parts."""
 
-    def adapt(self, config: dict[str, dict[str, Any]], file: "safe_open") -> None:  # noqa: B027  (most do nothing)
-        """Put right in the configuration what differs between the checkpoints of the family."""
+    def adapt(self, config: dict[str, dict[str, Any]], shapes: Mapping[str, Sequence[int]]) -> None:  # noqa: B027
+        """Put right in the configuration what differs between the checkpoints of the family; most do nothing.
+
+        Args:
+            shapes: of the tensors in a diffusion model's own file; of a whole U-Net checkpoint, nothing.
+        """
 
     def told_prediction(self, file: "safe_open") -> str | None:
         """What a checkpoint predicts, where its weights tell it."""
@@ -114,11 +136,33 @@ class Family(ABC):
     def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> "Text":
         """Encode token ids [N, L], given for each text encoder."""
 
+    @abstractmethod
+    def blank_text(self, base: "Base", count: int) -> "Text":
+        """As many encoded prompts as there can be tokens in, of which nothing but the shapes counts."""
+
     # Latents
+
+    def latent_channels(self, base: "Base") -> int:
+        """Channels of a latent."""
+        return base.unet.config.in_channels
+
+    def vae_factor(self, base: "Base") -> int:
+        """Pixels per latent cell, along one side."""
+        return 2 ** (len(base.vae.config.block_out_channels) - 1)
 
     @abstractmethod
     def latent_statistics(self, base: "Base") -> "tuple[float | torch.Tensor, float | torch.Tensor]":
         """Shift and scale of latents: what the VAE gives is (latent − shift) · scale to the denoiser."""
+
+    def posterior(self, base: "Base", pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Mean and standard deviation of the latents [N, C, h, w] of images [N, 3, H, W] in −1…1."""
+        (shift, scale), found = self.latent_statistics(base), base.vae.encode(pixels).latent_dist
+        return (found.mean - shift) * scale, found.std * scale
+
+    def pixels(self, base: "Base", latents: "torch.Tensor") -> "torch.Tensor":
+        """Images [N, 3, H, W] in −1…1 of latents [N, C, h, w]; gradients pass."""
+        shift, scale = self.latent_statistics(base)
+        return base.vae.decode(latents / scale + shift).sample
 
     @abstractmethod
     def native_size(self, base: "Base") -> int:

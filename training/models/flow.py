@@ -4,8 +4,9 @@ Rectified flow (arXiv 2209.03003): x_t = (1 − σ) x + σ ε with the target v 
 give it to their transformers.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...debias.core.error import DDMError
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
     from ...debias.methods.h_space import HSpace
     from .base import Base
+    from .text import Text
+
+
+Grid = tuple[int, int]
+# Side in pixels and sampling steps, where nothing else is said.
+SIDE, STEPS = 1024, 50
 
 
 class FlowFamily(Family):
@@ -25,9 +32,11 @@ class FlowFamily(Family):
 
     Attributes:
         blocks: what the transformer calls its blocks.
+        converter: diffusers' function that renames a file's tensors; empty where they are called alike.
     """
 
     blocks: ClassVar[str]
+    converter: ClassVar[str] = ""
 
     part, scheduler = "transformer", "FlowMatchEulerDiscreteScheduler"
     predictions = ("flow_prediction",)
@@ -37,13 +46,19 @@ class FlowFamily(Family):
         """By the class of the transformer."""
         return config["transformer"].get("_class_name") == self.denoiser
 
+    def renamed(self, tensors: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+        """The transformer's tensors by diffusers' names, of those of a file by its authors' names."""
+        from diffusers.loaders import single_file_utils
+
+        return getattr(single_file_utils, self.converter)(tensors) if self.converter else tensors
+
     def latent_statistics(self, base: "Base") -> tuple[float, float]:
         """The VAE's own."""
         return base.vae.config.shift_factor or 0.0, base.vae.config.scaling_factor
 
     def native_size(self, base: "Base") -> int:
         """What the VAE's configuration says; not every transformer's has a size."""
-        return base.vae.config.sample_size
+        return base.vae.config.get("sample_size", SIDE)
 
     def side_step(self, base: "Base") -> int:
         """Two by two cells are a token."""
@@ -67,9 +82,22 @@ class FlowFamily(Family):
 
         return (1000 * self._shifted(base, expit(ndtri(shares)))).astype(np.float32)
 
-    def shift(self, base: "Base") -> float:
-        """How far timesteps are shifted towards noise."""
-        return base.scheduler.config.shift
+    def shift(self, base: "Base", steps: int = STEPS) -> float:
+        """How far timesteps are shifted towards noise; with dynamic shifting, the further the larger the images are.
+
+        Args:
+            steps: of sampling, where the shift depends on it.
+        """
+        config = base.scheduler.config
+        if not config.use_dynamic_shifting:
+            return config.shift
+        least, most = config.base_image_seq_len, config.max_image_seq_len
+        along = (self.tokens(base) - least) / (most - least)
+        return math.exp(config.base_shift + along * (config.max_shift - config.base_shift))
+
+    def tokens(self, base: "Base") -> int:
+        """Tokens of an image."""
+        return (base.image_size // self.side_step(base)) ** 2
 
     def _shifted(self, base: "Base", sigma: "float | np.ndarray") -> "float | np.ndarray":
         shift = self.shift(base)
@@ -91,7 +119,7 @@ class FlowFamily(Family):
 
     def solver(self, base: "Base") -> "SchedulerMixin":
         """Euler's method, in steps that are even before the shift."""
-        return _solver()(shift=self.shift(base))
+        return _solver()(base.scheduler.config, lambda steps: self.shift(base, steps))
 
     def noisy(self, base: "Base", latents: "torch.Tensor", noise: "torch.Tensor", t: "torch.Tensor") -> "torch.Tensor":
         """x_t = (1 − σ) x + σ ε."""
@@ -133,6 +161,42 @@ def _sigma(t: "torch.Tensor") -> "torch.Tensor":
     return (t / 1000).view(-1, 1, 1, 1)
 
 
+class PackedFlowFamily(FlowFamily):
+    """A family whose transformer takes a row of tokens, of two by two latent cells each."""
+
+    def latent_channels(self, base: "Base") -> int:
+        """A token has those of four cells."""
+        return base.unet.config.in_channels // 4
+
+    @abstractmethod
+    def answer(
+        self, base: "Base", tokens: "torch.Tensor", t: "torch.Tensor", text: "Text", grid: Grid
+    ) -> "torch.Tensor":
+        """The velocity of tokens [B, rows · columns, 4 C], as tokens.
+
+        Args:
+            t: [B] σ.
+            grid: rows and columns of tokens.
+        """
+
+    def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: "Text") -> "torch.Tensor":
+        """The velocity."""
+        grid, t = (noisy.shape[2] // 2, noisy.shape[3] // 2), t.expand(len(noisy))
+        return unpack(self.answer(base, pack(noisy.to(base.dtype)), t / 1000, text, grid), grid).float()
+
+
+def pack(latents: "torch.Tensor") -> "torch.Tensor":
+    """Latents [B, C, h, w] as tokens [B, h/2 · w/2, 4 C], of which a channel's four cells are beside each other."""
+    cells = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B, C, h/2, 2, w/2, 2]
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: "torch.Tensor", grid: Grid) -> "torch.Tensor":
+    """Undo `pack`."""
+    cells = tokens.unflatten(1, grid).unflatten(3, (-1, 2, 2))  # [B, h/2, w/2, C, 2, 2]
+    return cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
 def _solver() -> "type[SchedulerMixin]":
     import numpy as np
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -141,9 +205,22 @@ def _solver() -> "type[SchedulerMixin]":
         """Begins each of n steps at σ = 1, (n − 1)/n, … 1/n before the shift, as the families' pipelines do.
 
         Left to itself, the scheduler puts its last step where there is no noise any more.
+
+        Args:
+            config: of the scheduler that it stands for.
+            shift: by the number of steps.
         """
 
+        def __init__(self, config: Mapping[str, Any], shift: "Callable[[int], float]"):
+            super().__init__(shift_terminal=config.get("shift_terminal"))
+            self.shift_of = shift
+
+        def stretch_shift_to_terminal(self, t: "np.ndarray") -> "np.ndarray":
+            """A single step begins at noise alone, and cannot end elsewhere."""
+            return t if len(t) == 1 else super().stretch_shift_to_terminal(t)
+
         def set_timesteps(self, num_inference_steps: int, device: "torch.device | None" = None) -> None:
+            self.set_shift(self.shift_of(num_inference_steps))
             super().set_timesteps(sigmas=np.linspace(1, 1 / num_inference_steps, num_inference_steps), device=device)
 
     return FlowSolver

@@ -131,7 +131,7 @@ def build_models(
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextConfig
 
     # One model after the other: what was read for one is gone before the next.
     renamed = convert_ldm_unet_checkpoint(read(UNET, dtype), config["unet"])
@@ -141,21 +141,25 @@ def build_models(
     for name, place in family.text_encoders.items():
         text = CLIPTextConfig(**config[name])
         renamed = _rename_text_encoder(read(place.prefix, dtype), place, text)
-        kind = CLIPTextModelWithProjection if place.projected else CLIPTextModel
-        models[name] = fill_model(kind, text, renamed, path, "text encoder")
+        models[name] = fill_model(place.model, text, renamed, path, "text encoder")
     return models
+
+
+def read_family(family: Family) -> dict[str, dict[str, Any]]:
+    """The configuration of a family at full size."""
+    return json.loads((FAMILIES / f"{family.name}.json").read_text(encoding="utf-8"))
 
 
 def configuration_of(
     family: Family, file: "safe_open", path: Path | None = None, prediction: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """The configuration of a family, with what differs between its checkpoints put right; see `prediction_of`."""
-    config = json.loads((FAMILIES / f"{family.name}.json").read_text(encoding="utf-8"))
+    config = read_family(family)
     config["scheduler"]["prediction_type"] = prediction or prediction_of(family, file, path)
     if "ztsnr" in file.keys():  # noqa: SIM118  (safe_open is no mapping)
         # arXiv 2305.08891: the last step is noise alone.
         config["scheduler"]["rescale_betas_zero_snr"] = True
-    family.adapt(config, file)
+    family.adapt(config, {})
     return config
 
 
@@ -199,14 +203,19 @@ def _any(keys: Iterable[str], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in keys)
 
 
-def _read(file: "safe_open", prefix: str, dtype: "torch.dtype") -> "Tensors":
-    """The tensors whose keys begin so; fp8 weights times their scales."""
+def read_tensors(file: "safe_open", wanted: Iterable[str], dtype: "torch.dtype") -> "Tensors":
+    """Some of a file's tensors; fp8 weights times their scales."""
     tensors, keys = {}, set(file.keys())
-    for key in sorted(keys):
-        if key.startswith(prefix) and not is_companion(key):
-            tensor, scale = file.get_tensor(key), scale_of(key, keys)
-            tensors[key] = (tensor.float() * file.get_tensor(scale).float() if scale else tensor).to(dtype)
+    for key in sorted(wanted):
+        tensor, scale = file.get_tensor(key), scale_of(key, keys)
+        tensors[key] = (tensor.float() * file.get_tensor(scale).float() if scale else tensor).to(dtype)
     return tensors
+
+
+def _read(file: "safe_open", prefix: str, dtype: "torch.dtype") -> "Tensors":
+    """The tensors whose keys begin so."""
+    wanted = (key for key in file.keys() if key.startswith(prefix) and not is_companion(key))  # noqa: SIM118
+    return read_tensors(file, wanted, dtype)
 
 
 def _rename_text_encoder(tensors: "Tensors", place: TextEncoder, config: Any) -> "Tensors":

@@ -7,6 +7,7 @@ from ...debias.groups.noise import ddpm_rates
 from .family import PREDICTIONS, Family
 from .lora import TARGETS, TEXT_TARGETS
 from .text import Text
+from .tokenizer import LENGTH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,12 @@ class UNetFamily(Family):
         hidden = encoder(ids, output_hidden_states=True).hidden_states[-base.clip_skip]
         # Before transformers 5 it is a part of a part.
         return Text(getattr(encoder, "text_model", encoder).final_layer_norm(hidden))
+
+    def blank_text(self, base: "Base", count: int) -> Text:
+        """One chunk."""
+        import torch
+
+        return Text(torch.empty(count, LENGTH, base.unet.config.cross_attention_dim, device=base.device))
 
     def latent_statistics(self, base: "Base") -> tuple[float, float]:
         """The VAE's scaling factor, without a shift."""

@@ -11,6 +11,7 @@ from .file_hash import hash_files
 from .ldm_checkpoint import fill_model
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import AutoencoderKL
 
 # How diffusers called the attention's matrices until 0.17, as sd-vae-ft-mse still does.
@@ -32,19 +33,25 @@ def load_vae(path: str | Path, config: Mapping[str, Any]) -> "tuple[AutoencoderK
     """
     import torch
     from diffusers import AutoencoderKL
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     file = _file(Path(path), config)
     tensors = {key: tensor.to(torch.float32) for key, tensor in load_tensors(file)[0].items()}
     if not any(key.endswith("decoder.conv_in.weight") for key in tensors):
         raise DDMError(f"{file} is no VAE: it holds no decoder.conv_in.weight. Give another one.", "vae")
-    if any(key.startswith("decoder.mid_block.") for key in tensors):
-        for old, new in OLD_NAMES.items():
-            tensors = {key.replace(old, new): tensor for key, tensor in tensors.items()}
-    else:
-        tensors = convert_ldm_vae_checkpoint(tensors, config)
+    tensors = rename_vae(tensors, config)
     check_finite(f"The VAE in {file}", tensors)
     return fill_model(AutoencoderKL, config, tensors, file, "VAE"), hash_files([file])
+
+
+def rename_vae(tensors: "dict[str, torch.Tensor]", config: Mapping[str, Any]) -> "dict[str, torch.Tensor]":
+    """A VAE's tensors by diffusers' names of today."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    if not any(key.startswith("decoder.mid_block.") for key in tensors):
+        return convert_ldm_vae_checkpoint(tensors, config)
+    for old, new in OLD_NAMES.items():
+        tensors = {key.replace(old, new): tensor for key, tensor in tensors.items()}
+    return tensors
 
 
 def _file(path: Path, config: Mapping[str, Any]) -> Path:

@@ -267,10 +267,8 @@ class Alignment(Objective):
         import torch
         from torch.utils.checkpoint import checkpoint
 
-        vae, (shift, scale) = self.base.vae, self.base.family.latent_statistics(self.base)
-
         def decode(part: "torch.Tensor") -> "torch.Tensor":
-            return (vae.decode(part / scale + shift).sample / 2 + 0.5).clamp(0, 1)
+            return (self.base.family.pixels(self.base, part) / 2 + 0.5).clamp(0, 1)
 
         factor = self.base.vae_factor
         parts = latents.split(self.base.vae_batch(latents.shape[2] * factor, latents.shape[3] * factor))

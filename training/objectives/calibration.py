@@ -14,7 +14,8 @@ shares f are not the base's b: an adapter that has learnt log(τ/f) would lead f
 more than two groups, b is read first, and the weights are made for it (`Weighting.starting_from`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...debias.adapter.lora_file import Adapter, kohya_name
+from ...debias.core.error import DDMError
 from ...debias.groups.features import centre
 from ...debias.groups.groups import concepts
 from ..data.image_features import image_features
 from ..data.latents import Latents
-from ..models.lora import without_loras
+from ..models.lora import (
+    base_shapes,
+    export_parts,
+    load_lora_into,
+    lora_names,
+    start_lora,
+    without_loras,
+)
 from .final_look import FinalLook, compared, shift
 
 if TYPE_CHECKING:
@@ -36,8 +46,6 @@ if TYPE_CHECKING:
 
 STRENGTHS = (0.0, 1.0, 2.0)
 SCALES = (0.25, 3.0)
-# To count groups, images need not be finished to the last detail.
-SAMPLING_STEPS = 10
 # Fewer images teach no classifier; less progress than this is rounding.
 MIN_IMAGES, MIN_PROGRESS = 8, 1e-3
 # The base's shares are read from so many times the images of a strength, and count as if a few more were the set's.
@@ -120,6 +128,55 @@ def scale_of(strengths: Sequence[float], progress: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How images are made whose groups are read: as the adapter will be used.
+
+    Attributes:
+        base: another model than the one that is trained, such as its distilled sibling; None for the trained one.
+        steps: sampling steps; to count groups, images need not be finished to the last detail.
+        guidance_scale: of classifier-free guidance; 1 is none.
+    """
+
+    base: "Base | None" = None
+    steps: int = 10
+    guidance_scale: float = 3.0
+
+    def check(self, trained: "Base") -> None:
+        """Refuse a model that an adapter of the trained one does not fit.
+
+        Raises:
+            DDMError: it is of another family, or has other layers or latents.
+        """
+        if self.base is None:
+            return
+        ours, theirs = (
+            (base.family.name, base.latent_channels, base_shapes(base.unet)) for base in (trained, self.base)
+        )
+        if ours != theirs:
+            raise DDMError(
+                f"An adapter of {trained.path.name} does not fit {self.base.path.name}, so it cannot be calibrated "
+                "there. Give a model that was made from the same base.",
+                "calibrate_on",
+            )
+
+    @contextmanager
+    def of(self, trained: "Base") -> "Iterator[Base]":
+        """The model that makes images, with the trained one's LoRAs as they are now."""
+        if self.base is None:
+            yield trained
+            return
+        loras = {name: export_parts(trained.parts, name) for name in lora_names(trained.unet)}
+        for name, modules in loras.items():
+            adapter = Adapter({kohya_name(module): lora for module, lora in modules.items()})
+            if name in lora_names(self.base.unet):
+                start_lora(self.base.parts, name, adapter)
+            else:
+                load_lora_into(self.base.unet, adapter, name, text_encoders=self.base.text_encoders)
+        self.base.size = trained.size
+        yield self.base
+
+
+@dataclass(frozen=True)
 class GroupReader:
     """Lets a model make images of a set's captions, and reads which groups they show.
 
@@ -132,6 +189,7 @@ class GroupReader:
         seed: of captions and noise.
         progress: called with (done, total).
         cache: a folder that keeps the set's features and encoded captions.
+        sampling: how images are made.
     """
 
     base: "Base"
@@ -142,6 +200,7 @@ class GroupReader:
     seed: int
     progress: Callable[[int, int], None] | None = None
     cache: Path | None = None
+    sampling: Sampling = Sampling()
 
     def base_shares(self) -> np.ndarray:
         """Shares [K] of every group in what the base makes without the LoRA, all attributes after one another.
@@ -267,7 +326,7 @@ class GroupReader:
 
         from ..sampling.generate import generate_batches
 
-        base, captions, seed = self.base, self.captions, self.seed
+        base, captions, seed, sampling = self.base, self.captions, self.seed, self.sampling
         prompts, first = [captions[row] for row in drawn], seed + 2_000_000 + seeds
         made, last = [], (0, 1)
 
@@ -281,18 +340,20 @@ class GroupReader:
             if self.progress:
                 self.progress(*last)
 
-        for number, strength in enumerate(strengths):
-            batches = generate_batches(
-                base,
-                prompts,
-                range(first, first + len(drawn)),
-                alpha=strength,
-                steps=SAMPLING_STEPS,
-                decode=False,
-                bf16=base.half_is_native,
-                progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
-            )
-            made.append(torch.cat([batch.latents for batch in batches]))
+        with sampling.of(base) as maker:
+            for number, strength in enumerate(strengths):
+                batches = generate_batches(
+                    maker,
+                    prompts,
+                    range(first, first + len(drawn)),
+                    alpha=strength,
+                    steps=sampling.steps,
+                    guidance_scale=sampling.guidance_scale,
+                    decode=False,
+                    bf16=base.half_is_native,
+                    progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
+                )
+                made.append(torch.cat([batch.latents for batch in batches]))
         with without_loras([base.unet]):
             own = image_features(base, self.latents, *concepts(captions), seed, reading, self.cache)
             new = [image_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]

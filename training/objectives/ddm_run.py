@@ -25,7 +25,7 @@ from ..loop.training import Training
 from ..models.base import Base
 from ..models.lora import export_parts, scale_lora, start_lora
 from ..sampling.previews import Previews
-from .calibration import MIN_IMAGES, Calibration, GroupReader
+from .calibration import MIN_IMAGES, Calibration, GroupReader, Sampling
 from .ddm import DDM
 from .final_look import FinalLook
 
@@ -61,6 +61,7 @@ class Run(TrainingRun):
         note: told what a user should know of the training.
         init_from: a LoRA of the same layers and rank, that the adapter begins as.
         save_every: steps between adapters that are saved on the way, as they are then; 0 for none.
+        calibrate_on: another model that makes the images which are looked at; None for the base.
     """
 
     base: Base
@@ -77,10 +78,13 @@ class Run(TrainingRun):
     note: Callable[..., None] | None = None
     init_from: Path | None = None
     save_every: int = 0
+    calibrate_on: Base | None = None
     look: FinalLook | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         images, seed = self.images, self.settings.seed
+        self.sampling = Sampling(self.calibrate_on, self.settings.calibrate_steps, self.settings.calibrate_cfg)
+        self.sampling.check(self.base)
         grouper = Grouper(self.base, images.squares, images.captions, seed, self.report, images.cache)
         self.grouping: Grouping = self.ranks.agreed(lambda: grouper.group(self.groups, self.target, images.column))
         self.concepts = grouper.names
@@ -98,8 +102,9 @@ class Run(TrainingRun):
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         settings = self.settings.as_dict()
         self.fingerprint = self._fingerprint(settings)
-        # Calibration comes after the last step: a run may be resumed without it, or with more images.
-        del settings["calibrate"]
+        # Calibration comes after the last step: a run may be resumed without it, or with more or other images.
+        for name in ("calibrate", "calibrate_steps", "calibrate_cfg"):
+            del settings[name]
         fingerprint = self._fingerprint(settings)
         self.checkpointing = Checkpointing(self.checkpoint, self.training, fingerprint, self.checkpoint_every)
 
@@ -332,7 +337,7 @@ class Run(TrainingRun):
         images, settings = self.images, self.settings
         made, seed = settings.calibrate, settings.seed
         return GroupReader(
-            self.base, images.squares, images.captions, self.grouping, made, seed, progress, images.cache
+            self.base, images.squares, images.captions, self.grouping, made, seed, progress, images.cache, self.sampling
         )
 
     @property
@@ -394,13 +399,19 @@ class Run(TrainingRun):
                 "resolution": self.base.image_size,
                 **({"clip_skip": self.base.clip_skip} if self.base.clip_skip else {}),
                 "found": self.grouping.found,
-                "calibration": asdict(calibration) if calibration else None,
+                "calibration": asdict(calibration) | self._calibrated_on() if calibration else None,
                 "last_look": asdict(self.look) | {"harm": self.look.harm} if self.look else None,
                 "prompts": self.prompt_shares,
                 "fingerprint": self.fingerprint,
             },
             title=self.out.stem,
         )
+
+    def _calibrated_on(self) -> dict[str, Any]:
+        """For which model, steps and guidance α = 1 holds."""
+        base = self.calibrate_on or self.base
+        on = {"model": base.path.stem, "hash": base.hash, "steps": self.sampling.steps}
+        return {"on": on | {"cfg": self.sampling.guidance_scale}}
 
     def _save_snapshot(self) -> None:
         """Save the adapter as it is, as kohya's trainer calls it: NAME-000100.safetensors. Its α is not calibrated."""

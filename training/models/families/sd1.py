@@ -14,7 +14,7 @@ class SD1(UNetFamily):
     """Stable Diffusion 1.x, and the small models that are built like it."""
 
     name, title = "sd1", "Stable Diffusion 1.x"
-    text_encoders: ClassVar = {"text_encoder": TextEncoder("cond_stage_model.transformer.")}
+    text_encoders: ClassVar = {"text_encoder": TextEncoder(prefix="cond_stage_model.transformer.")}
 
     def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
         """One text encoder of CLIP's kind, which is not SD 2.x's."""

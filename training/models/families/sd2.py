@@ -1,6 +1,6 @@
 """Stable Diffusion 2.x: OpenCLIP ViT-H without its last layer; 512 pixels and ε, or 768 and v."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..family import TextEncoder
@@ -19,13 +19,13 @@ class SD2(UNetFamily):
     """Stable Diffusion 2.x."""
 
     name, title = "sd2", "Stable Diffusion 2.x"
-    text_encoders: ClassVar = {"text_encoder": TextEncoder("cond_stage_model.model.", open_clip=True)}
+    text_encoders: ClassVar = {"text_encoder": TextEncoder(prefix="cond_stage_model.model.", open_clip=True)}
 
     def fits(self, config: Mapping[str, Mapping[str, Any]]) -> bool:
         """One text encoder, whose embeddings have OpenCLIP's width."""
         return "text_encoder_2" not in config and config["unet"].get("cross_attention_dim") == 1024
 
-    def adapt(self, config: dict[str, dict[str, Any]], file: "safe_open") -> None:
+    def adapt(self, config: dict[str, dict[str, Any]], shapes: Mapping[str, Sequence[int]]) -> None:
         """Models that predict v make images of 768 pixels."""
         if config["scheduler"]["prediction_type"] == "v_prediction":
             config["unet"]["sample_size"] = 96

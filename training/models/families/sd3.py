@@ -1,11 +1,13 @@
 """Stable Diffusion 3 and 3.5: CLIP ViT-L and OpenCLIP ViT-bigG, and T5 XXL where it is there."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..family import TextEncoder
 from ..flow import FlowFamily
 from ..text import Text
+from ..tokenizer import LENGTH
 
 if TYPE_CHECKING:
     import torch
@@ -18,14 +20,34 @@ class SD3(FlowFamily):
 
     name, title, denoiser = "sd3", "Stable Diffusion 3", "SD3Transformer2DModel"
     blocks = "transformer_blocks"
+    signature, converter = "joint_blocks.0.x_block.attn.qkv.weight", "convert_sd3_transformer_checkpoint_to_diffusers"
     text_encoders: ClassVar = {
-        "text_encoder": TextEncoder(projected=True),
-        "text_encoder_2": TextEncoder(projected=True),
-        "text_encoder_3": TextEncoder(kind="T5EncoderModel", tokenizer="T5TokenizerFast", length=256, optional=True),
+        "text_encoder": TextEncoder("CLIP-L", projected=True),
+        "text_encoder_2": TextEncoder("CLIP-G", projected=True),
+        "text_encoder_3": TextEncoder(
+            "T5 XXL", kind="T5EncoderModel", tokenizer="T5TokenizerFast", length=256, optional=True
+        ),
     }
     text_fields = ("tokens", "pooled")
     targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     targets += ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+
+    def adapt(self, config: dict[str, dict[str, Any]], shapes: Mapping[str, Sequence[int]]) -> None:
+        """The sizes of medium and large, and what 3.5 has more."""
+        blocks = [
+            name.removesuffix(".x_block.attn.qkv.weight") for name in shapes if name.endswith("x_block.attn.qkv.weight")
+        ]
+        width, head = shapes["context_embedder.weight"][0], config["transformer"]["attention_head_dim"]
+        config["transformer"] |= {
+            "num_layers": len(blocks),
+            "num_attention_heads": width // head,
+            "caption_projection_dim": width,
+            "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
+            "dual_attention_layers": [
+                number for number in range(len(blocks)) if f"joint_blocks.{number}.x_block.attn2.qkv.weight" in shapes
+            ],
+            "qk_norm": "rms_norm" if f"{blocks[0]}.x_block.attn.ln_q.weight" in shapes else None,
+        }
 
     def architecture(self, base: "Base") -> str:
         """By size; 3.5 has norms of queries and keys, which 3 has not."""
@@ -49,6 +71,14 @@ class SD3(FlowFamily):
         t5 = base.text_encoders.get("text_encoder_3")
         more = t5(ids["text_encoder_3"])[0] if t5 else tokens.new_zeros(len(tokens), length, width)
         return Text(torch.cat([tokens, more], 1), torch.cat([clip.text_embeds for clip in clips], -1))
+
+    def blank_text(self, base: "Base", count: int) -> Text:
+        """77 tokens of the CLIPs, then T5's."""
+        import torch
+
+        config, length = base.unet.config, LENGTH + self.text_encoders["text_encoder_3"].length
+        tokens = torch.empty(count, length, config.joint_attention_dim, device=base.device)
+        return Text(tokens, torch.empty(count, config.pooled_projection_dim, device=base.device))
 
     def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """The velocity."""

@@ -18,8 +18,8 @@ class SDXL(UNetFamily):
 
     name, title = "sdxl", "SDXL"
     text_encoders: ClassVar = {
-        "text_encoder": TextEncoder("conditioner.embedders.0.transformer."),
-        "text_encoder_2": TextEncoder("conditioner.embedders.1.model.", open_clip=True, projected=True),
+        "text_encoder": TextEncoder(prefix="conditioner.embedders.0.transformer."),
+        "text_encoder_2": TextEncoder(prefix="conditioner.embedders.1.model.", open_clip=True, projected=True),
     }
     text_fields = ("tokens", "pooled")
     skips_layers = False
@@ -38,6 +38,14 @@ class SDXL(UNetFamily):
 
         first, second = (base.text_encoders[name](ids[name], output_hidden_states=True) for name in self.text_encoders)
         return Text(torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second.text_embeds)
+
+    def blank_text(self, base: "Base", count: int) -> Text:
+        """The pooled embedding too, which shares its layer with six embedded numbers."""
+        import torch
+
+        config = base.unet.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return Text(super().blank_text(base, count).tokens, torch.empty(count, pooled, device=base.device))
 
     def conditions(self, base: "Base", noisy: "torch.Tensor", text: Text) -> dict[str, Any]:
         """The pooled embedding; and that the image has the size of the latents and was not cropped."""

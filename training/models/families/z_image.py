@@ -21,7 +21,11 @@ class ZImage(FlowFamily):
 
     name, title, denoiser = "z_image", "Z-Image", "ZImageTransformer2DModel"
     blocks = "layers"
-    text_encoders: ClassVar = {"text_encoder": TextEncoder(kind="Qwen3Model", tokenizer="Qwen2Tokenizer", length=512)}
+    signature = "noise_refiner.0.attention.k_norm.weight"
+    converter = "convert_z_image_transformer_checkpoint_to_diffusers"
+    text_encoders: ClassVar = {
+        "text_encoder": TextEncoder("Qwen3 4B", kind="Qwen3Model", tokenizer="Qwen2Tokenizer", length=512)
+    }
     text_fields = ("tokens", "mask")
     targets = ("to_q", "to_k", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
 
@@ -38,6 +42,13 @@ class ZImage(FlowFamily):
         mask = ids["text_encoder"] != base.tokenizer.pad_token_id
         read = base.text_encoder(ids["text_encoder"], attention_mask=mask, output_hidden_states=True)
         return Text(read.hidden_states[-2], mask=mask)
+
+    def blank_text(self, base: "Base", count: int) -> Text:
+        """All tokens said."""
+        import torch
+
+        length, width = self.text_encoders["text_encoder"].length, base.unet.config.cap_feat_dim
+        return Text(torch.empty(count, length, width, device=base.device), mask=torch.ones(count, length).bool())
 
     def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """The velocity: the transformer's time runs the other way, and so does its answer."""
