@@ -21,7 +21,7 @@ from ..hosts.background import BackgroundTraining
 from ..hosts.progress_panel import TrainPanel
 from ..hosts.stopped_run import check_same_run
 from ..hosts.train_inputs import asked, choices, explained, train_config
-from ..hosts.trainer_process import Command, check_same
+from ..hosts.trainer_process import Command, by_name, check_same
 from ..training.commands.config import TrainConfig
 from . import files, host, measure_page, pages
 from .cards import card_html
@@ -154,6 +154,7 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
     from ..training.data.group_images import check_source
     from ..training.data.read_folder import read_folder
 
+    base = None
     try:
         check_source(groups.strip(), target.strip() or "uniform")
         images = read_folder(_folder(folder), caption.strip() or None)
@@ -172,7 +173,7 @@ def audit(folder: str, model: str, groups: str, target: str, caption: str) -> st
         write_text(page.with_suffix(".json"), made.to_json(images=False))
         return fragment(audit_panel(made), pages.link(page))
     except DDMError as error:
-        return problem(str(error))
+        return problem(by_name(str(error), [base] if base else []))
 
 
 def train(

@@ -45,8 +45,7 @@ def test_the_checkpoint_is_measured_in_one_click_and_goes_on_with_more_images(pa
         page.page.locator("#ddm_measure a").click()
     assert "a sailor" in opened.value.locator("body").inner_text()
     start(page, "a sailor\na judge", 3)
-    page.page.wait_for_timeout(1000)
-    page.wait_for("#ddm_measure", "too few to say")
+    page.wait_for("#ddm_measure", "6 images of 2 prompts")
     assert len(images(forge)) == 6
     assert {path: path.stat().st_mtime_ns for path in first} == first  # what is there is not made again
 
