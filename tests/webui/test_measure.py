@@ -36,7 +36,7 @@ def images(forge):
 
 def test_the_checkpoint_is_measured_in_one_click_and_goes_on_with_more_images(page, forge):
     start(page, "a sailor\na judge", 2)
-    shown = page.wait_for("#ddm_measure", "4 images of 2 prompts")
+    shown = page.wait_for("#ddm_measure", "too few to say")
     assert "2 prompts" in shown
     assert "unlike those that the probe for gender was made for" in shown  # this checkpoint has learnt nothing
     first = {path: path.stat().st_mtime_ns for path in images(forge)}
@@ -45,8 +45,8 @@ def test_the_checkpoint_is_measured_in_one_click_and_goes_on_with_more_images(pa
         page.page.locator("#ddm_measure a").click()
     assert "a sailor" in opened.value.locator("body").inner_text()
     start(page, "a sailor\na judge", 3)
-    page.wait_for("#ddm_measure", "6 images of 2 prompts")
-    assert len(images(forge)) == 6
+    page.until(lambda: len(images(forge)) == 6, timeout=300)
+    page.wait_for("#ddm_measure", "too few to say")
     assert {path: path.stat().st_mtime_ns for path in first} == first  # what is there is not made again
 
 
