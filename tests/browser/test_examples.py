@@ -4,22 +4,15 @@ import json
 
 import pytest
 
-from ..comfy.workflow import FEWER, NEEDS_DOWNLOAD, write_few
+from ..comfy.workflow import NEEDS_DOWNLOAD
 from .conftest import EXAMPLES
 
 PROMPTS = "a man doctor\na woman doctor\na man pilot\na woman pilot"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
-# Those that make or read hundreds of images as they are; `test_measure.py` runs one of them so.
-LONG = {"Alpha sweep", "Audit a folder", "Before and after", "Measure my model", "Train an adapter"}
-
-
-@pytest.fixture(scope="module")
-def few(server):
-    write_few(server.base / "input" / FEWER["folder"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_loads_from_the_template_browser_and_runs(comfy, example, few, name):
+def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, example, name):
     comfy.open()
     comfy.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     comfy.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
@@ -31,13 +24,6 @@ def test_an_example_loads_from_the_template_browser_and_runs(comfy, example, few
     )
     if name in NEEDS_DOWNLOAD:
         return
-    if name in LONG:
-        comfy.js(
-            """(fewer) => app.graph._nodes.flatMap((node) => node.widgets ?? []).forEach((widget) => {
-                if (widget.name in fewer) widget.value = fewer[widget.name];
-            })""",
-            FEWER,
-        )
     outputs = comfy.run()
     images = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
     assert images
