@@ -48,12 +48,12 @@ def test_a_long_session_keeps_little_of_each_image_and_nothing_of_a_run():
     tracemalloc.start()
     try:
         report(store, range(2))
-        again = grown([lambda: report(store, range(2))] * 6)
-        more = grown([lambda first=first: report(store, range(first, first + 4)) for first in range(10, 34, 4)])
+        again = grown([lambda: report(store, range(2))] * 3)
+        more = grown([lambda first=first: report(store, range(first, first + 4)) for first in range(10, 22, 4)])
     finally:
         tracemalloc.stop()
-    assert again < 200_000
-    assert more - again < 24 * 20_000
+    assert again < 3 * 100_000  # a page alone is larger
+    assert more < 3 * 100_000 + 12 * 20_000
 
 
 def test_the_collection_that_was_used_longest_ago_is_forgotten():
