@@ -74,7 +74,9 @@ def compared(seen: np.ndarray, goal: np.ndarray, seed: int = 0) -> tuple[float, 
         rows = rng.integers(count, size=(1, seen.shape[1], count, 1))
         drawn = squares(np.take_along_axis(seen, rows, 2))
         changes[number] = drawn[1] - drawn[0]
-    low, high = np.quantile(changes, (0.025, 0.975)) - changes.mean() + after - before
+    # Of n images, resampled ones spread by √((n − 1) / n) too little.
+    wider = (count / max(count - 1, 1)) ** 0.5
+    low, high = wider * (np.quantile(changes, (0.025, 0.975)) - changes.mean()) + after - before
     return float(max(before, 0) ** 0.5), float(max(after, 0) ** 0.5), float(low), float(high)
 
 
