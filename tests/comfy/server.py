@@ -19,8 +19,8 @@ PACK = Path(__file__).resolve().parent.parent.parent
 EMBEDDED = "tiny_people (comes with ComfyUI-DDM)"
 ADAPTER = "tiny_people_fair.safetensors"
 
-# A newer host, which knows more models; only the older one has an environment.
-NEWER = Path(os.environ.get("COMFYUI_NEWER_PATH", "~/comfy/ComfyUI-033")).expanduser()
+# A newer host, which knows more models, if one is named; it runs in the environment of the usual one.
+NEWER = Path(os.environ.get("COMFYUI_NEWER_PATH", "no newer ComfyUI is named")).expanduser()
 # What a newer host imports and its class of a model does not need.
 STUBS = "comfy.zluda comfy_kitchen comfy_kitchen.tensor comfy_aimdo comfy_aimdo.control comfy_aimdo.host_buffer "
 STUBS += "comfy_aimdo.model_vbar comfy_aimdo.torch comfy_aimdo.vram_buffer comfy_aimdo.model_mmap torchaudio "
