@@ -53,6 +53,13 @@ class ComfyPage:
         self.js("() => app.graph.clear()")  # the host opens with a workflow of its own
         return self
 
+    def choose_template(self, name: str) -> None:
+        """Open one of our templates as a user does; the browser shows a dozen until one scrolls or searches."""
+        self.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
+        self.page.get_by_placeholder("Search templates").fill(name)
+        self.page.get_by_title(name, exact=True).first.click()
+
     def draws_panels(self) -> bool:
         """Whether this renderer shows elements of extensions in nodes at all; the first new ones did not."""
         drawn = self.js(

@@ -14,9 +14,7 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_loads_from_the_template_browser_and_runs_as_it_is(comfy, example, name):
     comfy.open()
-    comfy.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    comfy.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
-    comfy.page.get_by_title(name, exact=True).first.click()
+    comfy.choose_template(name)
     types = sorted(node["type"] for node in example(name)["nodes"])
     comfy.page.wait_for_function(
         "(types) => JSON.stringify(app.graph._nodes.map((node) => node.type).sort()) === JSON.stringify(types)",

@@ -26,15 +26,9 @@ def wait_for(comfy, node, text):
     )
 
 
-def test_from_the_template_to_a_verdict_on_eight_prompts_takes_four_clicks(comfy, server):
+def test_from_the_template_to_a_verdict_on_eight_prompts_nothing_is_filled_in(comfy, server):
     comfy.open()
-    clicks = [
-        lambda: comfy.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')"),
-        lambda: comfy.page.get_by_text("ComfyUI-DDM", exact=True).first.click(),
-        lambda: comfy.page.get_by_title("Measure my model", exact=True).first.click(),
-    ]
-    for click in clicks:
-        click()
+    comfy.choose_template("Measure my model")
     comfy.page.wait_for_function("() => app.graph._nodes.some((node) => node.type === 'DDMMeasurePrompts')")
     outputs = comfy.run()
     (panel,) = outputs[str(MEASURE)]["ddm_panel"]

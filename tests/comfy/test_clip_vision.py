@@ -80,7 +80,7 @@ def refused(width):
     model.load_sd({k: torch.randn(v.shape) * .1 if v.is_floating_point() else v for k, v in model.get_sd().items()})
     try:
         with torch.inference_mode():
-            ProbeFromWords.execute(model, clip, "gender", "man: a man\\nwoman: a woman", "an object")
+            ProbeFromWords.execute("gender", "man: a man\\nwoman: a woman", "an object", model, clip)
     except Exception as error:
         return str(error)
 print(json.dumps({
