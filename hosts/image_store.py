@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ..debias.core.image import open_image
 from ..debias.core.io import write_bytes, write_text
 from ..debias.core.strict_json import write_json
-from ..training.sampling.prompts import slugs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,6 +59,8 @@ class ImageStore:
         return open_image(self._place(prompt) / f"{seed}.png")
 
     def _place(self, prompt: str) -> Path:
+        from ..training.sampling.prompts import slugs
+
         return self.folder / f"{slugs([prompt])[prompt]}-{_digest(prompt)[:8]}"
 
 

@@ -8,15 +8,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.model_management
 
 from ..debias.core.error import DDMError
-from ..hosts.background import BackgroundTraining
-from ..hosts.progress_panel import TrainPanel
-from ..hosts.trainer_process import Command
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..hosts.background import BackgroundTraining
+    from ..hosts.progress_panel import TrainPanel
+    from ..hosts.trainer_process import Command
 
 EVENT = "ddm.train"
 # Finished ones that are remembered.
@@ -40,17 +42,19 @@ class Owner(NamedTuple):
         return cls(workflow.get("id"), str(hidden.unique_id))
 
 
-_kept: OrderedDict[Owner, BackgroundTraining] = OrderedDict()
+_kept: "OrderedDict[Owner, BackgroundTraining]" = OrderedDict()
 
 
 def start(
-    owner: Owner, command: Command, panel: TrainPanel, finish: Callable[[TrainPanel], None]
-) -> BackgroundTraining:
+    owner: Owner, command: "Command", panel: "TrainPanel", finish: "Callable[[TrainPanel], None]"
+) -> "BackgroundTraining":
     """Begin a training, which every page is told of from now on; arguments as in `BackgroundTraining`.
 
     Raises:
         DDMError: another one is at work.
     """
+    from ..hosts.background import BackgroundTraining
+
     check_free()
     told = 0.0
 
@@ -100,9 +104,9 @@ def check_memory(weights: Path) -> str:
 def run(
     hidden: Any,
     base: Path,
-    command: Command,
-    panel: TrainPanel,
-    finish: Callable[[TrainPanel], None],
+    command: "Command",
+    panel: "TrainPanel",
+    finish: "Callable[[TrainPanel], None]",
     background: bool,
 ) -> bool:
     """Train for a node: to the end, while the host's models make room; or in the background, beside them.
@@ -129,7 +133,7 @@ def run(
     return not background
 
 
-def follow(job: BackgroundTraining) -> None:
+def follow(job: "BackgroundTraining") -> None:
     """Wait for the end, with the state of the run in the host's bar.
 
     Raises:
@@ -179,11 +183,11 @@ def add_routes() -> None:
         return web.json_response({"stopped": job.running})
 
 
-def _send(owner: Owner, panel: TrainPanel) -> None:
+def _send(owner: Owner, panel: "TrainPanel") -> None:
     from server import PromptServer
 
     PromptServer.instance.send_sync(EVENT, _state(owner, panel))
 
 
-def _state(owner: Owner, panel: TrainPanel) -> dict[str, Any]:
+def _state(owner: Owner, panel: "TrainPanel") -> dict[str, Any]:
     return {**owner._asdict(), "panel": panel.snapshot()}

@@ -161,7 +161,7 @@ def measured(prompts: str = "a firefighter\na doctor", **inputs) -> dict:
     return load() | probe() | measure(prompts, **inputs) | {"gallery": save}
 
 
-def head(name: str, **inputs) -> dict:
+def head(name: str, /, **inputs) -> dict:
     """Node `head`: a guidance head from the model's own images."""
     values = {"folder": "(none: the model's own images)", "weights": EMBEDDED, "name": name, "groups": "discovered"}
     prompts = "a man doctor\na woman doctor\na man pilot\na woman pilot"

@@ -142,7 +142,7 @@ def test_a_clip_folder_that_is_broken_is_an_error_in_words(clip, tmp_path):
 
 def test_a_report_needs_a_probe_or_words(labelled, tmp_path):
     asked = ["report", str(labelled), "--out", str(tmp_path / "report.html")]
-    for more, said in (([], "Give a probe, or words."), (["--words", "man"], "names no two different groups")):
+    for more, said in (([], "Give a probe, or words"), (["--words", "man"], "names no two different groups")):
         result = CliRunner().invoke(app, [*asked, *more])
         assert result.exit_code != 0
         assert said in " ".join(f"{result.output} {result.exception}".split())

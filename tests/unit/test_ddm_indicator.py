@@ -51,7 +51,7 @@ def test_a_run_changes_attentions_q_and_v_alone_and_says_what_it_measured(tiny_b
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "paper"}, "is not known"),
+        ({"objective": "paper"}, "is not possible"),
         ({"objective": "ddm-paper"}, "learns from labels"),
         ({"objective": "ddm-paper", "groups": "labels:gender,tone"}, "learns one attribute"),
         ({"objective": "ddm-paper", "groups": "labels:gender", "by_prompt": 8}, "no shares to correct prompts by"),

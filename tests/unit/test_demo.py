@@ -72,7 +72,8 @@ def test_the_demo_writes_what_it_names_and_a_second_run_makes_nothing_twice(smal
     written = {path: path.stat().st_mtime_ns for path in files}
     second = small(out).run()
     assert {path: path.stat().st_mtime_ns for path in files} == written
-    assert second["men"] == first["men"] and second["found"] == first["found"]
+    assert second["men"] == pytest.approx(first["men"], nan_ok=True)  # two steps make nobody that is told
+    assert second["found"] == first["found"]
 
 
 def test_more_images_need_no_other_adapter_but_another_seed_does(small, tmp_path):
