@@ -21,7 +21,8 @@ def test_the_pack_starts_without_a_warning(server):
 
 # The options of a training, which DDM Train takes its inputs from.
 DECLARATIONS = {
-    *("training.commands", "training.commands.config", "training.models", "training.models.family"),
+    *("training.commands", "training.commands.config", "training.commands.idle_options"),
+    *("training.models", "training.models.family"),
     *("training.loop", "training.loop.settings", "training.loop.optimizer"),
 }
 

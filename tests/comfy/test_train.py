@@ -274,7 +274,7 @@ def test_advanced_inputs_are_marked_for_the_page(server):
     hidden = [name for name, (_, more) in known.items() if more.get("advanced")]
     assert {"learning_rate", "optimizer", "reg_data"} <= set(hidden) and "steps" not in hidden
     later = list(known)[list(known).index(hidden[0]) :]
-    assert [name for name in later if name not in hidden] == ["model", "background"]  # where a training runs
+    assert [name for name in later if name not in hidden] == ["objective", "model", "background"]
 
 
 EXECUTE = """
