@@ -42,7 +42,7 @@ def test_an_adapter_is_trained_shown_while_it_is_and_listed_at_once(server, fold
     assert phases[0] == "starting" and phases[-3:] == ["training", "calibration", "done"]
     last = panels[-1]
     steps = [step for step, _ in last["losses"]]
-    assert {10, 20} <= set(steps) and steps == sorted(steps)  # and in between, where a step takes long
+    assert steps[-1] == 20 and len(set(steps)) > 1 and steps == sorted(steps)
     assert [group["name"] for group in last["attributes"][0]["groups"]] == ["dark", "light"]
     assert next(panel["preview"]["step"] for panel in panels if panel["preview"]) == 4
     shown = {panel["preview"]["file"]["filename"]: panel["preview"]["file"] for panel in panels if panel["preview"]}
