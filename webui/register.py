@@ -37,7 +37,10 @@ def confirm_alphas(p: Any, values: list[float]) -> None:
         RuntimeError: an α is out of range, no adapter is chosen, or a custom schedule says α itself.
     """
     ours = next((one for one in p.scripts.alwayson_scripts if one.title() == TITLE), None)
-    asked = Settings(*p.script_args[ours.args_from : ours.args_to]) if ours else Settings()
+    try:
+        asked = Settings.of(p.script_args[ours.args_from : ours.args_to]) if ours else Settings()
+    except DDMError as error:
+        raise RuntimeError(f"{AXIS}: {error}") from error
     if not files.chosen(asked.adapter):
         raise RuntimeError(f"{AXIS}: choose an adapter in the accordion DDM first.")
     if asked.shape == "custom":

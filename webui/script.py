@@ -1,8 +1,9 @@
 """DDM in txt2img and img2img: an adapter with its α, guidance, and the fairness report over what was made."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,35 @@ class Settings:
     keep_counts: bool = True
     words: str = ""
 
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "Settings":
+        """The settings of what a page or a call gives; nothing (None) stands for the value at the start.
+
+        Raises:
+            DDMError: a value is of another kind, or there are more values than controls.
+        """
+        controls = fields(cls)
+        if len(values) > len(controls):
+            raise DDMError(f"There are {len(values)} values for {len(controls)} controls; give fewer.")
+        given = {}
+        for control, value in zip(controls, values, strict=False):
+            if value is None:
+                continue
+            if control.type is float:
+                kind, value = "a number", as_number(value)
+                fits = value is not None
+            elif control.type is bool:
+                kind, fits = "yes or no", isinstance(value, bool)
+            elif control.type is str:
+                kind, fits = "a text", isinstance(value, str)
+            else:
+                kind = "a list of names"
+                fits = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+            if not fits:
+                raise DDMError(f"The control '{control.name}' holds no {kind.removeprefix('a ')}; give it {kind}.")
+            given[control.name] = value
+        return cls(**given)
+
     def dial(self, alpha: float | None) -> Dial:
         """The strengths that are asked for; `alpha` is the X/Y/Z plot's, which goes before all others.
 
@@ -65,6 +95,15 @@ class Settings:
         """
         alphas = [alpha] if alpha is not None else parse_alphas(self.each) or parse_alphas(str(self.alpha))
         return Dial.of(alphas, self.shape, float(self.end), float(self.switch), self.points)
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, also one that is written; None where there is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass
@@ -200,7 +239,11 @@ class DDMScript(scripts.Script):
         _clear_model()
         _unsay(p, *ADAPTER_NAMES, *guiding.NAMES)
         run = p.ddm = Run()
-        settings = Settings(*values)
+        try:
+            settings = Settings.of(values)
+        except DDMError as error:
+            p.comment(f"DDM: nothing was done. {error}")
+            return
         try:
             run.adapting = _wanted_adapter(p, settings)
         except DDMError as error:

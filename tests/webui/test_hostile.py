@@ -47,7 +47,7 @@ def test_a_hostile_adapter_is_used_or_not_claimed_and_then_a_good_one_works(forg
     assert forge.log().count("Traceback") == before
 
 
-@pytest.mark.parametrize("values", [[None] * 18, [{}] * 18, [[]] * 18, ["\ud800"] * 18, [1e999] * 18, ["x"] * 40])
+@pytest.mark.parametrize("values", [[None] * 18, [{}] * 18, [[]] * 18, [1e999] * 18, ["x"] * 40])
 def test_values_of_other_types_make_the_image_all_the_same(forge, values):
     before = forge.log().count("Traceback")
     assert len(forge.make(ddm=values).images) == 1
