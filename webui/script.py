@@ -1,6 +1,5 @@
 """DDM in txt2img and img2img: an adapter with its α, guidance, and the fairness report over what was made."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -73,8 +72,7 @@ class Settings:
             if value is None:
                 continue
             if control.type is float:
-                kind, value = "a number", as_number(value)
-                fits = value is not None
+                kind, fits = "a number", isinstance(value, int | float | str)  # what is written is read where it acts
             elif control.type is bool:
                 kind, fits = "yes or no", isinstance(value, bool)
             elif control.type is str:
@@ -95,15 +93,6 @@ class Settings:
         """
         alphas = [alpha] if alpha is not None else parse_alphas(self.each) or parse_alphas(str(self.alpha))
         return Dial.of(alphas, self.shape, float(self.end), float(self.switch), self.points)
-
-
-def as_number(value: Any) -> float | None:
-    """A finite number, also one that is written; None where there is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 @dataclass
