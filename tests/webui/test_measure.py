@@ -69,10 +69,10 @@ def test_an_adapter_is_swept_and_its_images_are_those_of_the_accordion(page, for
             assert min(abs(alone - one).max() for one in both) <= 1, (seed, alpha)
 
 
-def test_a_measurement_that_is_stopped_shows_what_is_there(page):
+def test_a_measurement_that_is_stopped_shows_what_is_there(page, forge):
+    before = len(images(forge))
     start(page, "a welder", 400)
-    page.wait_for("#ddm_measure", "of 400")
-    page.page.wait_for_timeout(3000)
+    page.until(lambda: len(images(forge)) > before, 120)
     page.page.locator("#ddm_measure_stop").click()
     page.wait_for("#ddm_measure", "Stopped: these are the images until then")
 
