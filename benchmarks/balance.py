@@ -55,7 +55,7 @@ def balance(
     from comfyui_ddm.training.data.latents import Latents
     from comfyui_ddm.training.data.read_folder import read_folder
     from comfyui_ddm.training.embedded.tiny_people import caption
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
 
     torch.set_num_threads(1)
     sets = {name: (column, values, False) for name, (column, values) in IMBALANCES.items()}

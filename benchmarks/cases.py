@@ -17,7 +17,7 @@ from ..debias.evaluation.metrics import fairness_distance
 from ..training.data.dataset import folder_set
 from ..training.embedded.tiny_people import TONE_WORDS, caption
 from ..training.loop.settings import TrainSettings
-from ..training.models.base import load_base
+from ..training.models.load_base import load_base
 from ..training.models.lora import load_lora_into
 from ..training.objectives.ddm_run import Run
 from ..training.sampling.generate import generate

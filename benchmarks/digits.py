@@ -158,7 +158,7 @@ def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
     from ..training.embedded.small_model import latent_moments, save_pipeline
     from ..training.embedded.train_small_model import DenoiserTraining
     from ..training.loop.progress_bars import steps_progress
-    from ..training.models.base import load_base
+    from ..training.models.load_base import load_base
     from ..training.models.model import EMBEDDED
 
     pixels, names = half(True, pair.digits)

@@ -45,7 +45,7 @@ def discovery(
     from comfyui_ddm.benchmarks.variant import VARIANTS
     from comfyui_ddm.debias.core.error import DDMError
     from comfyui_ddm.debias.core.io import write_text
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
 
     unknown = [name for name in names or [] if name not in SETS]
     if unknown:

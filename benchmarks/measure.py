@@ -17,9 +17,9 @@ from ..debias.core.io import atomic_path, load_tensors, save_tensors
 from ..debias.evaluation.intervals import wilson
 from ..debias.probes.probe import Probe, fit_probe
 from ..training.embedded.tiny_people import caption
-from ..training.models.base import resolve_device
 from ..training.models.diffusers_folder import check_folder
 from ..training.models.file_hash import hash_files
+from ..training.models.load_base import resolve_device
 from ..training.models.model import load_model
 from ..training.sampling.generate import generate
 from .imbalance import OCCUPATIONS

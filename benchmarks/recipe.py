@@ -141,7 +141,7 @@ def _train(
     from ..training.data.dataset import folder_set
     from ..training.loop.progress_bars import image_progress, steps_progress
     from ..training.loop.settings import TrainSettings
-    from ..training.models.base import load_base
+    from ..training.models.load_base import load_base
     from ..training.objectives.ddm_run import Run
 
     torch.set_num_threads(threads)

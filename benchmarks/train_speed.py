@@ -231,8 +231,9 @@ def _open(path: Path, shape: Shape, device: "torch.device", dtype: "torch.dtype"
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from ..training.models.base import Base, load_base
+    from ..training.models.base import Base
     from ..training.models.family import FAMILIES, named_family
+    from ..training.models.load_base import load_base
 
     if shape.family is None:
         return load_base(path, device, dtype)

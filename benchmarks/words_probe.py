@@ -45,7 +45,7 @@ def words_probe(
     from comfyui_ddm.debias.probes.words_probe import parse_classes
     from comfyui_ddm.training.data.read_folder import read_folder
     from comfyui_ddm.training.evaluation.base_denoiser import BaseDenoiser
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
 
     torch.set_num_threads(threads)
     denoiser, labelled = BaseDenoiser(load_base(base, "cpu", torch.float32)), Probe.load(probe)

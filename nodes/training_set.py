@@ -102,7 +102,7 @@ def check(folder: str | None, weights: str | None, groups: str | None, target: s
         DDMError: folder or model are not there, or no base, or the groups are not known or cannot have the target.
     """
     from ..training.data.group_images import check_source
-    from ..training.models.base import check_weights
+    from ..training.models.load_base import check_weights
 
     if folder not in (None, OWN):
         image_folders.resolve(folder)

@@ -23,7 +23,7 @@ MODULE = "tiny_people_invariant.safetensors"
 
 @pytest.fixture(scope="module")
 def base():
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
 
     return load_base(PACK / "examples" / "tiny_people")
 

@@ -38,7 +38,7 @@ def sampled(server):
 
 @pytest.fixture(scope="module")
 def base():
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
 
     return load_base(PACK / "examples" / "tiny_people")
 
@@ -107,7 +107,7 @@ def test_the_stock_loader_knows_every_key_of_the_adapter(server):
 
 def test_the_text_half_of_an_adapter_acts_as_in_our_sampler(server, sampled):
     from comfyui_ddm.debias.adapter.lora_file import save_adapter
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
     from comfyui_ddm.training.models.lora import TEXT_TARGETS, add_lora, export_lora, lora_parameters
 
     base = load_base(PACK / "examples" / "tiny_people")
@@ -132,7 +132,7 @@ def test_the_text_half_of_an_adapter_acts_as_in_our_sampler(server, sampled):
 
 def test_soft_tokens_are_said_by_the_hosts_own_embedding_word(server, sampled):
     from comfyui_ddm.debias.adapter.lora_file import AdapterCard
-    from comfyui_ddm.training.models.base import load_base
+    from comfyui_ddm.training.models.load_base import load_base
     from comfyui_ddm.training.models.soft_tokens import SoftTokens
     from comfyui_ddm.training.models.text import Text
 

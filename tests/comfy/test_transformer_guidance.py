@@ -8,7 +8,7 @@ import torch
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.objectives.h_space_classifier import make_head
 from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 from safetensors.torch import load_file, save_file

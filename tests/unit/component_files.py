@@ -4,8 +4,8 @@ import json
 import re
 
 import torch
-from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.diffusers_folder import check_folder, read_config
+from comfyui_ddm.training.models.load_base import load_base
 from safetensors.torch import save_file
 
 from .checkpoints import make_tokenizer, vae_key

@@ -8,7 +8,7 @@ from comfyui_ddm.debias.probes.probe import fit_probe
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.objectives.ddm_run import Run
 from PIL import Image
 

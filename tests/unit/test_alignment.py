@@ -13,7 +13,8 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.loop.checkpoint import MAX_CONSECUTIVE_SKIPS
 from comfyui_ddm.training.loop.training import Training
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.objectives.alignment import TRAINED, Alignment, AlignmentSettings, Original
 from comfyui_ddm.training.objectives.alignment_run import AlignmentRun

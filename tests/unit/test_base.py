@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.models.base import load_base, resolve_device
+from comfyui_ddm.training.models.load_base import load_base, resolve_device
 
 
 @pytest.fixture(scope="module")

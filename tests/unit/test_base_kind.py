@@ -8,8 +8,8 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.models import ldm_checkpoint
-from comfyui_ddm.training.models.base import check_weights, load_base
 from comfyui_ddm.training.models.ldm_checkpoint import GUIDANCE_INPUT, INPUT, UNET, VAE
+from comfyui_ddm.training.models.load_base import check_weights, load_base
 from comfyui_ddm.training.models.vae_file import OLD_NAMES
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer

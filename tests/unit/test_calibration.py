@@ -8,7 +8,7 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.groups.weighting import Weighting
 from comfyui_ddm.training.data.group_images import Grouping
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.objectives.calibration import (
     MIN_IMAGES,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard, content_hash, save_adapter
 from comfyui_ddm.training.commands.app import app
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from comfyui_ddm.training.sampling.prompts import read_prompts, slugs
 from PIL import Image

@@ -13,7 +13,7 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.records import Attribute, Condition, EvaluationData
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.evaluation.alpha_sweep import measured_card
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import add_lora, export_lora, lora_parameters
 from typer.testing import CliRunner
 

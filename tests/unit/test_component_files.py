@@ -7,7 +7,7 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.models import ldm_checkpoint
-from comfyui_ddm.training.models.base import check_weights, load_base
+from comfyui_ddm.training.models.load_base import check_weights, load_base
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 

@@ -22,7 +22,8 @@ from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import load_lora_into
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.objectives.alignment import TRAINED

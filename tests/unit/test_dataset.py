@@ -7,7 +7,7 @@ from comfyui_ddm.debias.adapter.lora_file import load_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.data.dataset import Preparation, folder_set, self_set
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.objectives.ddm_run import Run
 from comfyui_ddm.training.sampling.generate import generate
 from PIL import Image

@@ -10,7 +10,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.data.dataset import folder_set, self_set
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import load_lora_into, set_alpha
 from comfyui_ddm.training.objectives.calibration import Calibration
 from comfyui_ddm.training.objectives.ddm_run import Run

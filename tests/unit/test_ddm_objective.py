@@ -15,8 +15,8 @@ from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.loop.batch_sampler import GRID, BatchSampler
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.loop.training import Training
-from comfyui_ddm.training.models.base import load_base
 from comfyui_ddm.training.models.family import named_family
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.text import Text
 from comfyui_ddm.training.objectives.ddm import DDM

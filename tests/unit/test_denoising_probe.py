@@ -9,7 +9,7 @@ from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.probes.denoising_probe import LEVELS, NOISES, Saying, probe_from_denoising, worded
 from comfyui_ddm.debias.probes.predict import read_images, side_for
 from comfyui_ddm.training.evaluation.base_denoiser import BaseDenoiser
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from PIL import Image
 
 COLOURS = {"man": (20, 40, 220), "woman": (220, 20, 20)}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import add_lora, lora_parameters
 from comfyui_ddm.training.models.unet import gradient_scales
 from comfyui_ddm.training.sampling.differentiable_sampling import drawn_steps, predict, roll_out

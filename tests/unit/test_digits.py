@@ -9,7 +9,7 @@ from comfyui_ddm.benchmarks import digits
 from comfyui_ddm.benchmarks.digits import NAMES, PAIRS, DigitDraw, draw_pair, half, labelled, pair_base, read_digits
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 
 PAIR = PAIRS["digits-0-1"]
 

@@ -18,10 +18,11 @@ from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models import ldm_checkpoint
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
 from comfyui_ddm.training.models.diffusers_folder import check_folder, read_config, tokenizer_of
 from comfyui_ddm.training.models.family import FAMILIES, families
 from comfyui_ddm.training.models.flow import PackedFlowFamily, pack
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import (
     TEXT_TARGETS,
     add_lora,

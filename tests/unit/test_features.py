@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import torch
 from comfyui_ddm.debias.groups.features import centre, denoiser_features, principal_components
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 
 
 def test_centred_features_have_mean_zero_in_every_concept():

@@ -8,7 +8,7 @@ from comfyui_ddm.training.data.dataset import ImageSet
 from comfyui_ddm.training.data.group_images import Grouper
 from comfyui_ddm.training.data.latents import Latents
 from comfyui_ddm.training.loop.settings import TrainSettings
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.objectives.ddm_run import Run
 from comfyui_ddm.training.objectives.h_space_classifier import make_head
 from comfyui_ddm.training.sampling.generate import generate_batches

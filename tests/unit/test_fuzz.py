@@ -33,8 +33,8 @@ from comfyui_ddm.training.data.file_index import FileIndex
 from comfyui_ddm.training.data.group_images import check_source
 from comfyui_ddm.training.data.read_folder import read_folder, stays_inside
 from comfyui_ddm.training.evaluation.adapter_page import render
-from comfyui_ddm.training.models.base import check_weights
 from comfyui_ddm.training.models.diffusers_folder import read_config as read_config_of
+from comfyui_ddm.training.models.load_base import check_weights
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.sampling.prompts import read_prompts
 from hypothesis import HealthCheck, given, settings

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import TEXT_TARGETS, add_lora, lora_parameters
 from comfyui_ddm.training.sampling.generate import generate, generate_batches
 

@@ -8,7 +8,8 @@ from comfyui_ddm.debias.groups.diffusion_classifier import ATTRIBUTES, Verdict
 from comfyui_ddm.training.data import group_images
 from comfyui_ddm.training.data.group_images import Grouper, check_source, said_by_group
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 
 CAPTIONS = ["a doctor"] * 12 + ["a judge"] * 12
 GENDER = (["man"] * 9 + ["woman"] * 3) * 2

@@ -12,7 +12,7 @@ from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.loop.checkpoint import checkpoint_path
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.sampling.generate import generate_batches
 from comfyui_ddm.training.sampling.guidance import SamplingGuidance
 from typer.testing import CliRunner

@@ -6,7 +6,8 @@ import torch
 from comfyui_ddm.training.data import cache as cache_module
 from comfyui_ddm.training.data import image_features
 from comfyui_ddm.training.data.latents import Latents
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 
 NAMES, CONCEPT = ["a doctor", "a judge"], np.array([0, 1, 0, 1])
 

@@ -6,7 +6,7 @@ from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.objectives.invariant import InvariantRun, InvariantSettings
 
 

@@ -14,7 +14,7 @@ from comfyui_ddm.training.data import file_index
 from comfyui_ddm.training.data.file_index import FileIndex
 from comfyui_ddm.training.data.latents import Encoder, Latents, View
 from comfyui_ddm.training.data.read_folder import read_folder
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from PIL import Image, ImageOps
 
 from .runs import write_folder

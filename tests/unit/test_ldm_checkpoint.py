@@ -7,10 +7,10 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.models import ldm_checkpoint
-from comfyui_ddm.training.models.base import check_weights, load_base
 from comfyui_ddm.training.models.families.sd2 import TELLING_BIAS
 from comfyui_ddm.training.models.family import named_family
 from comfyui_ddm.training.models.ldm_checkpoint import build_models, check_single_file, configuration_of
+from comfyui_ddm.training.models.load_base import check_weights, load_base
 from safetensors.torch import save_file
 
 from .checkpoints import ldm_tensors, make_folder, make_models, make_tokenizer, tiny_configuration

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.adapter.lora_file import Adapter, Lora, kohya_name, load_adapter, save_adapter
 from comfyui_ddm.debias.core.error import DDMError
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import (
     ATTENTION,
     TARGETS,

@@ -16,7 +16,7 @@ from comfyui_ddm.training.commands.job import Job
 from comfyui_ddm.training.commands.reporters import Reporter
 from comfyui_ddm.training.evaluation import alpha_sweep
 from comfyui_ddm.training.evaluation.load_probes import targets_for
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from PIL import Image
 from typer.testing import CliRunner
 

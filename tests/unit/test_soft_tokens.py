@@ -5,7 +5,7 @@ import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
 from comfyui_ddm.training.sampling.generate import generate

@@ -4,7 +4,8 @@ import pytest
 import torch
 from comfyui_ddm.training.data import cache
 from comfyui_ddm.training.data.text_cache import encode_texts
-from comfyui_ddm.training.models.base import Base, load_base
+from comfyui_ddm.training.models.base import Base
+from comfyui_ddm.training.models.load_base import load_base
 
 from .checkpoints import make_folder, make_models, tiny_configuration
 

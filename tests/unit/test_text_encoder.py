@@ -10,7 +10,8 @@ from comfyui_ddm.training.data import text_cache
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.data.text_cache import encode_texts, encoders_hash
-from comfyui_ddm.training.models.base import TEXTS, Base, load_base
+from comfyui_ddm.training.models.base import TEXTS, Base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import lora_parameters, set_alpha
 from comfyui_ddm.training.models.model import load_model
 from comfyui_ddm.training.objectives.ddm_run import Run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import set_alpha
 from comfyui_ddm.training.objectives.h_space_classifier import make_head
 from comfyui_ddm.training.objectives.tilted import (

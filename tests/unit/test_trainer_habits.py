@@ -13,7 +13,7 @@ from comfyui_ddm.training.data.caption_table import CaptionTable
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.optimizer import SCHEDULERS, schedule
-from comfyui_ddm.training.models.base import load_base
+from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import export_parts
 from comfyui_ddm.training.sampling.generate import generate
 from PIL import Image

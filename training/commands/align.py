@@ -134,7 +134,7 @@ def align(
     from ..evaluation.load_probes import open_probes
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
-    from ..models.base import load_base, resolve_device
+    from ..models.load_base import load_base, resolve_device
     from ..models.model import EMBEDDED
     from ..objectives.alignment import AlignmentSettings, usual_keep
     from ..objectives.alignment_run import AlignmentRun

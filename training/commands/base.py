@@ -38,7 +38,7 @@ def base(
     from ..embedded import small_model, tiny_people, train_small_model
     from ..embedded.model_card import write_card
     from ..loop.progress_bars import steps_progress
-    from ..models.base import load_base, resolve_device
+    from ..models.load_base import load_base, resolve_device
 
     images = read_folder(folder)
     place = resolve_device(device)

@@ -25,7 +25,8 @@ from ..evaluation.load_probes import open_probes, targets_for
 from ..loop.checkpoint import OtherRun, checkpoint_path, refuse_left
 from ..loop.distributed import Ranks
 from ..loop.stop_signals import stop_signals
-from ..models.base import Base, check_weights, load_base, read_configuration, resolve_device
+from ..models.base import Base
+from ..models.load_base import check_weights, load_base, read_configuration, resolve_device
 from ..models.model import EMBEDDED, Model, load_model
 from ..objectives.ddm_paper import DDMPaperRun
 from ..objectives.ddm_run import Run

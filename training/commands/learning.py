@@ -35,7 +35,7 @@ def learning_set(
     from ...debias.core.error import DDMError
     from ..data.dataset import folder_set, self_set
     from ..data.read_folder import read_folder
-    from ..models.base import load_base
+    from ..models.load_base import load_base
     from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
 

@@ -55,8 +55,8 @@ def probe(
     from ...debias.probes.probe_network import SIZE
     from ..data.read_folder import read_folder
     from ..loop.progress_bars import image_progress
-    from ..models.base import resolve_device
     from ..models.clip import ClipImages
+    from ..models.load_base import resolve_device
 
     out = out or Path(f"{labels}.safetensors")
     check_output(out, "probe")

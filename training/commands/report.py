@@ -59,7 +59,7 @@ def report(
     from ...debias.rendering.report_html import overview, render_report
     from ..evaluation.evaluate_folder import read_features, read_records
     from ..evaluation.load_probes import open_probes, targets_of, words_probe
-    from ..models.base import resolve_device
+    from ..models.load_base import resolve_device
     from ..models.model import EMBEDDED
 
     if out.suffix.lower() in (".json", ".png"):

@@ -69,7 +69,7 @@ def sweep(
     from ...debias.rendering.report_html import overview, pareto, render_report
     from ..evaluation.alpha_sweep import keep_measured, make_records, measured_card
     from ..evaluation.load_probes import open_probes, targets_of
-    from ..models.base import resolve_device
+    from ..models.load_base import resolve_device
     from ..models.model import EMBEDDED, load_model
     from ..sampling.guidance import load_steering
     from ..sampling.image_writer import plan_jobs

@@ -71,7 +71,7 @@ def _group(
 ) -> Grouping:
     if groups.startswith("labels:"):
         return Grouper(None, None, images.captions, seed).group(groups, target, images.column)
-    from ..models.base import load_base
+    from ..models.load_base import load_base
     from .latents import square_latents
 
     model = load_base(base, device, **opening)

@@ -117,7 +117,7 @@ class Demo:
         from ..data.read_folder import read_folder
         from ..loop.checkpoint import checkpoint_path
         from ..loop.settings import TrainSettings
-        from ..models.base import resolve_device
+        from ..models.load_base import resolve_device
         from ..objectives.ddm_run import Run
 
         place = resolve_device(self.device)

@@ -41,7 +41,7 @@ def words_probe(words: str, base: Path, device: "str | torch.device") -> "Probe"
     """
     from ...debias.groups.diffusion_classifier import article, parse_words
     from ...debias.probes.denoising_probe import probe_from_denoising
-    from ..models.base import load_base
+    from ..models.load_base import load_base
     from .base_denoiser import BaseDenoiser
 
     classes = {word: [f"{article(word)} {word}"] for word in parse_words(words)}

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter
-from .base import Base, load_base
+from .base import Base
+from .load_base import load_base
 
 if TYPE_CHECKING:
     import torch
