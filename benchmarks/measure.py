@@ -15,7 +15,8 @@ from ..debias.adapter.lora_file import content_hash
 from ..debias.core.error import DDMError
 from ..debias.core.io import atomic_path, load_tensors, save_tensors
 from ..debias.evaluation.intervals import wilson
-from ..debias.probes.probe import Probe, fit_probe
+from ..debias.probes.fit_probe import fit_probe
+from ..debias.probes.probe import Probe
 from ..training.embedded.tiny_people import caption
 from ..training.models.diffusers_folder import check_folder
 from ..training.models.file_hash import hash_files

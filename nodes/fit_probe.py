@@ -90,8 +90,8 @@ class FitProbe(io.ComfyNode):
         import torch
 
         from ..debias.core.io import check_output
+        from ..debias.probes.fit_probe import fit_linear_probe, fit_probe
         from ..debias.probes.predict import NETWORK_SIDE
-        from ..debias.probes.probe import fit_linear_probe, fit_probe
         from ..training.data.read_folder import read_folder
         from .clip_vision import ClipVision
         from .progress import Progress

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from ..core.error import DDMError
 from ..core.io import check_finite, load_tensors, save_tensors
 from ..core.strict_json import read_fields, write_json
-from ..probes.probe import calibrate, hold_out
+from ..probes.fit_probe import hold_out
+from ..probes.probe import calibrate
 
 KIND, VERSION = "head", "1"
 TIMESTEPS = (25, 75, 150, 250, 350, 450, 550, 650, 750, 850, 950)

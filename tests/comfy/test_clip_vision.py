@@ -21,7 +21,8 @@ pack, config, saved = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py", submodule_search_locations=[pack])
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from pack.debias.probes.probe import Probe, fit_linear_probe
+from pack.debias.probes.probe import Probe
+from pack.debias.probes.fit_probe import fit_linear_probe
 from pack.nodes.clip_vision import ClipVision
 def made(seed):
     model = comfy.clip_vision.ClipVisionModel(config)

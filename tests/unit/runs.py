@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from comfyui_ddm.debias.probes.probe import fit_probe
+from comfyui_ddm.debias.probes.fit_probe import fit_probe
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.loop.settings import TrainSettings

@@ -6,7 +6,8 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 from comfyui_ddm.debias.probes.augmentation import augment
-from comfyui_ddm.debias.probes.probe import Probe, calibrate, fit_linear_probe, fit_probe
+from comfyui_ddm.debias.probes.fit_probe import fit_linear_probe, fit_probe
+from comfyui_ddm.debias.probes.probe import Probe, calibrate
 
 
 def squares(count=24, size=32, seed=0):

@@ -51,7 +51,7 @@ def probe(
     import numpy as np
 
     from ...debias.core.io import check_output
-    from ...debias.probes.probe import fit_linear_probe, fit_probe
+    from ...debias.probes.fit_probe import fit_linear_probe, fit_probe
     from ...debias.probes.probe_network import SIZE
     from ..data.read_folder import read_folder
     from ..loop.progress_bars import image_progress
