@@ -1,7 +1,7 @@
 """Work in the background of a host: a thread that can be asked how it goes, and to stop."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from ..debias.core.error import DDMError, reason_of
@@ -33,6 +33,12 @@ class Background:
         """Wait for the end, but no longer than so many seconds; returns whether it still works."""
         self._thread.join(seconds)
         return self._thread.is_alive()
+
+    def follow(self, seconds: float) -> Iterator[None]:
+        """Come back every so many seconds while it works, and once at its end."""
+        while self.wait(seconds):
+            yield
+        yield
 
     @property
     def running(self) -> bool:

@@ -9,7 +9,8 @@ from modules import call_queue, processing, scripts, shared
 from ..debias.core.error import DDMError, reason_of
 from ..hosts.measurement import Step
 from . import files, host
-from .script import DDMScript, Run, Settings
+from .script import DDMScript, Run
+from .settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -186,11 +186,8 @@ def watch_job() -> Iterator[str]:
     if job is None:
         yield ""
         return
-    while True:
-        running = job.wait(PAUSE)
+    for _ in job.follow(PAUSE):
         yield job.html
-        if not running:
-            return
 
 
 def cancel() -> str:
@@ -198,8 +195,7 @@ def cancel() -> str:
     if _job is None or not _job.running:
         return problem("Nothing is being measured.")
     measuring.stop(_job)
-    while _job.wait(PAUSE):
-        pass
+    _job.wait()
     return _job.html
 
 

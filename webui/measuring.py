@@ -17,7 +17,7 @@ from ..hosts.background import Background
 from ..hosts.image_store import ImageStore
 from . import files, host, pages
 from .generation import HostImages, SamplerSettings, Stopped
-from .script import Settings
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..debias.evaluation.compare import Evaluation

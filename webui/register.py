@@ -7,7 +7,8 @@ from modules import script_callbacks, scripts
 
 from ..debias.core.error import DDMError
 from . import files, pages
-from .script import AXIS_ALPHA, DEFAULTS, TITLE, Settings, begin_step
+from .script import AXIS_ALPHA, DEFAULTS, TITLE, begin_step
+from .settings import Settings
 from .tab import build
 
 AXIS = "DDM α"

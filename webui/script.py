@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from modules.ui_components import ToolButton
 from ..debias.adapter.alpha_schedule import HIGHEST, LOWEST, SHAPES
 from ..debias.core.error import DDMError
 from ..debias.methods.distribution_guidance import MODES, SCALE
-from ..hosts.infotext import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial, parse_alphas
+from ..hosts.infotext import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
 from .cards import card_html, recommended_alpha
 from .guiding import Guiding
 from .report import Images, Reports, add_image
+from .settings import Settings
 
 TITLE = "DDM"
 HEADING = "DDM: fair adapters"
@@ -32,67 +33,6 @@ UNGUIDED = "DDM: these images were not guided."
 # What the X/Y/Z plot sets on a run.
 AXIS_ALPHA = "ddm_alpha"
 REPORTS = Reports()
-
-
-@dataclass
-class Settings:
-    """The values of the controls, in their order; what a call over the API leaves out is as it is at the start."""
-
-    adapter: str = files.NONE
-    alpha: float = 1.0
-    each: str = ""
-    same_seed: bool = True
-    shape: str = "constant"
-    end: float = 0.0
-    switch: float = 0.5
-    points: str = ""
-    probe: str = files.NONE
-    watch: str = files.NONE
-    target: str = "uniform"
-    collect: bool = True
-    heads: Sequence[str] = ()
-    scale: float = SCALE
-    mode: str = MODES[0]
-    targets: str = "uniform"
-    keep_counts: bool = True
-    words: str = ""
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> "Settings":
-        """The settings of what a page or a call gives; nothing (None) stands for the value at the start.
-
-        Raises:
-            DDMError: a value is of another kind, or there are more values than controls.
-        """
-        controls = fields(cls)
-        if len(values) > len(controls):
-            raise DDMError(f"There are {len(values)} values for {len(controls)} controls; give fewer.")
-        given = {}
-        for control, value in zip(controls, values, strict=False):
-            if value is None:
-                continue
-            if control.type is float:
-                kind, fits = "a number", isinstance(value, int | float | str)  # what is written is read where it acts
-            elif control.type is bool:
-                kind, fits = "yes or no", isinstance(value, bool)
-            elif control.type is str:
-                kind, fits = "a text", isinstance(value, str)
-            else:
-                kind = "a list of names"
-                fits = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-            if not fits:
-                raise DDMError(f"The control '{control.name}' holds no {kind.removeprefix('a ')}; give it {kind}.")
-            given[control.name] = value
-        return cls(**given)
-
-    def dial(self, alpha: float | None) -> Dial:
-        """The strengths that are asked for; `alpha` is the X/Y/Z plot's, which goes before all others.
-
-        Raises:
-            DDMError: see `Dial.of`.
-        """
-        alphas = [alpha] if alpha is not None else parse_alphas(self.each) or parse_alphas(str(self.alpha))
-        return Dial.of(alphas, self.shape, float(self.end), float(self.switch), self.points)
 
 
 @dataclass

@@ -252,11 +252,8 @@ def watch() -> Iterator[str]:
     if job is None:
         yield ""
         return
-    while True:
-        running = job.wait(PAUSE)
+    for _ in job.follow(PAUSE):
         yield _shown(job)
-        if not running:
-            return
 
 
 def cancel() -> str:
@@ -264,8 +261,7 @@ def cancel() -> str:
     if _job is None or not _job.running:
         return problem("No training is running.")
     _job.cancel()
-    while _job.wait(PAUSE):
-        pass
+    _job.wait()
     return _shown(_job)
 
 

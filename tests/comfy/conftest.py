@@ -23,14 +23,19 @@ def server(host, tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="session")
-def folder(server):
-    """input/Bilder 灰/: 12 dark and 4 light images in subfolders."""
-    root = server.base / "input" / "Bilder 灰"
+def write_shades(root):
+    """12 dark and 4 light images in subfolders of a folder."""
     rng = np.random.default_rng(0)
     for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             pixels = np.clip(rng.normal(level, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
+
+
+@pytest.fixture(scope="session")
+def folder(server):
+    """input/Bilder 灰/: 12 dark and 4 light images in subfolders."""
+    root = server.base / "input" / "Bilder 灰"
+    write_shades(root)
     return root.name

@@ -2,13 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 from comfyui_ddm.debias.core.io import save_tensors
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 
 from . import graphs
+from .conftest import write_shades
 from .server import PACK, Failed, Refused, run_in_host
 
 EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"
@@ -18,12 +18,7 @@ EXAMPLE = "people_emoji (comes with ComfyUI-DDM)"
 def shades(server):
     """input/Ordner 灰/: 12 dark and 4 light images in subfolders."""
     root = server.base / "input" / "Ordner 灰"
-    rng = np.random.default_rng(0)
-    for name, level, count in (("dark", 40, 12), ("light", 210, 4)):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            pixels = np.clip(rng.normal(level, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    write_shades(root)
     return root
 
 

@@ -224,7 +224,7 @@ def test_an_adapter_that_changes_the_text_encoder_too_is_used_by_half_and_says_s
 @pytest.mark.parametrize("again", [True, False], ids=["same run", "another run"])
 def test_what_a_run_that_failed_has_left_is_gone_in_the_next(script, model, door, heads, again):
     p = host.Processing(model, door.folder, ["a doctor"])
-    from comfyui_ddm.webui.script import Settings
+    from comfyui_ddm.webui.settings import Settings
 
     guided = {one.name: one.default for one in fields(Settings)} | {"heads": ["gender"]}
     with pytest.raises(RuntimeError):

@@ -81,9 +81,14 @@ def head(
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.", "groups")
     judge = None if probe is None else Probe.load(probe)
-    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
-    opening["text_encoder_file"] = text_encoder_file
-    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
+    model, images = learning_set(
+        *(base, device, folder, caption, prior_prompts, prior_count, seed, reporter),
+        tokenizer=tokenizer,
+        prediction=prediction,
+        vae=vae,
+        clip_skip=clip_skip,
+        text_encoder_file=text_encoder_file,
+    )
     with reporter.work() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)

@@ -82,9 +82,14 @@ def invariant(
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
-    opening = {"tokenizer": tokenizer, "prediction": prediction, "vae": vae, "clip_skip": clip_skip}
-    opening["text_encoder_file"] = text_encoder_file
-    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter, **opening)
+    model, images = learning_set(
+        *(base, device, folder, caption, prior_prompts, prior_count, seed, reporter),
+        tokenizer=tokenizer,
+        prediction=prediction,
+        vae=vae,
+        clip_skip=clip_skip,
+        text_encoder_file=text_encoder_file,
+    )
     with reporter.work() as report:
         run = InvariantRun(model, images, out, settings, checkpoint_every, report, kept)
     if restart:
