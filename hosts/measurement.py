@@ -1,13 +1,13 @@
 """Generating the images of prompts that are not there yet, and measuring all of them: for one model, or for several."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, count, islice, zip_longest
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..debias.core.error import DDMError
+from ..debias.core.last_used import LastUsed
 from .image_store import ImageStore
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ GRID_ROWS, GRID_COLUMNS = 3, 8
 WEAKEST, STRONGEST, MOST = -2.0, 3.0, 12
 
 Step = Callable[[Any], None]
+
+# What some probes said of images, by the image's stamp: an image is looked at once while the host runs.
+_looks: "LastUsed[tuple, dict[str, Look]]" = LastUsed(PROBES)
 
 
 class Generator(Protocol):
@@ -141,7 +144,8 @@ def evaluate(
     from ..debias.evaluation.compare import Evaluation
 
     seen = Accumulator(probes, targets)
-    known = _looks.of(*((probe.digest, target is None) for probe, target in zip(probes, targets, strict=True)))
+    asked_of = tuple((probe.digest, target is None) for probe, target in zip(probes, targets, strict=True))
+    known = _looks.use(asked_of, dict)
     for variant in variants:
         for name, own in seeds.items():
             asked = set(own)
@@ -154,24 +158,6 @@ def evaluate(
             origins = [ImageMeta(name, variant.alpha, seed) for seed in there]
             seen.add_looks([known[stamp] for stamp in there.values()], origins)
     return Evaluation.of(seen.records(), title)
-
-
-class _Looks:
-    """What probes said of images, of the probes that were used last: an image is looked at once while the host runs."""
-
-    def __init__(self) -> None:
-        self._by_probes: OrderedDict[tuple, dict[str, Look]] = OrderedDict()
-
-    def of(self, *probes: Hashable) -> "dict[str, Look]":
-        """Those by some probes, by the image's stamp."""
-        kept = self._by_probes.setdefault(probes, {})
-        self._by_probes.move_to_end(probes)
-        while len(self._by_probes) > PROBES:
-            self._by_probes.popitem(last=False)
-        return kept
-
-
-_looks = _Looks()
 
 
 def sweep_panel(report: "FairnessReport", cfg: float, files: Mapping[str, Any], warning: str | None) -> dict[str, Any]:

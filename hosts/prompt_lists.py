@@ -1,6 +1,7 @@
 """Lists of prompts: those that come with the project, and text files in a folder of the host."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..debias.core.error import DDMError
@@ -56,6 +57,11 @@ def split(text: str) -> list[str]:
     if not prompts:
         raise DDMError("There is no prompt. Write what to generate into prompts, one in a line.")
     return prompts
+
+
+def as_option(prompts: Sequence[str]) -> str:
+    """Prompts as an option of `ddm` takes them; the semicolon at the end makes it a list, whatever files there are."""
+    return ";".join(prompts) + ";"
 
 
 def _files(folder: Path | None) -> dict[str, Path]:

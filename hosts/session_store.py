@@ -1,9 +1,10 @@
 """Collections that a host keeps while it runs, so that reports grow from one run to the next."""
 
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ..debias.core.last_used import LastUsed
 
 if TYPE_CHECKING:
     from ..debias.evaluation.accumulator import Accumulator
@@ -25,7 +26,7 @@ class SessionStore:
     """The collections of a host: one for each owner, with the probes and the target that it was started with."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple, Session] = OrderedDict()
+        self._kept: LastUsed[tuple, Session] = LastUsed(KEPT)
 
     def get(self, owner: Hashable, probes: "Sequence[Probe]", target: str, collect: bool = True) -> Session:
         """The collection that an owner gathers with these probes and this target; a new one if there is none.
@@ -46,12 +47,7 @@ class SessionStore:
         key = (owner, asked, *(probe.digest for probe in probes))
         if not collect:
             self._kept.pop(key, None)
-        if key not in self._kept:
-            self._kept[key] = Session(Accumulator(probes, [asked, *(None for _ in probes[1:])]))
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return self._kept.use(key, lambda: Session(Accumulator(probes, [asked, *(None for _ in probes[1:])])))
 
     def drop(self, owner: Hashable) -> None:
         """Forget all that an owner has gathered."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import folder_paths
 
 from ..hosts import prompt_lists
-from ..hosts.prompt_lists import WRITTEN, split
+from ..hosts.prompt_lists import WRITTEN, as_option, split
 
-__all__ = ["WRITTEN", "names", "path_of", "read", "split"]
+__all__ = ["WRITTEN", "as_option", "names", "path_of", "read", "split"]
 
 
 def names() -> list[str]:

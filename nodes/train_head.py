@@ -151,9 +151,8 @@ class TrainHead(io.ComfyNode):
         source = f"--groups={groups.strip()}" if probe == NONE else f"--probe={files.resolve(files.DDM, probe)}"
         arguments += [source, *([f"--caption={caption.strip()}"] if caption.strip() else [])]
         if count:
-            own = ";".join(prompt_lists.read(prompt_list, prompts))
-            # The semicolon at the end makes it a list of prompts, whatever files there are.
-            arguments += [f"--prior-prompts={own};", f"--prior-count={count}"]
+            own = prompt_lists.as_option(prompt_lists.read(prompt_list, prompts))
+            arguments += [f"--prior-prompts={own}", f"--prior-count={count}"]
         panel = TrainPanel(out.stem, lambda file: {}, {"prior_prompts": "prompts", "prior_count": "count"})
         command = Command.of(*arguments)
         listed = files.list_name(files.DDM, out)

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..debias.core.error import DDMError
-from . import files, train_options, training_set
+from . import files, prompt_lists, train_options, training_set
 from .train_options import NONE
 from .types import advanced
 
@@ -132,7 +132,7 @@ def _alignment(sample_dir: Path, probe: str, prior_prompts: str, **given: Any) -
     for name in (probe, given["second_probe"]):
         if name != NONE:
             yield f"--probe={files.resolve(files.DDM, name)}"
-    yield f"--prompts={_list(prior_prompts)}"
+    yield f"--prompts={prompt_lists.as_option(prompt_lists.split(prior_prompts))}"
     yield from (f"--target={part.strip()}" for part in given["target"].split(";") if part.strip())
     yield f"--train={'both' if given['text_encoder'] else 'unet'}"
     if given["keep"] != NONE:
@@ -147,7 +147,7 @@ def _invariant(prior_prompts: str, **given: Any) -> Iterator[str]:
     if given["caption"].strip():
         yield f"--caption={given['caption'].strip()}"
     if prior_prompts.strip():
-        yield f"--prior-prompts={_list(prior_prompts)}"
+        yield f"--prior-prompts={prompt_lists.as_option(prompt_lists.split(prior_prompts))}"
         yield f"--prior-count={given['prior_count']}"
     yield f"--groups={given['inferred_groups']}"
     yield from _numbers(given, "beta", "variance")
@@ -160,8 +160,3 @@ def _numbers(given: dict[str, Any], *names: str) -> Iterator[str]:
             yield f"--{name.replace('_', '-')}={given[name]}"
     if given["prediction"] != "auto":
         yield f"--prediction={given['prediction']}"
-
-
-def _list(prompts: str) -> str:
-    """Prompts as a page has them; the semicolon at the end makes it a list, whatever files there are."""
-    return ";".join(part.strip() for part in prompts.replace("\n", ";").split(";") if part.strip()) + ";"

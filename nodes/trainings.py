@@ -5,7 +5,6 @@ browsers show it all the same.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import comfy.model_management
 
 from ..debias.core.error import DDMError
+from ..debias.core.last_used import LastUsed
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Owner(NamedTuple):
         return cls(workflow.get("id"), str(hidden.unique_id))
 
 
-_kept: "OrderedDict[Owner, BackgroundTraining]" = OrderedDict()
+_kept: "LastUsed[Owner, BackgroundTraining]" = LastUsed(KEPT)
 
 
 def start(
@@ -65,9 +65,6 @@ def start(
             _send(owner, panel)
 
     _kept[owner] = job = BackgroundTraining(command, panel, finish, tell=tell)
-    _kept.move_to_end(owner)
-    while len(_kept) > KEPT:
-        _kept.popitem(last=False)
     job.start()
     return job
 

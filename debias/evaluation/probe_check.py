@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,8 @@ def questions(records: EvaluationData, attribute: Attribute, count: int = IMAGES
         )
     for own in by_class:
         own.sort(key=lambda one: one.key)
-    drawn = [one for place in zip(*(pad(own, count) for own in by_class), strict=True) for one in place if one]
+    drawn = [one for place in zip_longest(*by_class) for one in place if one]
     return sorted(drawn[:count], key=lambda one: (one.said, one.key))
-
-
-def pad(own: Sequence[Question], count: int) -> list[Question | None]:
-    """So many places, the last ones empty."""
-    return [*own[:count], *[None] * (count - len(own))]
 
 
 def read_answers(text: str, classes: Sequence[str]) -> dict[str, Answer]:

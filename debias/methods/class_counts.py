@@ -1,9 +1,10 @@
 """How many images of each class there are so far, and which classes the next ones should have."""
 
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+
+from ..core.last_used import LastUsed
 
 # A host keeps so many; the one that was used longest ago goes first.
 KEPT = 64
@@ -69,15 +70,11 @@ class PromptCounts:
     """The tallies that a host keeps while it runs, so that its queue is balanced from one run to the next."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, ClassCounts] = OrderedDict()
+        self._kept: LastUsed[Hashable, ClassCounts] = LastUsed(KEPT)
 
     def get(self, key: Hashable, shares: np.ndarray) -> ClassCounts:
         """The tally of a key, which tells head, target and owner apart; an empty one if there is none."""
-        tally = self._kept.setdefault(key, ClassCounts(shares))
-        self._kept.move_to_end(key)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return tally
+        return self._kept.use(key, lambda: ClassCounts(shares))
 
     def clear(self, key: Hashable) -> None:
         """Forget the images of a key."""

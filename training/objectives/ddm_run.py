@@ -204,12 +204,13 @@ class Run(TrainingRun):
         return complete
 
     def _before_step(self, stop: Stop, base_progress: Progress, prompts_progress: Progress) -> bool:
-        """Measure what the next steps' weights depend on, where it is time for that; False if that was stopped.
-
-        An adapter that is to be saved on the way is saved here.
-        """
+        """Save the adapter where it is to be saved on the way, then `_adjust`."""
         if self.save_every and self.training.step and self.training.step % self.save_every == 0:
             self._save_snapshot()
+        return self._adjust(stop, base_progress, prompts_progress)
+
+    def _adjust(self, stop: Stop, base_progress: Progress, prompts_progress: Progress) -> bool:
+        """Measure what the next steps' weights depend on, where it is time for that; False if that was stopped."""
         if self.needs_base_shares and not self._measure("base_group_shares", self.base_shares, stop, base_progress):
             return False
         correct = self.training.step == self.objective.correction_start_step < self.settings.steps

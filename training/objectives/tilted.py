@@ -196,6 +196,7 @@ class TiltedRun(Run):
 
     needs_base_shares = False  # a prompt's own are found in the first round
     needs_prompt_shares = True
+    _rounds = None  # the objective's, known without waiting for the device
 
     def _objective(self, captions: "CaptionTable") -> TiltedDDM:
         grouping = self.grouping
@@ -234,14 +235,15 @@ class TiltedRun(Run):
             for part in self.grouping.groups
         ]
 
-    def _before_step(self, stop: "Stop", base_progress: Progress, prompts_progress: Progress) -> bool:
+    def _adjust(self, stop: "Stop", base_progress: Progress, prompts_progress: Progress) -> bool:
         """Tilt each prompt by what its images lack, where it is time for that; False if that was stopped."""
         import torch
 
-        objective, step, round_ = self.objective, self.training.step, int(self.objective.rounds)
-        if self.save_every and step and step % self.save_every == 0:
-            self._save_snapshot()
-        if round_ >= objective.due(step):
+        objective = self.objective
+        if self._rounds is None:
+            self._rounds = int(objective.rounds)
+        round_ = self._rounds
+        if round_ >= objective.due(self.training.step):
             return True
 
         def count(told: Callable[[int, int], None]) -> np.ndarray:
@@ -254,6 +256,7 @@ class TiltedRun(Run):
             further = torch.as_tensor(np.log(goal) - np.log(shares), dtype=torch.float32)
             objective.tilt = objective.tilt + self.base.moved(further)
             objective.rounds = objective.rounds + 1
+            self._rounds += 1
             if not round_:
                 objective.prompt_group_shares = self.base.moved(torch.as_tensor(shares, dtype=torch.float32))
         return complete
