@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import (
-    BaseOption,
+    BaseChoice,
     CheckpointEveryOption,
     ClipOption,
-    ClipSkipOption,
     DeviceOption,
-    PredictionOption,
     Progress,
     ProgressOption,
     ResumeOption,
     SampleDirOption,
     SampleEveryOption,
     StdinStopsOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +31,9 @@ if TYPE_CHECKING:
     from ..objectives.alignment import Extractor
 
 
+@opens_base
 def align(
+    *,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="The adapter or, with --train tokens, the embedding to write.")
     ],
@@ -62,12 +60,7 @@ def align(
     train: Annotated[
         str, typer.Option(help="What learns: unet, text-encoder, both (LoRAs), or tokens (an embedding).")
     ] = "unet",
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     keep: Annotated[
         list[Path] | None,
         typer.Option(
@@ -124,7 +117,7 @@ def align(
 
     Example: ddm align --probe gender.safetensors --prompts "a firefighter;a doctor" --out fair.safetensors
     """
-    from .parent_process import STOPPED, leave, stop_with_parent
+    from .parent_process import end_stopped, stop_with_parent
 
     if stdin_stops:
         stop_with_parent()
@@ -135,7 +128,6 @@ def align(
     from ..loop.checkpoint import checkpoint_path, refuse_left
     from ..loop.stop_signals import stop_signals
     from ..models.load_base import load_base, resolve_device
-    from ..models.model import EMBEDDED
     from ..objectives.alignment import AlignmentSettings, usual_keep
     from ..objectives.alignment_run import AlignmentRun
     from ..sampling.previews import Previews
@@ -168,15 +160,7 @@ def align(
     targets = all_targets(probes, target)
     check_probes(probes, targets)
     run = AlignmentRun(
-        load_base(
-            base or EMBEDDED,
-            place,
-            tokenizer=tokenizer,
-            prediction=prediction,
-            vae=vae,
-            text_encoder_file=text_encoder_file,
-            clip_skip=clip_skip,
-        ),
+        load_base(base.path, place, **base.opening),
         probes,
         targets,
         families,
@@ -201,14 +185,8 @@ def align(
     with reporter.steps() as report, stop_signals() as stop:
         complete = run.train(report, stop, shown)
     if not complete:
-        reporter.note(
-            f"Stopped at step {run.training.step} of {settings.steps}; the state is kept in {checkpoint}. "
-            "Start it again to resume.",
-            "resume",
-        )
-        if stdin_stops:
-            leave(STOPPED)
-        raise typer.Exit(STOPPED)
+        reporter.stopped(run.training.step, settings.steps, checkpoint)
+        end_stopped(stdin_stops)
     seconds = time.monotonic() - began
     use = f"Say embedding:{out.stem} before a prompt." if train == "tokens" else "Its strength is α."
     reporter.note(f"Wrote {out} in {seconds:.0f} s. {use}")

@@ -6,25 +6,18 @@ from typing import Annotated
 import typer
 
 from .options import (
-    BaseOption,
+    BaseChoice,
     CaptionOption,
-    ClipSkipOption,
     DeviceOption,
-    PredictionOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 
+@opens_base
 def audit(
+    *,
     folder: Annotated[Path, typer.Argument(help="Images, with captions beside them where there are any.")],
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     groups: Annotated[
         str,
         typer.Option(help='discovered or auto (nothing to say), words:"man|woman", or labels:COLUMN.'),
@@ -51,7 +44,6 @@ def audit(
     from ..data.group_images import check_source
     from ..data.read_folder import read_folder
     from ..loop.progress_bars import work_progress
-    from ..models.model import EMBEDDED
 
     if out.suffix.lower() == ".json":
         raise DDMError(f"The page cannot be called {out.name}: the figures go there. Name it audit.html.")
@@ -60,17 +52,13 @@ def audit(
     with work_progress() as report:
         made = audit_folder(
             images,
-            base or EMBEDDED,
+            base.path,
             groups,
             target,
             title=title,
             seed=seed,
             device=device,
-            tokenizer=tokenizer,
-            prediction=prediction,
-            vae=vae,
-            text_encoder_file=text_encoder_file,
-            clip_skip=clip_skip,
+            **base.opening,
             report=report,
         )
     files = {"html": out, "json": out.with_suffix(".json")}

@@ -8,23 +8,21 @@ from typing import Annotated
 import typer
 
 from .options import (
-    BaseOption,
+    BaseChoice,
     CaptionOption,
-    ClipSkipOption,
     DeviceOption,
-    PredictionOption,
     PriorCountOption,
     PriorPromptsOption,
     Progress,
     ProgressOption,
     StdinStopsOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 
+@opens_base
 def head(
+    *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The head to write, a .safetensors file.")],
     folder: Annotated[Path | None, typer.Argument(help="Images with captions of the kind you will ask for.")] = None,
     groups: Annotated[
@@ -35,12 +33,7 @@ def head(
         ),
     ] = "",
     probe: Annotated[Path | None, typer.Option(metavar="FILE", help="A probe that says who is in the images.")] = None,
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
     caption: CaptionOption = None,
@@ -81,14 +74,7 @@ def head(
     if len(attributes(groups)) > 1:
         raise DDMError(f"A head learns one attribute, and “{groups}” names several. Make a head for each.", "groups")
     judge = None if probe is None else Probe.load(probe)
-    model, images = learning_set(
-        *(base, device, folder, caption, prior_prompts, prior_count, seed, reporter),
-        tokenizer=tokenizer,
-        prediction=prediction,
-        vae=vae,
-        clip_skip=clip_skip,
-        text_encoder_file=text_encoder_file,
-    )
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter)
     with reporter.work() as report:
         made = make_head(model, images, groups, judge and judge.to(model.device), seed, report)
     made.save(out)

@@ -8,35 +8,28 @@ from typing import Annotated
 import typer
 
 from .options import (
-    BaseOption,
+    BaseChoice,
     CaptionOption,
     CheckpointEveryOption,
-    ClipSkipOption,
     DeviceOption,
-    PredictionOption,
     PriorCountOption,
     PriorPromptsOption,
     Progress,
     ProgressOption,
     ResumeOption,
     StdinStopsOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 
+@opens_base
 def invariant(
+    *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The module to write, a .safetensors file.")],
     folder: Annotated[
         Path | None, typer.Argument(help="Images, with captions beside them where there are any.")
     ] = None,
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     prior_prompts: PriorPromptsOption = None,
     prior_count: PriorCountOption = 24,
     caption: CaptionOption = None,
@@ -64,7 +57,7 @@ def invariant(
 
     Example: ddm invariant my_images --out invariant.safetensors
     """
-    from .parent_process import STOPPED, leave, stop_with_parent
+    from .parent_process import end_stopped, stop_with_parent
 
     if stdin_stops:
         stop_with_parent()
@@ -82,14 +75,7 @@ def invariant(
     if not (restart or resume):
         refuse_left(kept)
     settings = InvariantSettings(steps, batch_size, learning_rate, groups, beta, variance, seed=seed)
-    model, images = learning_set(
-        *(base, device, folder, caption, prior_prompts, prior_count, seed, reporter),
-        tokenizer=tokenizer,
-        prediction=prediction,
-        vae=vae,
-        clip_skip=clip_skip,
-        text_encoder_file=text_encoder_file,
-    )
+    model, images = learning_set(base, device, folder, caption, prior_prompts, prior_count, seed, reporter)
     with reporter.work() as report:
         run = InvariantRun(model, images, out, settings, checkpoint_every, report, kept)
     if restart:
@@ -99,13 +85,8 @@ def invariant(
     with reporter.steps() as report, stop_signals() as stop:
         complete = run.train(report, stop)
     if not complete:
-        reporter.note(
-            f"Stopped at step {run.training.step} of {steps}; the state is kept in {kept}. Start it again to resume.",
-            "resume",
-        )
-        if stdin_stops:
-            leave(STOPPED)
-        raise typer.Exit(STOPPED)
+        reporter.stopped(run.training.step, steps, kept)
+        end_stopped(stdin_stops)
     module = run.objective.module
     share = module.parameter_count / model.unet.num_parameters()
     facts = {

@@ -117,11 +117,7 @@ class Job:
             previews = self._previews(base, run) if config.sample_dir else None
             complete = run.train(steps, stop, calibrating, previews, looking, comparing)
         if not complete:
-            note(
-                f"Stopped at step {run.training.step} of {config.steps}; the state is kept in {self.checkpoint}. "
-                "Start it again to resume.",
-                "resume",
-            )
+            self.reporter.stopped(run.training.step, config.steps, self.checkpoint)
             raise Stopped
         if config.card and self.ranks.first:
             self._write_pages()

@@ -3,16 +3,17 @@
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..data.dataset import ImageSet
     from ..models.base import Base
+    from .options import BaseChoice
     from .reporters import Reporter
 
 
 def learning_set(
-    base: Path | None,
+    base: "BaseChoice",
     device: str,
     folder: Path | None,
     caption: str | None,
@@ -20,13 +21,11 @@ def learning_set(
     prior_count: int,
     seed: int,
     reporter: "Reporter",
-    **opening: Any,
 ) -> "tuple[Base, ImageSet]":
     """The base, and the images as the commands' options name them.
 
     Args:
         reporter: told what goes on.
-        opening: tokenizer, prediction and vae, as in `load_base`.
 
     Raises:
         DDMError: neither a folder nor prompts are given; or one of them cannot be used, which is found before the base
@@ -36,7 +35,6 @@ def learning_set(
     from ..data.dataset import folder_set, self_set
     from ..data.read_folder import read_folder
     from ..models.load_base import load_base
-    from ..models.model import EMBEDDED
     from ..sampling.prompts import read_prompts
 
     if folder is None and prior_prompts is None:
@@ -50,7 +48,7 @@ def learning_set(
     prompts = read_prompts(prior_prompts) if prior_prompts else []
     for line in images.remarks() if images else ():
         reporter.note(line)
-    model = load_base(base or EMBEDDED, device, **opening)
+    model = load_base(base.path, device, **base.opening)
     sets = []
     if images:
         with reporter.images("cache") as report:

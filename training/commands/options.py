@@ -1,8 +1,11 @@
 """Options on the command line: those of a training as they are declared, and what several commands have."""
 
+from collections.abc import Callable
 from enum import Enum
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -48,12 +51,41 @@ def _shared(name: str) -> Any:
     return as_option(DECLARED[name], rich_help_panel=None)
 
 
-BaseOption, TokenizerOption, PredictionOption, VAEOption = map(_shared, ("base", "tokenizer", "prediction", "vae"))
-TextEncoderFileOption = _shared("text_encoder_file")
-CaptionOption, ClipOption, ClipSkipOption, DeviceOption = map(_shared, ("caption", "clip", "clip_skip", "device"))
+BaseOption, CaptionOption, ClipOption, DeviceOption = map(_shared, ("base", "caption", "clip", "device"))
 PriorPromptsOption, PriorCountOption = map(_shared, ("prior_prompts", "prior_count"))
 CheckpointEveryOption, ResumeOption = map(_shared, ("checkpoint_every", "resume"))
 SampleDirOption, SampleEveryOption = map(_shared, ("sample_dir", "sample_every"))
+
+
+class BaseChoice(NamedTuple):
+    """A base as a command line names it.
+
+    Attributes:
+        path: its folder or file.
+        opening: how it is opened; arguments of `load_base`.
+    """
+
+    path: Path
+    opening: dict[str, Any]
+
+
+def opens_base(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `base` is a `BaseChoice` gets all options that say how a base is opened."""
+    names = ("base", "tokenizer", "prediction", "vae", "text_encoder_file", "clip_skip")
+    options = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_shared(name)) for name in names]
+    parameters = []
+    for one in signature(command).parameters.values():
+        parameters += options if one.name == "base" else [one]
+
+    @wraps(command)
+    def with_base(**given: Any) -> None:
+        from ..models.model import EMBEDDED
+
+        opening = {name: given.pop(name) for name in names}
+        command(base=BaseChoice(opening.pop("base") or EMBEDDED, opening), **given)
+
+    with_base.__signature__ = signature(command).replace(parameters=parameters)
+    return with_base
 
 
 def _say_so(context: typer.Context, value: Progress) -> Progress:

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
+import typer
+
 # Seconds within which a stopped trainer must have kept its state: it asks between few images, but a CPU may be slow.
 GRACE = 120
 # Exit codes of a trainer that was stopped: with its state kept, and without, since it did not get so far in time.
@@ -28,6 +30,17 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError):  # nobody listens any more
             stream.flush()
     os._exit(code)
+
+
+def end_stopped(at_once: bool) -> NoReturn:
+    """End a command that was stopped and has kept its state.
+
+    Args:
+        at_once: another program waits for the end; see `leave`.
+    """
+    if at_once:
+        leave(STOPPED)
+    raise typer.Exit(STOPPED)
 
 
 def _wait_for_end(descriptor: int) -> None:

@@ -36,6 +36,12 @@ class Reporter:
     def note(self, text: str, *options: str) -> None:
         """Say a sentence, and which options it is about."""
 
+    def stopped(self, step: int, steps: int, checkpoint: Path) -> None:
+        """Say where a training stands that was stopped."""
+        self.note(
+            f"Stopped at step {step} of {steps}; the state is kept in {checkpoint}. Start it again to resume.", "resume"
+        )
+
     @contextmanager
     def images(self, phase: str) -> Iterator[Callable[[float, int], None]]:
         """Begin a phase of `TITLES`; gives a function to call with (done, total)."""

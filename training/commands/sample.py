@@ -9,15 +9,11 @@ from typing import Annotated
 import typer
 
 from .options import (
-    BaseOption,
-    ClipSkipOption,
+    BaseChoice,
     DeviceOption,
     GuideOption,
     GuideTargetOption,
-    PredictionOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 
@@ -28,7 +24,9 @@ class GuideMode(str, Enum):
     BATCH = "batch"
 
 
+@opens_base
 def sample(
+    *,
     prompts: Annotated[
         str,
         typer.Option(
@@ -38,12 +36,7 @@ def sample(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where alpha_<α>/<prompt>/<seed>.png and metadata.jsonl go.")
     ],
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     adapter: Annotated[Path | None, typer.Option(metavar="FILE", help="The fair adapter; α is its strength.")] = None,
     style: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it, at strength 1.")
@@ -89,7 +82,7 @@ def sample(
     Example: ddm sample --adapter fair.safetensors --prompts "a firefighter;a doctor" --per-prompt 8 --out images
     """
     from ..loop.progress_bars import image_progress
-    from ..models.model import EMBEDDED, load_model
+    from ..models.model import load_model
     from ..sampling.guidance import load_steering
     from ..sampling.image_writer import plan_jobs, write_images
     from ..sampling.prompts import read_prompts
@@ -98,17 +91,7 @@ def sample(
     texts = read_prompts(prompts)
     alphas = read_numbers(alpha or ("0,0.5,1" if adapter else "0"), "--alpha")
     require_adapter(alphas, adapter)
-    model = load_model(
-        base or EMBEDDED,
-        adapter,
-        style,
-        device,
-        tokenizer=tokenizer,
-        prediction=prediction,
-        vae=vae,
-        text_encoder_file=text_encoder_file,
-        clip_skip=clip_skip,
-    )
+    model = load_model(base.path, adapter, style, device, **base.opening)
     steering, remarks = load_steering(
         model.base,
         guide or (),

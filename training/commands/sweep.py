@@ -7,20 +7,18 @@ from typing import Annotated
 import typer
 
 from .options import (
-    BaseOption,
+    BaseChoice,
     ClipOption,
-    ClipSkipOption,
     DeviceOption,
     GuideOption,
     GuideTargetOption,
-    PredictionOption,
-    TextEncoderFileOption,
-    TokenizerOption,
-    VAEOption,
+    opens_base,
 )
 
 
+@opens_base
 def sweep(
+    *,
     adapter: Annotated[Path, typer.Argument(metavar="FILE", help="The fair adapter to measure.")],
     prompts: Annotated[
         str,
@@ -30,12 +28,7 @@ def sweep(
         list[Path], typer.Option(help="A probe made by `ddm probe`; give the option again for another attribute.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where images, report.html, .json and .png go.")],
-    base: BaseOption = None,
-    tokenizer: TokenizerOption = None,
-    prediction: PredictionOption = None,
-    vae: VAEOption = None,
-    text_encoder_file: TextEncoderFileOption = None,
-    clip_skip: ClipSkipOption = None,
+    base: BaseChoice,
     style: Annotated[Path | None, typer.Option(metavar="FILE", help="A style LoRA to use with it.")] = None,
     clip: ClipOption = None,
     guide: GuideOption = None,
@@ -70,7 +63,7 @@ def sweep(
     from ..evaluation.alpha_sweep import keep_measured, make_records, measured_card
     from ..evaluation.load_probes import open_probes, targets_of
     from ..models.load_base import resolve_device
-    from ..models.model import EMBEDDED, load_model
+    from ..models.model import load_model
     from ..sampling.guidance import load_steering
     from ..sampling.image_writer import plan_jobs
     from ..sampling.prompts import read_prompts
@@ -89,17 +82,7 @@ def sweep(
     probes = open_probes(probe, clip, place)
     targets = targets_of(probes, target)
     check_probes(probes, targets)
-    model = load_model(
-        base or EMBEDDED,
-        adapter,
-        style,
-        place,
-        tokenizer=tokenizer,
-        prediction=prediction,
-        vae=vae,
-        text_encoder_file=text_encoder_file,
-        clip_skip=clip_skip,
-    )
+    model = load_model(base.path, adapter, style, place, **base.opening)
     steering, remarks = load_steering(model.base, guide or (), guide_target or ())
     model.warnings.extend(remarks)
     for warning in model.warnings:

@@ -31,7 +31,7 @@ def train(
 
     Example: ddm train my_images --out fair.safetensors
     """
-    from .parent_process import STOPPED, leave, stop_with_parent
+    from .parent_process import STOPPED, end_stopped, leave, stop_with_parent
 
     if stdin_stops:
         stop_with_parent()
@@ -54,10 +54,8 @@ def train(
             reporter.note(remark, *options)
         try:
             result = Job(config, reporter, ranks).run()
-        except Stopped as stopped:
-            if stdin_stops:
-                leave(STOPPED)
-            raise typer.Exit(STOPPED) from stopped
+        except Stopped:
+            end_stopped(stdin_stops)
         except KeyboardInterrupt:
             if stdin_stops:
                 leave(STOPPED)
