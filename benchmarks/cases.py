@@ -239,7 +239,7 @@ def exactness(bench: Bench) -> list[Figure]:
         np.array_equal(images(model, 0.0, bf16), one) for bf16, one in zip((False, bench.bf16), untouched, strict=True)
     ]
     trained = images(model, 1.0)
-    load_lora_into(plain.unet, load_adapter(files[1]), "debias", plain.hash)
+    load_lora_into(plain.denoiser, load_adapter(files[1]), "debias", plain.hash)
     return [
         Figure("α 0 is the base, bit for bit", all(still), 1),
         Figure("α 1 is not", not np.array_equal(trained, untouched[0]), 1),

@@ -163,7 +163,7 @@ def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
 
     pixels, names = half(True, pair.digits)
     start = load_base(EMBEDDED, device, torch.float32)
-    for part in (start.unet, start.text_encoder):
+    for part in (start.denoiser, start.text_encoder):
         part.requires_grad_(True)
     images = torch.as_tensor(enlarged(pixels), device=start.device).permute(0, 3, 1, 2).float() / 127.5 - 1
     *moments, scale = latent_moments(start.vae, images)
@@ -172,7 +172,7 @@ def _train_base(pair: Pair, out: Path, device: str, steps: int) -> None:
         DigitDraw(names, pair),
         start.text_encoder,
         start.tokenizer,
-        start.unet,
+        start.denoiser,
         start.scheduler.alphas_cumprod,
         steps,
         batch_size=BATCH,

@@ -116,8 +116,8 @@ def prepare(model: Any, images: "ImageSet", cache: Path) -> "Subject":
         with image_progress(f"Features {cache.stem}") as report:
             found = denoiser_features(
                 model.denoise,
-                model.family.features(model.unet)
-                | {"first": model.unet.down_blocks[0].resnets[0], "mid": model.unet.mid_block},
+                model.family.features(model.denoiser)
+                | {"first": model.denoiser.down_blocks[0].resnets[0], "mid": model.denoiser.mid_block},
                 partial(model.family.hidden, latents=latents.shape),
                 model.rates,
                 latents,

@@ -274,7 +274,7 @@ def _our_step(base: "Base", batch: int, loop: str) -> Callable[[], None]:
     weighting = Weighting.of_groups(groups, Target.uniform(groups.names), np.zeros(IMAGES, dtype=int))
     side = base.image_size // base.vae_factor
     moments = torch.randn(2, IMAGES, base.latent_channels, side, side)
-    width = base.unet.config.cross_attention_dim
+    width = base.denoiser.config.cross_attention_dim
     width = width if isinstance(width, int) else width[0]
     widths = [base.text_encoders[name].config.projection_dim for name in list(base.text_encoders)[1:]]
     pooled = [torch.randn(width) for width in widths]
@@ -301,16 +301,16 @@ def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
 
     device, generator = base.device, torch.Generator().manual_seed(0)
     half = torch.bfloat16 if rival.half and base.half_is_native else torch.float32
-    for part in (base.unet, base.text_encoder, base.vae):
+    for part in (base.denoiser, base.text_encoder, base.vae):
         part.to(half)
     side = base.image_size
     pixels = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, generator=generator)
     ids = torch.randint(0, base.text_encoder.config.vocab_size, (IMAGES, TOKENS), generator=generator)
     labels = torch.randint(0, 2, (IMAGES,), generator=generator)
-    for model, layers in ((base.unet, rival.layers), (base.text_encoder, rival.text_layers)):
+    for model, layers in ((base.denoiser, rival.layers), (base.text_encoder, rival.text_layers)):
         if layers:
             model.add_adapter(LoraConfig(r=rival.rank, lora_alpha=rival.alpha, target_modules=list(layers)))
-    learning = [p for model in (base.unet, base.text_encoder) for p in model.parameters() if p.requires_grad]
+    learning = [p for model in (base.denoiser, base.text_encoder) for p in model.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.data = parameter.data.float()
     classifier = None
@@ -332,7 +332,7 @@ def _rival_step(base: "Base", rival: Rival) -> Callable[[], None]:
         with torch.set_grad_enabled(bool(rival.text_layers)):
             text = base.text_encoder(ids[row : row + 1].to(device)).last_hidden_state
         with torch.autocast(device.type, half, enabled=half != torch.float32):
-            predicted = base.unet(noisy, t, text).sample.float()
+            predicted = base.denoiser(noisy, t, text).sample.float()
         loss = (predicted - noise.float()).square().mean()
         if classifier is not None:
             judged = torch.nn.functional.cross_entropy(

@@ -53,7 +53,7 @@ def euler(base, noise, prompt, steps, cfg):
     for time, sigma, after in zip(times, schedule[:-1], schedule[1:], strict=True):
         scaled = torch.cat([x, x]) / (1 + sigma**2) ** 0.5
         with torch.no_grad():
-            without, told = base.unet(scaled, time, text, return_dict=False)[0].chunk(2)
+            without, told = base.denoiser(scaled, time, text, return_dict=False)[0].chunk(2)
         x = x + (after - sigma) * (without + cfg * (told - without))
     return x
 
@@ -65,9 +65,9 @@ def test_images_are_those_of_diffusers(sampled, base, alpha):
 
     graph = graphs.load() | graphs.adapter(alpha) | graphs.sample("adapter", steps=8, seed=7, batch=2)
     latent, image = sampled(graph)
-    if not lora_names(base.unet):
-        load_lora_into(base.unet, load_adapter(PACK / "examples" / "adapters" / ADAPTER), "debias")
-    set_alpha(base.unet, "debias", alpha)
+    if not lora_names(base.denoiser):
+        load_lora_into(base.denoiser, load_adapter(PACK / "examples" / "adapters" / ADAPTER), "debias")
+    set_alpha(base.denoiser, "debias", alpha)
     noise = torch.randn((2, 4, 8, 8), generator=torch.manual_seed(7))
     expected = euler(base, noise, graphs.PROMPT, steps=8, cfg=3.0)
     assert (latent * base.vae.config.scaling_factor - expected).abs().max() < 1e-3

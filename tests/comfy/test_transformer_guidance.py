@@ -102,7 +102,7 @@ def made(request, host, tmp_path_factory):
     head = make_head(base, images, "labels:gender")
     head.push = torch.randn(head.push.shape, generator=torch.Generator().manual_seed(0))
     head.save(folder / "head.safetensors")
-    weights = ORIGINAL[name](base.unet.state_dict())
+    weights = ORIGINAL[name](base.denoiser.state_dict())
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / "model.safetensors")
     text, empty = (base.encode_text([prompt]) for prompt in ("a doctor", ""))
     tokens = [one.tokens if one.mask is None else one.tokens[one.mask][None] for one in (text, empty)]
@@ -127,7 +127,7 @@ def ours(base, noise, solver, cfg, guide=None):
     steering = SamplingGuidance([guide]) if guide else None
     with torch.no_grad(), steering.on(base, ["a doctor"] * rows) if guide else nullcontext():
         for t, sigma, after in zip(solver.timesteps, solver.sigmas[:-1], solver.sigmas[1:], strict=True):
-            empty, said = base.run_unet(torch.cat([x, x]), t, both).chunk(2)
+            empty, said = base.run_denoiser(torch.cat([x, x]), t, both).chunk(2)
             x = x + (after - sigma) * (empty + cfg * (said - empty))
     if guide:
         steering.count()

@@ -98,7 +98,7 @@ def write_components(root, name, folder):
     config |= {"tokenizer": {"pad_token": "<|endoftext|>"}, "tokenizer_2": {"pad_token": "!"}} if name == "sd3" else {}
     (root / f"{name}.json").write_text(json.dumps(config))
     models = root / "models"
-    files = {"diffusion_models": {name: ORIGINAL[name](base.unet.state_dict())}, "text_encoders": {}}
+    files = {"diffusion_models": {name: ORIGINAL[name](base.denoiser.state_dict())}, "text_encoders": {}}
     levels = len(base.vae.config.block_out_channels)
     vae = {vae_key(key, levels): value for key, value in base.vae.state_dict().items()}
     files["vae"] = {

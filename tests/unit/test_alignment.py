@@ -123,7 +123,7 @@ def test_images_that_keep_their_class_are_held_more_than_those_that_change(tiny_
     held = [objective.loss(drawn, other, Original(original.features, [kind])).item() for kind in (classes, 1 - classes)]
     everything = prepare(tiny_base, confidence=2.0, keep_changed=1.0).objective.loss(drawn, other, original).item()
     assert everything > 0 and sum(held) == pytest.approx(1.2 * everything, rel=1e-4)
-    assert base.unet.lora_strengths["debias"].alpha == 1.0
+    assert base.denoiser.lora_strengths["debias"].alpha == 1.0
 
 
 def test_every_family_and_every_prompt_of_it_is_trained_equally_often(tiny_base):

@@ -27,7 +27,7 @@ def test_a_base_knows_its_sizes(base):
 
 
 def test_a_base_is_frozen_and_in_eval_mode(base):
-    for model in (base.unet, base.vae, base.text_encoder):
+    for model in (base.denoiser, base.vae, base.text_encoder):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -58,14 +58,14 @@ def test_half_precision_files_compute_in_full_precision_on_the_cpu(copy):
         file = next((copy / part).glob("*.safetensors"))
         save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     base = load_base(copy)
-    assert base.dtype == base.unet.dtype == base.text_encoder.dtype == torch.float32
+    assert base.dtype == base.denoiser.dtype == base.text_encoder.dtype == torch.float32
 
 
 def test_the_fp16_variant_is_found(copy):
     for part in ("unet", "vae", "text_encoder"):
         file = next((copy / part).glob("*.safetensors"))
         file.rename(file.with_name(file.stem + ".fp16.safetensors"))
-    assert load_base(copy).unet.dtype == torch.float32
+    assert load_base(copy).denoiser.dtype == torch.float32
 
 
 def test_the_hash_follows_the_unets_weights(base, copy):
@@ -151,7 +151,7 @@ def test_a_prediction_of_v_is_converted_to_noise(copy):
     noisy = signal * latents + (1 - signal**2).sqrt() * noise
     assert torch.equal(base.target(latents, noise, t), base.scheduler.get_velocity(latents, noise, t))
     # A U-Net that answers exactly what it should has the noise right.
-    base.run_unet = lambda noisy, t, text: base.target(latents, noise, t)
+    base.run_denoiser = lambda noisy, t, text: base.target(latents, noise, t)
     assert torch.allclose(base.denoise(noisy, t, text), noise, atol=1e-5)
 
 

@@ -166,7 +166,7 @@ def eight_bits(checkpoint, name):
 def test_fp8_weights_are_multiplied_by_their_scale(checkpoint, name):
     key, weight, scale_key, scale = eight_bits(checkpoint, name)
     path = checkpoint(**{key: weight, scale_key: scale, UNET + "scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)})
-    plain, read = (checkpoint.open(one).unet.state_dict() for one in (checkpoint("plain"), path))
+    plain, read = (checkpoint.open(one).denoiser.state_dict() for one in (checkpoint("plain"), path))
     changed = [name for name in plain if not torch.equal(plain[name], read[name])]
     assert len(changed) == 1
     assert torch.allclose(read[changed[0]], plain[changed[0]], rtol=0.07, atol=1e-3)

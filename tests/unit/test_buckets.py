@@ -13,7 +13,7 @@ class Model:
 
     def __init__(self, side, levels):
         self.image_size, self.vae_factor = side, 8
-        self.unet = type("unet", (), {"config": type("config", (), {"block_out_channels": (32,) * levels})})
+        self.denoiser = type("denoiser", (), {"config": type("config", (), {"block_out_channels": (32,) * levels})})
 
 
 @pytest.mark.parametrize(

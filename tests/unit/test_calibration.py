@@ -91,10 +91,10 @@ def grouped(labels, captions):
 @pytest.fixture
 def trained(tiny_base):
     base = load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.add_(torch.randn(parameter.shape, generator=random) * 0.05)
     return base
 
@@ -122,14 +122,14 @@ def run(base, *given, **named):
 
 
 def test_a_trained_lora_is_measured_without_being_changed(trained):
-    before = export_lora(trained.unet, "debias")
+    before = export_lora(trained.denoiser, "debias")
     found, steps = run(trained)
     assert 0.25 <= found.scale <= 3 and np.isfinite(found.progress).all() and sum(found.goal) == pytest.approx(1)
     assert found.strengths == STRENGTHS and np.sum(found.shares, axis=1) == pytest.approx([1, 1, 1])
     assert steps[-1][0] == steps[-1][1] and [done for done, _ in steps] == sorted(done for done, _ in steps)
-    after = export_lora(trained.unet, "debias")
+    after = export_lora(trained.denoiser, "debias")
     assert all(torch.equal(before[name].up, after[name].up) for name in before)
-    assert trained.unet.lora_strengths["debias"].alpha == 1.0
+    assert trained.denoiser.lora_strengths["debias"].alpha == 1.0
     assert run(trained)[0] == found
 
 

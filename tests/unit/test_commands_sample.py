@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def adapter(tiny_base, tmp_path_factory) -> Path:
     base = load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     with torch.no_grad():
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.add_(0.2)
     path = tmp_path_factory.mktemp("adapter") / "fair.safetensors"
-    save_adapter(path, export_lora(base.unet, "debias"), AdapterCard(base_hash=base.hash))
+    save_adapter(path, export_lora(base.denoiser, "debias"), AdapterCard(base_hash=base.hash))
     return path
 
 

@@ -89,12 +89,12 @@ def test_without_a_target_nothing_is_recommended():
 def files(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("sweep")
     base = load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     with torch.no_grad():
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.add_(0.1)
     card = AdapterCard(base_hash=base.hash, recommended_alpha=9.0)
-    save_adapter(folder / "fair.safetensors", export_lora(base.unet, "debias"), card)
+    save_adapter(folder / "fair.safetensors", export_lora(base.denoiser, "debias"), card)
     return folder / "fair.safetensors", write_probe(folder / "gender.safetensors")
 
 

@@ -42,7 +42,7 @@ def files(made, tmp_path, monkeypatch):
 def answer(base):
     noisy = torch.randn(2, base.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return base.run_unet(noisy, torch.tensor([300, 800]), base.encode_text(["a doctor", "a judge"]))
+        return base.run_denoiser(noisy, torch.tensor([300, 800]), base.encode_text(["a doctor", "a judge"]))
 
 
 def change(path, function):

@@ -51,7 +51,7 @@ def train_adapter(
 
 
 def use_adapter(base: Base, file: Path, strength: float) -> dict:
-    load_lora_into(base.unet, load_adapter(file), "debias", base.hash, base.text_encoders)
+    load_lora_into(base.denoiser, load_adapter(file), "debias", base.hash, base.text_encoders)
     return {"alpha": strength}
 
 

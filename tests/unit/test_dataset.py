@@ -144,7 +144,7 @@ def test_sdxl_is_told_the_size_of_the_bucket(folder, tmp_path):
     config = tiny_configuration("sdxl")
     base = load_base(make_folder(tmp_path / "sdxl", config, make_models(config)))
     told = []
-    base.unet.register_forward_pre_hook(
+    base.denoiser.register_forward_pre_hook(
         lambda _, args, kwargs: told.append((tuple(args[0].shape[2:]), kwargs["added_cond_kwargs"]["time_ids"])),
         with_kwargs=True,
     )

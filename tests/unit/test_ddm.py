@@ -63,10 +63,10 @@ def test_a_file_gives_what_the_trained_model_gives(trained, tiny_base):
     base = load_base(tiny_base)
     # In the order of training: sums of floats depend on it.
     for name, file in (("debias", "fair"), ("style", "style")):
-        assert load_lora_into(base.unet, load_adapter(root / f"{file}.safetensors"), name, base.hash) is None
+        assert load_lora_into(base.denoiser, load_adapter(root / f"{file}.safetensors"), name, base.hash) is None
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     outputs = []
-    for unet in (run.base.unet, base.unet):
+    for unet in (run.base.denoiser, base.denoiser):
         set_alpha(unet, "debias", 0.75)
         with torch.no_grad():
             outputs.append(unet(latents, torch.tensor([10, 400]), torch.ones(2, 77, 32)).sample)

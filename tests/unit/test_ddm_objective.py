@@ -204,21 +204,21 @@ def output(unet, latents):
 def test_a_step_is_finite_and_alpha_0_stays_what_the_base_was(training, tiny_base):
     run = training(words=("man", "woman"))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    before = output(load_base(tiny_base).unet, latents)
+    before = output(load_base(tiny_base).denoiser, latents)
     for _ in range(3):
         run.advance()
     assert run.step == 3 and torch.isfinite(run.loss) and run.loss > 0
     assert all(torch.isfinite(parameter).all() for parameter in run.parameters)
-    set_alpha(run.objective.base.unet, "debias", 0.0)
-    assert torch.equal(output(run.objective.base.unet, latents), before)
-    set_alpha(run.objective.base.unet, "debias", 1.0)
-    assert not torch.equal(output(run.objective.base.unet, latents), before)
+    set_alpha(run.objective.base.denoiser, "debias", 0.0)
+    assert torch.equal(output(run.objective.base.denoiser, latents), before)
+    set_alpha(run.objective.base.denoiser, "debias", 1.0)
+    assert not torch.equal(output(run.objective.base.denoiser, latents), before)
 
 
 def test_the_base_itself_is_not_trained(training):
     run = training()
     names = {id(parameter) for parameter in run.parameters}
-    learning = {id(p) for p in run.objective.base.unet.parameters() if p.requires_grad}
+    learning = {id(p) for p in run.objective.base.denoiser.parameters() if p.requires_grad}
     assert learning == names and len(names) > 0
 
 
@@ -268,7 +268,9 @@ def test_a_mask_is_mirrored_with_its_image(training):
 
 
 def gradient(run, name):
-    return sum(float(p.grad.abs().sum()) for p in lora_parameters(run.objective.base.unet, name) if p.grad is not None)
+    return sum(
+        float(p.grad.abs().sum()) for p in lora_parameters(run.objective.base.denoiser, name) if p.grad is not None
+    )
 
 
 def test_the_style_is_learnt_first_and_then_left_as_it_is(training):

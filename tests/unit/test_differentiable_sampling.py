@@ -14,10 +14,10 @@ STEPS, GUIDANCE = 4, 3.0
 @pytest.fixture
 def base(tiny_base):
     base = load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
     # The test compares rounding, which half precision has more of.
     base.autocast = lambda: torch.autocast("cpu", enabled=False)
@@ -32,7 +32,7 @@ def setting(base):
 
 
 def gradients(base):
-    return [parameter.grad for parameter in lora_parameters(base.unet, "debias")]
+    return [parameter.grad for parameter in lora_parameters(base.denoiser, "debias")]
 
 
 def literal(base, learns_text=False):
@@ -55,7 +55,7 @@ def literal(base, learns_text=False):
 def test_the_gradient_is_that_of_one_graph_over_all_steps(base, rows):
     expected_text = literal(base, learns_text=True)
     expected = gradients(base)
-    for parameter in lora_parameters(base.unet, "debias"):
+    for parameter in lora_parameters(base.denoiser, "debias"):
         parameter.grad = None
     noise, text, empty, loss = setting(base)
     text.tokens.requires_grad_()
@@ -74,7 +74,7 @@ def test_steps_that_are_drawn_stand_for_all(base):
     noise, text, empty, loss = setting(base)
 
     def through(chosen):
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.grad = None
         made = roll_out(base, base.family.solver(base), noise, STEPS, text, empty, GUIDANCE, 3)
         loss(made.latents).backward()

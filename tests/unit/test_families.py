@@ -92,10 +92,10 @@ def full_precision(monkeypatch):
 
 
 def with_random_lora(base):
-    add_lora(base.unet, "debias", 2, base.family.targets)
+    add_lora(base.denoiser, "debias", 2, base.family.targets)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for matrix in lora_parameters(base.unet, "debias"):
+        for matrix in lora_parameters(base.denoiser, "debias"):
             matrix.copy_(torch.randn(matrix.shape, generator=generator) * 0.1)
     return base
 
@@ -115,27 +115,27 @@ def test_a_run_trains_every_family_and_the_file_says_which(folders, tmp_path, ki
     assert adapter.card.base_hash == base.hash
     fresh = load_base(folders / kind)
     before = answer(fresh)
-    assert load_lora_into(fresh.unet, adapter, "debias", fresh.hash) is None
-    set_alpha(base.unet, "debias", 1.0)
+    assert load_lora_into(fresh.denoiser, adapter, "debias", fresh.hash) is None
+    set_alpha(base.denoiser, "debias", 1.0)
     torch.testing.assert_close(
         answer(fresh), answer(base), **({"atol": 1e-5, "rtol": 1e-5} if kind in FLOWS else EXACT)
     )
     assert not torch.equal(answer(fresh), before)
-    set_alpha(fresh.unet, "debias", 0.0)
+    set_alpha(fresh.denoiser, "debias", 0.0)
     assert torch.equal(answer(fresh), before)
-    save_adapter(tmp_path / "again.safetensors", export_lora(fresh.unet, "debias"), adapter.card)
+    save_adapter(tmp_path / "again.safetensors", export_lora(fresh.denoiser, "debias"), adapter.card)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "fair.safetensors").read_bytes()
 
 
 def perfect(base, goal):
-    """A stand-in for `Base.run_unet` that answers rightly for a set of nothing but `goal` [1, C, 8, 8]."""
+    """A stand-in for `Base.run_denoiser` that answers rightly for a set of nothing but `goal` [1, C, 8, 8]."""
 
-    def run_unet(noisy, t, text):
+    def run_denoiser(noisy, t, text):
         t = t.expand(len(noisy)) if t.ndim == 0 else t
         signal, spread = (torch.tensor(rate).view(-1, 1, 1, 1) for rate in zip(*map(base.rates, t), strict=True))
         return base.target(goal, (noisy - signal * goal) / spread, t)
 
-    return run_unet
+    return run_denoiser
 
 
 def goal(base):
@@ -152,7 +152,7 @@ def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, ki
     settings = TrainSettings(steps=1, batch_size=16, keep=0.0, rank=1)
     run = Run(base, images, tmp_path / "fair.safetensors", groups="labels:gender", settings=settings)
     right = perfect(base, goal(base))
-    base.run_unet = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
+    base.run_denoiser = lambda *given: right(*given) + 0 * sum(part.sum() for part in run.training.parameters)
     run.training.advance()
     assert run.training.loss < 1e-6
 
@@ -161,7 +161,7 @@ def test_a_model_that_answers_rightly_has_nothing_to_learn(folders, tmp_path, ki
 def test_sampling_follows_the_prediction(folders, kind):
     """A denoiser that answers rightly for one image leads there from any noise."""
     base = load_base(folders / kind)
-    base.run_unet = perfect(base, goal(base))
+    base.run_denoiser = perfect(base, goal(base))
     images = generate(base, ["a doctor", "a judge"], [1, 2], steps=8)
     assert np.abs(images.astype(int) - base.decode(goal(base)).astype(int)).max() <= 1
 
@@ -179,7 +179,7 @@ def test_a_base_in_half_precision_makes_nearly_the_same_images(folders, kind):
 def test_sdxl_is_told_the_images_size(folders):
     base = load_base(folders / "sdxl")
     seen = []
-    base.unet.register_forward_pre_hook(
+    base.denoiser.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
     )
     text = base.encode_text(["a doctor"] * 3)
@@ -204,10 +204,10 @@ def pipeline(base):
     if base.family.part == "transformer":
         absent = base.family.text_encoders.keys() - base.text_encoders.keys()
         parts = {name: None for text in absent for name in (text, tokenizer_of(text))} | base.text_encoders
-        parts |= {"transformer": base.unet, "vae": base.vae, "scheduler": base.scheduler}
+        parts |= {"transformer": base.denoiser, "vae": base.vae, "scheduler": base.scheduler}
         return DiffusionPipeline.from_pretrained(base.path, **parts, local_files_only=True)
 
-    parts = {"vae": base.vae, "text_encoder": base.text_encoder, "tokenizer": base.tokenizer, "unet": base.unet}
+    parts = {"vae": base.vae, "text_encoder": base.text_encoder, "tokenizer": base.tokenizer, "unet": base.denoiser}
     if len(base.text_encoders) == 2:
         parts |= {"text_encoder_2": base.text_encoders["text_encoder_2"]}
         parts |= {"tokenizer_2": base.tokenizers["text_encoder_2"]}
@@ -240,11 +240,11 @@ def test_every_part_of_every_family_learns_through_its_own_sampling(folders, kin
 def test_an_adapter_has_the_same_effect_in_diffusers(folders, tmp_path, kind, alpha):
     ours = with_random_lora(load_base(folders / kind))
     path = tmp_path / "fair.safetensors"
-    save_adapter(path, export_lora(ours.unet, "debias"), AdapterCard(architecture=ours.architecture))
+    save_adapter(path, export_lora(ours.denoiser, "debias"), AdapterCard(architecture=ours.architecture))
     with safe_open(path, framework="pt") as file:
         assert any("input_blocks" in key for key in file.keys()) == (kind == "sdxl")  # noqa: SIM118
         assert all(key.startswith("transformer.") for key in file.keys()) == (kind in FLOWS)  # noqa: SIM118
-    set_alpha(ours.unet, "debias", alpha)
+    set_alpha(ours.denoiser, "debias", alpha)
     theirs = load_base(folders / kind)
     plain, pipe = answer(theirs), pipeline(theirs)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="fair", local_files_only=True)
@@ -374,9 +374,9 @@ def test_each_row_has_its_own_strength_in_a_transformer(folders, kind):
     base = with_random_lora(load_base(folders / kind))
     whole = {}
     for alpha in (0.0, 1.0):
-        set_alpha(base.unet, "debias", alpha)
+        set_alpha(base.denoiser, "debias", alpha)
         whole[alpha] = answer(base)
-    set_alpha(base.unet, "debias", [0.0, 1.0])
+    set_alpha(base.denoiser, "debias", [0.0, 1.0])
     torch.testing.assert_close(answer(base), torch.stack([whole[0.0][0], whole[1.0][1]]), atol=1e-5, rtol=1e-5)
 
 
@@ -513,8 +513,8 @@ def test_timesteps_are_those_of_the_recipe(folders, kind):
 def test_a_step_with_quantized_and_offloaded_blocks_is_the_plain_one(folders, kind):
     def gradients(**kept):
         base = with_random_lora(load_base(folders / kind, **kept))
-        base.unet.enable_gradient_checkpointing()
-        matrices = lora_parameters(base.unet, "debias")
+        base.denoiser.enable_gradient_checkpointing()
+        matrices = lora_parameters(base.denoiser, "debias")
         for matrix in matrices:
             matrix.requires_grad_(True).grad = torch.zeros_like(matrix)  # nothing follows a last block's words
         noisy = torch.randn(2, base.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -581,7 +581,7 @@ def test_calibration_reads_another_model_where_the_adapter_will_be_used(folders,
         run = Run(base, images, out, groups="labels:gender", settings=settings, calibrate_on=other)
         run.training.step = 2  # what it would learn does not matter here
         with torch.no_grad():
-            for number, matrix in enumerate(lora_parameters(base.unet, "debias")):
+            for number, matrix in enumerate(lora_parameters(base.denoiser, "debias")):
                 matrix.copy_(torch.randn(matrix.shape, generator=torch.Generator().manual_seed(number)) * 0.3)
         read.clear()
         run.save(run.calibrate())
@@ -589,7 +589,7 @@ def test_calibration_reads_another_model_where_the_adapter_will_be_used(folders,
 
     alike, other = load_base(folders / "z_image"), load_base(folders / "z_image")
     with torch.no_grad():
-        for parameter in other.unet.parameters():
+        for parameter in other.denoiser.parameters():
             parameter.mul_(1.1)
     other.path = other.path.with_name("turbo")
     plain, on = calibrated(None)

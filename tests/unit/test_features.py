@@ -35,7 +35,7 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
     def read(batch):
         return denoiser_features(
             base.denoise,
-            base.family.features(base.unet),
+            base.family.features(base.denoiser),
             partial(base.family.hidden, latents=latents.shape),
             base.rates,
             latents,
@@ -48,11 +48,11 @@ def test_features_are_read_at_every_place_and_noise_level_without_leaving_hooks(
     features = read(5)
     assert set(features) == {f"{place}@{t}" for place in ("up0", "last") for t in (50, 500)}
     assert all(values.shape == (5, 64) for values in features.values())
-    assert all(not module._forward_hooks for module in base.unet.modules())
+    assert all(not module._forward_hooks for module in base.denoiser.modules())
     alone = read(2)
     assert all(np.allclose(features[name], alone[name], atol=1e-4) for name in features)
     # Out of memory, fewer images are read at a time.
-    base.unet.register_forward_hook(full)
+    base.denoiser.register_forward_hook(full)
     halved = read(5)
     assert all(np.array_equal(halved[name], alone[name]) for name in features)
 

@@ -41,8 +41,8 @@ def folder(tmp_path_factory):
     latents, role, woman, _ = planted(1)
     said = ["", *(f"a {one}" for one in ROLES), *(f"a {word} {one}" for one in ROLES for word in WORDS)]
     table, rng = base.encode_text(said), np.random.default_rng(0)
-    base.unet.requires_grad_(True)
-    optimizer = torch.optim.AdamW(base.unet.parameters(), lr=2e-3)
+    base.denoiser.requires_grad_(True)
+    optimizer = torch.optim.AdamW(base.denoiser.parameters(), lr=2e-3)
     noises = torch.Generator().manual_seed(0)
     for step in range(STEPS):
         rows = rng.integers(COUNT, size=32)
@@ -50,13 +50,13 @@ def folder(tmp_path_factory):
         text = np.where(rng.random(32) < 0.1, 0, text)
         t = torch.tensor(base.family.timesteps(base, rng.random(32)))
         noise = torch.randn(32, 16, 8, 8, generator=noises)
-        answer = base.run_unet(base.noisy(latents[rows], noise, t), t, table[text.tolist()])
+        answer = base.run_denoiser(base.noisy(latents[rows], noise, t), t, table[text.tolist()])
         loss = (answer - base.target(latents[rows], noise, t)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / STEPS)
         optimizer.step()
-    base.unet.save_pretrained(path / "transformer")
+    base.denoiser.save_pretrained(path / "transformer")
     return path
 
 

@@ -22,10 +22,10 @@ def plain(tiny_base):
 def adapted(tiny_base):
     base = load_base(tiny_base)
     for name in ("style", "debias"):
-        add_lora(base.unet, name, 2)
+        add_lora(base.denoiser, name, 2)
         random = torch.Generator().manual_seed(len(name))
         with torch.no_grad():
-            for parameter in lora_parameters(base.unet, name):
+            for parameter in lora_parameters(base.denoiser, name):
                 parameter.add_(torch.randn(parameter.shape, generator=random) * 0.3)
     return base
 
@@ -50,14 +50,14 @@ def test_an_image_does_not_depend_on_its_batch(plain):
 
 
 def test_out_of_memory_makes_fewer_images_at_a_time_and_they_stay_the_same(plain, monkeypatch):
-    together, run_unet, told = latents(plain), Base.run_unet, []
+    together, run_denoiser, told = latents(plain), Base.run_denoiser, []
 
     def only_one(self, noisy, t, text):
         if len(noisy) > 2:  # with guidance, an image is two rows
             raise torch.OutOfMemoryError("no room")
-        return run_unet(self, noisy, t, text)
+        return run_denoiser(self, noisy, t, text)
 
-    monkeypatch.setattr(Base, "run_unet", only_one)
+    monkeypatch.setattr(Base, "run_denoiser", only_one)
     found = latents(plain, progress=lambda *figures: told.append(figures))
     torch.testing.assert_close(found, together, atol=1e-4, rtol=1e-4)
     assert told == [(done, 9) for done in range(1, 10)]
@@ -86,7 +86,7 @@ def test_the_strength_is_also_that_of_the_text_encoder(plain, tiny_base):
 
 def test_guidance_of_1_is_the_conditional_model_alone(plain):
     calls = []
-    hook = plain.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    hook = plain.denoiser.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     alone = latents(plain, guidance_scale=1.0)
     latents(plain, guidance_scale=2.0)
     hook.remove()
@@ -97,9 +97,9 @@ def test_guidance_of_1_is_the_conditional_model_alone(plain):
 
 def test_alpha_0_is_the_model_without_the_adapter_bit_for_bit(plain, tiny_base):
     base = load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     with torch.no_grad():
-        for parameter in lora_parameters(base.unet, "debias"):
+        for parameter in lora_parameters(base.denoiser, "debias"):
             parameter.add_(0.3)
     assert torch.equal(latents(base, alpha=0.0), latents(plain))
     assert not torch.equal(latents(base, alpha=1.0), latents(plain))
@@ -109,8 +109,8 @@ def test_alpha_can_differ_between_images_and_is_put_back(adapted):
     mixed = latents(adapted, alpha=[0.0, 0.5, 1.0], batch_size=2)
     for row, alpha in enumerate([0.0, 0.5, 1.0]):
         torch.testing.assert_close(mixed[row], latents(adapted, alpha=alpha)[row], atol=1e-4, rtol=1e-4)
-    assert adapted.unet.lora_strengths["debias"].alpha == 1.0
-    assert adapted.unet.lora_strengths["style"].alpha == 1.0
+    assert adapted.denoiser.lora_strengths["debias"].alpha == 1.0
+    assert adapted.denoiser.lora_strengths["style"].alpha == 1.0
 
 
 def test_another_scheduler_and_size_can_be_given(plain):
@@ -170,6 +170,6 @@ def test_settings_out_of_range_are_sentences(plain, options, message):
 def test_images_that_are_not_finite_are_an_error_and_not_black(tiny_base):
     base = load_base(tiny_base, "cpu")
     with torch.no_grad():
-        base.unet.conv_out.bias.fill_(float("nan"))
+        base.denoiser.conv_out.bias.fill_(float("nan"))
     with pytest.raises(DDMError, match="2 of 2 images came out as numbers that are not finite"):
         generate(base, ["a"] * 2, range(2), steps=2)

@@ -54,10 +54,10 @@ def test_only_the_conditional_half_is_pushed(base):
     text = base.encode_text(["", "", "a doctor", "a doctor"])
     noisy = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        plain = base.run_unet(noisy, torch.tensor(500), text)
+        plain = base.run_denoiser(noisy, torch.tensor(500), text)
         with SamplingGuidance([Guidance(random_head())]).on(base, ["a doctor"] * 2):
-            pushed = base.run_unet(noisy, torch.tensor(500), text)
-        after = base.run_unet(noisy, torch.tensor(500), text)
+            pushed = base.run_denoiser(noisy, torch.tensor(500), text)
+        after = base.run_denoiser(noisy, torch.tensor(500), text)
     assert torch.equal(pushed[:2], plain[:2])
     assert not torch.isclose(pushed[2:], plain[2:]).all()
     assert torch.equal(after, plain)
@@ -73,18 +73,20 @@ def test_pushes_of_several_attributes_add_up_each_as_one_of_several(base):
     text = base.encode_text(["a doctor"] * 2)
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = []
-    handle = base.unet.up_blocks[0].register_forward_pre_hook(
+    handle = base.denoiser.up_blocks[0].register_forward_pre_hook(
         lambda module, inputs, named: seen.append(named["hidden_states"]), with_kwargs=True
     )
     guides = [Guidance(random_head(), scale=1.0), Guidance(random_head("age"), scale=2.0)]
     with torch.inference_mode():
         for chosen in ([], guides):
             with SamplingGuidance(chosen).on(base, ["a doctor"] * 2):
-                base.run_unet(noisy, torch.tensor(500), text)
+                base.run_denoiser(noisy, torch.tensor(500), text)
         for guide in guides:
             guide.begin(["a doctor"] * 2, together=2)
-            hooks = GuidanceHooks(base.unet, HSpace(base.unet.mid_block), [guide], lambda rows, _: [slice(rows)])
-            base.run_unet(noisy, torch.tensor(500), text)
+            hooks = GuidanceHooks(
+                base.denoiser, HSpace(base.denoiser.mid_block), [guide], lambda rows, _: [slice(rows)]
+            )
+            base.run_denoiser(noisy, torch.tensor(500), text)
             hooks.remove()
     handle.remove()
     plain, both, one, two = seen
@@ -114,15 +116,15 @@ def test_a_batch_that_is_cancelled_does_not_count(base):
 
 
 def test_the_correction_is_r_times_the_module(base):
-    module = new_module(4, 32, sum(p.numel() for p in base.unet.parameters()))
+    module = new_module(4, 32, sum(p.numel() for p in base.denoiser.parameters()))
     torch.nn.init.normal_(module.leave.weight)
     text = base.encode_text(["", "a doctor"])
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     t = torch.tensor(500)
     with torch.inference_mode():
-        plain = base.run_unet(noisy, t, text)
+        plain = base.run_denoiser(noisy, t, text)
         with SamplingGuidance(invariant=module, strength=0.5).on(base, ["a doctor"]):
-            corrected = base.run_unet(noisy, t, text)
+            corrected = base.run_denoiser(noisy, t, text)
         assert torch.allclose(corrected, plain + 0.5 * module(noisy, t, text.tokens), atol=1e-6)
 
 

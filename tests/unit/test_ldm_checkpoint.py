@@ -68,7 +68,7 @@ def test_a_checkpoint_computes_what_its_folder_does(checkpoint, family):
     assert torch.equal(file.encode_images(images), folder.encode_images(images))
     assert np.array_equal(file.decode(noisy), folder.decode(noisy))
     assert file.architecture == folder.architecture and file.prediction == folder.prediction
-    assert not any(p.requires_grad for part in (file.unet, file.vae, file.text_encoder) for p in part.parameters())
+    assert not any(p.requires_grad for part in (file.denoiser, file.vae, file.text_encoder) for p in part.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,13 +92,17 @@ def test_every_weight_of_the_family_at_full_size_is_found_under_its_ldm_key(fami
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files_compute_in_full_precision_on_the_cpu(checkpoint, dtype):
     base = load_base(checkpoint("sdxl", dtype), tokenizer=checkpoint.tokenizer)
-    parts = (base.unet, base.vae, *base.text_encoders.values())
+    parts = (base.denoiser, base.vae, *base.text_encoders.values())
     assert {part.dtype for part in parts} == {torch.float32}
 
 
 def test_the_vae_stays_in_full_precision_where_the_rest_is_halved(checkpoint):
     base = load_base(checkpoint("sd1", torch.float16), dtype=torch.float16, tokenizer=checkpoint.tokenizer)
-    assert (base.unet.dtype, base.text_encoder.dtype, base.vae.dtype) == (torch.float16, torch.float16, torch.float32)
+    assert (base.denoiser.dtype, base.text_encoder.dtype, base.vae.dtype) == (
+        torch.float16,
+        torch.float16,
+        torch.float32,
+    )
 
 
 def test_the_architecture_names_family_and_prediction(checkpoint):

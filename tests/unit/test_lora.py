@@ -26,7 +26,7 @@ from peft.tuners.lora import LoraLayer
 
 @pytest.fixture
 def unet(tiny_base: Path):
-    return load_base(tiny_base).unet
+    return load_base(tiny_base).denoiser
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_on_a_base_of_half_precision_it_stays_in_full_precision_and_acts_and_lea
     for dtype in (torch.float32, torch.bfloat16):
         base = load_base(tiny_base, dtype=dtype)
         latents, t, text = inputs[0].to(dtype), inputs[1], inputs[2].to(dtype)
-        plain = run(base.unet, (latents, t, text))
-        add_lora(base.unet, "debias", 4)
-        stir(base.unet, "debias")
-        output = base.unet(latents, t, text).sample
+        plain = run(base.denoiser, (latents, t, text))
+        add_lora(base.denoiser, "debias", 4)
+        stir(base.denoiser, "debias")
+        output = base.denoiser(latents, t, text).sample
         assert plain.dtype == output.dtype == dtype
         effects.append((output.detach() - plain).float())
         output.float().square().sum().backward()
-        parameters = lora_parameters(base.unet, "debias")
+        parameters = lora_parameters(base.denoiser, "debias")
         assert {parameter.dtype for parameter in parameters} == {torch.float32}
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
     for full, half in (effects, gradients):
@@ -179,7 +179,7 @@ def test_an_image_of_alpha_0_gives_no_gradient(unet, inputs):
 def test_the_start_depends_on_the_seed_alone(tiny_base):
     starts = []
     for seed, noise in ((7, 1), (7, 2), (8, 1)):
-        unet = load_base(tiny_base).unet
+        unet = load_base(tiny_base).denoiser
         torch.manual_seed(noise)
         state = torch.get_rng_state()
         add_lora(unet, "debias", 4, seed=seed)
@@ -211,7 +211,7 @@ def test_a_file_saved_and_loaded_gives_the_same_output_exactly(unet, inputs, tin
     add_lora(unet, "debias", 4)
     stir(unet, "debias")
     save_adapter(tmp_path / "a.safetensors", export_lora(unet, "debias"))
-    other = load_base(tiny_base).unet
+    other = load_base(tiny_base).denoiser
     assert load_lora_into(other, load_adapter(tmp_path / "a.safetensors"), "debias") is None
     for alpha in (1.0, 0.3, [0.0, 1.0]):
         for model in (unet, other):
@@ -254,7 +254,7 @@ def test_the_file_has_the_same_effect_in_diffusers_own_loader(unet, inputs, tiny
         base.vae,
         base.text_encoder,
         base.tokenizer,
-        base.unet,
+        base.denoiser,
         base.scheduler,
         None,
         None,
@@ -275,15 +275,15 @@ def encode(model, alpha: float) -> torch.Tensor:
 
 def test_a_lora_on_the_text_encoder_is_saved_and_loaded_beside_that_on_the_unet(tiny_base, inputs, tmp_path):
     base, other = load_base(tiny_base), load_base(tiny_base)
-    add_lora(base.unet, "debias", 2)
+    add_lora(base.denoiser, "debias", 2)
     add_lora(base.text_encoder, "debias", 4, TEXT_TARGETS)
-    stir(base.unet, "debias")
+    stir(base.denoiser, "debias")
     stir(base.text_encoder, "debias", seed=6)
-    both = export_lora(base.unet, "debias") | export_lora(base.text_encoder, "debias", "text_encoder")
+    both = export_lora(base.denoiser, "debias") | export_lora(base.text_encoder, "debias", "text_encoder")
     save_adapter(tmp_path / "a.safetensors", both)
     adapter = load_adapter(tmp_path / "a.safetensors")
-    assert load_lora_into(other.unet, adapter, "debias", text_encoders=other.text_encoders) is None
-    assert torch.equal(run(other.unet, inputs), run(base.unet, inputs))
+    assert load_lora_into(other.denoiser, adapter, "debias", text_encoders=other.text_encoders) is None
+    assert torch.equal(run(other.denoiser, inputs), run(base.denoiser, inputs))
     for alpha in (1.0, 0.3, 0.0):
         assert torch.equal(encode(other.text_encoder, alpha), encode(base.text_encoder, alpha))
     plain = load_base(tiny_base).text_encoder
@@ -297,8 +297,10 @@ def test_a_lora_may_change_the_text_encoder_alone(tiny_base, tmp_path):
     add_lora(base.text_encoder, "debias", 4, TEXT_TARGETS)
     save_adapter(tmp_path / "a.safetensors", export_lora(base.text_encoder, "debias", "text_encoder"))
     other = load_base(tiny_base)
-    load_lora_into(other.unet, load_adapter(tmp_path / "a.safetensors"), "debias", text_encoders=other.text_encoders)
-    assert (lora_names(other.unet), lora_names(other.text_encoder)) == ([], ["debias"])
+    load_lora_into(
+        other.denoiser, load_adapter(tmp_path / "a.safetensors"), "debias", text_encoders=other.text_encoders
+    )
+    assert (lora_names(other.denoiser), lora_names(other.text_encoder)) == ([], ["debias"])
 
 
 def test_an_adapter_of_another_base_is_refused(unet):

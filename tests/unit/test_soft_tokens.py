@@ -54,7 +54,7 @@ def test_they_act_as_in_diffusers(base, file, tiny_base):
     from diffusers import StableDiffusionPipeline
 
     other = load_base(tiny_base)
-    parts = {"vae": other.vae, "text_encoder": other.text_encoder, "tokenizer": other.tokenizer, "unet": other.unet}
+    parts = {"vae": other.vae, "text_encoder": other.text_encoder, "tokenizer": other.tokenizer, "unet": other.denoiser}
     off = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = StableDiffusionPipeline(**parts, scheduler=other.scheduler, **off)
     pipe.load_textual_inversion(str(file.parent), weight_name=file.name, token="<fair>", local_files_only=True)

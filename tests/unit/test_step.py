@@ -186,7 +186,7 @@ def test_a_step_reads_nothing_back_from_the_device(make, tmp_path, text_encoder)
 
 
 def test_attention_is_computed_by_torchs_own_kernel(make):
-    names = {type(one).__name__ for one in make().base.unet.attn_processors.values()}
+    names = {type(one).__name__ for one in make().base.denoiser.attn_processors.values()}
     assert names == {"AttnProcessor2_0"}
 
 

@@ -93,7 +93,7 @@ def test_a_head_pushes_towards_the_group_whose_odds_rise_and_without_a_tilt_not_
     def answer(tilt):
         return teacher(batch, noisy, t, torch.tensor([tilt] * 2))
 
-    set_alpha(base.unet, "debias", 0.0)
+    set_alpha(base.denoiser, "debias", 0.0)
     plain = base.predict(noisy, t, headed.objective.captions.table[batch.text])
     assert torch.allclose(answer([0.0, 0.0]), plain, atol=1e-5)
     one, other = answer([2.0, 0.0]), answer([0.0, 2.0])

@@ -50,7 +50,7 @@ def base(
     began = time.monotonic()
     if resume:
         start = load_base(out, place, torch.float32)
-        vae, unet, text_encoder, tokenizer = start.vae, start.unet, start.text_encoder, start.tokenizer
+        vae, unet, text_encoder, tokenizer = start.vae, start.denoiser, start.text_encoder, start.tokenizer
         for part in (unet, text_encoder):
             part.requires_grad_(True)
     else:

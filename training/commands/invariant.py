@@ -88,7 +88,7 @@ def invariant(
         reporter.stopped(run.training.step, steps, kept)
         end_stopped(stdin_stops)
     module = run.objective.module
-    share = module.parameter_count / model.unet.num_parameters()
+    share = module.parameter_count / model.denoiser.num_parameters()
     facts = {
         "module": str(out),
         "parameters": module.parameter_count,

@@ -229,7 +229,7 @@ class Job:
                 config.style,
                 config.groups,
                 config.target,
-                config.settings(base.unet.num_parameters()),
+                config.settings(base.denoiser.num_parameters()),
                 config.checkpoint_every,
                 lambda what, done, total: report(done, total),
                 self.checkpoint,

@@ -43,7 +43,7 @@ def image_features(
     """
     import torch
 
-    places = base.family.features(base.unet)
+    places = base.family.features(base.denoiser)
     timesteps = base.family.along(base, TIMESTEPS)
     parts = [f"{place}@{t}" for t in timesteps for place in places]
     maker = f"{base.identity} {encoders_hash(base)} {seed}"

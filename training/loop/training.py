@@ -111,7 +111,7 @@ class Training:
     def save_memory(self) -> None:
         """Keep no activations of the U-Net: a third more time, a fraction of the memory."""
         self.gradient_checkpointing = True
-        self.objective.base.unet.enable_gradient_checkpointing()
+        self.objective.base.denoiser.enable_gradient_checkpointing()
 
     def _gradients(
         self, learning: "list[torch.nn.Parameter]", stop: Callable[[], bool] | None

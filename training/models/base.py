@@ -38,7 +38,7 @@ class Base:
 
     Attributes:
         family: which one it is of.
-        unet: the denoiser, a U-Net or a transformer.
+        denoiser: a U-Net or a transformer.
         text_encoders: by their names in a pipeline; a LoRA may change them.
         tokenizers: by the names of the text encoders that they are for.
         path: the pipeline folder, or the checkpoint file.
@@ -54,7 +54,7 @@ class Base:
     """
 
     family: Family
-    unet: "UNet2DConditionModel"
+    denoiser: "UNet2DConditionModel"
     vae: "AutoencoderKL"
     text_encoders: "dict[str, CLIPTextModel | CLIPTextModelWithProjection]"
     tokenizers: "dict[str, CLIPTokenizer]"
@@ -123,7 +123,7 @@ class Base:
     @property
     def parts(self) -> "dict[str, torch.nn.Module]":
         """The models that a LoRA may change, by what the names of its layers begin with: nothing for the U-Net."""
-        return {"": self.unet, **self.text_encoders}
+        return {"": self.denoiser, **self.text_encoders}
 
     @property
     def prediction(self) -> str:
@@ -319,7 +319,7 @@ class Base:
     def predict(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """As `denoise`, but what the denoiser itself answers. Training compares it with `target`."""
         with self.autocast(), self._attention(noisy):
-            return self.run_unet(noisy, t, text)
+            return self.run_denoiser(noisy, t, text)
 
     def _attention(self, noisy: "torch.Tensor") -> "AbstractContextManager":
         """Where a CPU learns small latents, attention in plain steps: a step of the embedded model is 15% quicker."""
@@ -328,7 +328,7 @@ class Base:
 
         small = noisy.shape[2] * noisy.shape[3] <= PLAIN_ATTENTION
         # What checkpointing computes again for the gradients, it computes outside of this context.
-        plain = small and torch.is_grad_enabled() and not self.unet.is_gradient_checkpointing
+        plain = small and torch.is_grad_enabled() and not self.denoiser.is_gradient_checkpointing
         if self.device.type == "cpu" and plain:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
@@ -337,7 +337,7 @@ class Base:
         """What `predict` should answer [B, C, h, w] for latents with that noise."""
         return self.family.target(self, latents, noise, t)
 
-    def run_unet(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
+    def run_denoiser(self, noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """As `predict`, in the precision at hand; t is [B] or one for all."""
         return self.family.predict(self, noisy, t, text)
 

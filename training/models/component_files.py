@@ -171,7 +171,7 @@ def load_components(found: Components, dtype: "torch.dtype", tokenizer: str | Pa
         opened, other = load_vae(found.vae.path, config["vae"])
     return {
         "family": family,
-        "unet": denoiser,
+        "denoiser": denoiser,
         "vae": opened,
         "other_vae": other,
         "text_encoders": models,

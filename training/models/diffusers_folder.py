@@ -108,7 +108,7 @@ def load_folder(
     with _no_progress_bars():
         return {
             "family": family,
-            "unet": _load_model(getattr(diffusers, family.denoiser), folder, family.part, dtype, weights),
+            "denoiser": _load_model(getattr(diffusers, family.denoiser), folder, family.part, dtype, weights),
             "vae": _load_model(getattr(diffusers, family.vae), folder, "vae", torch.float32, weights),
             "text_encoders": {
                 name: _load_text_encoder(family.text_encoders[name], folder, name, dtype, weights) for name in names

@@ -144,7 +144,7 @@ class Family(ABC):
 
     def latent_channels(self, base: "Base") -> int:
         """Channels of a latent."""
-        return base.unet.config.in_channels
+        return base.denoiser.config.in_channels
 
     def vae_factor(self, base: "Base") -> int:
         """Pixels per latent cell, along one side."""

@@ -166,7 +166,7 @@ class PackedFlowFamily(FlowFamily):
 
     def latent_channels(self, base: "Base") -> int:
         """A token has those of four cells."""
-        return base.unet.config.in_channels // 4
+        return base.denoiser.config.in_channels // 4
 
     @abstractmethod
     def answer(

@@ -102,7 +102,7 @@ def load_single_file(
         )
     return {
         "family": family,
-        "unet": models.pop("unet"),
+        "denoiser": models.pop("unet"),
         "vae": models.pop("vae"),
         "text_encoders": models,
         "tokenizers": tokenizers,

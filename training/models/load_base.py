@@ -96,14 +96,14 @@ def load_base(
 
         parts["vae"], parts["other_vae"] = load_vae(vae, parts["vae"].config)
     small = bool(quantize or offload_blocks)
-    for name, model in {"unet": parts["unet"], "vae": parts["vae"], **parts["text_encoders"]}.items():
+    for name, model in {parts["family"].part: parts["denoiser"], "vae": parts["vae"], **parts["text_encoders"]}.items():
         model.to("cpu" if small else device).eval().requires_grad_(False)
         check_finite(f"The base model in {path}", {f"{name}.{key}": value for key, value in model.state_dict().items()})
     if small:
         from .frozen_linear import keep_small
 
-        keep_small(parts["unet"], device, quantize, offload_blocks)
-        parts["unet"].to(device)
+        keep_small(parts["denoiser"], device, quantize, offload_blocks)
+        parts["denoiser"].to(device)
     base = Base(
         resting=small,
         path=path,

@@ -184,7 +184,7 @@ def scale_lora(model: "torch.nn.Module", name: str, factor: float) -> None:
 
 
 def load_lora_into(
-    unet: "torch.nn.Module",
+    denoiser: "torch.nn.Module",
     adapter: Adapter,
     name: str,
     base_hash: str = "",
@@ -203,7 +203,7 @@ def load_lora_into(
     Raises:
         DDMError: its layers do not fit this base, or none is for the models that were given.
     """
-    parts = {"": unet, **(text_encoders or {})}
+    parts = {"": denoiser, **(text_encoders or {})}
     shapes = {part: base_shapes(model) for part, model in parts.items()}
     named = {_joined(part, module): shape for part in parts for module, shape in shapes[part].items()}
     warnings = [check_base(adapter, base_hash, named)]

@@ -134,7 +134,7 @@ def estimate(
     if checkpointing:
         denoiser.enable_gradient_checkpointing()
     learning = sum(parameter.nbytes for parameter in lora_parameters(denoiser, "debias"))
-    base = SimpleNamespace(family=family, unet=denoiser, vae=vae, dtype=dtype, device=META)
+    base = SimpleNamespace(family=family, denoiser=denoiser, vae=vae, dtype=dtype, device=META)
     base.vae_factor = family.vae_factor(base)
     cells = (side or family.native_size(base)) // base.vae_factor
     with META:

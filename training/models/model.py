@@ -54,7 +54,7 @@ def load_model(
     read = {name: load_adapter(path) for name, path in files.items() if path is not None}
     model = Model(load_base(path, device, **opening))
     for name, lora in read.items():
-        warning = load_lora_into(model.base.unet, lora, name, model.base.hash, model.base.text_encoders)
+        warning = load_lora_into(model.base.denoiser, lora, name, model.base.hash, model.base.text_encoders)
         if warning:
             model.warnings.append(warning)
     if soft:

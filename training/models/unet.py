@@ -39,7 +39,7 @@ class UNetFamily(Family):
         """One chunk."""
         import torch
 
-        return Text(torch.empty(count, LENGTH, base.unet.config.cross_attention_dim, device=base.device))
+        return Text(torch.empty(count, LENGTH, base.denoiser.config.cross_attention_dim, device=base.device))
 
     def latent_statistics(self, base: "Base") -> tuple[float, float]:
         """The VAE's scaling factor, without a shift."""
@@ -47,11 +47,11 @@ class UNetFamily(Family):
 
     def native_size(self, base: "Base") -> int:
         """The latents' side in the U-Net's configuration, in pixels."""
-        return base.unet.config.sample_size * base.vae_factor
+        return base.denoiser.config.sample_size * base.vae_factor
 
     def side_step(self, base: "Base") -> int:
         """What the VAE shrinks and the U-Net halves (64 for SD 1.5)."""
-        return base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+        return base.vae_factor * 2 ** (len(base.denoiser.config.block_out_channels) - 1)
 
     def prediction(self, base: "Base") -> str:
         """As the scheduler's configuration says."""
@@ -112,7 +112,7 @@ class UNetFamily(Family):
     def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
         """ε or v, whichever the base was trained for."""
         given = self.conditions(base, noisy, text)
-        return base.unet(noisy.to(base.dtype), t, text.tokens.to(base.dtype), return_dict=False, **given)[0].float()
+        return base.denoiser(noisy.to(base.dtype), t, text.tokens.to(base.dtype), return_dict=False, **given)[0].float()
 
     def features(self, denoiser: "torch.nn.Module") -> "dict[str, torch.nn.Module]":
         """The first and the last up-block.

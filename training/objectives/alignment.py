@@ -132,7 +132,7 @@ class Alignment(Objective):
             base.family.check_text_targets()
         self.base, self.probes, self.families, self.settings, self.keep = base, probes, families, settings, keep
         self.targets = [goal.ordered_as(probe.names).shares for probe, goal in zip(probes, targets, strict=True)]
-        unet, texts = {"": base.unet}, base.text_encoders
+        unet, texts = {"": base.denoiser}, base.text_encoders
         self.parts = {"unet": unet, "text-encoder": texts, "both": base.parts, "tokens": {}}[settings.train]
         for number, (part, model) in enumerate(self.parts.items()):
             add_lora(

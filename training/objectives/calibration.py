@@ -150,7 +150,7 @@ class Sampling:
         if self.base is None:
             return
         ours, theirs = (
-            (base.family.name, base.latent_channels, base_shapes(base.unet)) for base in (trained, self.base)
+            (base.family.name, base.latent_channels, base_shapes(base.denoiser)) for base in (trained, self.base)
         )
         if ours != theirs:
             raise DDMError(
@@ -165,13 +165,13 @@ class Sampling:
         if self.base is None:
             yield trained
             return
-        loras = {name: export_parts(trained.parts, name) for name in lora_names(trained.unet)}
+        loras = {name: export_parts(trained.parts, name) for name in lora_names(trained.denoiser)}
         for name, modules in loras.items():
             adapter = Adapter({kohya_name(module): lora for module, lora in modules.items()})
-            if name in lora_names(self.base.unet):
+            if name in lora_names(self.base.denoiser):
                 start_lora(self.base.parts, name, adapter)
             else:
-                load_lora_into(self.base.unet, adapter, name, text_encoders=self.base.text_encoders)
+                load_lora_into(self.base.denoiser, adapter, name, text_encoders=self.base.text_encoders)
         self.base.size = trained.size
         yield self.base
 
@@ -354,7 +354,7 @@ class GroupReader:
                     progress=lambda done, total, n=number: sampled(n * total + done, len(strengths) * total),
                 )
                 made.append(torch.cat([batch.latents for batch in batches]))
-        with without_loras([base.unet]):
+        with without_loras([base.denoiser]):
             own = image_features(base, self.latents, *concepts(captions), seed, reading, self.cache)
             new = [image_features(base, Latents.of(part), *concepts(prompts), seed, reading) for part in made]
         centred = centre(own, self.grouping.weighting.concept)

@@ -95,14 +95,14 @@ class DDM(Objective):
         self.loss_scale = HALF_SCALE if base.dtype == torch.float16 else 1.0
         if settings.text_encoder:
             base.family.check_text_targets()
-        self.parts = base.parts if settings.text_encoder else {"": base.unet}
+        self.parts = base.parts if settings.text_encoder else {"": base.denoiser}
         names = ("debias", "style") if style else ("debias",)
         for number, name in enumerate(names):
             for place, (part, model) in enumerate(self.parts.items()):
                 targets = base.family.text_targets if part else self.TARGETS or base.family.targets
                 add_lora(model, name, settings.rank, targets, (place << 32) + settings.seed * 2 + number)
         if base.device.type == "cuda":
-            base.unet.to(memory_format=torch.channels_last)
+            base.denoiser.to(memory_format=torch.channels_last)
         self.learning = {
             name: [matrix for model in self.parts.values() for matrix in lora_parameters(model, name)] for name in names
         }
@@ -254,7 +254,7 @@ class DDM(Objective):
         chunks, gradient = self.captions.chunks, torch.is_grad_enabled()
         encode = partial(self.base.encode_text, sentences, gradient=gradient, chunks=chunks)
         # The encoders' own checkpointing is for their training mode alone, with its dropout.
-        again = self.base.unet.is_gradient_checkpointing
+        again = self.base.denoiser.is_gradient_checkpointing
         text = checkpoint(encode, use_reentrant=False, preserve_rng_state=False) if again else encode()
         return text.float()
 

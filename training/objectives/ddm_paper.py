@@ -92,7 +92,7 @@ class DDMPaper(DDM):
         import torch
 
         t = self.base.moved(torch.as_tensor(batch.timestep))
-        set_alpha(self.base.unet, "debias", 1.0)
+        set_alpha(self.base.denoiser, "debias", 1.0)
         return self.base.denoise(self.base.noisy(latents, noise, t), t, self.captions.table[batch.text])
 
 

@@ -81,7 +81,7 @@ def h_space(
     generator = torch.Generator().manual_seed(seed)
     size = fitting_rows(base.device, latents.shape[2] * latents.shape[3], MOST)
     seen: list[torch.Tensor] = []
-    space, timesteps = base.family.h_space(base.unet), base.family.along(base, TIMESTEPS)
+    space, timesteps = base.family.h_space(base.denoiser), base.family.along(base, TIMESTEPS)
     handle = space.module.register_forward_hook(
         lambda _module, _inputs, output: seen.append(space.read(output, tuple(latents.shape)).float().cpu())
     )

@@ -100,7 +100,7 @@ class Invariant(Objective):
         self.module = new_module(
             base.latent_channels,
             self.table.tokens.shape[2],
-            base.unet.num_parameters(),
+            base.denoiser.num_parameters(),
             base.hash,
             base.prediction,
             asdict(settings),

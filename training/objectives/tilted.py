@@ -102,7 +102,7 @@ class HeadTeacher:
         """See `Teacher`."""
         import torch
 
-        space, shape = self.base.family.h_space(self.base.unet), tuple(noisy.shape)
+        space, shape = self.base.family.h_space(self.base.denoiser), tuple(noisy.shape)
         by_head = tilts.split([len(head.names) for head in self.heads], 1)
 
         def push(_module: object, _inputs: tuple, output: "torch.Tensor | tuple") -> "torch.Tensor | tuple":

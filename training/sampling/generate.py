@@ -107,7 +107,7 @@ def generate_batches(
                 progress(before + done, before + left * steps)
 
         noise = torch.stack([noise_of(seed, base.latent_channels, cell) for seed in seeds[rows]])
-        strength = at_alpha(base.unet, ADAPTER, float(alpha) if alphas.ndim == 0 else alphas[rows])
+        strength = at_alpha(base.denoiser, ADAPTER, float(alpha) if alphas.ndim == 0 else alphas[rows])
         with strength, steering.on(base, prompts[rows]):
             latents = _denoise(
                 base,
@@ -201,8 +201,8 @@ def _denoise(
     lower = bf16 and base.dtype == torch.float32
     precision = torch.autocast(base.device.type, torch.bfloat16) if lower else nullcontext()
     guided = empty is not None
-    was_training = base.unet.training
-    base.unet.eval()
+    was_training = base.denoiser.training
+    base.denoiser.eval()
     try:
         with torch.inference_mode(), precision:
             context = Text.cat([empty, text]) if guided else text
@@ -213,7 +213,7 @@ def _denoise(
                     return None
                 inputs = torch.cat([latents, latents]) if guided else latents
                 # ε, v or flow: the scheduler knows which, and guidance is linear in each.
-                predicted = base.run_unet(inputs, timestep, context)
+                predicted = base.run_denoiser(inputs, timestep, context)
                 if guided:
                     without, with_text = predicted.chunk(2)
                     predicted = without + guidance_scale * (with_text - without)
@@ -229,4 +229,4 @@ def _denoise(
         # A clone made outside of inference mode can be used in training.
         return latents.clone()
     finally:
-        base.unet.train(was_training)
+        base.denoiser.train(was_training)

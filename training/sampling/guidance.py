@@ -53,11 +53,11 @@ class SamplingGuidance:
             if self.guides:
                 begin_together(self.guides, prompts)
                 count = len(prompts)
-                space = base.family.h_space(base.unet)
-                guiding = GuidanceHooks(base.unet, space, self.guides, lambda rows, _: [slice(rows - count, None)])
+                space = base.family.h_space(base.denoiser)
+                guiding = GuidanceHooks(base.denoiser, space, self.guides, lambda rows, _: [slice(rows - count, None)])
                 hooks.callback(guiding.remove)
             if self.invariant is not None and self.strength:
-                hooks.enter_context(_corrected(base.unet, self.invariant, self.strength))
+                hooks.enter_context(_corrected(base.denoiser, self.invariant, self.strength))
             yield
 
     def count(self) -> list[dict[str, str]]:

@@ -73,7 +73,7 @@ class Previews:
                 )
             if len(made) < len(prompts):
                 return
-            if alpha == 0 and "style" not in lora_names(self.base.unet):
+            if alpha == 0 and "style" not in lora_names(self.base.denoiser):
                 self.before = made  # without a style, α = 0 is the base, whatever has been trained
             tiles = [Image.fromarray(image) for image in made]
             rows = [tiles[start : start + len(self.prompts)] for start in range(0, len(tiles), len(self.prompts))]

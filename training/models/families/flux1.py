@@ -32,7 +32,7 @@ class Flux1(PackedFlowFamily):
 
     def architecture(self, base: "Base") -> str:
         """By whether it is told the guidance."""
-        return f"flux-1-{'dev' if base.unet.config.guidance_embeds else 'schnell'}/lora"
+        return f"flux-1-{'dev' if base.denoiser.config.guidance_embeds else 'schnell'}/lora"
 
     def encode(self, base: "Base", ids: "Mapping[str, torch.Tensor]") -> Text:
         """T5's last hidden states, and CLIP's pooled ones."""
@@ -43,7 +43,7 @@ class Flux1(PackedFlowFamily):
         """All tokens."""
         import torch
 
-        config, length = base.unet.config, self.text_encoders["text_encoder_2"].length
+        config, length = base.denoiser.config, self.text_encoders["text_encoder_2"].length
         tokens = torch.empty(count, length, config.joint_attention_dim, device=base.device)
         return Text(tokens, torch.empty(count, config.pooled_projection_dim, device=base.device))
 
@@ -53,9 +53,9 @@ class Flux1(PackedFlowFamily):
 
         places = torch.cartesian_prod(*(torch.arange(side) for side in (1, *grid))).to(tokens)
         words = tokens.new_zeros(text.tokens.shape[1], 3)
-        told = tokens.new_full((len(tokens),), GUIDANCE) if base.unet.config.guidance_embeds else None
+        told = tokens.new_full((len(tokens),), GUIDANCE) if base.denoiser.config.guidance_embeds else None
         said, pooled = (part.to(base.dtype) for part in (text.tokens, text.pooled))
-        return base.unet(tokens, said, pooled, t.to(tokens), places, words, told, return_dict=False)[0]
+        return base.denoiser(tokens, said, pooled, t.to(tokens), places, words, told, return_dict=False)[0]
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
         """As in `answer`."""

@@ -31,7 +31,7 @@ class Flux2(PackedFlowFamily):
 
     def architecture(self, base: "Base") -> str:
         """By size."""
-        return f"flux-2-klein-{'4b' if base.unet.config.num_attention_heads <= 24 else '9b'}/lora"
+        return f"flux-2-klein-{'4b' if base.denoiser.config.num_attention_heads <= 24 else '9b'}/lora"
 
     def worded(self, prompts: Sequence[str]) -> list[str]:
         """As what a user says."""
@@ -50,7 +50,7 @@ class Flux2(PackedFlowFamily):
         """All tokens."""
         import torch
 
-        length, width = self.text_encoders["text_encoder"].length, base.unet.config.joint_attention_dim
+        length, width = self.text_encoders["text_encoder"].length, base.denoiser.config.joint_attention_dim
         return Text(torch.empty(count, length, width, device=base.device))
 
     def shift(self, base: "Base", steps: int = STEPS) -> float:
@@ -88,7 +88,7 @@ class Flux2(PackedFlowFamily):
             for sides in ((1, *grid, 1), (1, 1, 1, said.shape[1]))
         )
         places, words = (ids.expand(len(tokens), -1, -1) for ids in (places, words))
-        return base.unet(tokens, said, t.to(tokens), places, words, None, return_dict=False)[0]
+        return base.denoiser(tokens, said, t.to(tokens), places, words, None, return_dict=False)[0]
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
         """As in `answer`."""

@@ -56,7 +56,7 @@ class QwenImage(PackedFlowFamily):
         """All tokens said."""
         import torch
 
-        length, width = self.text_encoders["text_encoder"].length - BEFORE, base.unet.config.joint_attention_dim
+        length, width = self.text_encoders["text_encoder"].length - BEFORE, base.denoiser.config.joint_attention_dim
         return Text(torch.empty(count, length, width, device=base.device))
 
     def vae_factor(self, base: "Base") -> int:
@@ -86,7 +86,7 @@ class QwenImage(PackedFlowFamily):
         """See `PackedFlowFamily.answer`; the sides are told, and which words are said."""
         said, shapes = text.tokens.to(base.dtype), [[(1, *grid)]] * len(tokens)
         mask = None if text.mask is None else text.mask.bool()
-        return base.unet(tokens, said, mask, t.to(tokens), shapes, return_dict=False)[0]
+        return base.denoiser(tokens, said, mask, t.to(tokens), shapes, return_dict=False)[0]
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
         """As in `answer`."""

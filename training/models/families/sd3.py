@@ -51,7 +51,7 @@ class SD3(FlowFamily):
 
     def architecture(self, base: "Base") -> str:
         """By size; 3.5 has norms of queries and keys, which 3 has not."""
-        config = base.unet.config
+        config = base.denoiser.config
         size = "large" if config.num_layers > 30 else "medium"
         return f"stable-diffusion-v3{'.5' if config.qk_norm else ''}-{size}/lora"
 
@@ -66,7 +66,7 @@ class SD3(FlowFamily):
         names = list(self.text_encoders)[:2]
         clips = [base.text_encoders[name](ids[name], output_hidden_states=True) for name in names]
         tokens = torch.cat([clip.hidden_states[-2] for clip in clips], -1)
-        width, length = base.unet.config.joint_attention_dim, self.text_encoders["text_encoder_3"].length
+        width, length = base.denoiser.config.joint_attention_dim, self.text_encoders["text_encoder_3"].length
         tokens = pad(tokens, (0, width - tokens.shape[-1]))
         t5 = base.text_encoders.get("text_encoder_3")
         more = t5(ids["text_encoder_3"])[0] if t5 else tokens.new_zeros(len(tokens), length, width)
@@ -76,7 +76,7 @@ class SD3(FlowFamily):
         """77 tokens of the CLIPs, then T5's."""
         import torch
 
-        config, length = base.unet.config, LENGTH + self.text_encoders["text_encoder_3"].length
+        config, length = base.denoiser.config, LENGTH + self.text_encoders["text_encoder_3"].length
         tokens = torch.empty(count, length, config.joint_attention_dim, device=base.device)
         return Text(tokens, torch.empty(count, config.pooled_projection_dim, device=base.device))
 
@@ -84,7 +84,7 @@ class SD3(FlowFamily):
         """The velocity."""
         tokens, pooled = (part.to(base.dtype) for part in (text.tokens, text.pooled))
         t = t.expand(len(noisy))
-        return base.unet(noisy.to(base.dtype), tokens, pooled, t, return_dict=False)[0].float()
+        return base.denoiser(noisy.to(base.dtype), tokens, pooled, t, return_dict=False)[0].float()
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
         """As in `predict`."""

@@ -43,7 +43,7 @@ class SDXL(UNetFamily):
         """The pooled embedding too, which shares its layer with six embedded numbers."""
         import torch
 
-        config = base.unet.config
+        config = base.denoiser.config
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         return Text(super().blank_text(base, count).tokens, torch.empty(count, pooled, device=base.device))
 

@@ -47,7 +47,7 @@ class ZImage(FlowFamily):
         """All tokens said."""
         import torch
 
-        length, width = self.text_encoders["text_encoder"].length, base.unet.config.cap_feat_dim
+        length, width = self.text_encoders["text_encoder"].length, base.denoiser.config.cap_feat_dim
         return Text(torch.empty(count, length, width, device=base.device), mask=torch.ones(count, length).bool())
 
     def predict(self, base: "Base", noisy: "torch.Tensor", t: "torch.Tensor", text: Text) -> "torch.Tensor":
@@ -56,7 +56,7 @@ class ZImage(FlowFamily):
 
         images = list(noisy.to(base.dtype).unsqueeze(2))
         said = [tokens[mask] for tokens, mask in zip(text.tokens.to(base.dtype), text.mask.bool(), strict=True)]
-        answer = base.unet(images, 1 - t.expand(len(noisy)) / 1000, said, return_dict=False)[0]
+        answer = base.denoiser(images, 1 - t.expand(len(noisy)) / 1000, said, return_dict=False)[0]
         return -torch.stack(answer).squeeze(2).float()
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
