@@ -1,5 +1,7 @@
 """The memory that a training of full shape needs, counted over tensors that have shapes and no content."""
 
+import time
+
 from .result import Figure
 
 SMALL = {"quantize": "int8", "resting": True}
@@ -23,7 +25,9 @@ def estimated_memory() -> list[Figure]:
     figures = []
     for name, title, side, kept, most in SHAPES:
         family = named_family(name)
+        began = time.process_time()
         found = estimate(family, read_family(family), side, checkpointing=True, **kept)
         title = f"{title}: one image, checkpointing, estimated from shapes"
         figures.append(Figure(title, found.peak / 1e9, at_most=most, unit="GB"))
+        figures.append(Figure(f"{title}, processor time", time.process_time() - began, unit="s"))
     return figures
