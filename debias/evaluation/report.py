@@ -5,6 +5,8 @@ import typing
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
+import numpy as np
+
 from ..core.error import DDMError, printable
 from ..core.strict_json import fits, read_json, write_json
 
@@ -18,6 +20,23 @@ class Estimate:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def of(cls, value: float, low: float, high: float) -> "Estimate":
+        """Of plain floats; the interval is made to hold the value."""
+        if not np.isfinite(value):
+            return cls(None)
+        return cls(finite(value), finite(min(low, value)), finite(max(high, value)))
+
+
+def finite(value: float) -> float | None:
+    """A plain float, or None for what is not finite (JSON has no NaN)."""
+    return float(value) if np.isfinite(value) else None
+
+
+def estimates(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Estimate]:
+    """Several values with their bounds, all [K]."""
+    return [Estimate.of(*one) for one in zip(values, low, high, strict=True)]
 
 
 @dataclass(frozen=True)
