@@ -27,7 +27,7 @@ from .imbalance import IMBALANCES, OCCUPATIONS
 from .kill import kill_survival
 from .measure import Bench, Sample
 from .memory import estimated_memory
-from .nodes import node_costs
+from .nodes import node_costs, verdict_costs
 from .package import ROOT
 from .recipe import SKEWED, Recipe, image_folders
 from .result import Figure
@@ -287,6 +287,7 @@ CASES: dict[str, Case] = {
     "kill": Case(
         "killed at random and gone on with", lambda bench: kill_survival(bench.base, image_folders("men", bench.work))
     ),
+    "verdict": Case("*Measure my model* in ComfyUI", lambda bench: verdict_costs()),
     "nodes": Case("the report and sweep nodes", lambda bench: node_costs()),
     **{f"{source}-men": Case(f"{source} on men 6:1, the dial", partial(dial, source=source)) for source in SOURCES},
     **{

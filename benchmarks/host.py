@@ -48,12 +48,12 @@ def host_costs() -> list[Figure]:
 def _sampling_seconds(server: Server, alpha: float, seed: int) -> float:
     graph = graphs.load() | graphs.adapter(alpha)
     graph |= graphs.sample("adapter", steps=STEPS, batch_size=BATCH, seed=seed)
-    before = _processor_seconds(server.process.pid)
+    before = processor_seconds(server.process.pid)
     server.run({name: node for name, node in graph.items() if name not in ("decoder", "image")})
-    return _processor_seconds(server.process.pid) - before
+    return processor_seconds(server.process.pid) - before
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """User and system time of a process so far (see man proc_pid_stat, fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

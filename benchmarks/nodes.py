@@ -1,5 +1,6 @@
-"""What the nodes take in a ComfyUI server, the sampling aside, and how soon they end on cancel."""
+"""What the nodes take in a ComfyUI server: to a verdict, the sampling aside, and how soon they end on cancel."""
 
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 from ..debias.core.error import DDMError
 from ..tests.comfy import graphs
 from ..tests.comfy.listener import Listener
-from ..tests.comfy.server import Server, find_host
+from ..tests.comfy.server import PACK, Server, find_host
+from ..tests.comfy.workflow import to_graph
+from .host import processor_seconds
 from .result import Figure
 
+TEMPLATE, VERDICTS = "Measure my model", ("fair", "unfair")
 IMAGES, SIZE = 200, 512
 COUNT, STEPS, WAIT = 64, 100, 3.0
 TRAININGS = 5
@@ -35,6 +39,32 @@ def node_costs() -> list[Figure]:
         Figure(f"a later report on {images}", later, at_most=5.0, unit="s"),
         Figure("from cancel to the end of a sweep", cancelled, at_most=1.0, unit="s"),
         Figure(f"from cancel to the end of a training, the longest of {TRAININGS}", stopped, at_most=1.0, unit="s"),
+    ]
+
+
+def verdict_costs() -> list[Figure]:
+    """From opening the template *Measure my model* in a server that has just begun to its verdict, the model's opening
+    included; on the clock, and of the server's processor time, which other work on the machine hardly changes.
+
+    Raises:
+        DDMError: there is no ComfyUI here, or no verdict.
+    """
+    try:
+        host = find_host()
+    except FileNotFoundError as error:
+        raise DDMError(f"This is measured inside of ComfyUI: {error}.") from error
+    with tempfile.TemporaryDirectory() as base, Server(host, Path(base)) as server:
+        began, before = time.monotonic(), processor_seconds(server.process.pid)
+        workflow = json.loads((PACK / "example_workflows" / f"{TEMPLATE}.json").read_text(encoding="utf-8"))
+        outputs = server.run(to_graph(workflow, server.get("/object_info")), timeout=1800)
+        seconds, busy = time.monotonic() - began, processor_seconds(server.process.pid) - before
+    (panel,) = (one["ddm_panel"][0] for one in outputs.values() if "ddm_panel" in one)
+    if panel["verdict"]["tone"] not in VERDICTS:
+        raise DDMError(f"The template came to no verdict: {panel['verdict']['text']}.")
+    what = f"*{TEMPLATE}*, from opening it to a verdict on {len(panel['prompts'])} prompts, {panel['n']} images"
+    return [
+        Figure(what, seconds, at_most=90.0, unit="s"),
+        Figure("of which processor time", busy, unit="s"),
     ]
 
 

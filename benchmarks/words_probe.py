@@ -25,7 +25,7 @@ def words_probe(
     words: Annotated[str, typer.Option(help="Classes as DDM Probe from Words reads them, ';' between them.")] = (
         "man: a man;woman: a woman"
     ),
-    per_role: Annotated[int, typer.Option(min=1, help="Images of each role.")] = 8,
+    per_role: Annotated[int, typer.Option(min=1, help="Images of each role.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="First seed of the images.")] = 1_000_000,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go.")] = ROOT

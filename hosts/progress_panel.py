@@ -83,7 +83,7 @@ class TrainPanel:
         """
         said = "Stopped before any training."
         if self.values["phase"] in ("training", "prompts", "calibration"):
-            said = "Stopped. What was trained is kept: start it again with the same inputs to go on."
+            said = "Stopped. What was trained is kept: start it again to go on, with more steps if you like."
             if not kept:
                 said = (
                     "The trainer did not stop in time and was ended. The last minutes of the training are lost: start "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Images that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
+NOT_FINITE = "They do not count. A VAE in half precision does so: start ComfyUI with --fp32-vae."
 
 
 _gatherings = SessionStore()
@@ -154,6 +155,8 @@ class FairnessReport(io.ComfyNode):
         kept.place = kept.place or new_place("report")
         panel = report_panel(report, files=kept.place.save(report))
         panel["remarks"] += [f"As the graph says: {origin}."] if str(origin) else []
+        if broken := sum(int((~batch.isfinite()).flatten(1).any(1).sum()) for batch in images):
+            panel["remarks"].insert(0, f"{broken} of {total} images have pixels that are not finite. {NOT_FINITE}")
         return io.NodeOutput(chart_image(overview(report)), study, words(report), ui={"ddm_panel": [panel]})
 
 

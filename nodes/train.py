@@ -50,7 +50,7 @@ class Train(io.ComfyNode):
             display_name="DDM Train",
             category=CATEGORY,
             description="Trains a fair adapter on a folder of images, without labelling anyone, and puts it among "
-            "your LoRAs. Cancel keeps what was trained: queue again with the same inputs to go on.",
+            "your LoRAs. Cancel keeps what was trained: queue again to go on, with more steps if you like.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo, io.Hidden.dynprompt],
             inputs=train_objectives.marked([*shared[:2], name, *shared[2:], style, overwrite, *options]),

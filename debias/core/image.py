@@ -118,7 +118,8 @@ def to_array(images: Iterable[Image.Image]) -> np.ndarray:
 def from_pixels(pixels: np.ndarray) -> Image.Image:
     """An RGB image of floats [H, W, C] in 0 to 1, as graphs hand them around.
 
-    C is 1 (grey), 3, or 4 (white lies behind what is transparent). What is out of range is clipped, NaN is black.
+    C is 1 (grey), 3, or 4 (white lies behind what is transparent). What is out of range is clipped; with a value that is
+    not finite the whole image is black, which counts as showing nothing.
 
     Raises:
         DDMError: another shape.
@@ -128,8 +129,9 @@ def from_pixels(pixels: np.ndarray) -> Image.Image:
             f"An image has height, width and 1, 3 or 4 channels, but this one has the shape {list(pixels.shape)}. "
             "Connect an IMAGE."
         )
-    pixels = np.fmax(np.asarray(pixels, dtype=np.float32), 0)  # which is 0 for NaN too
-    np.fmin(pixels, 1, out=pixels)
+    if not np.isfinite(pixels).all():
+        return Image.new("RGB", (pixels.shape[1], pixels.shape[0]))
+    pixels = np.clip(np.asarray(pixels, dtype=np.float32), 0, 1)
     if pixels.shape[-1] == 4:
         opacity = pixels[..., 3:]
         pixels = pixels[..., :3] * opacity + 1 - opacity

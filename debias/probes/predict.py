@@ -132,8 +132,8 @@ def not_counted(
 ) -> tuple[np.ndarray, list[str]]:
     """Which images [N] are undetermined because they show nothing or were seen before, and remarks that name them."""
     again = repeated(coarse, kind) & ~blank
-    notes = []
-    for which, why in ((blank, "show nothing (one colour)"), (again, "are nearly the same as another")):
+    notes, nothing = [], "show nothing (one colour, or pixels that are not finite)"
+    for which, why in ((blank, nothing), (again, "are nearly the same as another")):
         rows = np.flatnonzero(which)
         more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
         if len(rows):

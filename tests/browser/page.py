@@ -54,10 +54,14 @@ class ComfyPage:
         return self
 
     def choose_template(self, name: str) -> None:
-        """Open one of our templates as a user does; the browser shows a dozen until one scrolls or searches."""
+        """Open one of our templates."""
         self.js("() => void app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.choose(name)
+
+    def choose(self, name: str) -> None:
+        """Choose it in the template browser, which shows a dozen until one scrolls or searches."""
         self.page.get_by_text("ComfyUI-DDM", exact=True).first.click()
-        self.page.get_by_placeholder("Search templates").fill(name)
+        self.page.get_by_role("dialog").get_by_placeholder(re.compile("^Search")).last.fill(name)
         self.page.get_by_title(name, exact=True).first.click()
 
     def draws_panels(self) -> bool:

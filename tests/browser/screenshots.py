@@ -62,10 +62,10 @@ FOCUS = {
 }
 # Examples whose panel is the result, and taller than a thumbnail: its upper part is shown, by the node's id.
 CARDS = {
-    "Measure my SDXL model": 4,
-    "Measure my SD 1.5 model": 5,
-    "Prove it (SDXL)": 7,
-    "Prove it (SD 1.5)": 8,
+    "Measure my SDXL model": 3,
+    "Measure my SD 1.5 model": 3,
+    "Prove it (SDXL)": 6,
+    "Prove it (SD 1.5)": 6,
 }
 for kind in ("SDXL", "SD 1.5"):
     FOCUS |= {f"Balance my {kind} model (guidance)": (6, 10), f"Train a fair adapter for my {kind} model": (3, 9)}
@@ -73,17 +73,10 @@ for kind in ("SDXL", "SD 1.5"):
 
 def on_the_small_model(workflow: dict[str, Any]) -> dict[str, Any]:
     """An example for a model that is not here, for the small one instead."""
-    loaders = {node["id"] for node in workflow["nodes"] if node["type"] in ("CLIPVisionLoader", "CLIPLoader")}
-    probes = {node["id"] for node in workflow["nodes"] if node["type"] == "DDMProbeFromWords"}
-    links = [link for link in workflow["links"] if link[1] not in loaders and link[3] not in probes]
-    nodes = [node for node in workflow["nodes"] if node["id"] not in loaders]
-    for node in nodes:
+    for node in workflow["nodes"]:
         if other := IN_PLACE_OF.get(node["type"]):
-            values = list(other["inputs"].values())
-            node |= {"type": other["class_type"], "widgets_values": values, "inputs": []}
-        for output in node["outputs"]:
-            output["links"] = [link for link in output["links"] or [] if link in {one[0] for one in links}]
-    return workflow | {"nodes": nodes, "links": links}
+            node |= {"type": other["class_type"], "widgets_values": list(other["inputs"].values()), "inputs": []}
+    return workflow
 
 
 def run_example(comfy: ComfyPage, name: str, palette: str, focus: Sequence[int] = ()) -> None:

@@ -8,6 +8,7 @@ from ..comfy.workflow import NEEDS_DOWNLOAD
 from .conftest import EXAMPLES
 
 PROMPTS = "a man doctor\na woman doctor\na man pilot\na woman pilot"
+CLASSES = "man: a man\nwoman: a woman"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 
 
@@ -78,7 +79,7 @@ def test_a_blueprint_is_one_node_that_runs_and_shows_its_panels(comfy, path):
     blueprint = json.loads(path.read_text(encoding="utf-8"))
     comfy.open()
     comfy.load(blueprint)
-    comfy.js(WIRE, {"count": 4, "width": 64, "height": 64, "prompts": PROMPTS})
+    comfy.js(WIRE, {"count": 4, "width": 64, "height": 64, "prompts": PROMPTS, "classes": CLASSES})
     outputs = comfy.run()
     panels = [one["ddm_panel"][0] for one in outputs.values() if "ddm_panel" in one]
     assert panels

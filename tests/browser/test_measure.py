@@ -17,29 +17,52 @@ def numbers(comfy, node):
     )
 
 
-def wait_for(comfy, node, text):
+def wait_for(comfy, node, text, seconds=120):
     comfy.page.wait_for_function(
         """([id, text]) => app.graph.getNodeById(id).widgets.find((one) => one.name === "ddm_panel").element
             .textContent.includes(text)""",
         arg=[node, text],
-        timeout=120_000,
+        timeout=1000 * seconds,
     )
 
 
-def test_from_the_template_to_a_verdict_on_eight_prompts_nothing_is_filled_in(comfy, server):
+def test_from_the_template_to_a_verdict_on_eight_prompts_in_twelve_clicks_and_fields(comfy, server):
+    """With the mouse and the keyboard alone, as a new user; what they do is counted by the page."""
+    comfy.page.add_init_script(COUNTED)
     comfy.open()
-    comfy.choose_template("Measure my model")
+    comfy.page.locator(".templates-tab-button").first.click()
+    comfy.choose("Measure my model")
     comfy.page.wait_for_function("() => app.graph._nodes.some((node) => node.type === 'DDMMeasurePrompts')")
-    outputs = comfy.run()
+    comfy.page.wait_for_timeout(1000)
+    written = comfy.page.locator("textarea:visible").first
+    assert written.input_value().splitlines() == [f"a {name}" for name in PROMPTS]
+    own = [f"a {name}" for name in ("cook", *PROMPTS[1:])]
+    written.click()
+    written.fill("\n".join(own))
+    before = set(server.get("/history"))
+    comfy.page.get_by_test_id("queue-button").first.click()
+    wait_for(comfy, MEASURE, "480 images", seconds=900)
+    (made,) = set(server.get("/history")) - before
+    outputs = server.wait(made)
     (panel,) = outputs[str(MEASURE)]["ddm_panel"]
-    assert (panel["n"], len(panel["prompts"])) == (480, len(PROMPTS))
-    assert panel["verdict"]["tone"] in ("fair", "unfair")
+    assert panel["n"] == 480 and {one["prompt"] for one in panel["prompts"]} == set(own)
+    assert panel["verdict"]["tone"] in ("fair", "unfair") and panel["verdict"]["text"] in comfy.text(MEASURE)
     shown = numbers(comfy, MEASURE)
     assert [prompt for prompt, _ in shown] == [one["prompt"] for one in panel["prompts"]]
     worst = max(panel["prompts"][0]["groups"], key=lambda group: group["share"])
     assert shown[0][1] == f"{round(100 * worst['share'])}%"
     (file,) = outputs[str(GALLERY)]["images"]
     assert Image.open(io.BytesIO(server.view(file))).height > len(PROMPTS) * 128
+    clicks, fields = comfy.js("() => [window.counted.clicks, window.counted.fields.size]")
+    assert 4 <= clicks and 1 <= fields and clicks + fields <= 12
+
+
+# Of what a user does: presses of a button of the mouse, and fields that were written into.
+COUNTED = """
+    window.counted = { clicks: 0, fields: new Set() };
+    addEventListener("pointerdown", () => (window.counted.clicks += 1), true);
+    addEventListener("input", ({ target }) => window.counted.fields.add(target), true);
+"""
 
 
 def test_progress_is_seen_and_a_cancel_leaves_what_was_measured(comfy, example, server, vue):

@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard
-from comfyui_ddm.debias.core.io import read_metadata
+from comfyui_ddm.debias.core.io import read_metadata, save_tensors
 from comfyui_ddm.debias.probes.probe import Probe
 from PIL import Image
 
@@ -104,6 +105,19 @@ def test_a_list_of_images_is_counted_as_the_batch_it_was(server):
     assert panel(outputs, "parts")["n"] == 3
     shares = [panel(outputs, node)["attributes"][0]["groups"] for node in ("report", "parts")]
     assert shares[0] == shares[1]
+
+
+def test_images_with_pixels_that_are_not_finite_are_told_and_never_counted(server):
+    latent = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    latent[1, 0, 0, 0] = torch.nan
+    tensors = {"latent_tensor": latent, "latent_format_version_0": torch.tensor([])}
+    save_tensors(server.base / "input" / "broken.latent", tensors, {})
+    graph = graphs.reported(collection="broken")
+    graph["sampler"] = {"class_type": "LoadLatent", "inputs": {"latent": "broken.latent"}}
+    del graph["adapter"]
+    made = panel(server.run(graph))
+    assert made["remarks"][0].startswith("1 of 3 images have pixels that are not finite. They do not count.")
+    assert made["attributes"][0]["undetermined"] >= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (64, 64), (257, 100)])

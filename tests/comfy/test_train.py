@@ -96,8 +96,17 @@ def test_a_cancelled_training_goes_on_when_it_is_queued_again(server, folder, ca
     assert panels[-1]["losses"][0][0] > cancelled[1]
 
 
+def test_a_stopped_training_is_given_more_steps_in_the_node(server, folder, cancelled):
+    kept = server.base / "output" / "ddm" / "stopped.checkpoint.safetensors"
+    kept.with_name("longer.checkpoint.safetensors").write_bytes(kept.read_bytes())
+    _, panels = watch(server, graphs.train(folder, name="longer", steps=500), training)
+    server.request("/interrupt", {})
+    assert panels[-1]["losses"][0][0] > cancelled[1] and panels[-1]["total"] == 500
+    assert any("goes on with other steps (400, now 500)" in one for one in panels[-1]["remarks"])
+
+
 def test_a_stopped_run_with_other_inputs_is_thrown_away_only_with_overwrite(server, folder, cancelled):
-    with pytest.raises(Failed, match=r"other images, groups, base or settings.*\(overwrite\)"):
+    with pytest.raises(Failed, match=r"a run with other seed \(0, now 1\), steps \(\d+, now 3\)\..*\(overwrite\)"):
         server.run(graphs.train(folder, name="other", seed=1))
     made = server.run(graphs.train(folder, name="other", seed=1, overwrite=True))
     assert any("thrown away" in one for one in made["train"]["ddm_panel"][0]["remarks"])

@@ -13,22 +13,18 @@ FEWER = {"batch_size": 4, "count": 2, "steps": 5, "folder": "few"}
 # What makes an example for a large model run on the small one, in little time; and what its head learns by.
 SMALL = {"width": 64, "height": 64, "steps": 2, "batch_size": 2, "count": 4, "calibrate": 0, "prior_count": 4}
 SMALL |= {"prompt_list": "as written", "prompts": "a man doctor\na woman doctor\na man pilot\na woman pilot"}
-SMALL |= {"prior_prompts": "a doctor; a pilot"}
+SMALL |= {"prior_prompts": "a doctor; a pilot", "classes": "man: a man\nwoman: a woman", "size": 64}
 HEAD = {"probe": "gender.safetensors"}
-IN_PLACE_OF = {
-    "CheckpointLoaderSimple": {"class_type": "DDMLoadWeights", "inputs": {"weights": EMBEDDED}},
-    "DDMProbeFromWords": {"class_type": "DDMLoadProbe", "inputs": {"probe": "gender.safetensors"}},
-}
-# What examples for models of one's own take: nodes of the host that need a file, and ours.
-PROBE = {"CLIPVisionLoader"}
+IN_PLACE_OF = {"CheckpointLoaderSimple": {"class_type": "DDMLoadWeights", "inputs": {"weights": EMBEDDED}}}
+# What examples for models of one's own take beside a checkpoint: nodes of the host that need a file, and ours.
 NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": ({"LoraLoader"}, set())}
 for kind in ("SDXL", "SD 1.5"):
     NEEDS_DOWNLOAD |= {
-        f"Measure my {kind} model": (PROBE, {"DDMProbeFromWords", "DDMMeasurePrompts"}),
+        f"Measure my {kind} model": (set(), {"DDMProbeFromWords", "DDMMeasurePrompts"}),
         f"Balance my {kind} model (guidance)": (set(), {"DDMTrainHead", "DDMDistributionGuidance"}),
         f"Train a fair adapter for my {kind} model": (set(), {"DDMTrain", "DDMLoadAdapter"}),
         f"Prove it ({kind})": (
-            PROBE,
+            set(),
             {"DDMProbeFromWords", "DDMMeasurePrompts", "DDMLoadAdapter", "DDMCompareReports"},
         ),
     }

@@ -172,10 +172,22 @@ def test_white_lies_behind_what_is_transparent():
 
 
 def test_values_out_of_range_are_clipped_and_the_graphs_own_array_stays_as_it_was():
-    pixels = np.array([[[2.0, -1.0, np.nan]]], np.float32)
+    pixels = np.array([[[2.0, -1.0, 0.5]]], np.float32)
     before = pixels.copy()
-    assert from_pixels(pixels).getpixel((0, 0)) == (255, 0, 0)
+    assert from_pixels(pixels).getpixel((0, 0)) == (255, 0, 128)
     np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_an_image_with_one_value_that_is_not_finite_shows_nothing_and_does_not_count(value, channels):
+    pixels = np.random.default_rng(0).random((8, 8, channels), np.float32)
+    pixels[3, 4, 0] = value
+    records = Accumulator([probe()], [None])
+    records.add([probe()], [from_pixels(pixels)], [ImageMeta("a room", 0.0, 0)])
+    report = Evaluation.of(records.records()).report
+    assert report.attributes[0].overall[0].undetermined == 1
+    assert any("not finite" in line for line in report.notes + report.remarks)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 2), (0, 4, 3), (2, 4, 4, 3)])

@@ -17,6 +17,7 @@ from .runs import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 40
+DEPENDS = {"base": "that one", "settings": {"steps": 6}}
 
 
 def command(base, folder, out, *more):
@@ -72,9 +73,9 @@ def test_weights_moments_loss_and_step_come_back(run, tiny_base, folder, tmp_pat
     for _ in range(2):
         run.training.advance()
     path = tmp_path / "state.safetensors"
-    save_checkpoint(path, run.training, "print")
+    save_checkpoint(path, run.training, DEPENDS)
     other = prepare(tiny_base, folder, tmp_path / "other.safetensors").training
-    load_checkpoint(path, other, "print")
+    load_checkpoint(path, other, DEPENDS)
     assert other.step == 2 and torch.equal(other.loss, run.training.loss)
     for mine, theirs in zip(run.training.parameters, other.parameters, strict=True):
         assert torch.equal(mine, theirs)
@@ -84,16 +85,16 @@ def test_weights_moments_loss_and_step_come_back(run, tiny_base, folder, tmp_pat
 
 def test_a_truncated_checkpoint_is_refused(run, tmp_path):
     path = tmp_path / "state.safetensors"
-    save_checkpoint(path, run.training, "print")
+    save_checkpoint(path, run.training, DEPENDS)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DDMError, match=r"not a complete safetensors file.* remove it to train anew"):
-        load_checkpoint(path, run.training, "print")
+        load_checkpoint(path, run.training, DEPENDS)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
-    save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {"ddm.fingerprint": "print"})
+    save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {"ddm.depends": "{}"})
     with pytest.raises(DDMError, match="is no checkpoint of a training"):
-        load_checkpoint(tmp_path / "state.safetensors", run.training, "print")
+        load_checkpoint(tmp_path / "state.safetensors", run.training, DEPENDS)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +115,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(run, tmp_path):
 def test_a_checkpoint_that_does_not_fit_its_run_is_refused_in_a_sentence(run, tmp_path, spoil):
     run.training.advance()
     path = tmp_path / "state.safetensors"
-    save_checkpoint(path, run.training, "print")
+    save_checkpoint(path, run.training, DEPENDS)
     tensors, metadata = load_tensors(path)
     state = json.loads(metadata["ddm.state"])
     spoil(tensors, state)
     save_tensors(path, tensors, metadata | {"ddm.state": json.dumps(state)})
     with pytest.raises(DDMError, match=r"is broken|is not finite"):
-        load_checkpoint(path, run.training, "print")
+        load_checkpoint(path, run.training, DEPENDS)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(run, tmp_path, monkeypatch):
     path = tmp_path / "state.safetensors"
-    save_checkpoint(path, run.training, "old")
+    save_checkpoint(path, run.training, {"base": "old"})
     before = path.read_bytes()
 
     def full(handle):
@@ -133,5 +134,5 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(run, tmp_path, m
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DDMError, match="No space left on device"):
-        save_checkpoint(path, run.training, "new")
+        save_checkpoint(path, run.training, {"base": "new"})
     assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == [path.name]

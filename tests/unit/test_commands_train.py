@@ -98,7 +98,7 @@ def test_a_stopped_run_is_gone_on_with_or_thrown_away_but_never_forgotten(ddm, f
     assert not run.train(stop=lambda: next(asked))
     refused = ddm(folder, "--groups", "labels:gender", code=2)
     assert "--resume" in refused.said and "--restart" in refused.said and run.checkpoint.exists()
-    assert "other images, groups, base or settings" in ddm(folder, "--resume", code=2).said
+    assert "groups (labels:gender, now discovered)" in ddm(folder, "--resume", code=2).said
     ddm(folder, "--groups", "labels:gender", "--resume")
     resumed = out.read_bytes()
     checkpoint_path(out).write_bytes(b"old")

@@ -226,8 +226,17 @@ def stopped(tiny_base, folder, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("other", ["settings", "style", "target", "labels", "captions"])
-def test_a_checkpoint_of_another_run_is_refused(stopped, tiny_base, folder, tmp_path, other):
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("settings", r"learning rate \(.*, now 0\.0005\)"),
+        ("style", "style, style steps"),
+        ("target", r"target \(uniform, now man=\.4,woman=\.6\)"),
+        ("labels", "labels"),
+        ("captions", "images"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(stopped, tiny_base, folder, tmp_path, other, said):
     options = {
         "settings": {"changes": {"learning_rate": 5e-4}},
         "style": {"style": tmp_path / "style.safetensors"},
@@ -240,9 +249,24 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, tiny_base, folder, tmp_
         text = text.replace('"woman"', '"man"', 1) if other == "labels" else text.replace("a judge", "a pilot")
         table.write_text(text, encoding="utf-8")
     run = prepare(tiny_base, folder, stopped.out, **options)
-    with pytest.raises(DDMError, match="other images, groups, base or settings"):
+    with pytest.raises(DDMError, match=f"belongs to a run with other .*{said}"):
         run.resume()
     assert stopped.checkpoint.exists()
+
+
+def test_a_stopped_run_may_be_given_other_steps_but_not_fewer_than_are_made(stopped, tiny_base, folder):
+    notes = []
+    more = prepare(tiny_base, folder, stopped.out, changes={"steps": 9}, note=notes.append)
+    assert more.resume() and more.training.step == stopped.training.step
+    assert any("goes on with other steps" in one and "now 9" in one for one in notes)
+    assert more.train() and load_adapter(stopped.out).card.training["steps"] == 9
+
+
+def test_fewer_steps_than_are_made_are_refused(tiny_base, folder, tmp_path):
+    run = prepare(tiny_base, folder, tmp_path / "fair.safetensors")
+    assert not run.train(stop=after(2))
+    with pytest.raises(DDMError, match=r"other steps \(\d+, now 1\)"):
+        prepare(tiny_base, folder, run.out, changes={"steps": 1}).resume()
 
 
 def test_a_copy_of_the_images_goes_on_from_the_checkpoint(stopped, tiny_base, tmp_path):

@@ -25,6 +25,8 @@ KIND = "checkpoint"
 MAX_CONSECUTIVE_SKIPS = 10
 # A step may take a minute: no more than so many seconds of training are lost, however the run ends.
 CHECKPOINT_SECONDS = 300.0
+# Longer texts are kept as a hash; no hash is as short.
+SHORT = 60
 
 
 class OtherRun(DDMError):
@@ -41,6 +43,29 @@ def fingerprint_of(*depends: Any) -> str:
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
+def _described(depends: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run depends on, by name: numbers and short texts as they are, a hash of anything else."""
+    flat: dict[str, Any] = {}
+    for name, value in depends.items():
+        flat |= value if isinstance(value, Mapping) else {name: value}
+    short = {name: isinstance(value, (int, float)) or len(str(value)) < SHORT for name, value in flat.items()}
+    return {name: value if short[name] else fingerprint_of(value) for name, value in flat.items()}
+
+
+def _differences(then: Any, now: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between two runs, by name, in words: learning_rate: “learning rate (0.0003, now 0.0001)”."""
+    if not isinstance(then, dict):
+        return {"": "images, groups, base or settings"}
+    found = {}
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            values = [run.get(name) for run in (then, now)]
+            brief = all(isinstance(one, (int, float, str)) and len(str(one)) < SHORT for one in values)
+            shown = f" ({values[0]}, now {values[1]})" if brief and not isinstance(values[0], bool) else ""
+            found[name] = name.replace("_", " ") + shown
+    return found
+
+
 def refuse_left(path: Path) -> None:
     """Refuse to begin anew where a stopped run left its checkpoint."""
     if path.exists():
@@ -53,13 +78,13 @@ def remove_strays(*paths: Path) -> None:
         remove_temporaries(path.parent, escape(path.name))
 
 
-def save_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
+def save_checkpoint(path: Path, training: "Training", depends: Mapping[str, Any]) -> None:
     """Write the state of a run atomically.
 
     Args:
         path: see `checkpoint_path`.
         training: its step, LoRAs, averages, optimizer, and how it saves memory.
-        fingerprint: of everything that the run depends on; `load_checkpoint` compares it.
+        depends: everything that the run depends on, by name; `load_checkpoint` compares it.
     """
     import torch
 
@@ -77,15 +102,15 @@ def save_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
         "numbers": numbers,
         "groups": optimizer["param_groups"],
     }
-    metadata = {"ddm.kind": KIND, "ddm.fingerprint": fingerprint, "ddm.step": str(training.step)}
+    metadata = {"ddm.kind": KIND, "ddm.depends": json.dumps(_described(depends)), "ddm.step": str(training.step)}
     save_tensors(path, tensors, metadata | {"ddm.state": json.dumps(state)})
 
 
-def load_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
-    """Put a saved state into a fresh run.
+def load_checkpoint(path: Path, training: "Training", depends: Mapping[str, Any]) -> None:
+    """Put a saved state into a fresh run, which may have more steps, or fewer, but not fewer than are made.
 
     Raises:
-        OtherRun: the file is of a run with other images, groups, base or settings.
+        OtherRun: the file is of a run with other images, groups, base or settings; names what differs.
         DDMError: it is broken, or no checkpoint.
     """
     try:
@@ -97,14 +122,16 @@ def load_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
             f"{path} is no checkpoint of a training. Move it elsewhere, or name another file.",
             "checkpoint",
         )
-    if metadata.get("ddm.fingerprint") != fingerprint:
-        raise OtherRun(
-            f"{path} belongs to a run with other images, groups, base or settings. Give the ones it started with, "
-            "or train anew, which throws this checkpoint away.",
-            "restart",
-        )
     own = _learnt(training)
     try:
+        now = json.loads(json.dumps(_described(depends)))
+        different = _differences(json.loads(metadata.get("ddm.depends", "null")), now)
+        if different and not (different.keys() == {"steps"} and int(metadata["ddm.step"]) <= now["steps"]):
+            raise OtherRun(
+                f"{path} belongs to a run with other {', '.join(different.values())}. Give what it started with, or "
+                "train anew, which throws this checkpoint away.",
+                "restart",
+            )
         wrong = next((name for name, value in own.items() if tensors[name].shape != value.shape), None)
         if wrong:
             raise ValueError(f"{wrong} has another shape")
@@ -113,6 +140,8 @@ def load_checkpoint(path: Path, training: "Training", fingerprint: str) -> None:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it holds no {error}" if isinstance(error, KeyError) else error
         raise DDMError(f"{path} is broken ({reason}). Remove it to train anew.") from error
+    if different:
+        training.note(f"The stopped run goes on with other {different['steps']}.")
 
 
 def _learnt(training: "Training") -> "dict[str, torch.Tensor]":
@@ -150,19 +179,19 @@ class Checkpointing:
     Args:
         path: the checkpoint.
         training: whose state it is.
-        fingerprint: of everything that the steps depend on.
+        depends: everything that the steps depend on, by name (see `load_checkpoint`).
         every: steps between checkpoints.
     """
 
-    def __init__(self, path: Path, training: "Training", fingerprint: str, every: int):
-        self.path, self.training, self.fingerprint, self.every = path, training, fingerprint, every
+    def __init__(self, path: Path, training: "Training", depends: Mapping[str, Any], every: int):
+        self.path, self.training, self.depends, self.every = path, training, depends, every
         self._step, self._time = 0, time.monotonic()  # of what was kept last
 
     def resume(self) -> bool:
         """Resume from the checkpoint, if there is one; tells whether there was. Errors as in `load_checkpoint`."""
         if not self.training.objective.ranks.agreed(self.path.exists):
             return False
-        load_checkpoint(self.path, self.training, self.fingerprint)
+        load_checkpoint(self.path, self.training, self.depends)
         self._step = self.training.step
         return True
 
@@ -207,7 +236,7 @@ class Checkpointing:
         """Write the checkpoint; a state that is not finite does not replace the last good one. Errors as in `check`."""
         self.check()
         if self.training.objective.ranks.first:
-            save_checkpoint(self.path, self.training, self.fingerprint)
+            save_checkpoint(self.path, self.training, self.depends)
         self._step, self._time = self.training.step, time.monotonic()
 
     def save_if_due(self) -> None:

@@ -53,10 +53,10 @@ class AlignmentRun(TrainingRun):
             self.training.save_memory()
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         families, targets = list(map(list, self.families)), list(map(str, self.targets))
-        self.fingerprint = fingerprint_of(
-            self.base.identity, families, targets, list(self.depends), asdict(self.settings)
-        )
-        self.checkpointing = Checkpointing(self.checkpoint, self.training, self.fingerprint, self.checkpoint_every)
+        depends = {"base": self.base.identity, "prompts": families, "target": targets, "probes": list(self.depends)}
+        depends |= {"settings": asdict(self.settings)}
+        self.fingerprint = fingerprint_of(*depends.values())
+        self.checkpointing = Checkpointing(self.checkpoint, self.training, depends, self.checkpoint_every)
 
     def save(self) -> None:
         """Write the running average."""

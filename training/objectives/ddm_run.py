@@ -101,21 +101,22 @@ class Run(TrainingRun):
         self.training = Training(self.objective, self.note)
         self.checkpoint = self.checkpoint or checkpoint_path(self.out)
         settings = self.settings.as_dict()
-        self.fingerprint = self._fingerprint(settings)
+        self.fingerprint = fingerprint_of(*self._depends(settings).values())
         # Calibration comes after the last step: a run may be resumed without it, or with more or other images.
         for name in ("calibrate", "calibrate_steps", "calibrate_cfg"):
             del settings[name]
-        fingerprint = self._fingerprint(settings)
-        self.checkpointing = Checkpointing(self.checkpoint, self.training, fingerprint, self.checkpoint_every)
+        depends = self._depends(settings) | {"style_steps": self.objective.sampler.style_steps}
+        self.checkpointing = Checkpointing(self.checkpoint, self.training, depends, self.checkpoint_every)
 
-    def _fingerprint(self, settings: dict[str, Any]) -> str:
-        """Of everything that a run with these settings depends on."""
+    def _depends(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Everything that a run with these settings depends on, by name."""
         labels = self.groups.startswith("labels:")
         columns = [self.images.column(name) for name in attributes(self.groups)] if labels else []
         labelled = [label for column in columns for label in column] if labels else None
-        of_images = (self.images.fingerprint, self.groups, self.target)
-        begun = [content_hash(self.init_from)] if self.init_from else []
-        return fingerprint_of(self.base.identity, *of_images, settings, self.style is not None, labelled, *begun)
+        of_images = {"images": self.images.fingerprint, "groups": self.groups, "target": self.target}
+        begun = {"init_from": content_hash(self.init_from)} if self.init_from else {}
+        run = {"settings": settings, "style": self.style is not None, "labels": labelled}
+        return {"base": self.base.identity, **of_images, **run, **begun}
 
     def _no_prompts(self) -> str:
         """Why the shares of each prompt cannot be read; empty if they can."""

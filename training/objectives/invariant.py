@@ -11,7 +11,7 @@ from ...debias.groups.diffusion_classifier import denoising_errors
 from ...debias.groups.groups import concepts
 from ...debias.methods.group_inference import infer_groups, invariant_loss
 from ...debias.methods.invariant_module import new_module
-from ..loop.checkpoint import Checkpointing, checkpoint_path, fingerprint_of
+from ..loop.checkpoint import Checkpointing, checkpoint_path
 from ..loop.fit import TrainingRun
 from ..loop.objective import Objective
 from ..loop.training import Training
@@ -164,9 +164,9 @@ class InvariantRun(TrainingRun):
     ):
         self.objective, self.out = Invariant(base, images, settings, report), out
         self.training = Training(self.objective)
-        fingerprint = fingerprint_of(base.identity, images.fingerprint, asdict(settings))
+        depends = {"base": base.identity, "images": images.fingerprint, "settings": asdict(settings)}
         kept = checkpoint or checkpoint_path(out)
-        self.checkpointing = Checkpointing(kept, self.training, fingerprint, checkpoint_every)
+        self.checkpointing = Checkpointing(kept, self.training, depends, checkpoint_every)
 
     def save(self) -> None:
         """Write the module."""

@@ -3,6 +3,7 @@
 import { html } from "./element.js";
 import { imageAddress } from "./files.js";
 import { percent } from "./number.js";
+import { say } from "./words.js";
 
 /**
  * The images of a check, and how often the probe is right by the answers so far.
@@ -19,14 +20,14 @@ export function checkView({ attribute, classes, unclear, fewest, images }, read,
     const given = Object.values(answers).filter(([said, truth]) => classes.includes(said) && truth !== unclear);
     const parts = classes.map((name) => {
       const own = given.filter(([said]) => said === name);
-      return own.length ? `${name}: ${own.filter(([, truth]) => truth === name).length} of ${own.length} right` : "";
+      return own.length ? say(`${name}: ${own.filter(([, truth]) => truth === name).length} of ${own.length} right`) : "";
     });
     const all = Object.values(answers);
     const asked = (name) => Math.min(fewest, images.filter(({ said }) => said === name).length);
     const short = classes.some((name) => all.filter(([said]) => said === name).length < asked(name));
     score.textContent = given.length
-      ? `${parts.filter(Boolean).join("; ")}. ${short ? `Answer ${fewest} of each class.` : "Queue again: the report is corrected by it."}`
-      : `Whom do you see? The probe's guess for ${attribute} is marked: confirm it, or choose another.`;
+      ? `${parts.filter(Boolean).join("; ")}. ${say(short ? `Answer ${fewest} of each class.` : "Queue again: the report is corrected by it.")}`
+      : say(`Whom do you see? The probe's guess for ${attribute} is marked: confirm it, or choose another.`);
   };
   const answer = (one, truth) => {
     const answers = parsed(read());

@@ -1,6 +1,7 @@
 // What panels say, in the language of the page: English is written where it is said, others are here.
 
 import { app } from "../../../scripts/app.js";
+import { SENTENCES } from "./sentences.js";
 
 const ZH = {
   "This LoRA has no fairness card: nobody has said what its strengths do.": "这个 LoRA 没有公平卡片：没有人说明它的各个强度有什么效果。",
@@ -79,8 +80,8 @@ const ZH = {
   "Trained on this base.": "在这个模型上训练。",
   "The head was made for another model, or for one that is not known here: look at a report before you rely on it, or make one with DDM Train Guidance Head.":
     "判别头是为另一个或未知的模型制作的：依赖它之前请先看报告，或用“DDM 训练引导判别头”另做一个。",
-  "Stopped. What was trained is kept: start it again with the same inputs to go on.":
-    "已停止。已训练的内容已保留：用相同的输入再次开始即可继续。",
+  "Stopped. What was trained is kept: start it again to go on, with more steps if you like.":
+    "已停止。已训练的内容已保留：再次开始即可继续，也可以增加步数。",
   "Stopped before any training.": "在训练之前已停止。",
 };
 
@@ -114,6 +115,9 @@ const PATTERNS = [
 export function say(text) {
   if (!String(app.extensionManager?.setting?.get("Comfy.Locale") ?? "").startsWith("zh")) return text;
   if (Object.hasOwn(ZH, text)) return ZH[text];
-  const found = PATTERNS.find(([pattern]) => pattern.test(text));
-  return found ? text.replace(...found) : text;
+  for (const [pattern, said] of [...PATTERNS, ...SENTENCES]) {
+    const found = text.match(pattern);
+    if (found) return said.replace(/([$@])(\d+)/g, (_, kind, n) => (kind === "@" ? say : String)(found[n] ?? ""));
+  }
+  return text;
 }
