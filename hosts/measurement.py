@@ -178,7 +178,7 @@ def gallery(study: "Evaluation", store: ImageStore) -> "Image":
     for row in first.prompts[:PROMPTS]:
         images = [store.open(row.prompt, seed) for seed in store.seeds(row.prompt)[:COLUMNS]]
         blocks.append(Block(row.prompt, f"{_shares(first.classes, row.shares)} of {row.images}", [images]))
-    return draw_comparison([""] * COLUMNS, blocks)
+    return draw_comparison([""] * max((len(block.rows[0]) for block in blocks), default=1), blocks)
 
 
 def grid(study: "Evaluation", variants: Sequence[Variant], seeds: Mapping[str, Sequence[int]]) -> "Image":

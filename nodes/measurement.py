@@ -81,8 +81,10 @@ def conditioning(
     return {name: (positive if positive is not None else encode(name), negative) for name in names}
 
 
-def generate(variants: Sequence[measurement.Variant], seeds: Mapping[str, Sequence[int]], node: str) -> None:
-    """Make the images that are missing; the node's panel shows the progress.
+def generate(
+    variants: Sequence[measurement.Variant], seeds: Mapping[str, Sequence[int]], node: str | None = None
+) -> None:
+    """Make the images that are missing; the panel of a node that has one shows the progress.
 
     Raises:
         InterruptProcessingException: the user cancelled.
@@ -90,5 +92,5 @@ def generate(variants: Sequence[measurement.Variant], seeds: Mapping[str, Sequen
     measurement.generate(variants, seeds, partial(_progress, node))
 
 
-def _progress(node: str, total: int, done: int) -> Progress:
+def _progress(node: str | None, total: int, done: int) -> Progress:
     return Progress(total, node, "Generating", done)

@@ -20,7 +20,8 @@ class Progress:
     The host's own bar notices a cancel only when it is sent to the page, which newer hosts do ten times a second.
 
     Args:
-        node: id of the node whose panel is told too.
+        node: id of the node whose panel is told too, and which shows previews; without a panel, nothing would remove
+            the last of them.
         doing: what the panel says of the work.
         done: what was done before, of which nothing can be said about time.
     """
@@ -39,7 +40,9 @@ class Progress:
         comfy.model_management.throw_exception_if_processing_interrupted()
         # Multistep samplers may take a step or two more than asked for.
         done = min(done, total or self._total)
-        if preview is not None and not isinstance(preview, tuple):
+        if self._node is None:
+            preview = None
+        elif preview is not None and not isinstance(preview, tuple):
             preview = ("JPEG", preview, PREVIEW_SIDE)
         self.bar.update_absolute(done, total, preview)
         now = time.monotonic()

@@ -178,8 +178,7 @@ def _by_model(
     from .upstream import Upstream
 
     settings = SamplerSettings(STEPS, cfg, "euler", "normal", size, size)
-    generator, unique_id = Generator(vae, settings), node.hidden.unique_id
-    upstream = Upstream(node.hidden.dynprompt, unique_id)
+    generator, upstream = Generator(vae, settings), Upstream(node.hidden.dynprompt, node.hidden.unique_id)
     store = measurement.store_of(model, upstream, settings)
 
     def make(texts: "Sequence[str]") -> "np.ndarray":
@@ -189,7 +188,7 @@ def _by_model(
             encoded = measurement.conditioning([*seeds], clip, None, None)
             return measurement.ModelImages(generator, model, encoded)
 
-        measurement.generate([Variant(0.0, store, prepare)], seeds, unique_id)
+        measurement.generate([Variant(0.0, store, prepare)], seeds)
         left = {text: iter(own) for text, own in seeds.items()}
         return to_array(fit(store.open(text, next(left[text])), size) for text in texts)
 

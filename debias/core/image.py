@@ -118,8 +118,8 @@ def to_array(images: Iterable[Image.Image]) -> np.ndarray:
 def from_pixels(pixels: np.ndarray) -> Image.Image:
     """An RGB image of floats [H, W, C] in 0 to 1, as graphs hand them around.
 
-    C is 1 (grey), 3, or 4 (white lies behind what is transparent). What is out of range is clipped; with a value that is
-    not finite the whole image is black, which counts as showing nothing.
+    C is 1 (grey), 3, or 4 (white lies behind what is transparent). What is out of range is clipped; with a value
+    that is not finite the whole image is black, which counts as showing nothing.
 
     Raises:
         DDMError: another shape.

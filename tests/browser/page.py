@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..comfy.server import Server
@@ -102,10 +102,10 @@ class ComfyPage:
             [node, name, value],
         )
 
-    def queue(self) -> str:
-        """Queue the graph; return its prompt id."""
+    def queue(self, press: Callable[[], None] | None = None) -> str:
+        """Queue the graph, by pressing a button if one is given; return its prompt id."""
         before = {one for one in self._prompts()}
-        self.js("() => void app.queuePrompt(0)")
+        press() if press else self.js("() => void app.queuePrompt(0)")
         for _ in range(200):
             new = [one for one in self._prompts() if one not in before]
             if new:

@@ -17,12 +17,12 @@ def numbers(comfy, node):
     )
 
 
-def wait_for(comfy, node, text, seconds=120):
+def wait_for(comfy, node, text):
     comfy.page.wait_for_function(
         """([id, text]) => app.graph.getNodeById(id).widgets.find((one) => one.name === "ddm_panel").element
             .textContent.includes(text)""",
         arg=[node, text],
-        timeout=1000 * seconds,
+        timeout=120_000,
     )
 
 
@@ -39,11 +39,8 @@ def test_from_the_template_to_a_verdict_on_eight_prompts_in_twelve_clicks_and_fi
     own = [f"a {name}" for name in ("cook", *PROMPTS[1:])]
     written.click()
     written.fill("\n".join(own))
-    before = set(server.get("/history"))
-    comfy.page.get_by_test_id("queue-button").first.click()
-    wait_for(comfy, MEASURE, "480 images", seconds=900)
-    (made,) = set(server.get("/history")) - before
-    outputs = server.wait(made)
+    outputs = server.wait(comfy.queue(comfy.page.get_by_test_id("queue-button").first.click), timeout=900)
+    wait_for(comfy, MEASURE, "480 images")
     (panel,) = outputs[str(MEASURE)]["ddm_panel"]
     assert panel["n"] == 480 and {one["prompt"] for one in panel["prompts"]} == set(own)
     assert panel["verdict"]["tone"] in ("fair", "unfair") and panel["verdict"]["text"] in comfy.text(MEASURE)
@@ -54,7 +51,7 @@ def test_from_the_template_to_a_verdict_on_eight_prompts_in_twelve_clicks_and_fi
     (file,) = outputs[str(GALLERY)]["images"]
     assert Image.open(io.BytesIO(server.view(file))).height > len(PROMPTS) * 128
     clicks, fields = comfy.js("() => [window.counted.clicks, window.counted.fields.size]")
-    assert 4 <= clicks and 1 <= fields and clicks + fields <= 12
+    assert clicks >= 4 and fields >= 1 and clicks + fields <= 12
 
 
 # Of what a user does: presses of a button of the mouse, and fields that were written into.

@@ -1,9 +1,12 @@
 """The panels in the nodes, in both renderers: what they show, and that it stays."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
+
+from ..comfy import graphs
 
 NASTY = '<img src=x onerror="window.hacked=1"> a doctor'
 
@@ -281,6 +284,24 @@ def test_a_panel_speaks_the_language_of_the_page(comfy, server):
     for part in ("120 张图片", "3 张未定", "以表格显示", "其他说明（1）", "95% 区间"):
         assert part in shown
     assert "As a table" not in shown
+
+
+def test_what_the_server_says_in_a_panel_is_in_the_language_of_the_page(comfy, server):
+    graph = graphs.measured("a doctor\na pilot", count=20, steps=2)
+    graph["check"] = {"class_type": "DDMCheckProbe", "inputs": {"report": ["measure", 2], "answers": ""}}
+    outputs = server.run(graph)
+    kinds = {"measure": "DDMMeasurePrompts", "check": "DDMCheckProbe"}
+    server.request("/settings", {"Comfy.Locale": "zh"})
+    try:
+        comfy.open()
+        shown = {name: comfy.text(show(comfy, outputs[name]["ddm_panel"][0], kinds[name])) for name in kinds}
+    finally:
+        server.request("/settings", {"Comfy.Locale": "en"})
+    assert "逐提示词来看" in shown["measure"] and "探针适用于" in shown["measure"]
+    assert "您看到的是谁" in shown["check"] and "其余都对" in shown["check"]
+    for text in shown.values():
+        told = text.replace("a doctor", "").replace("a pilot", "").replace("small emoji of people", "")
+        assert re.findall(r"[A-Za-z]{2,} [A-Za-z]{2,} [A-Za-z]{2,}", told) == []
 
 
 @pytest.mark.parametrize("palette", ["light", "dark"])

@@ -1,6 +1,7 @@
 """Every example workflow runs over the API, without a browser and without a download."""
 
 import json
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from .workflow import FEWER, HEAD, IN_PLACE_OF, NEEDS_DOWNLOAD, SMALL, to_graph,
 
 EXAMPLES = PACK / "example_workflows"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
+ROOM = 600  # pixels that a node with a panel takes at least
 
 
 def read(name):
@@ -61,6 +63,17 @@ def test_an_example_for_a_larger_model_runs_to_its_end_on_the_small_one(server, 
     saved = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
     assert saved and all(server.view(file).startswith(b"\x89PNG") for file in saved)
     assert all(one["ddm_panel"][0] for one in outputs.values() if "ddm_panel" in one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_lies_where_a_panel_grows(name):
+    panels = set(re.findall(r"^  (DDM\w+): ", (PACK / "web" / "ddm.js").read_text(encoding="utf-8"), re.MULTILINE))
+    nodes = [(node["type"], *node["pos"], node["size"][0]) for node in read(name)["nodes"]]
+    assert "DDMMeasurePrompts" in panels
+    for kind, left, top, width in nodes:
+        beside = [(other, y) for other, x, y, own in nodes if x < left + width and left < x + own and y > top]
+        if kind in panels:
+            assert [other for other, y in beside if y < top + ROOM] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -99,6 +99,7 @@ const PATTERNS = [
   [/^Worst: “(.*)”, (.+) (\S+)$/, "最差：“$1”，$2 $3"],
   [/^(\d+) undetermined$/, "$1 张未定"],
   [/^ · (\d+) undetermined$/, " · $1 张未定"],
+  [/^ · (.*; )?a fair model up to (\S+)$/, " · $1公平的模型不超过 $2"],
   [/^Prompt by prompt \((\d+)\)$/, "逐提示词（$1）"],
   [/^What else to know \((\d+)\)$/, "其他说明（$1）"],
   [/^Not asked to change: (.*)$/, "不要求改变：$1"],
