@@ -1,12 +1,12 @@
 """Names of CLIP and SigLIP models in the host's folders: they keep images and texts together, with a tokenizer."""
 
-import json
 import os
 from pathlib import Path
 
 import folder_paths
 
 from ..debias.core.error import DDMError
+from ..debias.core.strict_json import read_json_file
 
 NONE = "none"
 KINDS = ("clip", "siglip", "siglip2")
@@ -45,7 +45,8 @@ def _folders() -> dict[str, Path]:
 
 def _kind(folder: Path) -> str | None:
     try:
-        read = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        read = read_json_file(folder / "config.json")
+    except DDMError:
         return None
-    return read.get("model_type") if isinstance(read, dict) else None
+    kind = read.get("model_type") if isinstance(read, dict) else None
+    return kind if isinstance(kind, str) else None

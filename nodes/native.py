@@ -6,7 +6,6 @@ built here from the host's own classes and the folder's config.json files.
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -25,6 +24,7 @@ import torch
 from safetensors import safe_open
 
 from ..debias.core.error import DDMError
+from ..debias.core.strict_json import read_json_file
 
 Tensors = dict[str, torch.Tensor]
 # Under which name a MODEL carries the hash that adapters remember (see `AdapterCard.base_hash`).
@@ -153,9 +153,9 @@ def _config(folder: Path, part: str) -> dict:
     name = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}.get(part, "config.json")
     path = folder / part / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DDMError(f"{path} cannot be read ({error}). Copy or download the model again.") from error
+        return read_json_file(path)
+    except DDMError as error:
+        raise DDMError(f"{error} Copy or download the model again.") from error
 
 
 def _check_loaded(what: str, folder: Path, expected: set[str], given: set[str]) -> None:

@@ -12,19 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .error import DDMError
+from .error import DDMError, printable
 
 if TYPE_CHECKING:
     import torch
     from safetensors import safe_open
 
 LONGEST = 80  # characters of a file's name that a user gives
-LONGEST_NAME = 200  # bytes of it, which file systems count; 255 are usual, and a temporary file's name is longer
+LONGEST_NAME = 200  # bytes of it, which file systems count; a temporary file's name is longer
+LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes of any part of a path, and of the whole
 # Windows keeps these for devices, whatever the ending.
 RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
 # A temporary file of which this many seconds have passed belongs to nobody any more.
 ABANDONED = 3600.0
 LONGEST_TEXT = 64 << 20  # bytes of a text file
+LONGEST_METADATA = 32 << 20  # bytes that a safetensors file says of itself; quotes and the like may double them
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 
@@ -118,7 +120,8 @@ def read_bytes(path: str | os.PathLike, longest: int = LONGEST_TEXT) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise DDMError(f"{path} cannot be read ({reason}). Check its name and its permissions.") from error
     if len(data) > longest:
-        raise DDMError(f"{path} is longer than {longest >> 20} MiB, which no text of its kind is. Is it another file?")
+        most = f"{longest >> 20} MiB" if longest >> 20 else f"{longest >> 10} KiB"
+        raise DDMError(f"{path} is longer than {most}, which no text of its kind is. Is it another file?")
     return data
 
 
@@ -147,8 +150,14 @@ def save_tensors(
     """Write a safetensors file atomically. The same tensors and metadata always give the same bytes."""
     from safetensors.torch import save
 
+    metadata = dict(metadata or {})
+    if sum(len(text.encode("utf-8")) for text in metadata.values()) > LONGEST_METADATA:
+        raise DDMError(
+            f"{path} is not written: more than {LONGEST_METADATA >> 20} MiB would have to be said of it. Shorten the "
+            "captions."
+        )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    write_bytes(path, _canonical(save(tensors, dict(metadata or {}))))
+    write_bytes(path, _canonical(save(tensors, metadata)))
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
@@ -240,7 +249,7 @@ def read_header(path: str | os.PathLike) -> dict[str, tuple[str, tuple[int, ...]
 
 def check_tensors(path: str | os.PathLike) -> Path:
     """Refuse what is no safetensors file by its name, before it is opened."""
-    path = Path(path)
+    path = check_path(path)
     if path.suffix.lower() in PICKLES:
         raise DDMError(
             f"{path} is a pickle file ({path.suffix}), which can run code when it is opened, so it is refused. "
@@ -263,6 +272,19 @@ def kind_of(path: str | os.PathLike) -> str | None:
     return metadata.get("ddm.kind") or ("adapter" if "ddm.format_version" in metadata else None)
 
 
+def check_path(path: str | os.PathLike) -> Path:
+    """A path that was given; asking a file system for one that it cannot have would be an error of its own.
+
+    Raises:
+        DDMError: it is longer than file systems take, or has a zero in it.
+    """
+    path = Path(path)
+    sizes = [len(part.encode("utf-8", "replace")) for part in (*path.parts, str(path))]
+    if max(sizes[:-1], default=0) > LONGEST_PART or sizes[-1] > LONGEST_PATH or "\0" in str(path):
+        raise DDMError(f"{printable(path, 80)} is no name of a file: it is too long, or has a zero in it. Shorten it.")
+    return path
+
+
 def check_suffix(path: Path) -> None:
     """Refuse the name of a result that is no safetensors file."""
     if path.suffix.lower() != ".safetensors":
@@ -273,8 +295,11 @@ def check_writable(path: Path) -> None:
     """Refuse a place where no file can be written, before anything is computed for it.
 
     Raises:
-        DDMError: its folder is none, or may not be written.
+        DDMError: its folder is none, or may not be written; or its name is too long.
     """
+    if len(path.name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise DDMError(f"{printable(path.name, 80)} is longer than {LONGEST_NAME} bytes. Choose a shorter name.")
+    check_path(path)
     place = next(folder for folder in path.absolute().parents if folder.exists())
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise DDMError(f"{path} cannot be written: {place} is no folder, or closed to you. Choose another place.")
@@ -306,7 +331,7 @@ def named_file(folder: str | os.PathLike, name: str, what: str = "an adapter") -
     if (
         not stem
         or len(stem) > LONGEST
-        or len(os.fsencode(stem)) > LONGEST_NAME
+        or len(stem.encode("utf-8", "replace")) > LONGEST_NAME
         or stem.startswith(".")
         or stem.endswith(".")
         or re.search(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]', stem)

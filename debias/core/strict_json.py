@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .error import DDMError, printable
+from .io import read_text
 
 DEPTH = 32
 CHARACTERS = 64 << 20
@@ -36,6 +37,11 @@ def read_json(text: str, what: str, depth: int = DEPTH, longest: int = CHARACTER
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise DDMError(f"{what} cannot be read as JSON ({reason}).") from error
     return value
+
+
+def read_json_file(path: str | os.PathLike) -> Any:
+    """The value of a JSON file; errors as in `read_text` and `read_json`."""
+    return read_json(read_text(path), str(path))
 
 
 def read_fields(metadata: Mapping[str, str], types: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.models import ldm_checkpoint
+from comfyui_ddm.training.models.family import class_of
 from comfyui_ddm.training.models.ldm_checkpoint import GUIDANCE_INPUT, INPUT, UNET, VAE
 from comfyui_ddm.training.models.load_base import check_weights, load_base
 from comfyui_ddm.training.models.vae_file import OLD_NAMES
@@ -58,6 +59,11 @@ def folder(made, tmp_path):
 def change(folder, part, name="config.json", **values):
     path = folder / part / name
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_model_that_a_library_is_too_old_for_says_so():
+    with pytest.raises(DDMError, match=r"needs ATransformer, which diffusers [\d.]+ does not have yet"):
+        class_of("diffusers", "ATransformer")
 
 
 @pytest.mark.parametrize(
@@ -178,12 +184,27 @@ def test_other_quantizations_are_refused(checkpoint, folder):
         check_weights(checkpoint(**{scale_key: scale}))  # the weight itself is no fp8
     with pytest.raises(DDMError, match=r"quant_state beside a weight"):
         check_weights(checkpoint(**{key.removesuffix("weight") + "quant_state": torch.zeros(3)}))
+    with pytest.raises(DDMError, match="as whole numbers"):
+        check_weights(checkpoint(**{key: checkpoint.tensors[key].to(torch.int8)}))
     file = next((folder / "unet").glob("*.safetensors"))
     tensors = load_file(file)
+    save_file(tensors | {"conv_in.weight": tensors["conv_in.weight"].to(torch.uint8)}, file, {"format": "pt"})
+    with pytest.raises(DDMError, match="as whole numbers"):
+        check_weights(folder)
     tensors["conv_in.scale_weight"] = torch.ones(())
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(DDMError, match="only read in checkpoints"):
         check_weights(folder)
+
+
+def test_weights_that_the_model_does_not_have_are_refused_in_both(checkpoint, folder):
+    block = "0.transformer_blocks.0.attn2.to_k_ip.weight"
+    with pytest.raises(DDMError, match=r"to_k_ip\.weight, which the model as it is known here does not have"):
+        checkpoint.open(checkpoint(**{UNET + "input_blocks.1.1." + block[2:]: torch.ones(4, 4)}))
+    file = next((folder / "unet").glob("*.safetensors"))
+    save_file(load_file(file) | {"down_blocks.0.attentions." + block: torch.ones(4, 4)}, file, {"format": "pt"})
+    with pytest.raises(DDMError, match=r"to_k_ip\.weight, which the model as it is known here does not have"):
+        load_base(folder)
 
 
 def test_v_is_told_by_metadata_by_the_yaml_beside_or_by_a_schedule_without_signal(checkpoint):
@@ -236,6 +257,13 @@ def test_a_tokenizer_without_a_length_reads_as_much_as_its_text_encoder(folder):
     config.pop("model_max_length")
     path.write_text(json.dumps(config))
     assert torch.equal(load_base(folder).encode_text(["a doctor"]).tokens, plain)
+
+
+@pytest.mark.parametrize("length", [-1, 0, "77"])
+def test_a_tokenizers_length_that_is_none_is_refused(folder, length):
+    change(folder, "tokenizer", "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(DDMError, match="tokens, which is no length"):
+        load_base(folder)
 
 
 def test_another_models_tokenizer_is_refused(folder):

@@ -44,7 +44,7 @@ from typer.testing import CliRunner
 
 from .checkpoints import ldm_tensors, make_folder, make_models, tiny_configuration
 from .runs import write_folder
-from .transformers import MAKERS, make_flow, make_sd3
+from .transformers import MAKERS, NAMES, make_flow, make_sd3
 
 KINDS = {
     "sd1": "epsilon",
@@ -331,9 +331,7 @@ def test_the_commands_take_a_checkpoint(folders, tmp_path, monkeypatch):
 def test_every_family_is_a_module_with_its_configuration_and_nothing_else_knows_its_name():
     names = {family.name for family in families()}
     assert (
-        names
-        == {path.stem for path in FAMILIES.glob("*.json")}
-        == {kind.removesuffix("-v") for kind in KINDS} | {*FLOWS}
+        names == {path.stem for path in FAMILIES.glob("*.json")} == {kind.removesuffix("-v") for kind in KINDS} | NAMES
     )
     package = FAMILIES.parent.parent
     for path in (*package.rglob("*.py"), *(package.parent / "nodes").glob("*.py")):

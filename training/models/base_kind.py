@@ -5,7 +5,7 @@ refused with a sentence.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ PIPELINES = {
 }
 # How fp8 files call the number that a weight is multiplied by, and what else they keep beside it.
 SCALES = ("scale_weight", "weight_scale")
+WHOLE = ("I", "U", "BOOL")  # what the names of whole numbers begin with
 ACTIVATIONS = ("scale_input", "input_scale", "comfy_quant")
 OPENCLIP_FIRST, SECOND = "conditioner.embedders.0.model.", "conditioner.embedders.1."
 
@@ -165,6 +166,11 @@ def check_companions(path: Path, keys: Mapping[str, tuple[str, tuple[int, ...]]]
     """
     for key in keys:
         module, _, name = key.rpartition(".")
+        if name in ("weight", "bias") and keys[key][0].startswith(WHOLE):
+            raise DDMError(
+                f"{path} keeps {key} as whole numbers: it is quantized in a way that is not known here. Choose the "
+                "file in bf16, fp16 or plain fp8."
+            )
         if name in ("weight", "bias", "position_ids") or module + ".weight" not in keys:
             continue
         eight = keys[module + ".weight"][0].startswith("F8_")
@@ -174,6 +180,19 @@ def check_companions(path: Path, keys: Mapping[str, tuple[str, tuple[int, ...]]]
                 f"{path} keeps {key} beside a weight: it is quantized in a way that is not known here, and would be "
                 "read wrongly. Choose the file in bf16, fp16 or plain fp8."
             )
+
+
+def check_unused(path: Path, unused: Iterable[str]) -> None:
+    """Refuse a denoiser with more weights than its model has.
+
+    Raises:
+        DDMError: naming the first.
+    """
+    if key := min(unused, default=None):
+        raise DDMError(
+            f"{path} holds {key}, which the model as it is known here does not have: without it, other images would be "
+            "made. Choose the model that it was made from."
+        )
 
 
 def scale_of(key: str, keys: Collection[str]) -> str | None:

@@ -1,7 +1,6 @@
 """CLIP from a local folder: its image encoder as a feature extractor for probes, its text encoder for their words."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from PIL import Image
 
 from ...debias.core.error import DDMError
 from ...debias.core.image import fit, to_array
+from ...debias.core.strict_json import fits, read_json_file
 from ...debias.probes.probe_network import fit_tensor
 
 if TYPE_CHECKING:
@@ -125,17 +125,17 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
         DDMError: the folder's preprocessor_config.json cannot be read.
     """
-    try:
-        given = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
-        mean, std = (tuple(float(value) for value in given[key]) for key in ("image_mean", "image_std"))
-    except FileNotFoundError:
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
         return _MEAN, _STD
-    except (ValueError, KeyError, TypeError) as error:
+    given = read_json_file(path)
+    values = [given.get(key) for key in ("image_mean", "image_std")] if isinstance(given, dict) else []
+    if not (values and all(fits(value, list[float]) and len(value) == 3 for value in values) and min(values[1]) > 0):
         raise DDMError(
-            f"{folder / 'preprocessor_config.json'} cannot be read ({error}). Copy the model again, or remove this "
-            "file to use CLIP's usual values."
-        ) from error
-    return mean, std
+            f"{path} cannot be used: it does not say image_mean and image_std of three colours. Copy the model again, "
+            "or remove this file to use CLIP's usual values."
+        )
+    return tuple(values[0]), tuple(values[1])
 
 
 def weights_hash(model: "torch.nn.Module") -> str:

@@ -17,7 +17,7 @@ from ...debias.core.error import DDMError
 from ...debias.core.io import read_header
 from .base_kind import check_companions, is_companion
 from .diffusers_folder import load_tokenizer, tokenizer_of
-from .family import Family, TextEncoder, families
+from .family import Family, TextEncoder, class_of, families
 from .ldm_checkpoint import fill_model, read_family, read_tensors
 from .tokenizer import find_tokenizer
 from .vae_file import load_vae, rename_vae
@@ -158,7 +158,7 @@ def load_components(found: Components, dtype: "torch.dtype", tokenizer: str | Pa
         given = config.get(tokenizer_of(name), {})
         tokenizers[name] = load_tokenizer(family.text_encoders[name], folder, "", config[name], **given)
     renamed = family.renamed(found.denoiser.read(dtype))
-    denoiser = fill_model(getattr(diffusers, family.denoiser), config[family.part], renamed, path, "transformer")
+    denoiser = fill_model(class_of("diffusers", family.denoiser), config[family.part], renamed, path, "transformer")
     models = {}
     for name, part in found.texts.items():
         kind = family.text_encoders[name].model
@@ -176,7 +176,7 @@ def load_components(found: Components, dtype: "torch.dtype", tokenizer: str | Pa
         "other_vae": other,
         "text_encoders": models,
         "tokenizers": tokenizers,
-        "scheduler": getattr(diffusers, family.scheduler).from_config(config["scheduler"]),
+        "scheduler": class_of("diffusers", family.scheduler).from_config(config["scheduler"]),
     }
 
 

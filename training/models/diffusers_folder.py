@@ -1,15 +1,15 @@
 """Pipeline folders in diffusers layout: what they must hold, and how it is opened."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import load_tensors, read_header, read_text
-from .base_kind import check_companions, check_configuration, check_index, scale_of, supported
-from .family import Family, TextEncoder, family_of
+from ...debias.core.io import load_tensors, read_header
+from ...debias.core.strict_json import read_json_file
+from .base_kind import check_companions, check_configuration, check_index, check_unused, scale_of, supported
+from .family import Family, TextEncoder, class_of, family_of
 from .tokenizer import LENGTH
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ PARTS = {
 TRANSFORMER = "transformer"
 TEXT_MODEL = "text_model."
 TEXT_KIND = "clip_text_model"
+SHORTEST = 3  # tokens: a beginning, a word, an end
 
 
 def check_folder(folder: str | Path) -> dict[str, list[Path]]:
@@ -97,7 +98,6 @@ def load_folder(
     Raises:
         DDMError: a part cannot be opened, or its weights do not fit its configuration.
     """
-    import diffusers
     import torch
 
     config = _configs(folder, weights)
@@ -108,8 +108,8 @@ def load_folder(
     with _no_progress_bars():
         return {
             "family": family,
-            "denoiser": _load_model(getattr(diffusers, family.denoiser), folder, family.part, dtype, weights),
-            "vae": _load_model(getattr(diffusers, family.vae), folder, "vae", torch.float32, weights),
+            "denoiser": _load_model(class_of("diffusers", family.denoiser), folder, family.part, dtype, weights),
+            "vae": _load_model(class_of("diffusers", family.vae), folder, "vae", torch.float32, weights),
             "text_encoders": {
                 name: _load_text_encoder(family.text_encoders[name], folder, name, dtype, weights) for name in names
             },
@@ -117,7 +117,7 @@ def load_folder(
                 name: load_tokenizer(family.text_encoders[name], folder, tokenizer_of(name), config[name])
                 for name in names
             },
-            "scheduler": _load_scheduler(getattr(diffusers, family.scheduler), folder, prediction),
+            "scheduler": _load_scheduler(class_of("diffusers", family.scheduler), folder, prediction),
         }
 
 
@@ -149,9 +149,9 @@ def read_config(folder: Path, part: str, name: str = "") -> dict[str, Any]:
     """
     path = folder / part / (name or _needs(part)[0])
     try:
-        config = json.loads(read_text(path))
-    except ValueError as error:
-        raise DDMError(f"{path} cannot be read ({error}). Copy or download the base model again.") from error
+        config = read_json_file(path)
+    except DDMError as error:
+        raise DDMError(f"{error} Copy or download the base model again.") from error
     if not isinstance(config, dict):
         raise DDMError(f"{path} is no configuration. Copy or download the base model again.")
     return config
@@ -191,6 +191,8 @@ def _load_model(kind: type, folder: Path, part: str, dtype: "torch.dtype", weigh
     options = {"use_safetensors": True, "variant": variant, "output_loading_info": True, "torch_dtype": dtype}
     model, info = _load_part(kind, folder, part, **options)
     _check_whole(folder / part, info["missing_keys"])
+    if part not in ("vae", "text_encoder", "text_encoder_2", "text_encoder_3"):  # these may bring what draws nothing
+        check_unused(folder / part, info["unexpected_keys"])
     return model
 
 
@@ -240,11 +242,15 @@ def load_tokenizer(text: TextEncoder, folder: Path, part: str, config: Mapping[s
     Args:
         options: tokens that are to be others than its files say.
     """
-    import transformers
-
-    tokenizer = _load_part(getattr(transformers, text.tokenizer), folder, part, **options)
+    tokenizer = _load_part(class_of("transformers", text.tokenizer), folder, part, **options)
     read = text.length or config.get("max_position_embeddings", LENGTH)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, read)
+    said = tokenizer.model_max_length
+    if not isinstance(said, (int, float)) or said < SHORTEST:
+        raise DDMError(
+            f"The tokenizer in {folder / part} says that it reads {said!r} tokens, which is no length. Copy or "
+            "download the base model again."
+        )
+    tokenizer.model_max_length = int(min(said, read))
     rows = config.get("vocab_size", len(tokenizer))
     if len(tokenizer) > rows:
         raise DDMError(

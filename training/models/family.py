@@ -28,6 +28,21 @@ QUANTIZATIONS = ("int8",)
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
+def class_of(library: str, name: str) -> type:
+    """A class of diffusers or transformers.
+
+    Raises:
+        DDMError: the version that is installed is older than the class.
+    """
+    module = import_module(library)
+    if not hasattr(module, name):
+        raise DDMError(
+            f"This model needs {name}, which {library} {module.__version__} does not have yet. Update {library}, or "
+            "choose another base."
+        )
+    return getattr(module, name)
+
+
 class TextEncoder(NamedTuple):
     """What a text encoder is, and how a checkpoint keeps it.
 
@@ -52,10 +67,8 @@ class TextEncoder(NamedTuple):
 
     @property
     def model(self) -> type:
-        """Its class."""
-        import transformers
-
-        return getattr(transformers, self.kind or f"CLIPTextModel{'WithProjection' if self.projected else ''}")
+        """Its class; errors as in `class_of`."""
+        return class_of("transformers", self.kind or f"CLIPTextModel{'WithProjection' if self.projected else ''}")
 
     def build(self, config: Mapping[str, Any]) -> "torch.nn.Module":
         """A model of that configuration, with no weights to speak of."""

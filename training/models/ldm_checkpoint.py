@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import read_header, read_text
-from .base_kind import check_companions, check_configuration, check_keys, is_companion, scale_of, supported
+from .base_kind import (
+    check_companions,
+    check_configuration,
+    check_keys,
+    check_unused,
+    is_companion,
+    scale_of,
+    supported,
+)
 from .family import FAMILIES, Family, TextEncoder, families
 from .tokenizer import find_tokenizer, open_tokenizer
 
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 INPUT = UNET + "input_blocks.0.0.weight"
 # How the configuration of Stability's trainer says that v is predicted, and how people name such files.
-V_CONFIGURATION = re.compile(r"""^\s*parameterization:\s*["']?v["']?\s*(#.*)?$""", re.MULTILINE)
+V_CONFIGURATION = re.compile(r"""^[ \t]*parameterization:[ \t]*["']?v["']?[ \t\r]*(#.*)?$""", re.MULTILINE)
 NAMED_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
 # Of models that are distilled to take the guidance scale.
 GUIDANCE_INPUT = UNET + "time_embed.cond_proj.weight"
@@ -134,8 +142,12 @@ def build_models(
     from transformers import CLIPTextConfig
 
     # One model after the other: what was read for one is gone before the next.
-    renamed = convert_ldm_unet_checkpoint(read(UNET, dtype), config["unet"])
+    given = read(UNET, dtype)
+    renamed = convert_ldm_unet_checkpoint(dict(given), config["unet"])
     models = {"unet": fill_model(UNet2DConditionModel, config["unet"], renamed, path, "U-Net")}
+    taken = {weight.data_ptr() for weight in models["unet"].state_dict().values()}
+    check_unused(path, (key for key, weight in given.items() if weight.data_ptr() not in taken))
+    del given, renamed
     renamed = convert_ldm_vae_checkpoint(read(VAE, torch.float32), config["vae"])
     models["vae"] = fill_model(AutoencoderKL, config["vae"], renamed, path, "VAE")
     for name, place in family.text_encoders.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import check_finite
+from ...debias.core.io import check_finite, check_path
 from .base import Base
 from .diffusers_folder import check_folder, load_folder, read_config
 from .family import PREDICTIONS, Family, family_of
@@ -68,7 +68,7 @@ def load_base(
 
     from .component_files import find_components, load_components
 
-    path = Path(path)
+    path = check_path(path)
     device = device if isinstance(device, torch.device) else resolve_device(device)
     if mixed_precision != "auto":
         dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision]
@@ -141,7 +141,7 @@ def check_weights(
     Raises:
         DDMError: it is no base of a kind that we support; the message says what is missing or broken.
     """
-    path = Path(path)
+    path = check_path(path)
     if path.is_dir() or not path.suffix:
         return check_folder(path)
     from .component_files import find_components
@@ -161,7 +161,7 @@ def read_configuration(
     Raises:
         DDMError: as in `check_weights`.
     """
-    path = Path(path)
+    path = check_path(path)
     if path.is_dir():
         config = {part: read_config(path, part) for part in check_folder(path)}
         return family_of(config), config

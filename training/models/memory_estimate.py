@@ -8,13 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from .family import Family, class_of
 from .frozen_linear import keep_small
 from .lora import add_lora, lora_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from .family import Family
 
 META = torch.device("meta")
 
@@ -110,11 +109,9 @@ def estimate(
     """
     from types import SimpleNamespace
 
-    import diffusers
-
     with META:
-        denoiser = getattr(diffusers, family.denoiser).from_config(dict(config[family.part]))
-        vae = getattr(diffusers, family.vae).from_config(dict(config["vae"]))
+        denoiser = class_of("diffusers", family.denoiser).from_config(dict(config[family.part]))
+        vae = class_of("diffusers", family.vae).from_config(dict(config["vae"]))
         encoders = [text.build(config[name]) for name, text in family.text_encoders.items() if name in config]
     for parameter in denoiser.eval().requires_grad_(False).parameters():
         parameter.data = parameter.data.to(dtype)

@@ -1,6 +1,5 @@
 """Tokenizers, which a checkpoint does not hold: found on this machine, never downloaded."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...debias.core.error import DDMError
-from ...debias.core.io import read_text
+from ...debias.core.strict_json import read_json_file
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -78,7 +77,7 @@ def find_tokenizer(checkpoint: Path, given: str | Path | None = None, kind: str 
     place = PLACES[kind]
     if given is not None:
         for folder in (Path(given), *sorted(Path(given).glob("tokenizer*")), Path(given) / place.comfyui):
-            if _holds(folder, place) and _is_of(folder, kind):
+            if _holds(folder, place) and is_of(folder, kind):
                 return folder
         needed = " or ".join(" and ".join(files) for files in place.files)
         raise DDMError(
@@ -130,10 +129,11 @@ def _holds(folder: Path, place: Place) -> bool:
     return any(all((folder / name).is_file() for name in files) for files in place.files)
 
 
-def _is_of(folder: Path, kind: str) -> bool:
+def is_of(folder: Path, kind: str) -> bool:
     """Whether a tokenizer says that it is of a kind; files of CLIP's and Qwen's are called alike."""
     try:
-        said = json.loads(read_text(folder / "tokenizer_config.json")).get("tokenizer_class")
-    except (OSError, ValueError, AttributeError, DDMError):
+        said = read_json_file(folder / "tokenizer_config.json")
+    except DDMError:
         return True
-    return not said or said.removesuffix("Fast") == kind.removesuffix("Fast")
+    said = said.get("tokenizer_class") if isinstance(said, dict) else None
+    return not isinstance(said, str) or said.removesuffix("Fast") in ("", kind.removesuffix("Fast"))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...debias.core.error import DDMError
 from ...debias.core.io import write_bytes, write_text
+from ...debias.core.strict_json import read_json
 from ..models.model import Model
 from .generate import generate_batches
 from .guidance import SamplingGuidance
@@ -152,8 +153,8 @@ def read_metadata_rows(folder: str | Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = read_json(line, str(path))
+        except DDMError:
             continue
         if isinstance(row, dict) and isinstance(row.get("file_name"), str):
             rows.append(row)
