@@ -208,7 +208,7 @@ def add_routes() -> None:
             return web.json_response({"error": "Send JSON."}, status=415)
         try:
             TALLIES.clear(str((await request.json())["key"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"error": "Send the key of the counts."}, status=400)
         return web.json_response({})
 

@@ -172,7 +172,7 @@ def add_routes() -> None:
         try:
             asked = await request.json()
             job = _kept.get(Owner(asked.get("workflow"), str(asked["node"])))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return web.json_response({"error": "Send the workflow and the node of the training."}, status=400)
         if job is None:
             return web.json_response({"error": "There is no such training."}, status=404)

@@ -23,7 +23,7 @@ PAUSE = 0.5
 # Where Forge keeps CLIP's tokenizer.
 TOKENIZER = Path("backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer")
 # Of infotexts: a setting, and those that do not tell how images are made, or that this extension has written itself.
-SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+SETTING = re.compile(r'(\w[\w \-/]{1,80}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NO_SETTINGS = re.compile(r"(Seed|Variation seed|Batch size|Batch pos|Template|Version|DDM .*)$")
 
 

@@ -25,6 +25,7 @@ def serve(app: Any) -> None:
         file = _files.get(token)
         if file is None or not file.is_file():
             return HTMLResponse("This page is not there any more. Make the report again.", 404)
-        return FileResponse(file, media_type=mimetypes.guess_type(file.name)[0])
+        kind = mimetypes.guess_type(file.name)[0]
+        return FileResponse(file, media_type=kind, headers={"Content-Security-Policy": "sandbox allow-popups"})
 
     app.add_api_route(ROUTE + "{token}", page, methods=["GET"], response_model=None)

@@ -101,7 +101,7 @@ def test_hostile_words_in_every_input_end_no_worker(server, text):
 
 
 def test_a_request_of_another_page_queues_nothing(server):
-    """Cross-site requests and DNS rebinding: the host guards its addresses, and ours as well."""
+    """Cross-site requests: the host guards its addresses, and ours as well."""
     before = server.get("/history").keys()
     body = {"prompt": graph(ADAPTER), "client_id": server.client}
     for path in ("/prompt", "/ddm/trainings/stop", "/ddm/guidance/reset"):
@@ -109,3 +109,21 @@ def test_a_request_of_another_page_queues_nothing(server):
             server.request(path, body, Origin="http://evil.example")
     queued = server.get("/queue")
     assert server.get("/history").keys() == before and not queued["queue_running"] and not queued["queue_pending"]
+
+
+def test_a_page_whose_name_leads_here_can_do_what_the_host_lets_it_and_no_more_with_ours(server):
+    """DNS rebinding: such a page is of the same origin, so neither host nor pack can tell it; SECURITY.md says so."""
+    page = {"Host": "evil.example:8188", "Origin": "http://evil.example:8188"}
+    assert json.loads(server.request("/queue", **page))
+    assert json.loads(server.request("/ddm/trainings", **page)) == server.get("/ddm/trainings")
+    for path, body in (
+        ("/ddm/trainings/stop", {"workflow": None, "node": "../../etc/passwd"}),
+        ("/ddm/trainings/stop", {"workflow": [], "node": {}}),
+        ("/ddm/guidance/reset", {"key": "../../etc/passwd"}),
+    ):
+        try:
+            answer = server.request(path, body, **page).decode()
+        except urllib.error.HTTPError as error:
+            assert error.code in (400, 404)
+            answer = error.read().decode()
+        assert "passwd" not in answer and str(server.base) not in answer

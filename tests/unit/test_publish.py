@@ -126,16 +126,25 @@ def test_nodes_and_trainer_run_without_what_is_not_published():
     assert missing == []
 
 
-def test_every_example_workflow_names_the_pack_and_its_version():
-    project = toml()["project"]
-    for path in (ROOT / "example_workflows").glob("*.json"):
-        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
-            ours = node["type"].startswith("DDM")
+def nodes_of(graph):
+    """The nodes of a workflow, also within its subgraphs."""
+    yield from graph["nodes"]
+    for inner in graph.get("definitions", {}).get("subgraphs", ()):
+        yield from nodes_of(inner)
+
+
+@pytest.mark.parametrize("folder", ["example_workflows", "subgraphs"])
+def test_every_workflow_names_the_pack_and_its_version(folder):
+    project, ours = toml()["project"], []
+    for path in (ROOT / folder).glob("*.json"):
+        for node in nodes_of(json.loads(path.read_text(encoding="utf-8"))):
             named = node["properties"].get("cnr_id"), node["properties"].get("ver")
-            if ours:
+            if node["type"].startswith("DDM"):
+                ours.append(node["type"])
                 assert named == (project["name"], project["version"]), (path.name, node["type"])
             else:
                 assert named[0] in ("comfy-core", None), (path.name, node["type"])
+    assert ours
 
 
 def test_everything_that_an_example_workflow_names_is_published():

@@ -222,6 +222,9 @@ def test_the_page_needs_nothing_from_outside(report):
     links = re.findall(r"(?:src|href)=\"([^\"]*)\"", page) + re.findall(r"url\(([^)]*)\)", page)
     assert all(link.startswith(("data:", "#")) for link in links)
     assert "prefers-color-scheme: dark" in page and "<script" not in page
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    assert {"default-src 'none'", "form-action 'none'", "base-uri 'none'"} <= set(policy.split("; "))
+    assert policy in (EXAMPLES.parent / "web" / "panel" / "files.js").read_text("utf-8")  # where ComfyUI opens it
 
 
 def test_images_of_one_seed_stand_side_by_side(tmp_path):

@@ -6,7 +6,7 @@ import { html } from "./element.js";
 
 // The host never shows HTML in place, so the page becomes a blob, which has the rights of this site. The report runs no
 // script; should another file stand in its place, this keeps that one from running any. It comes first, so it counts.
-const NO_SCRIPT = `<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">`;
+const NO_SCRIPT = `<!doctype html><meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'">`;
 const KEPT_MS = 60_000;
 
 const place = ({ filename, subfolder = "", type = "output" }) =>
