@@ -5,8 +5,8 @@ from collections.abc import Iterable
 # The words of a line say the same of a person. Left out is what says it of other things too (“a senior engineer”), or
 # of a trade (“a fireman”).
 LINES = """
-man, men, male, males, gentleman, gentlemen, guy, guys, lad, boy, boys, schoolboy, he, him, his, himself
-woman, women, female, females, lady, ladies, gal, girl, girls, schoolgirl, she, her, hers, herself
+man, men, male, males, gentleman, gentlemen, guy, guys, mr, lad, boy, boys, schoolboy, he, him, his, himself
+woman, women, female, females, lady, ladies, mrs, ms, gal, girl, girls, schoolgirl, she, her, hers, herself
 man, husband, boyfriend, father, dad, daddy, son, brother, uncle, nephew, grandfather, grandpa, king, prince
 woman, wife, girlfriend, mother, mom, mum, mommy, daughter, sister, aunt, niece, grandmother, grandma, queen, princess
 young, younger, youthful, teen, teens, teenage, teenager, teenagers

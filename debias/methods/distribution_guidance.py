@@ -70,8 +70,8 @@ class Guidance:
         self.tally = tally or ClassCounts(self.target.shares)
         self.words = tuple(head.words if words is None else words)
         saying = telling_words(head.words) if words is None else self.words
-        listed = "|".join(map(re.escape, sorted(saying, key=len, reverse=True)))
-        self._saying = re.compile(rf"(?<!\w)(?:{listed})(?!\w)", re.IGNORECASE) if listed else None
+        listed = "|".join(map(_whole, sorted(saying, key=len, reverse=True)))
+        self._saying = re.compile(listed, re.IGNORECASE) if listed else None
         self._prompts: list[Hashable] = []
         self._guided = np.array([], dtype=int)
         self._logits: np.ndarray | None = None
@@ -188,6 +188,12 @@ def begin_together(guides: Sequence[Guidance], prompts: Sequence[Hashable]) -> N
     together = sum(bool(guide.scale) for guide in guides)
     for guide in guides:
         guide.begin(prompts, together)
+
+
+def _whole(word: str) -> str:
+    """Pattern of a whole word, also of one in a tag, where others are joined to it: “1girl”, “old_man”."""
+    before = r"(?<![^\W_])" if word[:1].isdigit() else r"(?<![^\W\d_])"
+    return rf"{before}{re.escape(word)}(?![^\W_])"
 
 
 def temperature(together: int) -> float:

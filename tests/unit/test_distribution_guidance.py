@@ -287,6 +287,9 @@ def test_a_prompt_that_says_who_is_meant_is_left_alone(head, mode):
 def test_words_are_whole_ones_and_others_than_the_classes_can_be_given(head):
     said = Guidance(head).said
     assert [said(one) for one in ("a WOMAN doctor", "old man", "a fireman", b"a woman")] == ["WOMAN", "man", "", ""]
+    tags = ("1girl, solo", "multiple_boys", "old_man", "woman's day", "womanly", "mandrill, 1girlfriends")
+    assert [said(one) for one in tags] == ["girl", "boys", "man", "woman", "", ""]
+    assert Guidance(head, words=["7"]).said("17, 7th") == "" != Guidance(head, words=["7"]).said("a 7")
     assert Guidance(head, words=["old man", "girl"]).said("an old man") == "old man"
     assert Guidance(head, words=["girl"]).said("a woman") == Guidance(head, words=[]).said("a woman") == ""
     assert [read_words(text) for text in ("", " man , boy,", "-")] == [None, ["man", "boy"], []]

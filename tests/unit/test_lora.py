@@ -105,7 +105,7 @@ def test_a_lora_is_added_to_a_layers_output_as_peft_adds_it(unet, inputs, order)
     layers = [layer for layer in unet.modules() if isinstance(layer, LoraLayer)]
     ours = run(unet, inputs)
     for layer in layers:
-        layer.lora_variant.clear()
+        getattr(layer, "lora_variant", {}).clear()  # older versions of peft have none
     assert layers and torch.allclose(ours, run(unet, inputs), atol=1e-4)
 
 
