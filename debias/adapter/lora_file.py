@@ -222,7 +222,9 @@ def load_adapter(path: str | Path) -> Adapter:
 def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> Adapter:
     """The LoRA in what was read from `path`; errors as in `load_adapter`."""
     check_finite(path, tensors)
-    tensors = {as_kohya(key): tensor for key, tensor in tensors.items()}
+    given, tensors = tensors, {as_kohya(key): tensor for key, tensor in tensors.items()}
+    if twice := next((key for key in given if key not in tensors and as_kohya(key) in given), None):
+        raise _holds_twice(path, twice)
     for key in sorted(tensors):
         method = next((kind for kind, part in METHODS.items() if re.fullmatch(part, key.partition(".")[2])), None)
         if method:
@@ -244,10 +246,14 @@ def parse_adapter(path: str | Path, tensors: "Mapping[str, torch.Tensor]", metad
         if dot + part == DOWN:
             ours = from_ldm(name)
             if ours in modules:
-                raise DDMError(f"{path} is broken: it holds the layer {ours} twice. Copy or train it again.")
+                raise _holds_twice(path, ours)
             modules[ours] = _layer(path, name, tensors)
     left_out = f"The file also brings embeddings ({len(embeddings)} tensors), which are left out." if embeddings else ""
     return Adapter(modules, AdapterCard.from_metadata(metadata), left_out)
+
+
+def _holds_twice(path: str | Path, name: str) -> DDMError:
+    return DDMError(f"{path} is broken: it holds the layer {name} twice. Copy or train it again.")
 
 
 def as_kohya(key: str) -> str:
@@ -273,7 +279,7 @@ def _layer(path: str | Path, name: str, tensors: "Mapping[str, torch.Tensor]") -
         or not (down.is_floating_point() and up.is_floating_point())
     ):
         raise DDMError(f"{path} is broken: its layer {name} has no up matrix that fits. Copy or train it again.")
-    if alpha is not None and alpha.numel() != 1:
+    if alpha is not None and (alpha.numel() != 1 or alpha.is_complex()):
         raise DDMError(f"{path} is broken: the alpha of its layer {name} is no number. Copy or train it again.")
     up = up.reshape(*up.shape[:2], *[1] * (down.ndim - 2))
     return Lora(down, up, float(down.shape[0] if alpha is None else alpha))

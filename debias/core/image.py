@@ -18,8 +18,24 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, 
 from .error import DDMError
 
 SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".jxl"}
+    {
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".jif",
+        ".jfi",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".avif",
+    }
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".jxl"}
 )
 # What looks like an image too, and is never read: it is named, so that nobody misses it.
 OTHER_SUFFIXES = frozenset(
@@ -27,14 +43,15 @@ OTHER_SUFFIXES = frozenset(
     | {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
 # Formats that Pillow reads with a package of its own; it is used where it is installed.
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+PLUGINS = dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif") | {".jxl": "pillow-jxl-plugin"}
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3  # Pillow's own default; hosts are known to lift theirs
+FLAT = 8  # images whose pixels differ by less than this, of 255, show nothing
 PIXEL_BYTES = 16  # of memory, at most, that a pixel needs while it is read
 
 # Pillow picks its reader by content whatever the name, and some readers (EPS, WMF) start other programs.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "HEIF", "JXL")
-# Workflows are kept in the text of PNG files, and may be large: bytes of one text, and of all.
-MAX_TEXT, MAX_TEXTS = 64 << 20, 128 << 20
+# Workflows are kept in the text of PNG files, and may be large: so many bytes of it are read, and for each of the file.
+TEXT, TEXT_PER_BYTE = 6 << 20, 10
 
 
 def open_image(path: str | os.PathLike, size: int | tuple[int, int] | None = None) -> Image.Image:
@@ -71,11 +88,14 @@ def open_opacity(path: str | os.PathLike) -> Image.Image | None:
     return None if opacity.getextrema()[0] == 255 else opacity
 
 
-def check_image(path: str | os.PathLike) -> tuple[int, int]:
-    """Make sure that an image can be read to its end, and return its width and height as it is shown (upright).
+def check_image(path: str | os.PathLike) -> tuple[int, int, bool]:
+    """Make sure that an image can be read to its end.
 
     Every byte is decoded, since the header of a truncated file is perfectly fine; a JPEG at an eighth of its size,
     which is quick.
+
+    Returns:
+        Its width and height as it is shown (upright), and whether it shows something: not one colour alone.
 
     Raises:
         DDMError: as `open_image`.
@@ -84,7 +104,8 @@ def check_image(path: str | os.PathLike) -> tuple[int, int]:
     with _readable(path):
         image = _load(path, draft=True)
         width, height = image.info["size"]
-        return (height, width) if _lies(image) else (width, height)
+        shape = (height, width) if _lies(image) else (width, height)
+        return *shape, not _flat(image)
 
 
 def fit(
@@ -146,8 +167,9 @@ def _readable(path: Path) -> Iterator[None]:
     forgiving = ImageFile.LOAD_TRUNCATED_IMAGES  # some hosts switch it on for everybody
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     texts = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
-    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT, MAX_TEXTS
     try:
+        longest = TEXT + TEXT_PER_BYTE * path.stat().st_size
+        PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = longest
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -227,6 +249,15 @@ def _lies(image: Image.Image) -> bool:
         return False
 
 
+def _flat(image: Image.Image) -> bool:
+    """Whether an image has one colour alone, or is transparent everywhere."""
+    if image.mode in ("F", "P", "PA"):
+        return image.getcolors(1) is not None
+    found = image.getextrema()
+    bands = dict(zip(image.getbands(), found if isinstance(found[0], tuple) else (found,), strict=True))
+    return bands.get("A", (1, 1))[1] == 0 or all(high - low < FLAT for low, high in bands.values())
+
+
 def _transparent(image: Image.Image) -> bool:
     return "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info
 
@@ -234,7 +265,17 @@ def _transparent(image: Image.Image) -> bool:
 def _in_srgb(image: Image.Image) -> Image.Image:
     """The image with its colours in sRGB, if it has an ICC profile that says that they are others."""
     profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
+    if not profile:
+        return image
+    if image.mode == "P":
+        image = image.convert("RGBA" if _transparent(image) else "RGB")
+    if image.mode == "LA":
+        grey = image.convert("L")
+        converted = _in_srgb(grey)
+        if converted is not grey:
+            converted.putalpha(image.getchannel("A"))
+            return converted
+    if image.mode not in ("RGB", "RGBA", "CMYK", "L"):
         return image
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -249,9 +290,9 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = _in_srgb(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey(image).convert("RGB")
+        image = _deep_grey(image)
+    image = _in_srgb(image)
     if _transparent(image):
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -267,4 +308,6 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     white = 257 * 255 if image.mode != "F" else 1 if values.max() <= 1 else 255
     values *= 255 / white
     np.clip(np.rint(values, out=values), 0, 255, out=values)
-    return Image.fromarray(values.astype(np.uint8))
+    grey = Image.fromarray(values.astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    return grey

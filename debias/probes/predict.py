@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.error import DDMError
+from ..core.image import FLAT
 from .records import Attribute
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 BATCH = 128
 NETWORK_SIDE = 64
 EXTRACTOR_SIDE = 224
-# Images whose pixels differ by less than this, of 255, show nothing.
-FLAT = 8
 # Two images are one, saved twice, if no cell of a grid of so many by so many differs by more, of 255.
 CELLS, SAME = 16, 1
 LISTED = 8  # names in a remark

@@ -281,7 +281,7 @@ LINES = {
     "groups": (check_source, "words:", "labels:", "man", "|", ",", "discovered", "auto", ":"),
     "words": (parse_words, "man", "|", ",", " ", "a"),
     "prompts": (read_prompts, "a doctor", ";", "roles.csv", "./", "~/", "\0", "C:\\", ".txt"),
-    "file name": (lambda text: named_file("/tmp", text), "..", "/", "\\", "con", ".safetensors", "\udce9", "a"),
+    "file name": (lambda text: named_file("/tmp", text), "..", "/", "\\", "con", ".safetensors", "\udce9", "\ud800"),
 }
 
 
@@ -337,7 +337,7 @@ def test_images(suffix, place):
 @pytest.mark.parametrize("name", ["images.json", "config.json"])
 def test_json_beside(name, place):
     """What was remembered of a folder, and a part of a model folder."""
-    value = {"a.png": [1, 2, 3, "ab", 4, 5]} if name == "images.json" else {"in_channels": 4, "model_type": "x"}
+    value = {"a.png": [1, 2, 3, "ab", 4, 5, 1]} if name == "images.json" else {"in_channels": 4, "model_type": "x"}
     place.mkdir()
     files.image(place / "a.png")
     (place / "model_index.json").write_text("{}")

@@ -121,7 +121,7 @@ def test_a_decompression_bomb_is_an_error_whatever_limit_the_host_has(tmp_path, 
 
 def test_checking_returns_the_size_as_stored(tmp_path):
     gradient(400, 320).save(tmp_path / "large.jpg")
-    assert check_image(tmp_path / "large.jpg") == (400, 320)
+    assert check_image(tmp_path / "large.jpg")[:2] == (400, 320)
 
 
 def test_fitting_crops_the_centre_square():
@@ -173,4 +173,4 @@ def test_an_image_that_carries_a_long_text_is_not_lost(tmp_path):
     text.add_text("workflow", "x" * (3 << 20), zip=True)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png", pnginfo=text)
     assert open_image(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)
-    assert check_image(tmp_path / "a.png") == (8, 8)
+    assert check_image(tmp_path / "a.png")[:2] == (8, 8)

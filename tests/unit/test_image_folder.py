@@ -13,7 +13,9 @@ from PIL import Image
 
 def save(path, shade=100, size=(16, 12), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (shade, shade, shade)).save(path, **options)
+    made = Image.new("RGB", size, (shade, shade, shade))
+    made.putpixel((0, 0), (0, 255, sum(path.name.encode()) % 256))  # so that it shows something of its own
+    made.save(path, **options)
 
 
 def rows(folder, *lines):
@@ -153,12 +155,13 @@ def test_what_cannot_be_used_is_listed_by_name_and_skipped(tmp_path, monkeypatch
     for name in ("cut.jpg", "cut.png"):
         Image.fromarray(noise).save(tmp_path / name)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
-    (tmp_path / "notes.pdf").write_text("no image by name: not listed")
+    (tmp_path / "notes.pdf").write_text("no image by name")
     folder = read_folder(tmp_path)
     assert names(folder) == ["good.png"]
     found = reasons(folder)
     assert set(found) == {"one.png", "thin.png", "bomb.png", "text.jpg", "cut.jpg", "cut.png"}
-    assert len(folder.remarks()) == 6 and folder.remarks(most=2)[-1] == "Skipped 4 more."
+    assert len(folder.remarks()) == 7 and "not read: notes.pdf" in folder.remarks()[0]
+    assert folder.remarks(most=2)[-1] == "Skipped 4 more."
     assert "1×1" in found["one.png"] and "100×7" in found["thin.png"]
     assert "bomb" in found["bomb.png"] and "truncated" in found["cut.jpg"] and "not an image" in found["text.jpg"]
 

@@ -19,7 +19,7 @@ from comfyui_ddm.debias.methods.invariant_module import InvariantModule
 from comfyui_ddm.debias.probes.probe import Probe
 from comfyui_ddm.training.data.read_folder import read_folder
 from comfyui_ddm.training.models.soft_tokens import SoftTokens
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from .corpus import files
 
@@ -125,20 +125,44 @@ def test_captions_take_a_multiple_of_their_size(name, tmp_path):
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "CMYK"])
-def test_an_image_takes_a_multiple_of_its_pixels(mode, tmp_path):
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+MODES = [(mode, "png") for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "I;16")]
+MODES += [("CMYK", "tif"), ("F", "tif"), ("RGBA", "webp"), ("P", "gif"), ("RGB", "ppm")]
+MODES += [("RGB", "avif")] if ".avif" in Image.registered_extensions() else []
+MODES += [("CMYK", "jpg"), ("RGB", "jpg")]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), MODES)
+def test_an_image_takes_a_multiple_of_its_pixels(mode, suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    options = {"progressive": True} if suffix == "jpg" else {}
     small = Image.new(mode, (8, 8))
-    small.save(path)
+    small.save(path, **options)
     calls = (open_image, check_image, open_opacity)
     for call in calls:
         call(path)
     side = 3000
-    Image.new(mode, (side, side)).save(path)
+    Image.new(mode, (side, side)).save(path, **options)
     gc.collect()
     for call in calls:
         with limited(PIXEL_BYTES * side * side + BESIDES):
             call(path)
+
+
+@pytest.mark.parametrize("kind", ["text", "international text", "profile"])
+def test_text_in_an_image_takes_a_multiple_of_the_file(kind, tmp_path):
+    path = tmp_path / "a.png"
+    text, long = PngImagePlugin.PngInfo(), "x" * (60 * MB)
+    if kind == "text":
+        for name in "ab":
+            text.add_text(name, long, zip=True)
+    elif kind == "international text":
+        text.add_itxt("a", long, zip=True)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text, icc_profile=long.encode() if kind == "profile" else None)
+    small = files.image(tmp_path / "small.png")
+    for call in (open_image, check_image, open_opacity):
+        call(small)
+        gc.collect()
+        within(call, path, TEXT)
 
 
 def test_an_image_of_more_pixels_than_are_read_is_refused_before(tmp_path):

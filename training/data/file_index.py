@@ -41,11 +41,11 @@ class FileIndex:
         name = hashlib.sha256(str(root.resolve()).encode("utf-8", "replace")).hexdigest()[:8]
         return cls(cache / f"images-{name}.json" if cache else None, root)
 
-    def look(self, file: Path) -> tuple[str, int, int]:
+    def look(self, file: Path) -> tuple[str, int, int, bool]:
         """Make sure that an image can be read to its end.
 
         Returns:
-            SHA-256 (hexadecimal) of its bytes, and its width and height as it is shown.
+            SHA-256 (hexadecimal) of its bytes, its width and height as it is shown, and whether it shows something.
 
         Raises:
             DDMError: as `check_image`.
@@ -59,7 +59,7 @@ class FileIndex:
         key = os.path.relpath(file, self.root)
         stamp = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
         if (entry := self.entries.get(key)) and entry[:3] == stamp:
-            return entry[3], entry[4], entry[5]
+            return entry[3], entry[4], entry[5], entry[6]
         found = _look(file)
         if time.time_ns() - max(stamp[1:]) > YOUNG:
             self.entries[key] = [*stamp, *found]
@@ -76,19 +76,19 @@ class FileIndex:
         self.saved = time.monotonic()
 
 
-def _look(file: Path) -> tuple[str, int, int]:
-    width, height = check_image(file)
+def _look(file: Path) -> tuple[str, int, int, bool]:
+    seen = check_image(file)
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest(), width, height
+    return digest.hexdigest(), *seen
 
 
 def _whole(row: object) -> bool:
     return (
         isinstance(row, list)
-        and len(row) == 6
+        and len(row) == 7
         and isinstance(row[3], str)
-        and all(isinstance(row[place], int) for place in (0, 1, 2, 4, 5))
+        and all(isinstance(row[place], int) for place in (0, 1, 2, 4, 5, 6))
     )

@@ -10,13 +10,14 @@ import json
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from ...debias.core.error import DDMError
 from ...debias.core.image import OTHER_SUFFIXES, SUFFIXES
-from ...debias.core.io import LONGEST_TEXT, decode, read_bytes
+from ...debias.core.io import LONGEST_TEXT, check_path, decode, read_bytes
 from .file_index import FileIndex
 from .image_folder import METADATA, ImageFolder, Item, Skipped, listed
 
@@ -25,13 +26,14 @@ MASK = "-masklabel"  # how masks beside images are named: face.png has face-mask
 MIN_SIDE = 8  # pixels; one latent of a Stable Diffusion VAE
 SAME_SHAPE = 0.02  # how much the shapes of an image and its mask may differ
 
-LONGEST_CAPTION = 1 << 20  # bytes of a file with one image's captions
+LONGEST_CAPTION = 64 << 10  # bytes of a file with one image's captions
 FEW = 3  # images that have no usual size
 
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
 _REPEATS = re.compile(r"([1-9]\d{0,2})_(.+)")  # three digits at most: "2024_summer" is a year
 _GRID = re.compile(r"(xyz_|xy_)?grid([-_ ]?\d+|$)", re.IGNORECASE)  # the names that web UIs give them
+_DOCUMENT = re.compile(r"^(readme|licen[cs]e|thumbs\.db|desktop\.ini)|\.md$", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -67,7 +69,7 @@ def read_folder(
     Raises:
         DDMError: no such folder, no usable image in it, or a `{column}` that an image does not have.
     """
-    root = Path(path)
+    root = check_path(path)
     if not root.is_dir():
         raise DDMError(f"There is no folder {root}. Give the folder that has your images in it.")
     files, closed = _files(root)
@@ -82,20 +84,22 @@ def read_folder(
         if file.suffix.lower() in OTHER_SUFFIXES:
             reading.skip(file, f"{file.suffix.lower()} is not read; save it as PNG or JPEG")
         if file.suffix.lower() in SUFFIXES and file not in reading.seen:
-            if file.stem.endswith(MASK):
+            if _is_mask(file):
                 continue
             if table := next((table for table in tables if table.parent in file.parents), None):
                 reading.skip(file, f"not named in {table.name}")
             else:
                 reading.read_file(file)
     for mask in reading.masks.values():
-        if mask not in reading.seen:
+        if mask not in reading.seen | reading.used:
             reading.skip(mask, "the mask of no image")
     index.save()
     if not reading.items:
         raise DDMError(_nothing(root, reading.skipped))
     reading.note_own_name()
     reading.note_captions()
+    reading.note_others(tables)
+    reading.note_content()
     reading.note_grids()
     reading.note_encodings()
     return ImageFolder(root, reading.items, reading.skipped, reading.notes)
@@ -117,32 +121,39 @@ class _Reading:
         name = root.absolute().name
         self.own_name = (name,) if _REPEATS.fullmatch(name) else ()
         self.caption, self.every_line = caption, every_line
-        self.progress, self.looked, self.files = progress, 0, len(files)
+        self.progress, self.looked, self.files = progress, 0, set(files)
         self.items: list[Item] = []
         self.skipped: list[Skipped] = []
         self.notes: list[str] = []
         self.seen: set[Path] = set()
         self.recoded: list[str] = []
-        self.beside = {
-            (file.parent, _plain(file.stem), file.suffix.lower()): file
-            for file in files
-            if file.suffix.lower() in _CAPTION_SUFFIXES
-        }
-        self.used: set[Path] = set()  # caption files that an image has used
+        self.empty: list[str] = []  # images that show nothing
+        self.alike = {_plain(self.within(file)): file for file in files}
+        # By the name as it is, which comes before another that differs in case or accents alone.
+        self.beside: dict[tuple[Path, str, str], Path] = {}
+        for form in (_plain, str):
+            for file in files:
+                if (suffix := file.suffix.lower()) in _CAPTION_SUFFIXES:
+                    self.beside[file.parent, form(file.stem), suffix] = file
+        self.used: set[Path] = set()  # files beside images that an image has used
         self.lines = self.unnamed = 0  # captions of several lines; images that are called as their folder is
         self.told = self.read_captions([file for file in files if file.suffix.lower() == ".json"])
-        self.masks = {
-            (file.parent, file.stem.removesuffix(MASK)): file
-            for file in files
-            if file.suffix.lower() in SUFFIXES and file.stem.endswith(MASK)
-        }
+        self.stems = Counter(_plain(file.stem) for file in files if file.suffix.lower() in SUFFIXES)
+        self.masks = {(file.parent, _plain(file.stem).removesuffix(MASK)): file for file in files if _is_mask(file)}
 
     def skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(path, reason))
 
-    def read_captions(self, files: list[Path]) -> dict[str, str]:
-        """The captions in .json files as kohya's tools write them, by the plain stem of the image's name."""
-        told = {}
+    def within(self, file: Path) -> str:
+        """A file's name within the folder."""
+        return file.relative_to(self.root).as_posix()
+
+    def read_captions(self, files: list[Path]) -> dict[str, list[tuple[tuple[str, ...], str, Path]]]:
+        """The captions in .json files as kohya's tools write them, by the plain stem of the image's name.
+
+        Each has the plain parts of the image's path, the caption, and the file that says it.
+        """
+        told = defaultdict(list)
         for file in files:
             try:
                 rows = json.loads(self.read_text(file))
@@ -150,15 +161,31 @@ class _Reading:
                 continue
             for name, row in rows.items() if isinstance(rows, dict) else ():
                 text = row.get("caption") or row.get("tags") if isinstance(row, dict) else None
-                if isinstance(text, str) and text.strip():
-                    told[_plain(PurePosixPath(name.replace("\\", "/")).stem)] = text
+                if isinstance(text, str) and text.strip() and len(text) <= LONGEST_CAPTION:
+                    parts = _plain_parts(PurePosixPath(name.replace("\\", "/")))
+                    told[parts[-1]].append((parts, text, file))
         return told
+
+    def told_of(self, file: Path) -> str:
+        """What a .json file says of an image: of several that are called alike, the one whose folders are the same."""
+        own, place = _plain_parts(PurePosixPath(self.within(file))), _plain_parts(file.absolute())
+        found = [(_same_ending(parts, place), parts, text, table) for parts, text, table in self.told[own[-1]]]
+        most = max((same for same, *_ in found), default=0)
+        best = [one for one in found if one[0] == most]
+        if len({text for _, _, text, _ in best}) != 1:
+            return ""
+        _, parts, text, table = best[-1]
+        if most < min(len(own), len(parts)) and self.stems[own[-1]] > 1:
+            return ""
+        self.used.add(table)
+        return text
 
     def rows(self, table: Path) -> Iterator[tuple[int, dict | None]]:
         """The number of each line of a table, and what is in it; None for what is no row."""
         text = self.read_text(table)
         if table.suffix.lower() == ".csv":
-            rows = csv.DictReader(io.StringIO(text, newline=None))
+            head, *_ = text.splitlines() or [""]
+            rows = csv.DictReader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=head.count))
             while True:
                 try:
                     row, number = next(rows), rows.line_num
@@ -186,6 +213,7 @@ class _Reading:
                 self.skip(table, f"line {number} names a file outside the folder ({name})")
                 continue
             file = table.parent / name
+            file = file if file in self.files else self.alike.get(_plain(self.within(file)), file)
             if file in self.seen:
                 self.skip(table, f"line {number} names {name} a second time")
                 continue
@@ -197,6 +225,9 @@ class _Reading:
             for key in _CAPTION_COLUMNS[:2]:
                 row.pop(key, None)
             labels = {str(key): _word(value) for key, value in row.items() if isinstance(value, (str, int, float))}
+            if len(text) > LONGEST_CAPTION:
+                self.skip(table, f"line {number} has a caption of more than {LONGEST_CAPTION >> 10} KiB")
+                text = ""
             self.add(file, text or self.text_beside(file), labels, "", 1)
 
     def read_file(self, file: Path) -> None:
@@ -211,15 +242,17 @@ class _Reading:
     def add(self, file: Path, text: str, labels: dict[str, str], fallback: str, repeats: int) -> None:
         self.looked += 1
         if self.progress:
-            self.progress(self.looked, max(self.looked, self.files))
+            self.progress(self.looked, max(self.looked, len(self.files)))
         try:
-            digest, width, height = self.index.look(file)
+            digest, width, height, shows = self.index.look(file)
         except DDMError as error:
             self.skip(file, str(error))
             return
         if min(width, height) < MIN_SIDE:
             self.skip(file, f"{width}×{height} pixels is too small (at least {MIN_SIDE}×{MIN_SIDE})")
             return
+        if not shows:
+            self.empty.append(file.name)
         lines = [said for line in text.splitlines() if (said := " ".join(line.split()))]
         self.lines += len(lines) > 1
         text, *others = lines or [""]
@@ -232,11 +265,12 @@ class _Reading:
 
     def mask_of(self, file: Path, shape: float) -> tuple[Path | None, str]:
         """The mask beside an image of a shape (width / height), and its digest."""
-        mask = self.masks.pop((file.parent, file.stem), None)
+        mask = self.masks.get((file.parent, _plain(file.stem)))
         if mask is None:
             return None, ""
+        self.used.add(mask)
         try:
-            digest, width, height = self.index.look(mask)
+            digest, width, height, _ = self.index.look(mask)
         except DDMError as error:
             self.skip(mask, str(error))
             return None, ""
@@ -258,14 +292,14 @@ class _Reading:
         return _PLACEHOLDER.sub(value, self.caption or "")
 
     def text_beside(self, file: Path) -> str:
-        names = [_plain(name) for name in (file.stem, file.name)]
         for suffix in _CAPTION_SUFFIXES:
-            for name in names:
-                if sidecar := self.beside.get((file.parent, name, suffix)):
+            names = (file.name, _plain(file.name), file.stem, _plain(file.stem))
+            for sidecar in dict.fromkeys(self.beside.get((file.parent, name, suffix)) for name in names):
+                if sidecar:
                     self.used.add(sidecar)
                     if (text := self.read_text(sidecar)).strip():
                         return text
-        return self.told.get(names[0], "")
+        return self.told_of(file)
 
     def read_text(self, file: Path) -> str:
         try:
@@ -275,7 +309,7 @@ class _Reading:
             return ""
         text, encoding = decode(data)
         if encoding != "utf-8":
-            self.recoded.append(f"{file.relative_to(self.root).as_posix()} ({encoding})")
+            self.recoded.append(f"{self.within(file)} ({encoding})")
         return text
 
     def note_own_name(self) -> None:
@@ -288,7 +322,7 @@ class _Reading:
             )
 
     def note_captions(self) -> None:
-        unused = [file for file in self.beside.values() if file not in self.used]
+        unused = sorted(set(self.beside.values()) - self.used)
         if unused:
             self.notes.append(f"Captions that no image has: {listed([one.name for one in unused])}.")
         if self.used and self.unnamed:
@@ -298,6 +332,24 @@ class _Reading:
             captions = "1 caption has" if self.lines == 1 else f"{self.lines} captions have"
             used = "each of which is drawn as often" if self.every_line else "of which the first is used"
             self.notes.append(f"{captions} several lines, {used}.")
+
+    def note_others(self, tables: list[Path]) -> None:
+        """Say which files are nothing that is read, but for documents."""
+        known = {item.path for item in self.items} | {one.path for one in self.skipped} | self.used
+        known.update(tables, self.beside.values(), self.masks.values())
+        names = [self.within(file) for file in sorted(self.files - known) if not _DOCUMENT.search(file.name)]
+        if names:
+            self.notes.append(f"Neither images nor captions that are known, so not read: {listed(names)}.")
+
+    def note_content(self) -> None:
+        """Say which images a training would learn that nobody means."""
+        if self.empty:
+            self.notes.append(f"Images of one colour, which show nothing: {listed(self.empty)}. Remove them.")
+        first: dict[str, Path] = {}
+        paths = {item.path: item.digest for item in self.items}
+        copies = [self.within(path) for path, digest in paths.items() if first.setdefault(digest, path) != path]
+        if copies:
+            self.notes.append(f"The same as another file, and counted once more: {listed(copies)}.")
 
     def note_grids(self) -> None:
         """Say which images may be several in one, as web UIs save them beside the single ones."""
@@ -341,6 +393,21 @@ def _files(root: Path) -> tuple[list[Path], list[Path]]:
 def _plain(name: str) -> str:
     """A name however its accents and its case are written."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _plain_parts(path: PurePath) -> tuple[str, ...]:
+    """The plain names of a path's folders, and the stem of its own."""
+    return tuple(map(_plain, (*path.parent.parts, path.stem)))
+
+
+def _same_ending(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many of their last parts are the same."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _is_mask(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and _plain(file.stem).endswith(MASK)
 
 
 def stays_inside(name: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...debias.adapter.lora_file import AdapterCard, content_hash, load_adapter, save_adapter
-from ...debias.core.error import DDMError, reason_of
+from ...debias.core.error import DDMError, printable, reason_of
 from ...debias.core.io import kind_of, read_metadata
 from ...debias.groups.groups import Groups, concepts
 from ...debias.groups.weighting import Weighting, predict_curve, recommended_alpha
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None] | None
 # A card lists so many prompts of a set at most.
 LISTED = 200
+LONGEST = 500  # characters of a caption that a card tells of
 # A column of more labels than this is no attribute to look at.
 MOST_LABELS = 12
 
@@ -87,7 +88,7 @@ class Run(TrainingRun):
         self.sampling.check(self.base)
         grouper = Grouper(self.base, images.squares, images.captions, seed, self.report, images.cache)
         self.grouping: Grouping = self.ranks.agreed(lambda: grouper.group(self.groups, self.target, images.column))
-        self.concepts = grouper.names
+        self.concepts = _short(grouper.names)
         if self.settings.by_prompt and (why := self._no_prompts()):
             self.settings = replace(self.settings, by_prompt=0)
             if self.note:
@@ -352,6 +353,7 @@ class Run(TrainingRun):
         if shares is None:
             return []
         grouping, (names, index) = self.grouping, concepts(self.images.captions)
+        names = _short(names)
         return [
             {
                 "prompts": [names[number] for number in np.unique(index[grouping.weighting.concept == one])[:LISTED]],
@@ -448,6 +450,10 @@ class Run(TrainingRun):
             save_adapter(self.style, export_parts(parts, "style"), style)
         save_adapter(self.out, export_parts(parts, "debias"), card)
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _short(captions: list[str]) -> list[str]:
+    return [printable(caption, LONGEST) for caption in captions]
 
 
 def _known(shares: "torch.Tensor") -> np.ndarray | None:

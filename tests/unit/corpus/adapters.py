@@ -4,7 +4,7 @@ import json
 import math
 
 import torch
-from comfyui_ddm.debias.adapter.lora_file import AdapterCard, check_layers, kohya_name, load_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, check_layers, kohya_name, load_adapter, parse_adapter
 from comfyui_ddm.debias.core.io import load_tensors, save_tensors
 from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule
@@ -41,6 +41,11 @@ def an_adapter_of_nan(folder):
 @refused("A", "is not finite")
 def an_adapter_of_infinities(folder):
     load_adapter(spoiled(files.adapter(folder / "a.safetensors"), math.inf))
+
+
+@refused("hostile", "more than 32 MiB would have to be said")
+def more_captions_than_a_file_can_hold(folder):
+    files.adapter(folder / "a.safetensors", concepts=["a" * (1 << 20)] * 33)
 
 
 @refused("A", "is not finite")
@@ -115,6 +120,21 @@ def a_lora_that_changes_a_norm(folder):
 @refused("C", "no part of a LoRA that is known")
 def a_key_that_nobody_knows(folder):
     load_adapter(files.lora(folder / "a.safetensors", "lora_unet_conv_in.mystery"))
+
+
+@refused("C", "holds the layer transformer.* twice")
+def a_layer_by_two_names(folder):
+    tensors, _ = load_tensors(files.lora(folder / "a.safetensors"))
+    key = "transformer." + files.LINEAR
+    more = {f"{key}.lora_A.weight": torch.ones(2, 32), f"{key}.lora_B.weight": torch.zeros(32, 2)}
+    save_tensors(folder / "a.safetensors", tensors | more)
+    load_adapter(folder / "a.safetensors")
+
+
+@refused("C", "is no number")
+def a_scale_that_is_complex(folder):
+    tensors, metadata = load_tensors(files.lora(folder / "a.safetensors"))
+    parse_adapter(folder, tensors | {f"{LAYER}.alpha": torch.tensor(1 + 1j)}, metadata)
 
 
 @refused("C", "no up matrix that fits")

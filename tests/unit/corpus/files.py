@@ -126,7 +126,7 @@ SRGB = np.array([(0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14
 
 
 def icc(primaries: tuple, gamma: float) -> bytes:
-    """An ICC profile (version 2, matrix and curve) of a colour space."""
+    """An ICC profile (version 2, matrix and curve) of a colour space; of grey where there are no primaries."""
 
     def number(value: float) -> bytes:
         return struct.pack(">i", round(value * 65536))
@@ -135,8 +135,8 @@ def icc(primaries: tuple, gamma: float) -> bytes:
     text = b"a colour space"
     tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text) + 1) + text + bytes(80)}
     tags |= {b"cprt": b"text" + bytes(4) + text + b"\0", b"wtpt": (0.9642, 1.0, 0.8249)}
-    tags |= {name + b"XYZ": one for name, one in zip((b"r", b"g", b"b"), primaries, strict=True)}
-    tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    tags |= {name + b"XYZ": one for name, one in zip((b"r", b"g", b"b"), primaries, strict=False)}
+    tags |= {name + b"TRC": curve for name in ((b"r", b"g", b"b") if primaries else (b"k",))}
     table, data, start = b"", b"", 128 + 4 + 12 * len(tags)
     for name, one in tags.items():
         one = one if isinstance(one, bytes) else b"XYZ " + bytes(4) + b"".join(map(number, one))
@@ -144,7 +144,15 @@ def icc(primaries: tuple, gamma: float) -> bytes:
         table += name + struct.pack(">II", start + len(data), len(one))
         data += one
     size = start + len(data)
-    header = struct.pack(">I4sI", size, b"none", 0x02400000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28)
+    header = (
+        struct.pack(">I4sI", size, b"none", 0x02400000)
+        + b"mntr"
+        + (b"RGB " if primaries else b"GRAY")
+        + b"XYZ "
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
+    )
     header += b"".join(map(number, (0.9642, 1.0, 0.8249)))
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + data
 

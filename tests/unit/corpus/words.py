@@ -3,13 +3,19 @@
 import re
 
 from comfyui_ddm.debias.adapter.alpha_schedule import AlphaSchedule
-from comfyui_ddm.debias.core.io import named_file, read_text
+from comfyui_ddm.debias.core.io import check_output, load_tensors, named_file, read_text
 from comfyui_ddm.debias.evaluation.report import FairnessReport
 from comfyui_ddm.debias.groups.target import Target, check_target
 from comfyui_ddm.hosts.infotext import Dial, parse_alphas
 from comfyui_ddm.training.commands.config_file import read_config
 from comfyui_ddm.training.commands.numbers import read_numbers
 from comfyui_ddm.training.data.group_images import check_source
+from comfyui_ddm.training.data.read_folder import read_folder
+from comfyui_ddm.training.models.clip import normalisation
+from comfyui_ddm.training.models.diffusers_folder import read_config as read_model_config
+from comfyui_ddm.training.models.ldm_checkpoint import V_CONFIGURATION
+from comfyui_ddm.training.models.load_base import check_weights
+from comfyui_ddm.training.models.tokenizer import is_of
 from comfyui_ddm.training.sampling.prompts import read_prompts
 
 from . import files, refused, used
@@ -97,6 +103,29 @@ def a_target_beyond_every_number(folder):
     check_target("man=1e999,woman=.5")
 
 
+@used("hostile")
+def a_configuration_of_a_model_that_is_all_blank_lines(folder):
+    return V_CONFIGURATION.search("\n" * 1_000_000) is None  # hours, where every line is looked at from every other
+
+
+@refused("J", "nested too deeply")
+def a_configuration_of_a_model_that_is_nested_deeply(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    read_model_config(folder, "", "config.json")
+
+
+@refused("J", "does not say image_mean and image_std")
+def colours_that_are_divided_by_nothing(folder):
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0], "image_std": [0, 0, 0]}')
+    normalisation(folder)
+
+
+@used("J")
+def a_tokenizer_that_does_not_know_what_it_is(folder):
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": 5}')
+    return is_of(folder, "CLIPTokenizer")
+
+
 @refused("hostile", "is not known")
 def groups_of_no_source(folder):
     check_source("__import__:os")
@@ -105,6 +134,31 @@ def groups_of_no_source(folder):
 @refused("hostile", "is no name")
 def a_name_that_leads_elsewhere(folder):
     named_file(folder, "../../x")
+
+
+@refused("hostile", "is no name")
+def half_a_character_as_a_name(folder):
+    named_file(folder, "\ud800")
+
+
+@refused("hostile", "is longer than 200 bytes")
+def a_name_that_no_result_can_have(folder):
+    check_output(folder / f"{'é' * 110}.safetensors", "adapter")
+
+
+@refused("hostile", "is no name of a file: it is too long")
+def a_name_that_no_file_can_have(folder):
+    load_tensors(folder / f"{'a' * 300}.safetensors")
+
+
+@refused("hostile", "is no name of a file: it is too long")
+def a_folder_that_is_too_deep(folder):
+    read_folder(folder / ("x/" * 3000))
+
+
+@refused("hostile", "is no name of a file: it is too long")
+def a_base_by_a_sentence_instead_of_a_name(folder):
+    check_weights("a model that draws everybody " * 20)
 
 
 @refused("hostile", "is no name")
