@@ -41,7 +41,7 @@ def test_a_long_loss_curve_keeps_its_ends_and_stays_small(panel):
 def test_a_cancel_says_what_is_kept(panel):
     assert panel.stop(kept=True) == panel.stop(kept=False) == "Stopped before any training."
     panel.take({"phase": "training", "done": 10, "total": 40, "seconds_left": 3.0, "loss": 0.25})
-    assert "What was trained is kept: start it again with the same inputs" in panel.stop(kept=True)
+    assert "What was trained is kept: start it again to go on, with more steps" in panel.stop(kept=True)
     panel.take({"phase": "training", "done": 20, "total": 40, "seconds_left": 2.0, "loss": 0.25})
     said = panel.stop(kept=False)
     assert "What was trained is kept" not in said and "The last minutes of the training are lost" in said
