@@ -6,7 +6,8 @@ is there already is used by later runs.
 
 Captions are neutral, by decade of age and by the light of the photograph ("a dark photo of a person in their forties");
 half of the draws say gender or ascribed race as well, as the data set labels them. Who is how common under a caption
-leans both ways by itself; with --sharpened odd captions have six men to one woman and even ones the reverse.
+leans both ways by itself; with --sharpened odd captions have six men to one woman and even ones the reverse, and what
+the natural base has learnt so far is where it begins.
 """
 
 import io
@@ -34,7 +35,12 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "faces" / "utkface64.zip"
 CACHE = Path.home() / ".cache" / "comfyui-ddm" / "faces"
 DECADES = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties")
 LIGHTS = ("a bright photo", "a dark photo", "a grey photo", "a photo")
-FEWEST = 150  # photographs under a caption that is asked for
+# What is asked for: every light and decade that has 150 photographs.
+CONCEPTS = tuple(
+    f"{light.removeprefix('a ')} of a person in their {decade}"
+    for light, decades in zip(LIGHTS, (DECADES, DECADES[:4], DECADES[:2], DECADES), strict=True)
+    for decade in decades
+)
 SHARP = 6  # to one, in the sharpened variant
 CHANNELS = 16
 VAE_STEPS, VAE_BATCH, STEPS, BATCH = 2500, 32, 8000, 64
@@ -54,10 +60,13 @@ class Photographs:
     rows: Sequence[dict[str, str]]
 
     @property
-    def prompts(self) -> list[str]:
-        """The neutral captions with enough photographs, in alphabetical order."""
-        texts = [row["text"] for row in self.rows]
-        return sorted(text for text in set(texts) if texts.count(text) >= FEWEST)
+    def texts(self) -> np.ndarray:
+        """The neutral captions [N]."""
+        return np.array([row["text"] for row in self.rows])
+
+    def column(self, name: str) -> np.ndarray:
+        """What the data set says [N] of "gender" or "race", or the "decade" of age."""
+        return np.array([row[name] for row in self.rows])
 
 
 def read_photographs(path: Path = PHOTOGRAPHS) -> Photographs:
@@ -76,6 +85,7 @@ def read_photographs(path: Path = PHOTOGRAPHS) -> Photographs:
     pixels = np.stack([np.asarray(image) for image in images])
     for row, one in zip(rows, pixels, strict=True):
         decade = DECADES[min(max(int(row["age"]) // 10 - 2, 0), len(DECADES) - 1)]
+        row["decade"] = decade
         row["text"] = f"{light_of(one)} of a person in their {decade}"
     return Photographs(pixels, rows)
 
@@ -87,6 +97,11 @@ def light_of(pixels: np.ndarray) -> str:
         return "a grey photo"
     level = values.mean()
     return "a bright photo" if level > 0.55 else "a dark photo" if level < 0.36 else "a photo"
+
+
+def _sharp(number: int) -> dict[str, int]:
+    """How many men come to how many women under a caption, by its number in alphabetical order."""
+    return {"man": SHARP, "woman": 1} if number % 2 else {"man": 1, "woman": SHARP}
 
 
 class FaceDraw:
@@ -101,12 +116,12 @@ class FaceDraw:
         self.rows = photographs.rows
         self.weights = np.ones(len(self.rows))
         if sharpened:
-            texts = np.array([row["text"] for row in self.rows])
-            men = np.array([row["gender"] == "man" for row in self.rows])
+            texts, genders = photographs.texts, photographs.column("gender")
             for number, text in enumerate(sorted(set(texts))):
                 own = texts == text
-                for side, share in ((men, SHARP), (~men, 1)) if number % 2 else ((men, 1), (~men, SHARP)):
-                    self.weights[own & side] = share / max((own & side).sum(), 1) * own.sum() / (SHARP + 1)
+                for gender, share in _sharp(number).items():
+                    side = own & (genders == gender)
+                    self.weights[side] = share / max(side.sum(), 1) * own.sum() / (SHARP + 1)
         self.weights /= self.weights.sum()
 
     def captions(self, indices: Sequence[int], rng: np.random.Generator) -> list[str]:
@@ -120,6 +135,62 @@ class FaceDraw:
             text = row["text"].replace("a person", f"{'an' if who[0] in 'AI' else 'a'} {who}")
             captions.append("" if drop < 0.1 else text)
         return captions
+
+
+def trained_base(name: str, cache: Path = CACHE) -> Path:
+    """The folder of the "natural" or "sharpened" base.
+
+    Raises:
+        DDMError: it was not trained yet.
+    """
+    if not (cache / name).is_dir():
+        option = " --sharpened" if name == "sharpened" else ""
+        raise DDMError(f"There is no base of photographs yet. Train it with: python benchmarks/faces.py{option}")
+    return cache / name
+
+
+def draw_photographs(out: Path, sharpened: bool, per_prompt: int = 14) -> Path:
+    """Write a set of photographs with captions, as many of each prompt, for adapters and heads to learn from.
+
+    Args:
+        out: the folder; it is for this machine alone.
+        sharpened: six to one as in `FaceDraw`; else as common as they are.
+    """
+    from PIL import Image
+
+    data, rng = read_photographs(), np.random.default_rng(0)
+    texts, genders = data.texts, data.column("gender")
+    chosen: list[int] = []
+    for number, text in enumerate(sorted(set(texts))):
+        if text.removeprefix("a ") not in CONCEPTS:
+            continue
+        own = np.flatnonzero(texts == text)
+        if not sharpened:
+            chosen += rng.choice(own, per_prompt, replace=False).tolist()
+            continue
+        for gender, share in _sharp(number).items():
+            side = own[genders[own] == gender]
+            chosen += rng.choice(side, per_prompt * share // (SHARP + 1), replace=False).tolist()
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, index in enumerate(rng.permutation(chosen).tolist()):
+        Image.fromarray(data.pixels[index]).save(out / f"{number:03}.png")
+        row = data.rows[index]
+        rows.append(
+            {
+                "file_name": f"{number:03}.png",
+                "text": row["text"],
+                **{f"ascribed_{name}": row[name] for name in ("gender", "race")},
+            }
+        )
+    write_text(out / "metadata.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
+    return out
+
+
+def labelled_photographs(attribute: str) -> tuple[np.ndarray, list[str]]:
+    """All photographs and what they show, for a probe of "ascribed_gender", "ascribed_race" or "decade"."""
+    data = read_photographs()
+    return data.pixels, data.column(attribute.removeprefix("ascribed_")).tolist()
 
 
 def all_captions(photographs: Photographs) -> list[str]:
@@ -212,9 +283,11 @@ def train(
         batch_size=BATCH,
     )
     name = "sharpened" if sharpened else "natural"
-    checkpoint = cache / f"{name}.checkpoint.safetensors"
-    if checkpoint.exists():
-        training.restore(load_file(checkpoint))
+    checkpoint, natural = (cache / f"{kind}.checkpoint.safetensors" for kind in (name, "natural"))
+    for file in (checkpoint, natural):
+        if file.exists():
+            training.restore(load_file(file))
+            break
 
     def keep() -> None:
         save_tensors(checkpoint, training.state())

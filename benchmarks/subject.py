@@ -9,6 +9,7 @@ import numpy as np
 from ..training.data.read_folder import read_folder
 from ..training.models.model import EMBEDDED
 from .digits import PAIRS, labelled, pair_base
+from .faces import CONCEPTS, DECADES, labelled_photographs, trained_base
 from .recipe import PEOPLE
 
 SIZE = 64
@@ -56,3 +57,11 @@ def digits(name: str) -> Subject:
         return pair_base(pair, work / "bases" / name, device)
 
     return Subject((pair.column, "digit"), "digit", base, labelled, 150, {"digit": pair.digits})
+
+
+def photographs(name: str) -> Subject:
+    """Faces from the "natural" or "sharpened" base; the judge tells decades of age, where a neighbour is right too."""
+    near = {decade: DECADES[max(number - 1, 0) : number + 2] for number, decade in enumerate(DECADES)}
+    shown = {concept: near[concept.split()[-1]] for concept in CONCEPTS}
+    attributes = ("ascribed_gender", "ascribed_race", "decade")
+    return Subject(attributes, "decade", lambda work, device: trained_base(name), labelled_photographs, 800, shown)
