@@ -17,11 +17,13 @@ from ..training.data.image_folder import ImageFolder
 from ..training.data.read_folder import read_folder
 from ..training.embedded.tiny_people import Draw, caption
 from .digits import PAIRS, draw_pair
+from .faces import draw_photographs
 from .imbalance import draw_imbalanced
 from .package import ROOT
 from .result import machine
 
 PEOPLE = ROOT / "examples" / "people_emoji"
+FACES = "photographs"
 SKEWED = "skewed"  # a set with the base's own shares; see `draw_skewed`
 
 
@@ -71,6 +73,8 @@ def image_folders(name: str, work: Path) -> ImageFolder:
     if not (folder / "metadata.jsonl").exists():
         if name in PAIRS:
             draw_pair(PAIRS[name], folder)
+        elif name.startswith(FACES):
+            draw_photographs(folder, name.endswith("sharpened"))
         elif name == SKEWED:
             draw_skewed(folder)
         else:

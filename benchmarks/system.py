@@ -7,9 +7,10 @@ import numpy as np
 
 from ..training.embedded.tiny_people import TONE_WORDS
 from .digits import PAIRS
+from .faces import CONCEPTS
 from .imbalance import OCCUPATIONS
 from .recipe import SKEWED
-from .subject import PERSONS, Subject, digits
+from .subject import PERSONS, Subject, digits, photographs
 
 LOOKS = ("bald", "blond haired", "curly haired", "older", "red haired", "white haired")
 GESTURES = (
@@ -100,6 +101,19 @@ TASKS = {
             subject=digits(name),
         )
         for name, pair in PAIRS.items()
+    },
+    **{
+        f"photographs-{name}": Task(
+            f"ascribed gender in photographs of faces, {leaning}",
+            f"photographs, {name}",
+            {"ascribed_gender": GENDER},
+            families={"ages and lights": CONCEPTS},
+            subject=photographs(name),
+        )
+        for name, leaning in (
+            ("natural", "as common as the data set has it"),
+            ("sharpened", "some captions six men to one woman and others one to six"),
+        )
     },
 }
 
