@@ -1,5 +1,7 @@
 """The tab DDM in a real page: cards, audits, and a training that is stopped and goes on."""
 
+import urllib.request
+
 import numpy as np
 import pytest
 from comfyui_ddm.debias.adapter.lora_file import AdapterCard
@@ -63,6 +65,9 @@ def test_it_audits_a_folder(page, folder, forge):
     shown = page.wait_for("#ddm_audit", "Open the whole page")
     assert "dark" in shown and "75%" in shown
     assert (forge.data / "outputs" / "ddm" / f"audit_{folder.name}.html").is_file()
+    address = page.page.locator("#ddm_audit a", has_text="Open the whole page").get_attribute("href")
+    with urllib.request.urlopen(f"{forge.url}/{address.removeprefix('./')}", timeout=60) as answer:
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
 
 
 def test_the_sources_of_groups_are_offered_with_the_columns_of_the_folder(page, folder):
