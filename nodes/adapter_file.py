@@ -27,6 +27,7 @@ KINDS_BY_HOST = {
     "FluxSchnell": "Flux",
     "Flux2": "Flux 2",
     "Chroma": "Chroma",
+    "Krea2": "Krea 2",
     "QwenImage": "Qwen-Image",
     "ZImage": "Z-Image",
     "PixArtAlpha": "PixArt",
@@ -39,6 +40,8 @@ KINDS_BY_ARCHITECTURE = {
     "stable-diffusion-v3": "Stable Diffusion 3",
     "stable-diffusion-xl": "Stable Diffusion XL",
     "z-image": "Z-Image",
+    "chroma-1": "Chroma",
+    "krea-2": "Krea 2",
 }
 
 

@@ -34,8 +34,8 @@ def inputs(purpose: str, own: bool = False) -> list[io.Input]:
         io.Combo.Input(
             "weights",
             options=files.bases_names(),
-            tooltip=f"{purpose}: Stable Diffusion 1.x, 2.x, XL, 3, 3.5, Z-Image, FLUX or Qwen-Image, from "
-            "models/diffusers, models/checkpoints or models/diffusion_models.",
+            tooltip=f"{purpose}: Stable Diffusion 1.x, 2.x, XL, 3, 3.5, Z-Image, FLUX, Chroma, Qwen-Image or Krea 2, "
+            "from models/diffusers, models/checkpoints or models/diffusion_models.",
         ),
         io.String.Input(
             "groups",

@@ -41,13 +41,15 @@ class HSpace:
 class TokenHSpace(HSpace):
     """h-space of a transformer: the image's tokens after a block, in means over a grid of at most 8 by 8.
 
-    A block gives a tuple that ends with image tokens, or rows that begin with them.
+    A block gives a tuple that ends with image tokens, or rows that begin or end with them.
 
     Attributes:
         inputs_of: as `called`.
+        text_first: whether rows end with the image.
     """
 
     inputs_of: Callable[[tuple], tuple[tuple[int, ...], float]]
+    text_first: bool = False
 
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
         """As the transformer takes them."""
@@ -55,7 +57,7 @@ class TokenHSpace(HSpace):
 
     def read(self, output: "torch.Tensor | tuple", shape: tuple[int, ...]) -> torch.Tensor:
         """Means over the cells of the grid."""
-        grid = image_tokens(output, shape).float().unflatten(2, _grid(shape))
+        grid = image_tokens(output, shape, self.text_first).float().unflatten(2, _grid(shape))
         return F.adaptive_avg_pool2d(grid, [min(SIDE, side) for side in _grid(shape)])
 
     def push(
@@ -64,15 +66,16 @@ class TokenHSpace(HSpace):
         """Every token of a cell moves as the mean is to."""
         whole = output[-1] if isinstance(output, tuple) else output
         change = F.interpolate(pushed - h, _grid(shape)).flatten(2).transpose(1, 2)
-        moved = whole + F.pad(change, (0, 0, 0, whole.shape[1] - change.shape[1])).to(whole.dtype)
+        text = whole.shape[1] - change.shape[1]
+        moved = whole + F.pad(change, (0, 0, text, 0) if self.text_first else (0, 0, 0, text)).to(whole.dtype)
         return (*output[:-1], moved) if isinstance(output, tuple) else moved
 
 
-def image_tokens(output: "torch.Tensor | tuple", shape: "tuple[int, ...]") -> torch.Tensor:
+def image_tokens(output: "torch.Tensor | tuple", shape: "tuple[int, ...]", text_first: bool = False) -> torch.Tensor:
     """The image's tokens [B, C, tokens] in what a transformer's block gives for latents of a shape."""
     whole = output[-1] if isinstance(output, tuple) else output
     rows, columns = _grid(shape)
-    return whole[:, : rows * columns].transpose(1, 2)
+    return (whole[:, -rows * columns :] if text_first else whole[:, : rows * columns]).transpose(1, 2)
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int]:

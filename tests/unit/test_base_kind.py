@@ -69,7 +69,6 @@ def test_a_model_that_a_library_is_too_old_for_says_so():
 @pytest.mark.parametrize(
     ("key", "kind"),
     [
-        ("distilled_guidance_layer.norms.0.scale", "Chroma"),
         ("model.diffusion_model.mlp_t5.0.weight", "Hunyuan-DiT"),
         ("double_layers.0.attn.w1q.weight", "AuraFlow"),
     ],
@@ -83,8 +82,8 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, key, kind):
 @pytest.mark.parametrize(
     ("pipeline", "kind"),
     [
-        ("ChromaPipeline", "Chroma"),
-        ("Krea2Pipeline", "Krea"),
+        ("SanaPipeline", "Sana"),
+        ("Krea2Pipeline", "Krea 2"),
         ("Lumina2Pipeline", "Lumina"),
         ("SomethingNewPipeline", "SomethingNew"),
     ],

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from comfyui_ddm.debias.adapter.lora_file import AdapterCard, load_adapter, save_adapter
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora, load_adapter, save_adapter
 from comfyui_ddm.debias.core.error import DDMError
 from comfyui_ddm.debias.groups.target import Target
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
@@ -20,7 +20,7 @@ from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models import ldm_checkpoint
 from comfyui_ddm.training.models.base import Base
 from comfyui_ddm.training.models.diffusers_folder import check_folder, read_config, tokenizer_of
-from comfyui_ddm.training.models.family import FAMILIES, families
+from comfyui_ddm.training.models.family import FAMILIES, families, named_family
 from comfyui_ddm.training.models.flow import PackedFlowFamily, pack
 from comfyui_ddm.training.models.load_base import load_base
 from comfyui_ddm.training.models.lora import (
@@ -44,7 +44,7 @@ from typer.testing import CliRunner
 
 from .checkpoints import ldm_tensors, make_folder, make_models, tiny_configuration
 from .runs import write_folder
-from .transformers import MAKERS, NAMES, make_flow, make_sd3
+from .transformers import MAKERS, NAMES, full_size_layers, make_flow, make_sd3
 
 KINDS = {
     "sd1": "epsilon",
@@ -254,6 +254,21 @@ def test_an_adapter_has_the_same_effect_in_diffusers(folders, tmp_path, kind, al
     assert torch.allclose(found, answer(ours), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", FLOWS)
+def test_diffusers_loader_takes_every_key_of_a_full_size_adapter(folders, tmp_path, kind):
+    import diffusers
+
+    layers = full_size_layers(named_family(kind))
+    lora = {name: Lora(torch.zeros(1, shape[1]), torch.zeros(shape[0], 1), 1.0) for name, shape in layers.items()}
+    save_adapter(tmp_path / "a.safetensors", lora, AdapterCard(architecture="of a transformer/lora"))
+    index = json.loads((folders / kind / "model_index.json").read_text())
+    taken = getattr(diffusers, index["_class_name"]).lora_state_dict(tmp_path, weight_name="a.safetensors")
+    taken = {key: list(value.shape) for key, value in (taken[0] if isinstance(taken, tuple) else taken).items()}
+    wanted = {f"transformer.{name}.lora_A.weight": [1, shape[1]] for name, shape in layers.items()}
+    wanted |= {f"transformer.{name}.lora_B.weight": [shape[0], 1] for name, shape in layers.items()}
+    assert len(layers) >= 100 and taken == wanted
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sd2-v", "sdxl"])
 def test_its_text_half_has_the_same_effect_in_diffusers(folders, tmp_path, kind):
     ours, theirs = load_base(folders / kind), load_base(folders / kind)
@@ -415,13 +430,20 @@ def test_the_text_of_z_image_is_that_of_diffusers_pipeline(folders):
         assert torch.equal(ours[mask], theirs)
 
 
-@pytest.mark.parametrize("kind", ["flux1", "flux2", "qwen_image"])
+@pytest.mark.parametrize("kind", ["flux1", "flux2", "qwen_image", "krea2", "chroma"])
 def test_the_text_of_packed_transformers_is_that_of_diffusers_pipeline(folders, kind):
     base, prompts = load_base(folders / kind), ["a doctor!", "a"]
     text = base.encode_text(prompts)
     options = {"max_sequence_length": list(base.tokenizers.values())[-1].model_max_length}
     options |= {"prompt_2": prompts} if kind == "flux1" else {}
-    tokens, other, *_ = pipeline(base).encode_prompt(prompts, **options)
+    tokens, other, *more = pipeline(base).encode_prompt(prompts, **options)
+    if kind == "chroma":
+        assert torch.equal(text.tokens, tokens) and torch.equal(text.mask, more[0].bool())
+        return
+    if kind == "krea2":  # whose pipeline says the template's end after the padding
+        for ours, theirs, own, other_mask in zip(text.tokens, tokens.flatten(2), text.mask, other, strict=True):
+            torch.testing.assert_close(ours[own], theirs[other_mask], atol=1e-5, rtol=1e-5)
+        return
     if kind == "qwen_image":
         assert torch.equal(text.mask[:, : other.shape[1]], other.bool()) and not text.mask[:, other.shape[1] :].any()
         for ours, theirs, mask in zip(text.tokens, tokens, other.bool(), strict=True):
@@ -432,15 +454,26 @@ def test_the_text_of_packed_transformers_is_that_of_diffusers_pipeline(folders, 
         assert torch.equal(text.pooled, other)
 
 
+def true_mask(named):
+    return {"attention_mask": named["attention_mask"].bool()} if "attention_mask" in named else {}
+
+
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize("kind", FLOWS)
 def test_a_transformers_images_are_those_of_diffusers_pipeline(folders, kind):
-    """Z-Image's pipeline counts guidance from 0; of others, guidance is an input, or shortened, or not for all."""
+    """Two pipelines count guidance from 0; of others, guidance is an input, or shortened, or not for all.
+
+    Chroma's gives its mask in numbers, which attention adds to what it compares; here it is given truth values.
+    """
     base, steps = load_base(folders / kind), 4
-    guidance = 3.0 if kind in ("sd3", "z_image", "flux2") else 1.0
-    told = {"flux1": {"guidance_scale": 3.5}, "qwen_image": {"true_cfg_scale": 1.0}, "z_image": {"guidance_scale": 2.0}}
+    guidance = 3.0 if kind in ("sd3", "z_image", "flux2", "krea2", "chroma") else 1.0
+    told = {"flux1": {"guidance_scale": 3.5}, "qwen_image": {"true_cfg_scale": 1.0}}
+    told |= {name: {"guidance_scale": 2.0} for name in ("z_image", "krea2")}
     told = told.get(kind, {"guidance_scale": guidance}) | ({} if kind == "flux2" else {"negative_prompt": ""})
-    if kind in ("flux1", "flux2"):
+    if kind == "chroma":
+        hook = {"with_kwargs": True}
+        base.denoiser.register_forward_pre_hook(lambda _, given, named: (given, named | true_mask(named)), **hook)
+    if kind in ("flux1", "flux2", "chroma"):
         told["max_sequence_length"] = list(base.tokenizers.values())[-1].model_max_length
     noise = noise_of(1, base.latent_channels, 8)[None]
     if isinstance(base.family, PackedFlowFamily):

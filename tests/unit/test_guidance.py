@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_ddm.debias.methods.distribution_guidance import Guidance
 from comfyui_ddm.debias.methods.guidance_hook import GuidanceHooks
-from comfyui_ddm.debias.methods.h_space import HSpace
+from comfyui_ddm.debias.methods.h_space import HSpace, TokenHSpace
 from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from comfyui_ddm.debias.methods.invariant_module import InvariantModule, new_module
 from comfyui_ddm.training.commands.app import app
@@ -239,3 +239,17 @@ def test_a_mistake_throws_no_stopped_run_away(ddm, tmp_path):
     kept.write_bytes(b"of a stopped run")
     assert "There is no folder" in ddm("invariant", tmp_path / "nowhere", "--out", out, "--restart", code=2).stderr
     assert kept.read_bytes() == b"of a stopped run"
+
+
+@pytest.mark.parametrize("text_first", [False, True])
+def test_a_push_moves_the_image_tokens_of_a_row_and_no_word(text_first):
+    generator = torch.Generator().manual_seed(0)
+    image, words = torch.randn(2, 16, 5, generator=generator), torch.randn(2, 3, 5, generator=generator)
+    space, shape = TokenHSpace(torch.nn.Identity(), None, text_first), (2, 4, 8, 8)
+    rows = [words, image] if text_first else [image, words]
+    h = space.read(torch.cat(rows, 1), shape)
+    assert torch.equal(h.flatten(2).transpose(1, 2), image)
+    moved = space.push(torch.cat(rows, 1), h, h + 1, shape)
+    sizes = [one.shape[1] for one in rows]
+    for before, after in zip(rows, moved.split(sizes, 1), strict=True):
+        torch.testing.assert_close(after, before + (before is image))

@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from comfyui_ddm.training.models.ldm_checkpoint import read_family
+from comfyui_ddm.training.models.lora import base_shapes
 
 from .checkpoints import SPECIAL, VOCABULARY
 
@@ -98,9 +100,24 @@ def make_flux1(folder):
     return write(folder, "FluxPipeline", models, tokenizers, **DYNAMIC)
 
 
+def make_chroma(folder):
+    """Write a small Chroma."""
+    from diffusers import ChromaTransformer2DModel
+
+    tokenizer, t5 = make_t5(64)
+    sizes = {"approximator_num_channels": 64, "approximator_hidden_dim": 32, "approximator_layers": 2}
+    models = {
+        "transformer": ChromaTransformer2DModel(
+            num_layers=2, num_single_layers=1, joint_attention_dim=64, **SMALL, **sizes
+        ),
+        "text_encoder": t5,
+    }
+    return write(folder, "ChromaPipeline", models, {"tokenizer": tokenizer})
+
+
 def make_qwen_image(folder):
     """Write a small Qwen-Image."""
-    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+    from diffusers import QwenImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {"vocab_size": len(QWEN), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -108,12 +125,10 @@ def make_qwen_image(folder):
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     seen = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=seen)
-    vae = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-    vae.register_to_config(sample_size=64)
     models = {
         "transformer": QwenImageTransformer2DModel(num_layers=2, joint_attention_dim=32, out_channels=16, **SMALL),
         "text_encoder": Qwen2_5_VLForConditionalGeneration(config),
-        "vae": vae,
+        "vae": make_qwen_vae(),
     }
     schedule = DYNAMIC | {"shift": 1.0, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
     return write(folder, "QwenImagePipeline", models, {"tokenizer": qwen_tokenizer(256)}, **schedule)
@@ -141,11 +156,68 @@ def make_flux2(folder):
     return write(folder, "Flux2KleinPipeline", models, {"tokenizer": qwen_tokenizer(96)}, **DYNAMIC)
 
 
+def make_krea2(folder, distilled=False):
+    """Write a small Krea 2; of its text encoder's layers twelve are read, the last of them the 35th."""
+    from diffusers import Krea2Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLModel
+
+    text = {"vocab_size": len(QWEN), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 36}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [3, 3, 2]}
+    seen = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    seen |= {"deepstack_visual_indexes": [0]}
+    models = {
+        "transformer": Krea2Transformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=64,
+            timestep_embed_dim=32,
+            text_hidden_dim=32,
+            text_num_attention_heads=2,
+            text_num_key_value_heads=2,
+            text_intermediate_size=32,
+            num_layerwise_text_blocks=1,
+            num_refiner_text_blocks=1,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        "text_encoder": Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=seen)),
+        "vae": make_qwen_vae(),
+    }
+    for parameter in models["transformer"].parameters():
+        if not parameter.any():  # tables and norms, which begin with nothing
+            torch.nn.init.normal_(parameter, std=0.2)
+    write(folder, "Krea2Pipeline", models, {"tokenizer": qwen_tokenizer(256)}, **DYNAMIC, max_image_seq_len=6400)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"is_distilled": distilled, "patch_size": 2}))
+    return folder
+
+
+def make_qwen_vae():
+    """Qwen-Image's VAE for images of 64 by 64."""
+    from diffusers import AutoencoderKLQwenImage
+
+    vae = AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    vae.register_to_config(sample_size=64)
+    return vae
+
+
 MAKERS = {"sd3": make_sd3, "z_image": make_z_image, "flux1": make_flux1, "qwen_image": make_qwen_image}
-MAKERS |= {"flux2": make_flux2}
+MAKERS |= {"flux2": make_flux2, "krea2": make_krea2, "chroma": make_chroma}
 NAMES = set(MAKERS)
 if int(version("transformers").split(".")[0]) < 5:  # older ones lack classes of theirs, which the families say
     MAKERS = {}
+
+
+def full_size_layers(family):
+    """The weight shape of every layer that the trainer puts a LoRA on, in a model of full size."""
+    import diffusers
+
+    with torch.device("meta"):
+        shapes = base_shapes(getattr(diffusers, family.denoiser).from_config(read_family(family)[family.part]))
+    return {name: shape for name, shape in shapes.items() if name.endswith(family.targets)}
 
 
 def make_t5(length=512):

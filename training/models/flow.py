@@ -33,10 +33,12 @@ class FlowFamily(Family):
     Attributes:
         blocks: what the transformer calls its blocks.
         converter: diffusers' function that renames a file's tensors; empty where they are called alike.
+        text_first: whether a block's rows of text and image tokens end with the image.
     """
 
     blocks: ClassVar[str]
     converter: ClassVar[str] = ""
+    text_first: ClassVar[bool] = False
 
     part, scheduler = "transformer", "FlowMatchEulerDiscreteScheduler"
     predictions = ("flow_prediction",)
@@ -142,7 +144,7 @@ class FlowFamily(Family):
         """[B, C, tokens]."""
         from ...debias.methods.h_space import image_tokens
 
-        return image_tokens(output, latents)
+        return image_tokens(output, latents, self.text_first)
 
     @abstractmethod
     def called(self, inputs: tuple) -> tuple[tuple[int, ...], float]:
@@ -153,7 +155,7 @@ class FlowFamily(Family):
         from ...debias.methods.h_space import TokenHSpace
 
         blocks = getattr(denoiser, self.blocks)
-        return TokenHSpace(blocks[len(blocks) // 2], self.called)
+        return TokenHSpace(blocks[len(blocks) // 2], self.called, self.text_first)
 
 
 def _sigma(t: "torch.Tensor") -> "torch.Tensor":
