@@ -13,6 +13,8 @@ SHAPES = (
     ("z_image", "Z-Image, 512 px, quantized and offloaded", 512, SMALL | {"offload": True}, 10.0),
     ("z_image", "Z-Image, 512 px, quantized", 512, SMALL, None),
     ("sd3", "SD 3.5 medium, 512 px, quantized", 512, SMALL, None),
+    ("krea2", "Krea 2, 512 px, quantized and offloaded", 512, SMALL | {"offload": True}, None),
+    ("qwen_image", "Qwen-Image, 512 px, quantized and offloaded", 512, SMALL | {"offload": True}, None),
 )
 
 

@@ -15,6 +15,7 @@ from comfyui_ddm.debias.probes.probe_network import ProbeNetwork
 from comfyui_ddm.training.commands.app import app
 from comfyui_ddm.training.data.dataset import folder_set
 from comfyui_ddm.training.data.read_folder import read_folder
+from comfyui_ddm.training.data.text_cache import encoders_hash
 from comfyui_ddm.training.loop.settings import TrainSettings
 from comfyui_ddm.training.loop.training import Training
 from comfyui_ddm.training.models import ldm_checkpoint
@@ -555,10 +556,18 @@ def test_a_step_with_quantized_and_offloaded_blocks_is_the_plain_one(folders, ki
         return torch.cat([matrix.grad.flatten() for matrix in matrices])
 
     plain = gradients()
-    assert torch.equal(gradients(offload_blocks=True), plain)
+    assert torch.equal(gradients(offload_blocks=True), plain)  # the text as well
     for offload in (False, True):
         small = gradients(quantize="int8", offload_blocks=offload)
         assert 0 < (small - plain).norm() < 0.05 * plain.norm()
+
+
+def test_offloaded_text_encoders_are_known_by_their_weights_and_move_without_them(folders):
+    plain, offloaded = load_base(folders / "z_image"), load_base(folders / "z_image", offload_blocks=True)
+    assert encoders_hash(plain) == encoders_hash(offloaded)
+    layers = [one for one in offloaded.text_encoder.modules() if hasattr(one, "kept")]
+    offloaded.text_encoder.to("cpu", torch.float64)
+    assert layers and all(one.weight.untyped_storage().nbytes() == 8 for one in layers)
 
 
 @pytest.mark.parametrize("kind", ["sd1", *FLOWS])

@@ -67,6 +67,17 @@ def frozen_linear() -> type:
             weight = self.kept.to(self.weight.device, non_blocking=True).to(dtype)
             return weight if self.scale is None else weight * self.scale.to(dtype)
 
+        def _apply(self, function: Any, recurse: bool = True) -> torch.nn.Module:
+            blank, self._parameters["weight"] = self.weight, None
+            super()._apply(function, recurse)
+            one = function(torch.zeros((), dtype=blank.dtype, device=blank.device))
+            self.weight = torch.nn.Parameter(one.expand(blank.shape), requires_grad=False)
+            return self
+
+        def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[f"{prefix}weight"] = self.kept
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             kind = x.device.type
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

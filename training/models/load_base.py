@@ -59,7 +59,8 @@ def load_base(
         mixed_precision: one of `PRECISIONS`: "auto" is as `dtype` says; "no" is float32 in everything, "fp16" and
             "bf16" are the dtype.
         text_encoder_file: of a diffusion model that is kept apart from them (see `find_components`).
-        quantize, offload_blocks: how the denoiser's blocks are kept (see `keep_small`); the other parts then rest.
+        quantize, offload_blocks: how the denoiser's blocks are kept (see `keep_small`); the other parts then rest, and
+            the weights of text encoders that are never trained are offloaded.
 
     Raises:
         DDMError: it is no such base, or parts or weights of it are missing or broken; or no tokenizer is found.
@@ -104,6 +105,8 @@ def load_base(
 
         keep_small(parts["denoiser"], device, quantize, offload_blocks)
         parts["denoiser"].to(device)
+        for model in () if parts["family"].text_targets else parts["text_encoders"].values():
+            keep_small(model, device, offload=True)
     base = Base(
         resting=small,
         path=path,

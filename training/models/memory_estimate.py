@@ -113,18 +113,14 @@ def estimate(
         denoiser = class_of("diffusers", family.denoiser).from_config(dict(config[family.part]))
         vae = class_of("diffusers", family.vae).from_config(dict(config["vae"]))
         encoders = [text.build(config[name]) for name, text in family.text_encoders.items() if name in config]
-    for parameter in denoiser.eval().requires_grad_(False).parameters():
-        parameter.data = parameter.data.to(dtype)
-    beside = sum(part.numel() for model in encoders for part in model.parameters()) * dtype.itemsize
-    beside += sum(part.nbytes for part in vae.parameters())
+    for parameter in (part for model in (denoiser.eval(), *encoders) for part in model.parameters()):
+        parameter.data, parameter.requires_grad = parameter.data.to(dtype), False
+    beside = sum(part.nbytes for part in vae.parameters())
+    for model in encoders:
+        apart = (quantize or offload) and not family.text_targets
+        beside += _held(model, keep_small(model, META, offload=True) if apart else [], offload=True)
     layers = keep_small(denoiser, META, quantize, offload) if quantize or offload else []
-    frozen = {id(layer.weight) for layer in layers}
-    weights = sum(part.nbytes for part in denoiser.parameters() if id(part) not in frozen)
-    kept = [layer.kept.nbytes for layer in layers]
-    # Of what is elsewhere, one matrix at a time is here as it is kept.
-    weights += (max(kept, default=0) if offload else sum(kept)) + sum(
-        layer.scale.nbytes for layer in layers if layer.scale is not None
-    )
+    weights = _held(denoiser, layers, offload)
     add_lora(denoiser, "debias", rank, family.targets)
     for parameter in lora_parameters(denoiser, "debias"):
         parameter.requires_grad_(True)
@@ -142,3 +138,11 @@ def estimate(
         family.predict(base, noisy, t, text).square().mean().backward()
     activations = max(0, memory.peak - learning)  # gradients are the LoRA's
     return Estimate(weights, 4 * learning, activations, beside, resting)
+
+
+def _held(model: torch.nn.Module, layers: "list[torch.nn.Linear]", offload: bool) -> int:
+    """Bytes of a model's weights on the device; of layers that are elsewhere, one matrix at a time is here."""
+    frozen, kept = {id(layer.weight) for layer in layers}, [layer.kept.nbytes for layer in layers]
+    held = sum(part.nbytes for part in model.parameters() if id(part) not in frozen)
+    held += sum(layer.scale.nbytes for layer in layers if layer.scale is not None)
+    return held + (max(kept, default=0) if offload else sum(kept))
