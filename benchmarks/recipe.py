@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from ..training.data.read_folder import read_folder
 from ..training.embedded.tiny_people import Draw, caption
 from .digits import PAIRS, draw_pair
 from .faces import draw_photographs
-from .imbalance import draw_imbalanced
+from .imbalance import OCCUPATIONS, draw_imbalanced
 from .package import ROOT
 from .result import machine
 
 PEOPLE = ROOT / "examples" / "people_emoji"
 FACES = "photographs"
 SKEWED = "skewed"  # a set with the base's own shares; see `draw_skewed`
+UNSEEN = "gender both ways, every other occupation"  # the others are not in it
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,22 @@ def image_folders(name: str, work: Path) -> ImageFolder:
             draw_photographs(folder, name.endswith("sharpened"))
         elif name == SKEWED:
             draw_skewed(folder)
+        elif name == UNSEEN:
+            draw_imbalanced(PEOPLE, name.partition(",")[0], folder)
+            _leave_out(OCCUPATIONS[1::2], folder)
         else:
             draw_imbalanced(PEOPLE, name, folder)
     return read_folder(folder)
+
+
+def _leave_out(roles: Sequence[str], folder: Path) -> None:
+    """Take the images of some roles out of a set."""
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        if row["role"] in roles:
+            (folder / row["file_name"]).unlink()
+    kept = [json.dumps(row) for row in rows if row["role"] not in roles]
+    write_text(folder / "metadata.jsonl", "\n".join(kept) + "\n")
 
 
 def draw_skewed(out: Path, count: int = 864) -> Path:

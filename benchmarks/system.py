@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..training.embedded.tiny_people import TONE_WORDS
+from ..debias.groups.diffusion_classifier import say
+from ..training.embedded.tiny_people import TONE_WORDS, caption
 from .digits import PAIRS
 from .faces import CONCEPTS
-from .imbalance import OCCUPATIONS
-from .recipe import SKEWED
+from .imbalance import BOTH_WAYS, OCCUPATIONS
+from .recipe import SKEWED, UNSEEN
 from .subject import PERSONS, Subject, digits, photographs
 
 LOOKS = ("bald", "blond haired", "curly haired", "older", "red haired", "white haired")
@@ -34,6 +35,7 @@ class Task:
         words: by column (a probe's name too), the word that says each class.
         target: by column, the share of each class; equal ones where it is not named.
         families: by name, the concepts that are asked for.
+        frames: by family, how its prompts are written, such as "a photo of {}"; the caption alone where none is named.
         subject: what the base makes images of.
     """
 
@@ -42,7 +44,21 @@ class Task:
     words: Mapping[str, Mapping[str, str]]
     target: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     families: Mapping[str, Sequence[str]] = field(default_factory=lambda: {"occupations": OCCUPATIONS})
+    frames: Mapping[str, str] = field(default_factory=dict)
     subject: Subject = PERSONS
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether prompts lean to either side, so that all of them together say nothing."""
+        return self.images.partition(",")[0] in BOTH_WAYS
+
+    def prompts(self, word: str = "") -> list[str]:
+        """A prompt for each concept, with a word said."""
+        return [
+            self.frames.get(name, "{}").format(say(caption(concept), word) if word else caption(concept))
+            for name, family in self.families.items()
+            for concept in family
+        ]
 
     @property
     def concepts(self) -> list[str]:
@@ -71,6 +87,18 @@ TASKS = {
     "gender": Task("gender, six men to one woman", "men", {"gender": GENDER}),
     "gender-both-ways": Task(
         "gender, some occupations six men to one woman and others one to six", "gender both ways", {"gender": GENDER}
+    ),
+    "gender-unseen": Task(
+        "gender, learnt from half of the occupations, asked for the others and in other words",
+        UNSEEN,
+        {"gender": GENDER},
+        families={
+            "learnt": OCCUPATIONS[::2],
+            "unseen": OCCUPATIONS[1::2],
+            "a photo of": OCCUPATIONS[::2],
+            "at work": OCCUPATIONS[::2],
+        },
+        frames={"a photo of": "a photo of {}", "at work": "{} at work"},
     ),
     "tone": Task("skin tones, as skewed as the base's", SKEWED, {"skin_tone": TONE_WORDS}),
     "gender-tone": Task("gender and skin tones jointly", SKEWED, {"gender": GENDER, "skin_tone": TONE_WORDS}),
@@ -158,6 +186,8 @@ class System:
         """Why a task cannot be asked of it; empty if it can."""
         if len(task.words) > 1 and not self.joint:
             return "it balances one attribute"
+        if self.alternate and task.frames:
+            return "it says words in captions alone"
         if task.target and not self.target:
             return "it cannot be asked for other shares than equal ones"
         return ""

@@ -28,7 +28,6 @@ from ..training.models.model import Model, load_model
 from ..training.objectives.final_look import shift
 from ..training.sampling.generate import generate
 from ..training.sampling.guidance import SamplingGuidance, load_steering
-from .imbalance import BOTH_WAYS
 from .measure import CFG, STEPS, Bench, Sample
 from .package import ROOT
 from .recipe import image_folders
@@ -117,9 +116,11 @@ class SystemBench:
             figures.append(Figure(f"FD, mean over prompts, CFG {cfg:g}", float(apart.mean())))
         if len(self.task.families) > 1:
             ends = np.cumsum([len(family) for family in self.task.families.values()])[:-1]
-            for family, part in zip(self.task.families, np.split(prompts, ends), strict=True):
+            parts = (np.split(values, ends) for values in (prompts, distances))
+            for family, part, own in zip(self.task.families, *parts, strict=True):
                 figures += self._together(part, family)
-        return figures + self._entropy(trained)
+                figures.append(_over_prompts(f"FD, mean over prompts, {family}", own, lambda values: values))
+        return figures + self._of_cards(trained)
 
     @property
     def said(self) -> list[str]:
@@ -127,7 +128,7 @@ class SystemBench:
 
         Where prompts lean to either side, each class is rare in some.
         """
-        rare = slice(None if self.task.images in BOTH_WAYS else -1, None)
+        rare = slice(None if self.task.both_ways else -1, None)
         return [word for words in self.task.words.values() for word in list(words.values())[rare]]
 
     def _together(self, prompts: np.ndarray, what: str) -> list[Figure]:
@@ -209,10 +210,8 @@ class SystemBench:
             word: to say in every prompt.
         """
         bench, system, concepts = self.bench, SYSTEMS[name], self.task.concepts
-        prompts = [caption(concept) for concept in concepts for _ in range(per_prompt or bench.per_prompt)]
-        if word:
-            prompts = [say(prompt, word) for prompt in prompts]
-        elif system.alternate:
+        prompts = [one for one in self.task.prompts(word) for _ in range(per_prompt or bench.per_prompt)]
+        if system.alternate and not word:
             prompts = self._in_turn(prompts)
         files = self.train(name).files
         adapters = self.train(system.with_adapter).files if system.with_adapter else ()
@@ -247,8 +246,8 @@ class SystemBench:
     def overhead(self, name: str) -> float:
         """Time that a row adds to the base's sampling, as a share; the two take turns. On a CPU, the processor's."""
         clock = time.process_time if self.bench.device == "cpu" else time.monotonic
-        concepts = self.task.concepts
-        prompts = [caption(concepts[number % len(concepts)]) for number in range(TIMED)]
+        asked = self.task.prompts()
+        prompts = [asked[number % len(asked)] for number in range(TIMED)]
 
         def seconds(model: Model, alpha: float, steering: SamplingGuidance) -> float:
             began = clock()
@@ -317,13 +316,13 @@ class SystemBench:
             return given
         return [*given, "--restart", *(["--steps", str(self.steps)] if self.steps else [])]
 
-    def _entropy(self, trained: Trained) -> list[Figure]:
-        """What the paper's indicator says of itself, where there is one."""
+    def _of_cards(self, trained: Trained) -> list[Figure]:
+        """What adapters say of themselves: the α that they recommend, and the entropy of the paper's indicator."""
         cards: list[AdapterCard] = [
             card for file in trained.files if (card := AdapterCard.from_metadata(read_metadata(file))) is not None
         ]
         found: list[dict[str, Any]] = [entropy for card in cards if (entropy := card.training.get("indicator_entropy"))]
-        return [
+        return [Figure("recommended α", card.recommended_alpha) for card in cards[:1]] + [
             Figure(f"the indicator's entropy, {part}", entropy[part])
             for entropy in found[:1]
             for part in ("mean", "deviation")

@@ -29,6 +29,7 @@ HEADS = {
     "explicit prompts obeyed": "obeyed",
     "training": "training",
     "time added to sampling, share": "time",
+    "recommended α": "α",
     "the indicator's entropy, mean": "entropy",
     "the indicator's entropy, deviation": "±",
 }
@@ -42,13 +43,16 @@ whole interval is. *KID* is to the base's images, where digits are balanced most
 for, such as that of a skin tone where gender is balanced, and *by prompt* how far shares moved there, without what
 chance moves (root mean square of half the change); *seen*, the share of images in which the subject is
 recognised; *obeyed*, the share of images that show what an explicit prompt says, of the rare class; *training*, the
-seconds that passed, beside other work; *time*, what sampling takes longer, as a share, with the adapter not merged.
+seconds that passed, beside other work; *time*, what sampling takes longer, as a share, with the adapter not merged;
+*α*, what the adapter recommends: 0 where a last look after the training does not see that it helps.
 """
 
 OVERVIEW = """
 How far the share of one class, or of one combination of classes, is from what was asked for, at most: over all prompts
-together, and in each family of prompts. {cell} or less is in *italics*, and **bold** where the whole 95% interval is;
-a system with a dash cannot be asked for it, and an empty cell was not measured. The page of each task has the rest.
+together, and in each family of prompts. Where prompts lean to either side, so that all together say nothing, it is FD
+by prompt, the mean distance of a prompt's shares to the target, of which few images have some by chance; it has no
+marks. {cell} or less is in *italics*, and **bold** where the whole 95% interval is; a system with a dash cannot be
+asked for it, and an empty cell was not measured. The page of each task has the rest.
 """
 
 
@@ -93,8 +97,11 @@ def load_results(folder: Path) -> list[Result]:
 def write_overview(folder: Path) -> Path:
     """Write the README.md of all tasks: how far each system is from what was asked for; return its path."""
     tasks = {name: found for name in TASKS if (found := load_results(folder / name))}
-    errors = {name: {one.case: _error(one) for one in found} for name, found in tasks.items()}
-    heads = " | ".join(f"[{name}]({name}/README.md)" for name in tasks)
+    errors = {
+        name: {one.case: one.figure(FD).number if TASKS[name].both_ways else _error(one) for one in found}
+        for name, found in tasks.items()
+    }
+    heads = " | ".join(f"[{name}]({name}/README.md){', by prompt' if TASKS[name].both_ways else ''}" for name in tasks)
     lines = ["# The systems side by side", "", f"| system | {heads} |", f"|---|{'---:|' * len(tasks)}"]
     for name, system in SYSTEMS.items():
         cells = [errors[task].get(name, "–" if system.refused(TASKS[task]) else "") for task in tasks]

@@ -22,8 +22,8 @@ def systems(
     task: Annotated[
         str,
         typer.Option(
-            help="gender, gender-both-ways, tone, gender-tone (jointly), gender-75-25, gender-25-75, families, "
-            "digits-0-1 or digits-7-8."
+            help="gender, gender-both-ways, gender-unseen (learnt from half of the occupations), tone, gender-tone "
+            "(jointly), gender-75-25, gender-25-75, families, digits-0-1 or digits-7-8."
         ),
     ] = "gender",
     per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 60,

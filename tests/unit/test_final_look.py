@@ -100,5 +100,6 @@ def test_other_columns_are_looked_at_where_they_differ_within_captions(tiny_base
     run = prepare(tiny_base, folder, tmp_path / "fair.safetensors", changes={"calibrate": 4, "steps": 2})
     assert run.train()
     found = run.look
-    assert set(found.shifts) == {"tone"} and found.images == 4 and found.prompts == 2
+    assert set(found.shifts) == {"tone"}
+    assert found.images == 4 and found.prompts == 1, "so few images are all of one prompt"
     assert np.isfinite([found.before, found.after, found.low, found.high]).all()

@@ -9,6 +9,7 @@ import pytest
 from comfyui_ddm.benchmarks import system_bench
 from comfyui_ddm.benchmarks.expectation import expectations
 from comfyui_ddm.benchmarks.measure import Sample
+from comfyui_ddm.benchmarks.recipe import image_folders
 from comfyui_ddm.benchmarks.result import Figure, Result
 from comfyui_ddm.benchmarks.system import GESTURES, LOOKS, SYSTEMS, TASKS
 from comfyui_ddm.benchmarks.system_bench import SystemBench
@@ -105,6 +106,17 @@ def test_rows_that_cannot_do_what_a_task_asks_for_say_so(bench):
         SystemBench(bench, "gender-75-25", 1, None).figures("ddm-discovered")
 
 
+def test_occupations_that_are_not_learnt_are_asked_for_in_their_own_and_in_other_words(tmp_path):
+    task = TASKS["gender-unseen"]
+    learnt, unseen = (set(task.families[name]) for name in ("learnt", "unseen"))
+    drawn = image_folders(task.images, tmp_path)
+    assert learnt <= set(drawn.columns["role"]) and not unseen & set(drawn.columns["role"])
+    assert len(drawn.items) == len(list(tmp_path.rglob("*.png")))
+    first = [part[0] for part in np.array_split(task.prompts("woman"), 4)]
+    assert first == ["a woman artist", "a woman astronaut", "a photo of a woman artist", "a woman artist at work"]
+    assert SYSTEMS["alternation"].refused(task) and task.both_ways and not TASKS["families"].both_ways
+
+
 def test_the_words_are_said_as_often_as_the_target_asks_for(bench):
     said = SystemBench(bench, "gender-75-25", 1, None)._in_turn(["a doctor"] * 40)
     assert said.count("a man doctor") == 30 and said.count("a woman doctor") == 10
@@ -134,6 +146,7 @@ def test_what_is_measured_is_the_distance_to_the_target_in_all_and_by_family(ben
     found = {figure.name: figure for figure in measured.figures("base")}
     assert found["FD, occupations"].value == pytest.approx(0.5**0.5)
     assert found["largest cell error, occupations"].value == pytest.approx(0.5)
+    assert found["FD, mean over prompts, occupations"].value == pytest.approx(0.5**0.5)
     assert found["FD, looks and gestures"].value == 0 and found["largest cell error, looks and gestures"].met
     men = (20 + 8) / 36
     assert found["largest cell error, all prompts together"].value == pytest.approx(men - 0.5)
@@ -196,6 +209,14 @@ def test_an_overview_has_a_column_for_each_task_that_was_measured_and_the_worst_
         f"| {SYSTEMS['base'].title} | .300 |  | .100 | .200 |",
         f"| {SYSTEMS['lora'].title} | *.040* | **.020** | – |  |",
     ]
+
+
+def test_an_overview_shows_the_distance_by_prompt_where_prompts_lean_to_either_side(tmp_path):
+    figures = [Figure(CELL, 0.003, at_most=0.05), Figure(FD, 0.392)]
+    Result("base", "base", "c", figures, 1.0, {}, {}).save(tmp_path / "gender-both-ways")
+    lines = write_overview(tmp_path).read_text("utf-8").splitlines()
+    assert lines[2] == "| system | [gender-both-ways](gender-both-ways/README.md), by prompt |"
+    assert lines[4] == f"| {SYSTEMS['base'].title} | .392 |"
 
 
 def test_what_was_expected_is_answered_for_each_task_where_it_was_measured():

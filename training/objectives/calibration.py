@@ -56,6 +56,8 @@ PROMPT_PRIOR = 16
 # The same where a prompt's shares are read again and again, each time by other images.
 DOUBT = 4
 ROUND_SEEDS, LOOK_SEEDS = 100_000, 5_000_000
+# In the last look a prompt has so many images at least: of two, chance is as large as what an adapter does.
+LOOKED = 4
 # A goal at this distance from the shares at strength 0 is reached: 160 images tell no better.
 NEAR = 0.08
 
@@ -277,7 +279,7 @@ class GroupReader:
         Args:
             others: groups of attributes that nobody asked to change.
         """
-        drawn, prompts = self._pairs(3)
+        drawn, prompts = self._pairs(3, LOOKED)
         groups = [*self.grouping.groups, *others]
         seen = self._read((0.0, 1.0), drawn, LOOK_SEEDS, groups).reshape(2, prompts, len(drawn) // prompts, -1)
         parts = np.split(seen, np.cumsum([len(part.names) for part in groups])[:-1], axis=-1)
@@ -286,14 +288,14 @@ class GroupReader:
         shifts = {part.source: shift(own) for part, own in zip(others, parts[len(self.grouping.groups) :], strict=True)}
         return FinalLook(len(drawn), prompts, *compared(asked, goal, self.seed), shifts)
 
-    def _pairs(self, draw: int = 2) -> tuple[np.ndarray, int]:
+    def _pairs(self, draw: int = 2, fewest: int = 2) -> tuple[np.ndarray, int]:
         """Rows of the set that have the captions of a strength's images, prompt by prompt, and of how many prompts.
 
-        Each has as many images, two or a multiple of it; where there are too many prompts for that, some are drawn.
+        Each has as many images, an even number; where there are too many prompts for `fewest`, some are drawn.
         """
         concept, rng = self.grouping.weighting.concept, np.random.default_rng([self.seed, 77, draw])
         size = concept.max() + 1
-        count = max(2, self.images // size // 2 * 2)
+        count = max(fewest, self.images // size // 2 * 2)
         prompts = np.sort(rng.permutation(size)[: max(1, self.images // count)])
         rows = [rng.choice(np.flatnonzero(concept == one), count) for one in prompts]
         return np.concatenate(rows), len(prompts)
