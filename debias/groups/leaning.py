@@ -9,7 +9,7 @@ likelihood.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,9 +25,12 @@ PRIOR = 2.0
 # How often captions are halved. What an attribute must have: how surely the other half tells its sides, the spread of
 # their shares, and the part of the captions that leans to each of them.
 HALVINGS, TOLD, SPREAD, EITHER = 3, 0.7, 0.29, 0.25
-# A caption leans if its share is so far from one half. What those show that do tells the sides in the others: in so
-# many components of each feature group and of all together, with a ridge in units of their variance.
-LEANS, WIDE_EACH, WIDE, RIDGE = 0.2, 32, 64, 3.0
+# A caption leans if its share is so far from one half. What captions show tells the sides in others: in so many
+# components of each feature group and of all together, with a ridge in units of their variance.
+LEANS, WIDE_EACH, WIDE, RIDGE = 0.2, 32, 64, 1.0
+# How often sides are told anew, by how many deals of the captions each time into how many parts; and which part of the
+# captions, those whose sides lie furthest apart, tells the others next.
+ROUNDS, DEALS, PARTS, CLEAREST = 8, 3, 12, 0.8
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def find_leaning(
         rivals: sides [N] that explain the images otherwise, such as `skewed_components`.
 
     Returns:
-        None where none clears the gate, where a rival is likelier, and where there are fewer than sixty images or eight
-        captions.
+        None where none clears the gate, where a rival is as likely (to a nat), and where there are fewer than sixty
+        images or eight captions.
     """
     caption = np.unique(caption, return_inverse=True)[1]
     if len(caption) < FEWEST or caption.max() + 1 < CAPTIONS:
@@ -80,9 +83,9 @@ def find_leaning(
     space, wide = joint_space(features), joint_space(features, WIDE_EACH, WIDE)
     if not space.any():
         return None
-    found = [_in_all_captions(one, wide, caption, seed) for one in proposals(space, caption, seed)]
+    found = [_in_all_captions(one, space, wide, caption, seed) for one in proposals(space, caption, seed)]
     best = max((one for one in found if one.opens), key=lambda one: one.score, default=None)
-    if best is None or any(best.likelihood <= _two_sides(space, caption, rival).likelihood for rival in rivals):
+    if best is None or any(best.likelihood < _two_sides(space, caption, rival).likelihood + 1 for rival in rivals):
         return None
     return best
 
@@ -97,9 +100,18 @@ def proposals(space: np.ndarray, caption: np.ndarray, seed: int = 0) -> list[Lea
     return [_two_sides(space, caption, 1 / (1 + np.exp(-4 * line / line.std()))) for line in lines]
 
 
-def _in_all_captions(one: Leaning, wide: np.ndarray, caption: np.ndarray, seed: int) -> Leaning:
-    """The same attribute with its sides told in every caption, and what the gate asks of these, in a wide space."""
-    side = _told_everywhere(wide, caption, one.side)
+def _in_all_captions(one: Leaning, space: np.ndarray, wide: np.ndarray, caption: np.ndarray, seed: int) -> Leaning:
+    """The same attribute with its sides told in every caption of a wide space.
+
+    As all captions agree on them; or as those that lean show them, where agreement ends at what does not lean.
+    """
+    told = _told_everywhere(wide, caption, one.side)
+    agreed = _gated(_agreed(wide, caption, told, seed), space, wide, caption, seed)
+    return agreed if agreed.opens else _gated(told, space, wide, caption, seed)
+
+
+def _gated(side: np.ndarray, space: np.ndarray, wide: np.ndarray, caption: np.ndarray, seed: int) -> Leaning:
+    """Sides [N] with what the gate asks of them."""
     count, share = np.bincount(caption), np.bincount(caption, side) / np.bincount(caption)
     chance = side.mean() * (1 - side.mean()) * (1 / count).mean()
     either = min((share >= 0.5 + LEANS).mean(), (share <= 0.5 - LEANS).mean())
@@ -110,7 +122,8 @@ def _in_all_captions(one: Leaning, wide: np.ndarray, caption: np.ndarray, seed: 
             line = wide @ _discriminant(wide[half], caption[half], side[half])
             told.append(_auc_within(line[~half], side[~half] > 0.5, caption[~half]))
     spread = np.sqrt(max(0.0, share.var() - chance))
-    return replace(one, side=side, spread=float(spread), either=float(either), told=float(np.mean(told)))
+    likelihood = _two_sides(space, caption, side.clip(0.01, 0.99)).likelihood
+    return Leaning(side, likelihood, float(spread), float(either), float(np.mean(told)))
 
 
 def _auc_within(line: np.ndarray, side: np.ndarray, caption: np.ndarray) -> float:
@@ -187,8 +200,34 @@ def _told_everywhere(space: np.ndarray, caption: np.ndarray, side: np.ndarray) -
     line = space @ _discriminant(space[leans], caption[leans], side[leans])
     side = side.copy()
     for one in np.unique(caption[~leans]):
-        ours = caption == one
-        side[ours] = line[ours] >= _split(np.sort(line[ours]))
+        side[caption == one], _ = _split(line[caption == one])
+    return side
+
+
+def _agreed(space: np.ndarray, caption: np.ndarray, side: np.ndarray, seed: int) -> np.ndarray:
+    """Sides [N] on which captions agree: each caption's are told by what the others show, again and again.
+
+    The discriminant of some captions splits the images of each of the others into the two parts that are closest
+    together. Captions that lean begin; later those whose parts lie furthest apart tell the others. Told by its own
+    sides a caption would keep its mistakes.
+    """
+    share = np.bincount(caption, side) / np.bincount(caption)
+    telling = np.abs(share - 0.5) >= LEANS
+    images = [np.flatnonzero(caption == one) for one in range(len(share))]
+    for number in range(ROUNDS):
+        votes, apart = np.zeros(len(side)), np.zeros(len(share))
+        for deal in range(DEALS):
+            part = np.random.default_rng([seed, number, deal]).permutation(len(share)) % PARTS
+            for own in range(PARTS):
+                rows = (telling & (part != own))[caption]
+                if not rows.any():
+                    return side
+                line = space @ _discriminant(space[rows], caption[rows], side[rows])
+                for one in np.flatnonzero(part == own):
+                    upper, distance = _split(line[images[one]])
+                    votes[images[one]] += upper / DEALS
+                    apart[one] += distance
+        side, telling = votes, apart >= np.quantile(apart, 1 - CLEAREST)
     return side
 
 
@@ -201,9 +240,19 @@ def _discriminant(space: np.ndarray, caption: np.ndarray, side: np.ndarray) -> n
     return np.linalg.solve(rest.T @ rest / len(rest) + RIDGE * np.eye(space.shape[1]), delta)
 
 
-def _split(values: np.ndarray) -> float:
-    """Where the upper of two parts of sorted values begins, if these have the least variance (two means)."""
-    return values[min(range(1, len(values)), key=lambda n: values[:n].var() * n + values[n:].var() * (len(values) - n))]
+def _split(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Two parts of values [N] that have the least variance (two means): which are in the upper one, and how many
+    standard deviations within a part they lie apart.
+    """
+    order, total = np.sort(values), values.sum()
+    lower = np.arange(1, len(values))
+    means = np.cumsum(order)[:-1] / lower
+    between = lower * (len(values) - lower) * np.square((total - means * lower) / (len(values) - lower) - means)
+    upper = values >= order[1 + between.argmax()] if len(values) > 1 else np.zeros(len(values), dtype=bool)
+    if not upper.any() or upper.all():
+        return upper, 0.0
+    within = np.where(upper, values - values[upper].mean(), values - values[~upper].mean()).std()
+    return upper, float((values[upper].mean() - values[~upper].mean()) / max(within, 1e-9))
 
 
 def _log_density(values: np.ndarray, covariance: np.ndarray) -> np.ndarray:

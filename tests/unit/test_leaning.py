@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from comfyui_ddm.debias.groups.components import skewed_components
+from comfyui_ddm.debias.groups.components import joint_space, skewed_components
 from comfyui_ddm.debias.groups.features import centre
-from comfyui_ddm.debias.groups.leaning import find_leaning
+from comfyui_ddm.debias.groups.leaning import _agreed, _split, find_leaning
 
 CAPTIONS, IMAGES = 24, 14
 CAPTION = np.repeat(np.arange(CAPTIONS), IMAGES)
@@ -54,6 +54,20 @@ def test_captions_in_balance_among_those_that_lean_are_told_apart_by_what_those_
     other = sides(7, seed=5)
     found = find_leaning(features(truth, other), CAPTION)
     assert agreement(found, truth) > 0.95
+
+
+def test_captions_that_begin_with_another_attributes_sides_are_told_by_those_that_do_not():
+    truth, other = sides(2), sides(2, seed=5)
+    begun = np.where(CAPTION < 6, other, truth).astype(float)
+    wide = joint_space(features(truth, other))
+    agreed = _agreed(wide, CAPTION, begun, seed=0)
+    assert ((begun > 0.5) == truth).mean() < 0.95 < ((agreed > 0.5) == truth).mean()
+
+
+def test_two_parts_are_those_of_the_least_variance_and_a_single_image_is_one():
+    upper, apart = _split(np.array([5.2, 0.0, 0.2, 5.0, 0.1]))
+    assert upper.tolist() == [True, False, False, True, False] and apart > 20
+    assert _split(np.array([3.0]))[1] == _split(np.array([3.0, 3.0]))[1] == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
