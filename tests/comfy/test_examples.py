@@ -6,7 +6,7 @@ import re
 import pytest
 
 from .server import PACK, Refused
-from .workflow import FEWER, HEAD, IN_PLACE_OF, NEEDS_DOWNLOAD, SMALL, to_graph, widgets, write_few
+from .workflow import FEWER, NEEDS_DOWNLOAD, on_the_small_model, to_graph, widgets, write_few
 
 EXAMPLES = PACK / "example_workflows"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
@@ -44,7 +44,7 @@ def test_an_example_for_a_larger_model_loads_it_with_the_hosts_own_nodes(server,
     graph = to_graph(read(name), server.get("/object_info"))
     kinds = {node["class_type"] for node in graph.values()}
     stock, ours = NEEDS_DOWNLOAD[name]
-    assert kinds >= stock | {"CheckpointLoaderSimple"}
+    assert kinds >= stock
     assert {kind for kind in kinds if kind.startswith("DDM")} == ours
     with pytest.raises(Refused) as refused:  # for want of the files alone
         server.queue(graph)
@@ -54,12 +54,7 @@ def test_an_example_for_a_larger_model_loads_it_with_the_hosts_own_nodes(server,
 
 @pytest.mark.parametrize("name", sorted(NEEDS_DOWNLOAD.keys() - {"SD 1.5 with Load LoRA"}))
 def test_an_example_for_a_larger_model_runs_to_its_end_on_the_small_one(server, name):
-    graph = to_graph(read(name), server.get("/object_info"))
-    graph = {key: IN_PLACE_OF.get(node["class_type"], node) for key, node in graph.items()}
-    for node in graph.values():
-        node["inputs"] |= {given: value for given, value in SMALL.items() if given in node["inputs"]}
-        node["inputs"] |= HEAD if node["class_type"] == "DDMTrainHead" else {}
-    outputs = server.run(graph, timeout=300)
+    outputs = server.run(on_the_small_model(to_graph(read(name), server.get("/object_info"))), timeout=300)
     saved = [file for one in outputs.values() for file in one.get("images", []) if file["type"] == "output"]
     assert saved and all(server.view(file).startswith(b"\x89PNG") for file in saved)
     assert all(one["ddm_panel"][0] for one in outputs.values() if "ddm_panel" in one)

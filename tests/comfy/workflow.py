@@ -15,19 +15,40 @@ SMALL = {"width": 64, "height": 64, "steps": 2, "batch_size": 2, "count": 4, "ca
 SMALL |= {"prompt_list": "as written", "prompts": "a man doctor\na woman doctor\na man pilot\na woman pilot"}
 SMALL |= {"prior_prompts": "a doctor; a pilot", "classes": "man: a man\nwoman: a woman", "size": 64}
 HEAD = {"probe": "gender.safetensors"}
-IN_PLACE_OF = {"CheckpointLoaderSimple": {"class_type": "DDMLoadWeights", "inputs": {"weights": EMBEDDED}}}
-# What examples for models of one's own take beside a checkpoint: nodes of the host that need a file, and ours.
-NEEDS_DOWNLOAD = {"SD 1.5 with Load LoRA": ({"LoraLoader"}, set())}
+WEIGHTS = {"class_type": "DDMLoadWeights", "inputs": {"weights": EMBEDDED}}
+IN_PLACE_OF = {"CheckpointLoaderSimple": WEIGHTS, "UNETLoader": WEIGHTS}
+# What examples for models of one's own take: nodes of the host that need a file, and ours.
+CHECKPOINT, MEASURED = {"CheckpointLoaderSimple"}, {"DDMProbeFromWords", "DDMMeasurePrompts"}
+NEEDS_DOWNLOAD = {
+    "SD 1.5 with Load LoRA": (CHECKPOINT | {"LoraLoader"}, set()),
+    "Measure my Z-Image model": ({"UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"}, MEASURED),
+}
 for kind in ("SDXL", "SD 1.5"):
     NEEDS_DOWNLOAD |= {
-        f"Measure my {kind} model": (set(), {"DDMProbeFromWords", "DDMMeasurePrompts"}),
-        f"Balance my {kind} model (guidance)": (set(), {"DDMTrainHead", "DDMDistributionGuidance"}),
-        f"Train a fair adapter for my {kind} model": (set(), {"DDMTrain", "DDMLoadAdapter"}),
-        f"Prove it ({kind})": (
-            set(),
-            {"DDMProbeFromWords", "DDMMeasurePrompts", "DDMLoadAdapter", "DDMCompareReports"},
-        ),
+        f"Measure my {kind} model": (CHECKPOINT, MEASURED),
+        f"Balance my {kind} model (guidance)": (CHECKPOINT, {"DDMTrainHead", "DDMDistributionGuidance"}),
+        f"Train a fair adapter for my {kind} model": (CHECKPOINT, {"DDMTrain", "DDMLoadAdapter"}),
+        f"Prove it ({kind})": (CHECKPOINT, MEASURED | {"DDMLoadAdapter", "DDMCompareReports"}),
     }
+
+
+def on_the_small_model(graph: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A graph for a large model, with the small one, its own probe too, in place of what needs a download."""
+    kinds = {key: node["class_type"] for key, node in graph.items()}
+    whole = next(key for key, kind in kinds.items() if kind in IN_PLACE_OF)
+    places = {"CLIPLoader": [whole, 1], "VAELoader": [whole, 2], "CLIPVisionLoader": None}
+    made = {}
+    for key, node in graph.items():
+        if kinds[key] in places:
+            continue
+        inputs = node["inputs"] | {name: value for name, value in SMALL.items() if name in node["inputs"]}
+        linked = {name: value for name, value in inputs.items() if isinstance(value, list)}
+        inputs |= {name: places.get(kinds[value[0]], value) for name, value in linked.items()}
+        inputs |= HEAD if kinds[key] == "DDMTrainHead" else {}
+        inputs |= {"model": [whole, 0], "vae": [whole, 2]} if kinds[key] == "DDMProbeFromWords" else {}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        made[key] = IN_PLACE_OF.get(kinds[key], {"class_type": kinds[key], "inputs": inputs})
+    return made
 
 
 def write_few(folder: Path) -> None:
