@@ -7,6 +7,7 @@ error.
 import csv
 import io
 import json
+import ntpath
 import os
 import re
 import unicodedata
@@ -416,7 +417,8 @@ def stays_inside(name: str) -> bool:
     Links in the folder are followed: they are its owner's (and how the Hugging Face cache stores data sets).
     """
     windows = PureWindowsPath(name)
-    return bool(name) and ".." not in windows.parts and not windows.anchor and not PurePosixPath(name).is_absolute()
+    elsewhere = windows.anchor or ntpath.splitdrive(name)[0] or PurePosixPath(name).is_absolute()
+    return bool(name) and ".." not in windows.parts and not elsewhere
 
 
 def _word(value: str | int | float) -> str:

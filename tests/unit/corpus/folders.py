@@ -414,7 +414,8 @@ def an_audit_of_a_folder_with_a_damaged_image(folder):
 @named("hostile", "names a file outside the folder")
 def a_table_that_names_a_file_elsewhere(folder):
     lines = [
-        {"file_name": name} for name in ("face.png", "../secret.png", "/etc/passwd", "C:\\secret.png", "..\\secret.png")
+        {"file_name": name}
+        for name in ("face.png", "../secret.png", "/etc/passwd", "C:\\secret.png", ".:secret", "..\\secret.png")
     ]
     (with_image(folder) / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return read_folder(folder).remarks()
