@@ -41,6 +41,8 @@ from .tensorboard import TensorBoardReporter
 if TYPE_CHECKING:
     import torch
 
+    from ..models.memory_estimate import Estimate
+
 # Options that say how the base is opened.
 OPENING = ("tokenizer", "prediction", "vae", "text_encoder_file", "clip_skip", "mixed_precision")
 OPENING += ("quantize", "offload_blocks")
@@ -147,7 +149,29 @@ class Job:
         for path in filter(None, (self.path, config.calibrate_on)):
             check_weights(path, config.text_encoder_file, config.vae)
 
-    def _say_memory(self, device: "torch.device") -> None:
+    def estimate(self) -> None:
+        """Say what the training will take of the device and how long, and train nothing; errors as in `run`."""
+        from .time_estimate import duration, speed_of
+
+        self._check()
+        config, device = self.config, resolve_device(self.config.device)
+        captions = [caption for images in self._folders() for caption in images.captions]
+        own = len(read_prompts(config.prior_prompts)) * config.prior_count if config.prior_prompts else 0
+        found = self._say_memory(device)
+        speed = speed_of(device, config.mixed_precision != "no")
+        taken = duration(config, found, self._rows(), len(captions), len(set(captions)), own, speed)
+        self.reporter.note(f"It takes {taken} (by how fast this device multiplies; no more than a guide).")
+
+    def _rows(self) -> int:
+        """Images that are computed at a time."""
+        return -(-self.config.batch_size // self.config.gradient_accumulation_steps)
+
+    def _dtype(self, device: "torch.device") -> "torch.dtype":
+        import torch
+
+        return torch.float32 if self.config.mixed_precision == "no" or device.type == "cpu" else torch.bfloat16
+
+    def _say_memory(self, device: "torch.device") -> "Estimate":
         """Say how much memory the training will take, and what would make it less, before anything is loaded."""
         import torch
 
@@ -159,13 +183,13 @@ class Job:
             family,
             parts,
             config.resolution,
-            -(-config.batch_size // config.gradient_accumulation_steps),
+            self._rows(),
             config.rank,
             config.gradient_checkpointing,
             config.quantize,
             config.offload_blocks,
             not config.text_encoder,
-            torch.float32 if config.mixed_precision == "no" else torch.bfloat16,
+            self._dtype(device),
         )
         self.reporter.note(f"The training needs {found}.")
         room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else found.peak
@@ -179,6 +203,7 @@ class Job:
                 "offload_blocks",
                 "resolution",
             )
+        return found
 
     def _folders(self) -> list[ImageFolder]:
         """The images to learn, and the regularisation set; of each only where there is one."""
@@ -343,13 +368,10 @@ class Job:
                     self.reporter.images,
                 )
         except KeyboardInterrupt:
-            self.reporter.note(
-                "The measuring was stopped. The adapter is finished; `ddm sweep --save-card` measures it as well."
-            )
+            self.reporter.note("The measuring was stopped. The adapter is finished; a sweep measures it as well.")
         except Exception as error:
             self.reporter.note(
-                "The adapter is finished, but could not be measured; `ddm sweep --save-card` does it as well. "
-                f"{reason_of(error)}"
+                f"The adapter is finished, but could not be measured; a sweep does it as well. {reason_of(error)}"
             )
         return {}
 

@@ -24,6 +24,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all options as a TOML file, and train nothing.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say how much memory and time the training takes, and train nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one JSON object.")] = False,
     **options: Any,
 ) -> None:
@@ -53,7 +56,8 @@ def train(
         for remark, *options in idle_options(config, _given(context)) if ranks.first else ():
             reporter.note(remark, *options)
         try:
-            result = Job(config, reporter, ranks).run()
+            job = Job(config, reporter, ranks)
+            result = job.estimate() if estimate else job.run()
         except Stopped:
             end_stopped(stdin_stops)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""How much memory a training takes on a GPU, counted over tensors that have shapes and no content, before it begins."""
+"""What a training takes of a GPU, counted over tensors that have shapes and no content, before it begins."""
 
 import weakref
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
 
 from .family import Family, class_of
 from .frozen_linear import keep_small
@@ -23,18 +24,21 @@ class LiveMemory(TorchDispatchMode):
 
     Attributes:
         peak: the most at a time.
+        flops: floating-point operations so far.
     """
 
     def __init__(self, known: "list[torch.Tensor]"):
         super().__init__()
         self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.now = self.peak = 0
+        self.now = self.peak = self.flops = 0
 
     def __torch_dispatch__(
         self, function: "Callable", types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation and count what is new."""
         made = function(*args, **(kwargs or {}))
+        if counted := flop_registry.get(function.overloadpacket):
+            self.flops += counted(*args, **(kwargs or {}), out_val=made)
         for tensor in tree_iter(made):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
                 storage = tensor.untyped_storage()
@@ -57,6 +61,7 @@ class Estimate(NamedTuple):
         activations: of what a step makes, at the most at a time.
         encoders: of text encoders and VAE; while training they rest elsewhere if memory is saved.
         resting: whether they do.
+        forward, backward: floating-point operations of a step's rows.
     """
 
     base: int
@@ -64,6 +69,8 @@ class Estimate(NamedTuple):
     activations: int
     encoders: int
     resting: bool
+    forward: int
+    backward: int
 
     @property
     def training(self) -> int:
@@ -135,9 +142,11 @@ def estimate(
     text = family.blank_text(base, images)
     known = [*denoiser.parameters(), *(layer.kept for layer in layers)]
     with LiveMemory(known) as memory:
-        family.predict(base, noisy, t, text).square().mean().backward()
+        loss = family.predict(base, noisy, t, text).square().mean()
+        forward = memory.flops
+        loss.backward()
     activations = max(0, memory.peak - learning)  # gradients are the LoRA's
-    return Estimate(weights, 4 * learning, activations, beside, resting)
+    return Estimate(weights, 4 * learning, activations, beside, resting, forward, memory.flops - forward)
 
 
 def _held(model: torch.nn.Module, layers: "list[torch.nn.Linear]", offload: bool) -> int:
