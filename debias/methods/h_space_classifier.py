@@ -127,7 +127,7 @@ class HSpaceClassifier:
         """
         tensors, metadata = load_tensors(path)
         if metadata.get("ddm.kind") != KIND:
-            raise DDMError(f"{path} is not a head for distribution guidance. Make one with `ddm head … --out FILE`.")
+            raise DDMError(f"{path} is not a head for distribution guidance. Choose another file, or make one.")
         if metadata.get("ddm.version") != VERSION:
             raise DDMError(
                 f"{path} is a head of format {metadata.get('ddm.version')}, and this version of ComfyUI-DDM reads "
@@ -138,7 +138,7 @@ class HSpaceClassifier:
             tables = {name: tensors[name].float() for name in ("weight", "bias", "push")}
             _check_shapes(about, tables)
         except (DDMError, KeyError) as error:
-            raise DDMError(f"{path} is not a complete head ({error}). Make it again with `ddm head`.") from error
+            raise DDMError(f"{path} is not a complete head ({error}). Make it again.") from error
         check_finite(path, tables)
         return cls(**about, **tables)
 

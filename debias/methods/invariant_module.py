@@ -123,9 +123,7 @@ class InvariantModule(nn.Module):
         """
         tensors, metadata = load_tensors(path)
         if metadata.get("ddm.kind") != KIND:
-            raise DDMError(
-                f"{path} is not a module for invariant guidance. Make one with `ddm invariant … --out FILE`."
-            )
+            raise DDMError(f"{path} is not a module for invariant guidance. Choose another file, or train one.")
         if metadata.get("ddm.version") != VERSION:
             raise DDMError(
                 f"{path} is a module of format {metadata.get('ddm.version')}, and this version of ComfyUI-DDM reads "
@@ -136,9 +134,7 @@ class InvariantModule(nn.Module):
             with torch.device("meta"):
                 module = cls(card)
         except (DDMError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise DDMError(
-                f"{path} is not a complete module ({error}). Train it again with `ddm invariant`."
-            ) from error
+            raise DDMError(f"{path} is not a complete module ({error}). Train it again.") from error
         fill(path, module, tensors)
         return module.eval().requires_grad_(False)
 

@@ -99,7 +99,7 @@ class Probe:
         if not hasattr(self.extractor, "embed"):
             raise DDMError(
                 f"The probe for {self.attribute} reads the features of {self.identity}, through which no gradient "
-                "passes. Train one on images instead: `ddm probe` without CLIP."
+                "passes. Train one on images instead, without CLIP."
             )
         return self.extractor.embed(images)
 
@@ -223,7 +223,7 @@ class Probe:
         """
         tensors, metadata = load_tensors(path)
         if metadata.get("ddm.kind") != "probe":
-            raise DDMError(f"{path} is not a probe. Make one with `ddm probe FOLDER --labels COLUMN --out FILE`.")
+            raise DDMError(f"{path} is not a probe. Choose another file, or train one on labelled images.")
         if metadata.get("ddm.version") != VERSION:
             raise DDMError(
                 f"{path} is a probe of format {metadata.get('ddm.version')}, and this version of ComfyUI-DDM reads "
@@ -236,7 +236,7 @@ class Probe:
             probe = _empty(cls, given)
             probe.typicality = _typicality(probe, tensors)
         except (DDMError, ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise DDMError(f"{path} is not a complete probe ({error}). Train it again with `ddm probe`.") from error
+            raise DDMError(f"{path} is not a complete probe ({error}). Train it again.") from error
         parts = nn.ModuleDict({"head": probe.head} | ({"network": probe.network} if probe.network else {}))
         fill(path, parts, {name: one for name, one in tensors.items() if not name.startswith(typicality.PREFIX)})
         network = probe.network

@@ -106,5 +106,5 @@ def _load(path: Path) -> Mapping[str, Any]:
         return tomllib.loads(read_text(path, LONGEST))
     except (ValueError, RecursionError, OverflowError) as error:
         raise DDMError(
-            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one: `ddm train --print-config`."
+            f"{path} cannot be read as TOML ({error}). Mend it, or begin with a new one (--print-config)."
         ) from error

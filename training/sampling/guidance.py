@@ -121,7 +121,7 @@ def _corrected(unet: "torch.nn.Module", module: InvariantModule, strength: float
     if (config.in_channels, config.get("cross_attention_dim")) != (card.channels, card.text_width):
         raise DDMError(
             "The module for invariant guidance was trained on another kind of model. Use that one, or train a module "
-            "for this one with `ddm invariant`."
+            "for this one."
         )
 
     def act(_module: object, inputs: tuple, _named: dict, output: tuple) -> tuple:
