@@ -284,7 +284,7 @@ class FairnessReport:
             newer = written > FORMAT
             raise DDMError(
                 f"This report was written by {'a newer' if newer else 'an older'} version. "
-                + ("Update, then open it again." if newer else "Make the report again.")
+                + ("Update, then open it again." if newer else "Write it again.")
             )
         try:
             return _rebuild(cls, data)
@@ -293,7 +293,7 @@ class FairnessReport:
 
 
 def _no_report(error: Exception) -> DDMError:
-    return DDMError(f"This is not a fairness report ({error}). Make the report again.")
+    return DDMError(f"This is not a fairness report ({error}). Write it again.")
 
 
 def _without_images(data: Any) -> Any:
