@@ -10,7 +10,7 @@ from ..training.embedded.tiny_people import TONE_WORDS, caption
 from .digits import PAIRS
 from .faces import CONCEPTS
 from .imbalance import BOTH_WAYS, OCCUPATIONS
-from .recipe import SKEWED, UNSEEN
+from .recipe import FACES, SKEWED, UNSEEN
 from .subject import PERSONS, Subject, digits, photographs
 
 LOOKS = ("bald", "blond haired", "curly haired", "older", "red haired", "white haired")
@@ -50,7 +50,7 @@ class Task:
     @property
     def both_ways(self) -> bool:
         """Whether prompts lean to either side, so that all of them together say nothing."""
-        return self.images.partition(",")[0] in BOTH_WAYS
+        return self.images.partition(",")[0] in (*BOTH_WAYS, FACES)
 
     def prompts(self, word: str = "") -> list[str]:
         """A prompt for each concept, with a word said."""
