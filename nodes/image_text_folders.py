@@ -6,10 +6,8 @@ from pathlib import Path
 import folder_paths
 
 from ..debias.core.error import DDMError
-from ..debias.core.strict_json import read_json_file
 
 NONE = "none"
-KINDS = ("clip", "siglip", "siglip2")
 HOST = "clip_vision"
 
 
@@ -34,19 +32,12 @@ def resolve(name: str) -> Path:
 
 
 def _folders() -> dict[str, Path]:
+    from ..training.models.image_text import is_image_text
+
     found = {}
     for root in folder_paths.get_folder_paths(HOST):
         for folder, subfolders, files in os.walk(root, followlinks=True):
-            if "config.json" in files and _kind(Path(folder)) in KINDS:
+            if "config.json" in files and is_image_text(Path(folder)):
                 found.setdefault(Path(folder).relative_to(root).as_posix(), Path(folder))
                 subfolders.clear()
     return dict(sorted(found.items()))
-
-
-def _kind(folder: Path) -> str | None:
-    try:
-        read = read_json_file(folder / "config.json")
-    except DDMError:
-        return None
-    kind = read.get("model_type") if isinstance(read, dict) else None
-    return kind if isinstance(kind, str) else None

@@ -88,8 +88,10 @@ def _open(path: Path, changed: int) -> Probe:
 
 
 def clip_names() -> list[str]:
-    """The folders of CLIP models, in models/ddm and where the host keeps its own."""
-    return list(_clips())
+    """The folders of CLIP and SigLIP models that read words too, in models/ddm and where the host keeps its own."""
+    from ..training.models.image_text import is_image_text
+
+    return [name for name, folder in _clips().items() if is_image_text(folder)]
 
 
 def clip_path(name: str | None) -> Path:

@@ -84,7 +84,7 @@ def _words() -> list[Any]:
     """What a probe is made from without labels: how often it is right is not known, and reports say so."""
     clip = gr.Dropdown(
         files.clip_names(),
-        label="CLIP model",
+        label="CLIP or SigLIP model",
         info="A folder in models/ddm, with images' and texts' encoder",
         elem_id="ddm_measure_clip",
     )
@@ -206,15 +206,14 @@ def _opened(name: str, clip: str | None, attribute: str, classes: str, unclear: 
         DDMError: it cannot be opened, or made.
     """
     from ..debias.probes.words_probe import parse_classes, parse_phrases, probe_from_words
-    from ..training.models.clip import ClipImages, ClipTexts
+    from ..training.models.image_text import ImageText
 
     if name != FROM_WORDS:
         return files.open_probe(name)
     if not attribute.strip() or not parse_phrases(unclear):
         raise DDMError("The attribute, and the phrases for images that show none of the classes, must not be empty.")
-    parsed, folder = parse_classes(classes), files.clip_path(clip)
-    texts, images = ClipTexts(folder, host.device()), ClipImages(folder, host.device())
-    return probe_from_words(parsed, attribute.strip(), texts, images, parse_phrases(unclear))
+    parsed, both = parse_classes(classes), ImageText(files.clip_path(clip), host.device())
+    return probe_from_words(parsed, attribute.strip(), both.embed_texts, both, parse_phrases(unclear), scale=both.scale)
 
 
 def _probes() -> list[str]:

@@ -50,3 +50,9 @@ def test_a_folder_that_is_not_complete_is_a_sentence(folder, tmp_path):
     (broken / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(DDMError, match="cannot be opened as an image–text model"):
         ImageText(broken)
+    (broken / "config.json").unlink()
+    with pytest.raises(DDMError, match="it has no config"):
+        ImageText(broken)
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("vocab*", "tokenizer*", "merges*"))
+    with pytest.raises(DDMError, match=r"The tokenizer in .* cannot be opened"):
+        ImageText(bare)

@@ -1,7 +1,6 @@
-"""CLIP from a local folder: its image encoder as a feature extractor for probes, its text encoder for their words."""
+"""CLIP's image encoder from a local folder, as a feature extractor for probes."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ class ClipImages:
 
     Attributes:
         identity: the folder's name and the first digits of the weights' hash, as probe files record it.
+        size: side of the squares that the model reads, in pixels.
     """
 
     def __init__(self, folder: str | Path, device: "str | torch.device" = "cpu"):
@@ -38,8 +38,8 @@ class ClipImages:
         from transformers import CLIPVisionModelWithProjection
 
         folder = Path(folder)
-        self.model = _open(CLIPVisionModelWithProjection, folder, "image encoder").to(device)
-        self.size = self.model.config.image_size
+        self.model = open_model(CLIPVisionModelWithProjection, folder, "a CLIP image encoder").to(device)
+        self.size, self.width = self.model.config.image_size, self.model.config.projection_dim
         self.mean, self.std = normalisation(folder)
         self.identity = f"CLIP {folder.resolve().name} ({weights_hash(self.model)[:12]})"
 
@@ -47,7 +47,7 @@ class ClipImages:
         """Embeddings float32 [N, D] of images uint8 [N, H, W, 3]."""
         import torch
 
-        parts = [np.zeros((0, self.model.config.projection_dim), dtype=np.float32)]
+        parts = [np.zeros((0, self.width), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
                 part = to_array(fit(Image.fromarray(one), self.size) for one in images[start : start + _BATCH])
@@ -60,38 +60,20 @@ class ClipImages:
         import torch
 
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        embedded = self.model(pixel_values=(fit_tensor(images, self.size) - mean) / std).image_embeds
+        embedded = self.features((fit_tensor(images, self.size) - mean) / std)
         return torch.nn.functional.normalize(embedded, dim=-1).float()
 
-
-class ClipTexts:
-    """Turns texts into CLIP text embeddings float32 [N, D], in the space of the images' of the same folder."""
-
-    def __init__(self, folder: str | Path, device: "str | torch.device" = "cpu"):
-        """Open a folder as `ClipImages` does; its tokenizer has to lie in it too.
-
-        Raises:
-            DDMError: the folder is no CLIP model with a text encoder, or is incomplete.
-        """
-        from transformers import CLIPTextModelWithProjection
-
-        from .tokenizer import open_tokenizer
-
-        folder = Path(folder)
-        self.model = _open(CLIPTextModelWithProjection, folder, "text encoder").to(device)
-        self.tokenizer = open_tokenizer(folder, "<|endoftext|>")
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts together."""
-        import torch
-
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        with torch.inference_mode():
-            return self.model(**tokens.to(self.model.device)).text_embeds.float().cpu().numpy()
+    def features(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """What the model makes [N, D] of normalised squares [N, 3, size, size]."""
+        return self.model(pixel_values=pixels).image_embeds
 
 
-def _open(kind: type, folder: Path, what: str) -> "torch.nn.Module":
-    """A part of the CLIP model in a folder, ready to be used.
+def open_model(kind: type, folder: Path, what: str) -> "torch.nn.Module":
+    """The model in a folder, ready to be used.
+
+    Args:
+        kind: a class of transformers.
+        what: it is, with an article, for sentences.
 
     Raises:
         DDMError: it is not there, or incomplete.
@@ -108,13 +90,11 @@ def _open(kind: type, folder: Path, what: str) -> "torch.nn.Module":
         )
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise DDMError(
-            f"{folder} cannot be opened as a CLIP {what} ({reason}). Copy or download the model again."
-        ) from error
+        raise DDMError(f"{folder} cannot be opened as {what} ({reason}). Copy or download it again.") from error
     if missing := sorted(info["missing_keys"]):
         raise DDMError(
-            f"{folder} has no complete CLIP {what}: {len(missing)} weights are missing, the first is {missing[0]}. "
-            f"Give a CLIP model whose {what} has its projection."
+            f"{folder} is not complete as {what}: {len(missing)} weights are missing, the first is {missing[0]}. Copy "
+            "or download it again, or give another."
         )
     return model.eval().requires_grad_(False)
 
