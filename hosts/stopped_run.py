@@ -15,7 +15,7 @@ from .trainer_process import toml_of
 FREE = {
     *("calibrate", "probe", "clip", "measure", "sample_dir", "sample_prompts", "sample_every", "save_every", "card"),
     *("checkpoint", "checkpoint_every", "log", "overwrite", "resume", "restart", "device", "cache", "no_cache"),
-    *("gradient_accumulation_steps", "gradient_checkpointing", "tokenizer"),
+    *("gradient_accumulation_steps", "gradient_checkpointing", "tokenizer", "steps"),
 }
 # Sentences name so many differences.
 NAMED = 3

@@ -86,6 +86,12 @@ def train_config(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def opening(base: Path, tokenizer: Path | None, device: str) -> list[str]:
+    """How commands other than `ddm train` are told which base to open, and on which device."""
+    tokenizers = [f"--tokenizer={tokenizer}"] if tokenizer else []
+    return [f"--base={base}", *tokenizers, f"--device={device if device in DEVICES else 'auto'}"]
+
+
 def _given(value: Any, setting: Setting) -> Any:
     """A page's value; None where nothing was given."""
     value = value.strip() if isinstance(value, str) else value

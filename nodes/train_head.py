@@ -1,8 +1,5 @@
 """DDM Train Guidance Head: what distribution guidance needs for a model of one's own."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -12,9 +9,6 @@ from .train_options import NONE
 from .training_set import OWN
 from .types import CATEGORY, Name, known
 from .validation import said_once
-
-if TYPE_CHECKING:
-    from ..hosts.progress_panel import TrainPanel
 
 
 class TrainHead(io.ComfyNode):
@@ -140,39 +134,29 @@ class TrainHead(io.ComfyNode):
         background: bool = False,
     ) -> io.NodeOutput:
         """Run `ddm head`, and hand out the name of what it made."""
+        from ..hosts import head_training
         from ..hosts.progress_panel import TrainPanel
-        from ..hosts.trainer_process import Command
 
         base = training_set.base_of(cls.hidden, weights, model)
         out = files.new_file(files.DDM, name)
-        images = training_set.folder_of(folder)
-        arguments = ["head", *([] if images is None else [str(images)]), f"--out={out}"]
-        arguments += [*training_set.opening(base), f"--seed={seed}"]
-        source = f"--groups={groups.strip()}" if probe == NONE else f"--probe={files.resolve(files.DDM, probe)}"
-        arguments += [source, *([f"--caption={caption.strip()}"] if caption.strip() else [])]
-        if count:
-            own = prompt_lists.as_option(prompt_lists.read(prompt_list, prompts))
-            arguments += [f"--prior-prompts={own}", f"--prior-count={count}"]
-        panel = TrainPanel(out.stem, lambda file: {}, {"prior_prompts": "prompts", "prior_count": "count"})
-        command = Command.of(*arguments)
+        command = head_training.command(
+            out,
+            training_set.folder_of(folder),
+            training_set.opening(base),
+            groups=groups,
+            probe=None if probe == NONE else files.resolve(files.DDM, probe),
+            prompts=prompt_lists.read(prompt_list, prompts) if count else [],
+            count=count,
+            caption=caption,
+            seed=seed,
+        )
+        panel = TrainPanel(out.stem, lambda file: {}, head_training.NAMES)
         listed = files.list_name(files.DDM, out)
-        if not trainings.run(cls.hidden, base, command, panel, lambda panel: finish(out, listed, panel), background):
+
+        def finish(panel: TrainPanel) -> None:
+            head_training.finish(out, f"{listed} is in models/ddm, for DDM Distribution Guidance.", panel)
+
+        if not trainings.run(cls.hidden, base, command, panel, finish, background):
             return io.NodeOutput(*[ExecutionBlocker(None)] * 2)
         text = panel.values["summary"]
         return io.NodeOutput(listed, text, ui={"ddm_panel": [panel.values], "text": [text]})
-
-
-def finish(out: Path, listed: str, panel: "TrainPanel") -> None:
-    """Say what the head tells apart, and how often it is right."""
-    from ..debias.methods.h_space_classifier import HSpaceClassifier
-
-    head = HSpaceClassifier.load(out)
-    best, chance = max(head.accuracy), 1 / len(head.names)
-    said = (
-        f"{listed} is in models/ddm, for DDM Distribution Guidance. It tells {', '.join(head.names)} apart: right in "
-        f"{best:.0%} of images that it had not seen, at the noise where it sees best."
-    )
-    if best < chance + (1 - chance) / 3:
-        said += " That is little better than guessing: give it more images of each prompt, or a probe."
-    panel.values["accuracy"] = [list(one) for one in zip(head.timesteps, head.accuracy, strict=True)]
-    panel.finish(None, said)

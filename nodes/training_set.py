@@ -132,10 +132,9 @@ def opening(base: Path) -> list[str]:
     """How commands other than `ddm train` are told which base to open, and on which device."""
     import comfy.model_management
 
-    from ..hosts.train_inputs import DEVICES
+    from ..hosts import train_inputs
     from ..training.models.tokenizer import find_tokenizer
 
-    device = comfy.model_management.get_torch_device().type
     # The host's own tokenizer: the trainer runs elsewhere.
-    tokenizer = [] if base.is_dir() else [f"--tokenizer={find_tokenizer(base)}"]
-    return [f"--base={base}", *tokenizer, f"--device={device if device in DEVICES else 'auto'}"]
+    tokenizer = None if base.is_dir() else find_tokenizer(base)
+    return train_inputs.opening(base, tokenizer, comfy.model_management.get_torch_device().type)

@@ -1,9 +1,12 @@
 """The cards of adapters, in the accordion and in the tab."""
 
+from collections.abc import Sequence
+
 from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import read_metadata
-from ..debias.rendering.panel_html import fragment, problem
+from ..debias.rendering.panel_html import fragment, problem, sentence
+from ..hosts import head_training
 from ..hosts.adapter_card import LoadedCard
 from . import files, host
 
@@ -12,9 +15,10 @@ def card_html(name: str) -> str:
     """What an adapter says of itself, and of the checkpoint that is selected; nothing for none."""
     try:
         card = _card(name)
-        return (
-            "" if card is None else fragment(LoadedCard(name, card.recommended_alpha, card, _about_base(card)).panel())
-        )
+        if card is None:
+            return ""
+        warning = _about_base(card.base_hash, "trained on")
+        return fragment(LoadedCard(name, card.recommended_alpha, card, warning).panel())
     except DDMError as error:
         return problem(str(error))
 
@@ -28,18 +32,33 @@ def recommended_alpha(name: str) -> float | None:
     return None if card is None else card.recommended_alpha
 
 
+def heads_html(names: Sequence[str]) -> str:
+    """What chosen heads of guidance tell apart, and whether each was made for the selected checkpoint."""
+    from ..debias.methods.h_space_classifier import HSpaceClassifier
+
+    said = []
+    try:
+        for name in names or ():
+            head = HSpaceClassifier.load(files.head_path(name))
+            about = _about_base(head.base_hash, "made for") or "It was made for the selected checkpoint."
+            said.append(sentence(f"{name}: {about} {head_training.told(head)}"))
+    except DDMError as error:
+        said.append(problem(str(error)))
+    return "".join(said)
+
+
 def _card(name: str) -> AdapterCard | None:
     return AdapterCard.from_metadata(read_metadata(files.adapter_path(name))) if files.chosen(name) else None
 
 
-def _about_base(card: AdapterCard) -> str | None:
-    """What there is to say of the checkpoint that an adapter was trained on; None if it is the one that is selected."""
-    base = host.checkpoint_of(card.base_hash)
+def _about_base(digest: str, how: str) -> str | None:
+    """What there is to say of the checkpoint that a file was made for, by its hash; None if it is the selected one."""
+    if digest and digest == host.selected_hash():
+        return None
+    base = host.checkpoint_of(digest)
     if base is None:
         return (
-            "It was trained on a checkpoint that is not known here. Select the one that it was trained on: its effect "
-            "on others was never measured."
+            f"It was {how} a checkpoint that is not known here. Select the one that it was {how}: its effect on others "
+            "was never measured."
         )
-    if base == host.selected_checkpoint():
-        return None
-    return f"It was trained on {base.name}, which is not selected: its effect on other checkpoints was never measured."
+    return f"It was {how} {base.name}, which is not selected: its effect on other checkpoints was never measured."

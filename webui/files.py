@@ -1,6 +1,7 @@
 """Adapters and probes by the names that the page lists, and the files behind them."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def probe_path(name: str) -> Path:
     if path is None:
         raise DDMError(f"There is no probe called {name!r} in models/ddm. Refresh the list, and choose another.")
     return path
+
+
+def classes_of(name: str) -> Sequence[str]:
+    """The classes of a probe; none if it cannot be read, which is said when it is used."""
+    try:
+        return Probe.load(probe_path(name)).names
+    except DDMError:
+        return ()
 
 
 def open_probe(name: str) -> Probe:
@@ -147,8 +156,8 @@ def head_path(name: str) -> Path:
     path = _heads().get(name)
     if path is None:
         raise DDMError(
-            f"There is no head called {name!r} in models/ddm. Refresh the list and choose another, or make one with "
-            "`ddm head`."
+            f"There is no head called {name!r} in models/ddm. Refresh the list and choose another, or make one in the "
+            "tab DDM under Guidance head."
         )
     return path
 

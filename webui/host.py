@@ -105,12 +105,18 @@ def checkpoint_of(digest: str) -> Path | None:
     return next((Path(one.filename) for one in infos if digest and one.sha256 == digest), None)
 
 
+def selected_hash() -> str:
+    """The SHA-256 of the selected checkpoint, also before it is loaded; empty where the host hashes nothing."""
+    info = sd_models.select_checkpoint() if sd_models.checkpoints_list else None
+    if info is not None:
+        info.calculate_shorthash()
+    return getattr(info, "sha256", None) or ""
+
+
 def checkpoint_digest(selected: Path) -> str:
     """What tells a checkpoint's file from others: its SHA-256, or its name, size and age where nothing is hashed."""
-    info = sd_models.select_checkpoint()
-    info.calculate_shorthash()
     state = selected.stat()
-    return info.sha256 or f"{selected.name} {state.st_size} {state.st_mtime_ns}"
+    return selected_hash() or f"{selected.name} {state.st_size} {state.st_mtime_ns}"
 
 
 def sampling_options() -> dict[str, str]:

@@ -11,10 +11,11 @@ from ..debias.probes.probe import Probe
 from ..debias.rendering.panel_html import problem
 from ..hosts import prompt_lists
 from ..hosts.measurement import read_alphas
-from . import files, host, measuring
+from . import files, host, measuring, training_set
 from .generation import SamplerSettings
 from .measuring import Asked, Measuring
 
+PAGE = "measure"
 # Seconds between two looks at a measurement.
 PAUSE = 0.5
 # Stands for a probe that the words below describe.
@@ -35,20 +36,9 @@ def build(page: gr.Blocks) -> None:
                 refresh = ToolButton("\U0001f504", elem_id="ddm_measure_refresh")
             with gr.Group(visible=False, elem_id="ddm_measure_words") as group:
                 words = _words()
-            probe.change(lambda name: gr.update(visible=name == FROM_WORDS), inputs=[probe], outputs=[group])
-            listed = gr.Dropdown(
-                prompt_lists.names(), value=prompt_lists.WRITTEN, label="Prompts", elem_id="ddm_measure_list"
-            )
-            written = gr.Textbox(
-                "a photo of a doctor\na photo of a nurse",
-                label="As written, one in a line",
-                lines=4,
-                elem_id="ddm_measure_prompts",
-            )
-            listed.change(
-                lambda name: gr.update(visible=name == prompt_lists.WRITTEN), inputs=[listed], outputs=[written]
-            )
+            prompts = training_set.prompt_inputs(PAGE, prompt_lists.WRITTEN)
             with gr.Row():
+                target = training_set.target_input(PAGE)
                 count = gr.Number(
                     60,
                     precision=0,
@@ -56,9 +46,7 @@ def build(page: gr.Blocks) -> None:
                     info="A verdict needs 60. Those that are there already are not made again.",
                     elem_id="ddm_measure_count",
                 )
-                target = gr.Textbox(
-                    "uniform", label="Target", info="uniform, or man=.5,woman=.5", lines=1, elem_id="ddm_measure_target"
-                )
+            probe.change(_for_probe, inputs=[probe], outputs=[group, target])
             with gr.Accordion("Sampling", open=False, elem_id="ddm_measure_sampling"):
                 sampling = _sampling()
             with gr.Accordion("An adapter at several strengths", open=False, elem_id="ddm_measure_sweep"):
@@ -73,7 +61,7 @@ def build(page: gr.Blocks) -> None:
                 start = gr.Button("Measure", variant="primary", elem_id="ddm_measure_start")
                 stop = gr.Button("Stop, and show what is there", elem_id="ddm_measure_stop")
         said = gr.HTML("", elem_id="ddm_measure")
-    inputs = [probe, watch, listed, written, count, target, adapter, alphas, keep, *sampling, *words]
+    inputs = [probe, watch, *prompts, count, target, adapter, alphas, keep, *sampling, *words]
     refresh.click(_refreshed, outputs=[probe, watch, adapter, words[0]])
     start.click(measure, inputs=inputs, outputs=[said])
     stop.click(cancel, outputs=[said])
@@ -214,6 +202,12 @@ def _opened(name: str, clip: str | None, attribute: str, classes: str, unclear: 
         raise DDMError("The attribute, and the phrases for images that show none of the classes, must not be empty.")
     parsed, both = parse_classes(classes), ImageText(files.clip_path(clip), host.device())
     return probe_from_words(parsed, attribute.strip(), both.embed_texts, both, parse_phrases(unclear), scale=both.scale)
+
+
+def _for_probe(name: str) -> list[dict[str, Any]]:
+    """What goes with a probe: the words for one that is made of words, and the targets that its classes can have."""
+    names = () if name == FROM_WORDS else files.classes_of(name)
+    return [gr.update(visible=name == FROM_WORDS), training_set.offer_targets(names)]
 
 
 def _probes() -> list[str]:

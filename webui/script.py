@@ -16,7 +16,7 @@ from ..debias.methods.distribution_guidance import MODES, SCALE
 from ..hosts.infotext import ALPHA, END, POINTS, SETTINGS, SHAPE, SWITCH, Dial
 from . import files, guiding, host
 from .adapting import ADAPTER, HASH, Adapting
-from .cards import card_html, recommended_alpha
+from .cards import card_html, heads_html, recommended_alpha
 from .guiding import Guiding
 from .report import Images, Reports, add_image
 from .settings import Settings
@@ -103,6 +103,7 @@ class DDMScript(scripts.Script):
                     label="Heads in models/ddm, one for each attribute",
                     elem_id=self.elem_id("heads"),
                 )
+                about = gr.HTML("", elem_id=self.elem_id("about_heads"))
                 with gr.Row():
                     scale = gr.Slider(
                         *(0, 30, SCALE),
@@ -143,6 +144,7 @@ class DDMScript(scripts.Script):
                     clear = gr.Button("Clear the report", size="sm", elem_id=self.elem_id("clear_report"))
         refresh.click(_refreshed, outputs=[adapter, probe, watch, heads])
         adapter.change(_card, inputs=[adapter], outputs=[card, best])
+        heads.change(heads_html, inputs=[heads], outputs=[about])
         best.click(recommended_alpha, inputs=[adapter], outputs=[alpha])
         shape.change(_own_inputs, inputs=[shape], outputs=[end, switch, points])
         reset.click(_reset_counts, inputs=[heads, targets], outputs=[reset])

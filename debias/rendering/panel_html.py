@@ -22,11 +22,16 @@ def fragment(panel: Mapping[str, Any], link: str = "", preview: str = "", captio
     return template.render(panel=panel, link=link, preview=preview, caption=caption, curve=_curve(losses))
 
 
-def problem(text: str) -> str:
-    """The HTML of a sentence about something that could not be done; nothing for no text."""
+def sentence(text: str) -> str:
+    """The HTML of a sentence; nothing for no text."""
     from markupsafe import escape
 
-    return f'<p class="ddm-panel ddm-problem" role="alert">{escape(text)}</p>' if text else ""
+    return f'<p class="ddm-panel">{escape(text)}</p>' if text else ""
+
+
+def problem(text: str) -> str:
+    """The HTML of a sentence about something that could not be done; nothing for no text."""
+    return sentence(text).replace('class="ddm-panel"', 'class="ddm-panel ddm-problem" role="alert"', 1)
 
 
 def _curve(values: list[float], width: int = 300, height: int = 60) -> str:

@@ -30,11 +30,11 @@ ELSEWHERE = {
     ],
     "N": [
         "test_accumulator.py::test_the_same_image_of_another_prompt_or_strength_counts_again",
-        "test_webui.py::test_a_report_tells_guided_images_from_others",
-        "test_webui.py::test_images_made_otherwise_are_not_pooled",
-        "test_webui.py::test_images_of_two_adapters_and_of_a_schedule_are_told_apart",
-        "test_webui.py::test_the_axis_takes_no_strength_that_would_not_be_applied",
-        "test_webui.py::test_an_image_that_guidance_left_alone_claims_none_and_says_why",
+        "webui/test_report.py::test_a_report_tells_guided_images_from_others",
+        "webui/test_report.py::test_images_made_otherwise_are_not_pooled",
+        "webui/test_report.py::test_images_of_two_adapters_and_of_a_schedule_are_told_apart",
+        "webui/test_adapter.py::test_the_axis_takes_no_strength_that_would_not_be_applied",
+        "webui/test_guidance.py::test_an_image_that_guidance_left_alone_claims_none_and_says_why",
     ],
     "P": [
         "test_dataset_audit.py::test_a_balanced_set_needs_no_correction",

@@ -109,6 +109,17 @@ def names_in(module):
     return found
 
 
+def test_sentences_name_no_command_which_may_not_be_on_the_path_of_a_host():
+    said = []
+    for path in sources(*ORDER["."]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "func", None)
+            told = isinstance(node, ast.Call) and getattr(name, "id", getattr(name, "attr", "")) in ("DDMError", "note")
+            if told and "`ddm " in ast.unparse(node):
+                said.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert said == []
+
+
 def test_what_is_imported_from_our_own_modules_is_there_also_where_only_a_host_would_import_it():
     missing = []
     for path in sources(*ORDER["."], "benchmarks", "tests"):

@@ -23,18 +23,19 @@ def test_a_run_that_asks_for_the_same_goes_on_whatever_is_measured_afterwards(be
     check_same_run(began)
     check_same_run(began | {"probe": None, "measure": 60, "calibrate": 0, "overwrite": True})
     check_same_run(began | {"rank": 8})  # what it is without being given
+    check_same_run(began | {"steps": 80})
 
 
 @pytest.mark.parametrize(
     ("asked", "said", "options"),
     [
-        ({"steps": 80}, "began with steps 60. Give this again", ("steps", "restart")),
+        ({"steps": 80, "by_prompt": 16}, "began with by prompt 0. Give", ("by_prompt", "restart")),
         ({"folder": Path("/elsewhere/others")}, "began with folder images.", ("folder", "restart")),
         ({"caption": "a man"}, "began with caption left open.", ("caption", "restart")),
         (
-            {"steps": 80, "rank": 4, "seed": 1, "groups": "auto"},
+            {"flip": True, "rank": 4, "seed": 1, "groups": "auto"},
             ", …. Give this again",
-            ("groups", "rank", "seed", "steps", "restart"),
+            ("groups", "rank", "seed", "flip", "restart"),
         ),
     ],
 )
@@ -45,7 +46,7 @@ def test_what_differs_is_named_with_what_the_stopped_run_had(began, asked, said,
 
 
 def test_a_run_that_begins_anew_may_ask_for_anything(began):
-    check_same_run(began | {"steps": 80, "restart": True})
-    check_same_run(began | {"steps": 80, "resume": False})
+    check_same_run(began | {"rank": 4, "restart": True})
+    check_same_run(began | {"rank": 4, "resume": False})
     toml_of(began["checkpoint"]).write_text("steps = 'many'", "utf-8")
-    check_same_run(began | {"steps": 80})  # a file that cannot be read says nothing
+    check_same_run(began | {"rank": 4})  # a file that cannot be read says nothing

@@ -61,9 +61,11 @@ class ForgePage:
 
     def offered(self, name: str) -> list[str]:
         """What a list offers."""
-        self.page.locator(f"#{name} input").first.click()
+        box = self.page.locator(f"#{name} input").first
+        box.click()
         found = self.page.locator(f"#{name} ul li").all_inner_texts()
         self.page.keyboard.press("Escape")
+        box.blur()  # it opens again only when it is entered again
         return [one.replace("✓", "").strip() for one in found]
 
     def chosen(self, name: str) -> list[str]:

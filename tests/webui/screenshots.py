@@ -1,12 +1,13 @@
-"""Makes the images of the web UI in docs/: the accordion, and the page Measure of the tab, in both themes.
+"""Makes images of the web UI, for docs/ and to look at: the accordion, and pages of the tab, in both themes.
 
-    python -m tests.webui.screenshots
+    python -m tests.webui.screenshots [FOLDER]
 
 It takes some minutes, and needs what the tests of the pages need.
 """
 
 import io
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -55,12 +56,33 @@ def measure(page: ForgePage) -> Image.Image:
     return taken(page, "#ddm_tabs")
 
 
+def head(page: ForgePage) -> Image.Image:
+    """The tab's page Guidance head, while nothing is made."""
+    page.tab("DDM")
+    page.tab("Guidance head")
+    page.unfold("ddm_head_own")
+    return taken(page, "#ddm_tabs")
+
+
+def train(page: ForgePage) -> Image.Image:
+    """The tab's page Train an adapter, with the time and memory that it takes."""
+    page.tab("DDM")
+    page.tab("Train an adapter")
+    page.pick("ddm_train_model", "tiny_people")
+    page.set_text("ddm_train_folder", str(ROOT / "examples" / "people_emoji"))
+    page.until(lambda: "labels:gender" in page.offered("ddm_train_groups"))
+    page.write_choice("ddm_train_groups", "labels:gender")
+    page.page.locator("#ddm_train_estimate").click()
+    page.wait_for("#ddm_train", "It takes about")
+    return taken(page, "#ddm_tabs")
+
+
 def taken(page: ForgePage, place: str) -> Image.Image:
     """The image of an element."""
     return Image.open(io.BytesIO(page.page.locator(place).screenshot())).convert("RGB")
 
 
-def main() -> None:
+def main(place: Path = PLACE) -> None:
     """Start a host with the adapter, and take the images."""
     with tempfile.TemporaryDirectory() as folder:
         forge = Forge(find_forge(), Path(folder))
@@ -69,13 +91,13 @@ def main() -> None:
         shutil.copy(ROOT / "examples" / "guidance" / f"{HEAD}.safetensors", forge.data / "models" / "ddm")
         with forge, chromium() as browser:
             for theme in ("light", "dark"):
-                for shot in (accordion, measure):
+                for shot in (accordion, measure, head, train):
                     context = browser.new_context(viewport=SIZE, device_scale_factor=1.5)
                     image = shot(ForgePage(context.new_page(), forge).open(theme))
-                    image.quantize(255).save(PLACE / f"webui_{shot.__name__}_{theme}.png", optimize=True)
+                    image.quantize(255).save(place / f"webui_{shot.__name__}_{theme}.png", optimize=True)
                     context.close()
-    print(f"The images are in {PLACE}.")
+    print(f"The images are in {place}.")
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -84,6 +84,7 @@ class Forge:
 
     def __init__(self, host: Path, data: Path, *, extension: bool = True) -> None:
         self.host, self.data = host, data
+        self._made: dict[str, Made] = {}
         self.log_file = data / "server.log"
         for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/ddm"):
             (data / folder).mkdir(parents=True, exist_ok=True)
@@ -165,6 +166,13 @@ class Forge:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{error.read().decode()}\n{self.log()[-4000:]}") from None
+
+    def known(self, prompt: str = "a doctor", ddm: Sequence[Any] = (), **more: Any) -> Made:
+        """Images to compare others with, made once: see `make`."""
+        key = json.dumps([prompt, list(ddm), more], sort_keys=True)
+        if key not in self._made:
+            self._made[key] = self.make(prompt, ddm, **more)
+        return self._made[key]
 
     def make(self, prompt: str = "a doctor", ddm: Sequence[Any] = (), page: str = "txt2img", **more: Any) -> Made:
         """Make images over the API; `ddm` are the values of our controls, in their order."""

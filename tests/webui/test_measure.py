@@ -9,8 +9,9 @@ from .page import ForgePage
 SMALL = {"steps": 2, "cfg": 3, "width": 64, "height": 64, "batch": 2}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser, forge):
+    """One page for all: each says what it asks for."""
     context = browser.new_context(viewport={"width": 1500, "height": 1400})
     opened = ForgePage(context.new_page(), forge).open()
     opened.tab("DDM")
@@ -67,6 +68,7 @@ def test_an_adapter_is_swept_and_its_images_are_those_of_the_accordion(page, for
                 forge.make("a baker", ddm=["fair", alpha], seed=seed, sampler_name="Euler a").images[0], int
             )
             assert min(abs(alone - one).max() for one in both) <= 1, (seed, alpha)
+    page.choose("ddm_measure_adapter", "None")
 
 
 def test_a_measurement_that_is_stopped_shows_what_is_there(page, forge):
@@ -83,6 +85,7 @@ def test_what_cannot_be_measured_is_a_sentence(page):
     page.set_number("ddm_measure_steps", 0)
     start(page, "a cook", 2)
     page.wait_for("#ddm_measure", "Steps is 0. It must be at least 1.")
+    page.set_number("ddm_measure_steps", 2)
 
 
 def test_no_traceback_was_printed(forge):

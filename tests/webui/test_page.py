@@ -77,6 +77,15 @@ def test_a_schedule_shows_only_what_it_is_made_of(page):
         )
 
 
+def test_counts_are_reset_and_a_chosen_head_says_what_it_tells_apart(page):
+    page.unfold(f"{DDM}accordion")
+    page.unfold(f"{DDM}guidance")
+    page.choose(f"{DDM}heads", "guide")
+    assert "It tells man, woman apart" in page.wait_for(f"#{DDM}about_heads", "guide: It was made for")
+    page.page.locator(f"#{DDM}reset_counts").click()
+    page.wait_for(f"#{DDM}reset_counts", "The counts are reset")
+
+
 def test_the_report_is_drawn_beside_the_gallery_after_every_run(page):
     page.set_text("txt2img_prompt", "a chef")
     page.small(batch_size=2)

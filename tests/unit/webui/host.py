@@ -10,10 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from comfyui_ddm import install as install_script
+from comfyui_ddm.debias.adapter.lora_file import AdapterCard, Lora
+from comfyui_ddm.debias.methods.h_space_classifier import HSpaceClassifier
 from torch import nn
 
+ROOT = Path(install_script.__file__).parent
 GRADIO = ("Accordion", "Blocks", "Button", "Checkbox", "Column", "Dropdown", "HTML", "Number", "Radio", "Row", "Slider")
-GRADIO += ("Group", "TabItem", "Tabs", "Textbox")
+GRADIO += ("Group", "Markdown", "TabItem", "Tabs", "Textbox")
 CALLBACKS = ("on_before_ui", "on_ui_tabs", "on_infotext_pasted", "on_app_started", "on_cfg_denoiser")
 
 
@@ -61,7 +65,12 @@ class UNet(nn.Module):
         return self.middle_block(made[:, :, None, None])[:, :, 0, 0]
 
 
+CARD = AdapterCard(target={"man": 0.5, "woman": 0.5}, concepts=["a doctor"])
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+# Adds α to every number.
+LORA = {LAYER: Lora(torch.ones(1, 4) / 4, torch.ones(4, 1), 1.0)}
+PROBE = {"probe": "gender", "watch": "role"}
+GUIDED = {"heads": ["gender"], "scale": 2.0}
 
 
 class Script:
@@ -228,6 +237,14 @@ def create_infotext(p, all_prompts, all_seeds, all_subseeds, *, index, all_negat
     return f"{all_prompts[index]}{negative}\n{settings}"
 
 
+def save_head(path, attribute="gender", channels=4, base_hash=""):
+    """A head: whatever it sees is a man, and it pushes one number up for a woman, and down for a man."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    push = torch.stack([-torch.ones(4, 1, 1), torch.ones(4, 1, 1)])[None].repeat(1, 1, channels // 4, 1, 1)
+    weight, bias = torch.zeros(1, 2, channels, 1, 1), torch.tensor([[1e-3, 0.0]])
+    HSpaceClassifier(("man", "woman"), attribute, (500,), weight, bias, push, (1.0,), base_hash).save(path)
+
+
 def image(seed):
     from PIL import Image
 
@@ -248,6 +265,7 @@ def install(monkeypatch, folder: Path, script_class):
         return lambda callback: registered.setdefault(name, []).append(callback)
 
     checkpoint = SimpleNamespace(filename=str(folder / "models" / "chosen.safetensors"), sha256="c" * 64)
+    checkpoint.calculate_shorthash = lambda: "c" * 10
     module("gradio", update=lambda **values: values, **{name: type(name, (Component,), {}) for name in GRADIO})
     parts = {
         "call_queue": {"queue_lock": threading.Lock()},
