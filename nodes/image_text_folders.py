@@ -6,6 +6,7 @@ from pathlib import Path
 import folder_paths
 
 from ..debias.core.error import DDMError
+from ..hosts.image_text_folders import is_image_text
 
 NONE = "none"
 HOST = "clip_vision"
@@ -32,8 +33,6 @@ def resolve(name: str) -> Path:
 
 
 def _folders() -> dict[str, Path]:
-    from ..training.models.image_text import is_image_text
-
     found = {}
     for root in folder_paths.get_folder_paths(HOST):
         for folder, subfolders, files in os.walk(root, followlinks=True):

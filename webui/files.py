@@ -9,6 +9,7 @@ from ..debias.adapter.lora_file import AdapterCard
 from ..debias.core.error import DDMError
 from ..debias.core.io import check_tensors, read_metadata
 from ..debias.probes.probe import Probe
+from ..hosts.image_text_folders import is_image_text
 from . import host
 
 NONE = "None"
@@ -98,8 +99,6 @@ def _open(path: Path, changed: int) -> Probe:
 
 def clip_names() -> list[str]:
     """The folders of CLIP and SigLIP models that read words too, in models/ddm and where the host keeps its own."""
-    from ..training.models.image_text import is_image_text
-
     return [name for name, folder in _clips().items() if is_image_text(folder)]
 
 

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...debias.core.error import DDMError
-from ...debias.core.strict_json import read_json_file
 from .clip import ClipImages, normalisation, open_model, weights_hash
 
 if TYPE_CHECKING:
     import torch
-
-KINDS = ("clip", "siglip", "siglip2")
 
 
 class ImageText(ClipImages):
@@ -68,15 +65,6 @@ class ImageText(ClipImages):
         with torch.inference_mode():
             found = _embedded(self.model.get_text_features(input_ids=read.input_ids.to(self.model.device)))
             return torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy()
-
-
-def is_image_text(folder: Path) -> bool:
-    """Whether a folder says that it keeps such a model."""
-    try:
-        read = read_json_file(folder / "config.json")
-    except DDMError:
-        return False
-    return isinstance(read, dict) and read.get("model_type") in KINDS
 
 
 def _embedded(found: "torch.Tensor") -> "torch.Tensor":
