@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Images that are looked at together: a list of large ones would be in memory a second time otherwise.
 AT_ONCE = 32
-NOT_FINITE = "They do not count. A VAE in half precision does so: start ComfyUI with --fp32-vae."
+NOT_FINITE = "They do not count. A VAE in half precision does so: let ComfyUI keep it in float32."
 
 
 _gatherings = SessionStore()

@@ -118,9 +118,9 @@ def test_a_checkpoint_of_another_run_is_thrown_away_only_when_that_is_asked_for(
     assert not stopped.train(stop=lambda: next(asked)) and kept.exists()
     assert not checkpoint_path(stopped.out).exists()
     run = CliRunner()
-    refused = run.invoke(app, arguments("--checkpoint", kept, "--resume", steps=4))
+    refused = run.invoke(app, arguments("--checkpoint", kept, "--resume", "--seed", 1))
     assert refused.exit_code == 2 and kept.exists()
-    done = run.invoke(app, arguments("--checkpoint", kept, "--resume", "--restart", steps=4))
+    done = run.invoke(app, arguments("--checkpoint", kept, "--resume", "--restart", "--seed", 1))
     assert done.exit_code == 0 and "was thrown away" in done.stdout and not kept.exists()
 
 

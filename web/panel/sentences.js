@@ -63,7 +63,7 @@ export const SENTENCES = [
   [/^Undetermined, because they are nearly the same as another: (.*)\.$/, "未定，因为与另一张几乎相同：$1。"],
   [
     /^(\d+) of (\d+) images have pixels that are not finite\. (.*)$/,
-    "$2 张图片中有 $1 张的像素不是有限的数，不计入。半精度的 VAE 会这样：请用 --fp32-vae 启动 ComfyUI。",
+    "$2 张图片中有 $1 张的像素不是有限的数，不计入。半精度的 VAE 会这样：请让 ComfyUI 以 float32 运行它。",
   ],
   [/^As the graph says: (.*)\.$/, "工作流说明：$1。"],
   [/^Cancelled: these are the images until then\. Queue again to go on\.$/, "已取消：这些是到那时为止的图片。再次排队即可继续。"],
