@@ -18,24 +18,8 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, 
 from .error import DDMError
 
 SUFFIXES = frozenset(
-    {
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".jif",
-        ".jfi",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-    }
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".jxl"}
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".webp", ".gif", ".bmp", ".dib"}
+    | {".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".jxl"}
 )
 # What looks like an image too, and is never read: it is named, so that nobody misses it.
 OTHER_SUFFIXES = frozenset(
